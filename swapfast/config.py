@@ -1,0 +1,220 @@
+"""Every setting of a run: typed, explained, range-checked at the door, and readable as TOML or JSON.
+
+Names, ranges and defaults are those faceswap's users know; where ours differ the help says so. A config
+travels as an object from the command line downward. Kernels take plain values and never see one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swapfast.errors import SwapfastError, unknown_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def option(default, help: str, low=None, high=None, choices=None, fixed: bool = False):
+    """A field with its explanation and limits. ``fixed``: cannot change once a model exists."""
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "fixed": fixed}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Base of all parts: checks itself on construction and raises SwapfastError naming the setting."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            if f.metadata:
+                setattr(self, f.name, _checked(f, hints[f.name], getattr(self, f.name)))
+
+    def to_dict(self) -> dict:
+        """Plain values, nested by part; ``from_dict`` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping, where: str = "config"):
+        """Build from plain values. An unknown name is answered with the known ones."""
+        if not isinstance(values, Mapping):
+            raise SwapfastError(f"{where}: expected a table of settings, got {values!r}")
+        hints = typing.get_type_hints(cls)
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown_name(f"setting in {where}", name, known)
+        parts = {
+            name: hints[name].from_dict(value, f"{where}.{name}")
+            if isinstance(hints[name], type) and issubclass(hints[name], Config)
+            else value
+            for name, value in values.items()
+        }
+        return cls(**parts)
+
+    @classmethod
+    def from_toml(cls, path: Path):
+        """Read a TOML file (see ``to_toml``)."""
+        try:
+            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")), where=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SwapfastError(f"--config {path}: cannot be read ({error})") from error
+        except tomllib.TOMLDecodeError as error:
+            raise SwapfastError(f"--config {path}: not valid TOML: {error}") from error
+
+    def to_toml(self) -> str:
+        """All settings with their explanations as comments: a file to edit and give to ``--config``."""
+        plain = [f for f in dataclasses.fields(self) if f.metadata]
+        parts = [f for f in dataclasses.fields(self) if not f.metadata]
+        lines = [line for f in plain for line in _toml_lines(f, getattr(self, f.name))]
+        for f in parts:
+            lines += [f"[{f.name}]", getattr(self, f.name).to_toml()]
+        return "\n".join(lines) + "\n"
+
+
+def _toml_lines(f: dataclasses.Field, value) -> list[str]:
+    meta = f.metadata
+    limits = f" ({meta['low']} to {meta['high']})" if meta["low"] is not None else ""
+    choices = f" One of: {', '.join(meta['choices'])}." if meta["choices"] else ""
+    return [f"# {meta['help']}{limits}{choices}", f"{f.name} = {json.dumps(value)}"]
+
+
+def _checked(f: dataclasses.Field, kind: type, value):
+    name, meta = f.name, f.metadata
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    plain = typing.get_origin(kind) or kind
+    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
+        raise SwapfastError(f"{name} = {value!r}: expected {plain.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SwapfastError(f"{name} = {value!r}: expected a finite number")
+    if meta["choices"] and value not in meta["choices"]:
+        raise unknown_name(name, value, meta["choices"])
+    too_low = meta["low"] is not None and value < meta["low"]
+    if too_low or (meta["high"] is not None and value > meta["high"]):
+        raise SwapfastError(f"{name} = {value!r}: must lie within {meta['low']} and {meta['high']}")
+    return value
+
+
+CENTERINGS = ("face", "head", "legacy")
+
+
+@dataclass(kw_only=True)
+class CropConfig(Config):
+    """Which part of a face image is trained on."""
+
+    centering: str = option(
+        "face",
+        "Where the crop is centred: face, head or legacy (the bare landmarks).",
+        choices=CENTERINGS,
+        fixed=True,
+    )
+    coverage: float = option(100.0, "Share of the centred crop that is trained, percent.", 62.5, 100.0, fixed=True)
+    vertical_offset: float = option(
+        0.0, "Moves the crop window; a positive value moves the face down, percent.", -25.0, 25.0, fixed=True
+    )
+
+
+@dataclass(kw_only=True)
+class MaskConfig(Config):
+    """Where the face mask comes from and how a stored one is cleaned."""
+
+    mask_type: str = option(
+        "extended",
+        "extended or components (drawn from the landmarks), file (the mask beside the image), none, or the name "
+        "of a mask stored in faceswap's PNG header, such as bisenet-fp_face.",
+        fixed=True,
+    )
+    dilation: float = option(0.0, "Grow (or, negative, shrink) the face mask, percent of its edge.", -5.0, 5.0)
+    blur_kernel: int = option(3, "Gaussian blur of a stored mask, px at its stored size.", 0, 9)
+    threshold: int = option(4, "Push a stored mask's values this near to the ends all the way, percent.", 0, 50)
+
+
+@dataclass(kw_only=True)
+class AugmentationConfig(Config):
+    """How faces are varied. Amounts and ranges are faceswap's."""
+
+    color: bool = option(True, "Vary lightness, colour and contrast.")
+    flip: bool = option(True, "Mirror faces by chance.")
+    warp: bool = option(True, "Warp what the model is fed with a random 5x5 grid.")
+    zoom_amount: float = option(5.0, "Largest zoom in and out, percent.", 0.0, 25.0)
+    rotation_range: float = option(10.0, "Largest rotation either way, degrees.", 0.0, 25.0)
+    shift_range: float = option(5.0, "Largest shift in x and in y, percent of the size.", 0.0, 25.0)
+    flip_chance: float = option(50.0, "Chance that a face is mirrored, percent.", 0.0, 75.0)
+    color_lightness: float = option(30.0, "Largest change of L*, percent.", 0.0, 75.0)
+    color_ab: float = option(8.0, "Largest change of a* and b*, percent.", 0.0, 50.0)
+    color_clahe_chance: float = option(50.0, "Chance of local contrast equalisation (CLAHE), percent.", 0.0, 75.0)
+    color_clahe_max_size: int = option(4, "Largest step of the CLAHE grid above its base.", 1, 8)
+    warp_deviation: float = option(
+        100 * 5 / 256, "Deviation of a warp node, percent of the size (faceswap: 5 px of 256).", 0.0, 10.0
+    )
+
+
+@dataclass(kw_only=True)
+class LossConfig(Config):
+    """What the model is asked to get right."""
+
+    functions: list[str] = option(["ssim", "mse"], "Up to four loss functions, added.")
+    weights: list[float] = option([100.0, 100.0], "Their weights, percent.")
+    penalized_mask_loss: bool = option(True, "Count only what lies inside the face mask.", fixed=True)
+    eye_multiplier: float = option(
+        3.0, "Extra weight of the eyes: their loss counts 1 + this; 1 switches it off.", 1.0, 40.0
+    )
+    mouth_multiplier: float = option(2.0, "Extra weight of the mouth, likewise.", 1.0, 40.0)
+    learn_mask: bool = option(False, "Let the model predict the face mask as its last output.", fixed=True)
+    mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= len(self.functions) <= 4 or len(self.weights) != len(self.functions):
+            raise SwapfastError(
+                f"loss functions {self.functions} with weights {self.weights}: give one to four functions "
+                "and one weight for each"
+            )
+        for weight in self.weights:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 400:
+                raise SwapfastError(f"loss weight {weight!r}: must lie within 0 and 400 percent")
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig(Config):
+    """How the weights move."""
+
+    optimizer: str = option("adam", "The optimizer.", choices=("adam",), fixed=True)
+    learning_rate: float = option(5e-5, "Step size.", 1e-8, 1.0)
+    epsilon_exponent: int = option(-7, "Adam's epsilon is ten to this power.", -20, 0)
+    beta_1: float = option(0.9, "Decay of the gradient's mean.", 0.0, 0.9999)
+    beta_2: float = option(0.999, "Decay of the squared gradient's mean.", 0.0, 0.999999)
+
+
+@dataclass(kw_only=True)
+class ModelConfig(Config):
+    """Which network is trained."""
+
+    name: str = option("original", "The model (see `swapfast train --help`).", fixed=True)
+    lowmem: bool = option(False, "original with a smaller encoder.", fixed=True)
+
+
+@dataclass(kw_only=True)
+class TrainConfig(Config):
+    """A whole run."""
+
+    batch_size: int = option(16, "Faces per side and step, over the whole job.", 1, 65536)
+    seed: int = option(1, "Everything random in the run follows from it.", 0, 2**64 - 1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

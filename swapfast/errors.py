@@ -1,0 +1,31 @@
+"""The one error a person can cause, and the exit codes a script can test."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_FAILED = 1  # failed while running: disk full, out of memory, non-finite loss
+EXIT_REQUEST = 2  # the request was wrong: a flag, folder, file or config
+EXIT_STOPPED = 3  # stopped by a signal or limit, and saved
+
+
+class SwapfastError(Exception):
+    """Something the user can put right.
+
+    The message is one line that names the file or flag, the value and the way out. The command line prints
+    it without a traceback and leaves with ``code``.
+    """
+
+    def __init__(self, message: str, code: int = EXIT_REQUEST) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> SwapfastError:
+    """The error for a name that is not in a registry: it answers with the nearest and with all known ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return SwapfastError(f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}")

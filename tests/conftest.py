@@ -1,0 +1,79 @@
+"""Shared by the whole suite: the device switch and the golden vectors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors live in the suite")
+
+
+@pytest.fixture(scope="session")
+def device(request) -> torch.device:
+    name = request.config.getoption("--device")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.exit("--device cuda: torch sees no CUDA device", returncode=2)
+    return torch.device(name)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """``golden("align_math")`` opens one file of numbers from faceswap; ``golden.folder`` holds its faces."""
+    if not GOLDEN.is_dir():
+        pytest.skip(f"no golden vectors in {GOLDEN} (set SWAPFAST_GOLDEN)")
+
+    def load(name: str):
+        return np.load(GOLDEN / f"{name}.npz")
+
+    load.folder = GOLDEN
+    return load
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """Real faces with 68 points and masks beside each."""
+    folder = SHARED / "faces"
+    if not folder.is_dir():
+        pytest.skip(f"no photographs in {folder}")
+    return folder
+
+
+_measured: list[str] = []
+
+
+@pytest.fixture
+def within(request):
+    """``within("what", error, tolerance)`` asserts and keeps the measured error for the closing table."""
+
+    def check(what: str, error: float, tolerance: float) -> None:
+        _measured.append(f"{request.node.name:55.55} {what:40.40} {float(error):10.3g} of {tolerance:g}")
+        assert error <= tolerance, f"{what}: measured {error:g}, tolerance {tolerance:g}"
+
+    return check
+
+
+@pytest.fixture
+def at_least():
+    """Like ``within`` for figures that must not fall below a floor, such as a PSNR in dB."""
+
+    def check(what: str, figure: float, floor: float) -> None:
+        _measured.append(f"{what:96.96} {float(figure):10.3g} at least {floor:g}")
+        assert figure >= floor, f"{what}: measured {figure:g}, at least {floor:g} wanted"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _measured:
+        terminalreporter.section("measured error of tolerance")
+        for line in _measured:
+            terminalreporter.write_line(line)
