@@ -1,0 +1,127 @@
+"""From predictions, targets and masks to one scalar for backward and a value per function for the log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from swapfast.batch import BatchMeta
+from swapfast.errors import SwapfastError
+from swapfast.losses.registry import get_loss
+
+
+@dataclass
+class BatchLoss:
+    """The losses of one side.
+
+    unweighted, weighted: per output (smallest first) a dict of function name to (N,) values per item.
+    mask: (N,) loss of the predicted mask, or None where none is learned.
+    """
+
+    unweighted: list[dict[str, Tensor]]
+    weighted: list[dict[str, Tensor]]
+    mask: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar to call ``backward`` on: all weighted functions of all outputs, and the mask's."""
+        parts = [values.mean() for output in self.weighted for values in output.values()]
+        if self.mask is not None:
+            parts.append(self.mask.mean())
+        return torch.stack(parts).sum()
+
+    def to_cpu(self) -> BatchLoss:
+        """The same values detached and on the CPU. Waits for the device."""
+
+        def move(outputs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+            return [{name: value.detach().cpu() for name, value in output.items()} for output in outputs]
+
+        mask = None if self.mask is None else self.mask.detach().cpu()
+        return dataclasses.replace(self, unweighted=move(self.unweighted), weighted=move(self.weighted), mask=mask)
+
+
+def _added_weights(functions: Sequence[str], weights: Sequence[float]) -> Mapping[str, float]:
+    """The weight of each function.
+
+    The peer keeps functions in a dict, so that one chosen twice loses its first weight. Ours adds the two.
+    """
+    added: dict[str, float] = {}
+    for name, weight in zip(functions, weights, strict=True):
+        if weight < 0:
+            raise SwapfastError(f"loss {name}: weight {weight} must not be negative")
+        if name != "none":
+            added[name] = added.get(name, 0.0) + weight
+    if not added:
+        raise SwapfastError("loss functions: give at least one besides 'none'")
+    return added
+
+
+class LossCollator(nn.Module):
+    """Calls the chosen loss functions, masks and weights them.
+
+    Per function and output: L = loss * face; L += L * eye * eye_multiplier; L += L * mouth * mouth_multiplier;
+    then the mean over C, H, W (what lies outside the mask counts in the denominator). So an eye's pixel counts
+    1 + eye_multiplier times, which is how faceswap computes it although its help says multiplier.
+
+    functions, weights: names and their factors (1.0 is 100 %); 'none' is skipped, one named twice adds up.
+    color_order: of the images, for functions that care. use_mask: the penalised mask loss.
+    smallest_output: px, for functions that build pyramids. mask_loss: 'mse', 'mae' or None (no learned mask).
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[str],
+        weights: Sequence[float],
+        color_order: Literal["bgr", "rgb"],
+        use_mask: bool,
+        eye_multiplier: float,
+        mouth_multiplier: float,
+        smallest_output: int,
+        mask_loss: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = _added_weights(functions, weights)
+        self.functions = {name: get_loss(name).function for name in self.weights}
+        self.color_order = color_order
+        self.use_mask = use_mask
+        self.eye_multiplier = eye_multiplier
+        self.mouth_multiplier = mouth_multiplier
+        self.mask_loss = get_loss(mask_loss).function if mask_loss else None
+        blank = torch.zeros(1, 3, smallest_output, smallest_output)
+        for function in self.functions.values():
+            function(blank, blank)  # an output that is too small is refused here and not in the first step
+
+    def forward(self, y_true_all: list[Tensor], y_pred_all: list[Tensor], meta: BatchMeta) -> BatchLoss:
+        """Losses of one side.
+
+        y_true_all: per output (N, 3, H, W) in 0..1. y_pred_all: the model's outputs in the same order, with the
+        predicted (N, 1, H, W) mask last if it learns one. meta: that side's masks. Runs in float32 also inside
+        autocast. Raises SwapfastError where a mask is asked for and absent.
+        """
+        needs_face = self.use_mask or self.mask_loss is not None
+        if needs_face and meta.mask_face is None:
+            raise SwapfastError("the loss needs a face mask and the batch has none: choose a --mask-type")
+        with torch.autocast(y_pred_all[0].device.type, enabled=False):
+            unweighted = [
+                {name: self._per_item(loss(y_true, y_pred), meta, output) for name, loss in self.functions.items()}
+                for output, (y_true, y_pred) in enumerate(zip(y_true_all, y_pred_all))
+            ]
+            mask = None
+            if self.mask_loss is not None:
+                mask = self.mask_loss(meta.mask_face[-1], y_pred_all[-1]).flatten(1).mean(1)
+        weighted = [{name: v * self.weights[name] for name, v in output.items()} for output in unweighted]
+        return BatchLoss(unweighted, weighted, mask)
+
+    def _per_item(self, loss: Tensor, meta: BatchMeta, output: int) -> Tensor:
+        """(N, C, H, W) per-pixel loss -> (N,), masked and with eyes and mouth weighted."""
+        if self.use_mask:
+            loss = loss * meta.mask_face[output]
+        for mask, multiplier in ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier)):
+            if mask is not None and multiplier > 1:
+                loss = loss + loss * mask[output] * multiplier
+        return loss.flatten(1).mean(1)

@@ -1,0 +1,202 @@
+"""Checkpoints that a crash cannot tear.
+
+A model folder holds one folder per checkpoint:
+
+    checkpoint-00002500/   model.safetensors   optimizer.safetensors   state.json
+
+Each is written under a temporary name, flushed to the disk, and renamed when it is whole, so a checkpoint is
+either there or not. ``state.json`` is readable and holds the step, the config, the versions and the size and
+SHA-256 of the other files. The newest two are kept, so that a damaged one leaves its predecessor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from swapfast.errors import EXIT_FAILED, SwapfastError
+
+FORMAT = 1
+KEPT = 2
+_NAME = re.compile(r"checkpoint-(\d{8,})")
+_TEMPORARY = ".writing-"
+
+
+@dataclass
+class Checkpoint:
+    """What one checkpoint holds. tensors: file stem ('model', 'optimizer') -> named tensors, on the CPU."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Make a file's or folder's content survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` at once: temporary name, fsync, rename."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    try:
+        temporary.write_bytes(content)
+        _flush(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> SwapfastError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else error.strerror or str(error)
+    return SwapfastError(
+        f"{path}: cannot be written ({reason}); free space or choose another --model-dir, then start again: "
+        "the last checkpoint is whole",
+        EXIT_FAILED,
+    )
+
+
+class CheckpointFolder:
+    """The checkpoints of one model folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(m[1]) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` lies."""
+        return self.folder / f"checkpoint-{step:08d}"
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write one, then drop all but the newest. Raises SwapfastError (code 1) where it cannot be written."""
+        final = self.path(checkpoint.step)
+        temporary = self.folder / f"{_TEMPORARY}{final.name}"
+        try:
+            self._clean()
+            temporary.mkdir(parents=True)
+            files = {}
+            for stem, tensors in checkpoint.tensors.items():
+                path = temporary / f"{stem}.safetensors"
+                save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
+                _flush(path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state, "files": files}
+            path = temporary / "state.json"
+            path.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            _flush(path)
+            _flush(temporary)
+            temporary.rename(final)
+            _flush(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            cause = error if isinstance(error, OSError) else _as_os_error(error)
+            raise _cannot_write(final, cause) from error
+        for step in self.steps()[:-KEPT]:
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        self._clean()
+        return final
+
+    def _clean(self) -> None:
+        """Remove what an interrupted save left behind."""
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def load(self) -> tuple[Checkpoint, list[str]] | None:
+        """The newest checkpoint that is whole and a remark per damaged one, or None where there is none at all.
+
+        Raises SwapfastError where every checkpoint is damaged: a run must not start over silently.
+        """
+        remarks: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self._read(step), remarks
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                remarks.append(f"{self.path(step)} is damaged ({error})")
+        if not remarks:
+            return None
+        raise SwapfastError(
+            f"{self.folder}: no checkpoint can be read: {'; '.join(remarks)}. Restore a copy, or choose another "
+            "--model-dir to start a new model"
+        )
+
+    def set_aside_newer_than(self, step: int) -> None:
+        """Rename damaged checkpoints, so that the run that goes on from ``step`` does not meet them again."""
+        for newer in (s for s in self.steps() if s > step):
+            target = self.folder / f"damaged-{self.path(newer).name}"
+            shutil.rmtree(target, ignore_errors=True)
+            self.path(newer).rename(target)
+
+    def _read(self, step: int) -> Checkpoint:
+        folder = self.path(step)
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or state["format"] != FORMAT:
+            raise ValueError(f"state.json has format {state['format']!r}, this program reads {FORMAT}")
+        tensors = {}
+        for name, expected in state["files"].items():
+            path = folder / Path(name).name
+            if path.stat().st_size != expected["bytes"]:
+                raise ValueError(f"{path.name} has {path.stat().st_size} bytes and should have {expected['bytes']}")
+            if _sha256(path) != expected["sha256"]:
+                raise ValueError(f"{path.name} is not what was written")
+            tensors[path.stem] = load_file(path)
+        return Checkpoint(state["step"], tensors, state)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one process; SwapfastError where another one trains in it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("a")
+        except OSError as error:
+            raise SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}") from error
+        with lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such locks on this system
+                pass
+            except OSError as error:
+                raise SwapfastError(
+                    f"--model-dir {self.folder}: another run is training in this folder; wait for it or choose "
+                    "another folder"
+                ) from error
+            yield
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """safetensors wraps the system's error in a text: 'I/O error: File too large (os error 27)'."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))

@@ -1,0 +1,72 @@
+"""What a person sees while training: one loss line, and the speed behind it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of the steps since the last report."""
+
+    iterations_per_s: float
+    faces_per_s: float
+    data_wait: float  # share of the time spent waiting for data, 0..1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.iterations_per_s:.2f} it/s, {self.faces_per_s:.0f} faces/s, "
+            f"waiting for data {100 * self.data_wait:.1f} %"
+        )
+
+
+class SpeedMeter:
+    """Counts steps, faces and the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._steps = self._faces = 0
+        self._waited = 0.0
+
+    def add(self, faces: int, waited_s: float) -> None:
+        """One step of ``faces`` faces whose batch came after ``waited_s`` seconds."""
+        self._steps += 1
+        self._faces += faces
+        self._waited += waited_s
+
+    def take(self) -> Speed:
+        """The speed since the last call."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        speed = Speed(self._steps / elapsed, self._faces / elapsed, min(self._waited / elapsed, 1.0))
+        self.__init__()
+        return speed
+
+
+class ProgressLine:
+    """Prints faceswap's loss line: rewritten in place on a terminal, now and then a whole line elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
+        self.interval_s = 0.5 if self._terminal else 10.0
+        self._width = 0
+
+    def losses(self, step: int, sides: dict[str, float], speed: Speed) -> None:
+        """[HH:MM:SS] [#01234] Loss A: 0.01234, Loss B: 0.01234 | 9.81 it/s, ..."""
+        losses = ", ".join(f"Loss {side.upper()}: {value:.5f}" for side, value in sides.items())
+        line = f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses} | {speed}"
+        if self._terminal:
+            print(f"\r{line:<{self._width}}", end="", file=self._stream, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def say(self, text: str) -> None:
+        """A whole line that stays."""
+        if self._width:
+            print(file=self._stream)
+            self._width = 0
+        print(text, file=self._stream, flush=True)

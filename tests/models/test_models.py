@@ -1,0 +1,114 @@
+"""The networks: their size, their outputs, and that their weights mean in Keras what they mean here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from swapfast.config import ModelConfig
+from swapfast.errors import SwapfastError
+from swapfast.models import MODELS, build_model
+from swapfast.models.keras import from_keras, to_keras
+from swapfast.models.original import original
+from swapfast.models.tiny import tiny
+
+
+def _parameters(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_sizes_are_those_of_the_plan():
+    assert _parameters(original()) == 82_062_470
+    assert 835_000 < _parameters(tiny()) < 845_000
+    # One encoder layer less and a bottleneck half as wide, written out from the layer plan.
+    encoder = [(5, 3, 128), (5, 128, 256), (5, 256, 512), (1, 8 * 8 * 512, 512), (1, 512, 16384), (3, 1024, 2048)]
+    decoder = [(3, 512, 1024), (3, 256, 512), (3, 128, 256), (5, 64, 3)]
+    assert _parameters(original(lowmem=True)) == sum(k * k * i * o + o for k, i, o in encoder + 2 * decoder)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("learn_mask", [False, True])
+def test_outputs(device, name, learn_mask):
+    model = build_model(ModelConfig(name=name), learn_mask, seed=1).to(device)
+    sides = [torch.rand(3, 3, 64, 64, device=device), torch.rand(2, 3, 64, 64, device=device)]
+    outputs = model(sides)
+    shapes = [[tuple(o.shape) for o in side] for side in outputs]
+    assert shapes == [[(n, 3, 64, 64), (n, 1, 64, 64)][: 1 + learn_mask] for n in (3, 2)]
+    assert all(o.min() >= 0 and o.max() <= 1 for side in outputs for o in side)
+    swapped = model.swap(sides[0], to="b")
+    alone = model([sides[0], sides[0]])[1]
+    torch.testing.assert_close(swapped[0], alone[0], atol=1e-4, rtol=1e-4)
+    assert (swapped[0] - outputs[0][0]).abs().mean() > 1e-4, "the decoders are not the same"
+
+
+def test_weights_follow_from_the_seed():
+    first, again, other = (build_model(ModelConfig(name="tiny"), False, seed) for seed in (7, 7, 8))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    assert not torch.equal(first.encoder[0][0].weight, other.encoder[0][0].weight)
+
+
+def test_standardising_hides_brightness_and_contrast():
+    model = tiny().initialise(1)
+    image = torch.rand(1, 3, 64, 64)
+    plain, dimmed = model.encode(image), model.encode(image * 0.5 + 0.2)
+    torch.testing.assert_close(plain, dimmed, atol=5e-2, rtol=5e-2)
+
+
+def _keras_forward(image: np.ndarray, layers: list, plan: str) -> np.ndarray:
+    """A slow float64 run of Keras' layers: image (H, W, C); plan: d down, n dense, r reshape, u up, o out."""
+    x, layers = image.astype(np.float64), iter(layers)
+
+    def conv(x, kernel, bias, stride):
+        size = kernel.shape[0]
+        total = size - stride
+        x = np.pad(x, ((total // 2, total - total // 2),) * 2 + ((0, 0),))
+        patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), (0, 1))[::stride, ::stride]
+        return np.einsum("hwcij,ijco->hwo", patches, kernel.astype(np.float64)) + bias
+
+    for step in plan:
+        if step == "r":
+            x = x.reshape(4, 4, -1)
+            continue
+        kernel, bias = next(layers)
+        if step == "n":
+            x = x.reshape(-1) @ kernel.astype(np.float64) + bias
+        else:
+            x = conv(x, kernel, bias, 2 if step == "d" else 1)
+        if step in "du":
+            x = np.where(x > 0, x, 0.1 * x)
+        if step == "u":
+            height, width, channels = x.shape
+            x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
+            x = x.reshape(height * 2, width * 2, channels // 4)
+        if step == "o":
+            x = 1 / (1 + np.exp(-x))
+    return x
+
+
+def test_keras_layout_computes_the_same(within):
+    """Written against Keras' conventions (interop notes), so a mistake in either direction shows."""
+    model = original().initialise(3).eval()
+    weights = to_keras(model)
+    assert [k.shape for k, _ in weights["encoder"]][:5:4] == [(5, 5, 3, 128), (16384, 1024)]
+    image = np.random.default_rng(1).random((64, 64, 3)).astype(np.float32)
+    code = _keras_forward(image, weights["encoder"], "ddddnnru")
+    expected = _keras_forward(code, weights["decoder_b"], "uuuo")
+    with torch.no_grad():
+        ours = model.swap(torch.from_numpy(image).permute(2, 0, 1)[None], to="b")[0][0].permute(1, 2, 0)
+    within("Keras layout against float64", np.abs(ours.numpy() - expected).max(), 1e-5)
+
+
+def test_keras_layout_there_and_back():
+    model, copy = tiny().initialise(3), tiny().initialise(4)
+    from_keras(copy, to_keras(model))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, copy.state_dict()[name])
+
+
+def test_what_a_user_can_get_wrong():
+    with pytest.raises(SwapfastError, match=r"unknown model 'orginal'. Did you mean 'original'\?.*original, tiny"):
+        build_model(ModelConfig(name="orginal"), False, 1)
+    with pytest.raises(SwapfastError, match="lowmem: model 'tiny'"):
+        build_model(ModelConfig(name="tiny", lowmem=True), False, 1)
