@@ -72,8 +72,10 @@ class Samples:
             columns.append(self._paste(framed, whole[:, inner, inner], inner))
             for destination in (side, other):
                 made = predictions[side, destination]
-                mask = made[..., 3:4] if made.shape[-1] == 4 else masks[:, inner, inner]
-                columns.append(self._paste(framed, self._overlay(made[..., :3], mask), inner))
+                mask, around = masks[:, inner, inner], framed
+                if made.shape[-1] == 4:  # a learned mask knows nothing of what lies around the trained part
+                    mask, around = made[..., 3:4], self._frame(self._overlay(faces, np.zeros_like(masks)))
+                columns.append(self._paste(around, self._overlay(made[..., :3], mask), inner))
         return np.stack(columns, axis=1)
 
     @staticmethod
