@@ -23,9 +23,13 @@ else:
     import tomli as tomllib
 
 
-def option(default, help: str, low=None, high=None, choices=None, fixed: bool = False):
-    """A field with its explanation and limits. ``fixed``: cannot change once a model exists."""
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "fixed": fixed}
+def option(default, help: str, low=None, high=None, choices=None, fixed: bool = False, flag: str = ""):
+    """A field with its explanation and limits.
+
+    fixed: cannot change once a model exists. flag: how the command line spells it, such as '-b/--batch-size'; a
+    switch that is on by default is spelled as its negation.
+    """
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "fixed": fixed, "flag": flag}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -91,19 +95,20 @@ def _toml_lines(f: dataclasses.Field, value) -> list[str]:
 
 
 def _checked(f: dataclasses.Field, kind: type, value):
-    name, meta = f.name, f.metadata
+    meta = f.metadata
+    name = meta["flag"] or f.name
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     plain = typing.get_origin(kind) or kind
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
-        raise SwapfastError(f"{name} = {value!r}: expected {plain.__name__}")
+        raise SwapfastError(f"{name} {value!r}: expected {plain.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise SwapfastError(f"{name} = {value!r}: expected a finite number")
+        raise SwapfastError(f"{name} {value!r}: expected a finite number")
     if meta["choices"] and value not in meta["choices"]:
         raise unknown_name(name, value, meta["choices"])
     too_low = meta["low"] is not None and value < meta["low"]
     if too_low or (meta["high"] is not None and value > meta["high"]):
-        raise SwapfastError(f"{name} = {value!r}: must lie within {meta['low']} and {meta['high']}")
+        raise SwapfastError(f"{name} {value!r}: must lie within {meta['low']} and {meta['high']}")
     return value
 
 
@@ -119,10 +124,18 @@ class CropConfig(Config):
         "Where the crop is centred: face, head or legacy (the bare landmarks).",
         choices=CENTERINGS,
         fixed=True,
+        flag="--centering",
     )
-    coverage: float = option(100.0, "Share of the centred crop that is trained, percent.", 62.5, 100.0, fixed=True)
+    coverage: float = option(
+        100.0, "Share of the centred crop that is trained, percent.", 62.5, 100.0, fixed=True, flag="--coverage"
+    )
     vertical_offset: float = option(
-        0.0, "Moves the crop window; a positive value moves the face down, percent.", -25.0, 25.0, fixed=True
+        0.0,
+        "Moves the crop window; a positive value moves the face down, percent.",
+        -25.0,
+        25.0,
+        fixed=True,
+        flag="--vertical-offset",
     )
 
 
@@ -135,6 +148,7 @@ class MaskConfig(Config):
         "extended or components (drawn from the landmarks), file (the mask beside the image), none, or the name "
         "of a mask stored in faceswap's PNG header, such as bisenet-fp_face.",
         fixed=True,
+        flag="--mask-type",
     )
     dilation: float = option(0.0, "Grow (or, negative, shrink) the face mask, percent of its edge.", -5.0, 5.0)
     blur_kernel: int = option(3, "Gaussian blur of a stored mask, px at its stored size.", 0, 9)
@@ -145,9 +159,9 @@ class MaskConfig(Config):
 class AugmentationConfig(Config):
     """How faces are varied. Amounts and ranges are faceswap's."""
 
-    color: bool = option(True, "Vary lightness, colour and contrast.")
-    flip: bool = option(True, "Mirror faces by chance.")
-    warp: bool = option(True, "Warp what the model is fed with a random 5x5 grid.")
+    color: bool = option(True, "Vary lightness, colour and contrast.", flag="-c/--no-augment-color")
+    flip: bool = option(True, "Mirror faces by chance.", flag="-P/--no-flip")
+    warp: bool = option(True, "Warp what the model is fed with a random 5x5 grid.", flag="-W/--no-warp")
     zoom_amount: float = option(5.0, "Largest zoom in and out, percent.", 0.0, 25.0)
     rotation_range: float = option(10.0, "Largest rotation either way, degrees.", 0.0, 25.0)
     shift_range: float = option(5.0, "Largest shift in x and in y, percent of the size.", 0.0, 25.0)
@@ -165,26 +179,34 @@ class AugmentationConfig(Config):
 class LossConfig(Config):
     """What the model is asked to get right."""
 
-    functions: list[str] = option(["ssim", "mse"], "Up to four loss functions, added.")
-    weights: list[float] = option([100.0, 100.0], "Their weights, percent.")
-    penalized_mask_loss: bool = option(True, "Count only what lies inside the face mask.", fixed=True)
-    eye_multiplier: float = option(
-        3.0, "Extra weight of the eyes: their loss counts 1 + this; 1 switches it off.", 1.0, 40.0
+    functions: list[str] = option(["ssim", "mse"], "Up to four loss functions, added.", flag="--loss")
+    weights: list[float] = option([100.0, 100.0], "Their weights, percent.", flag="--loss-weights")
+    penalized_mask_loss: bool = option(
+        True, "Count only what lies inside the face mask.", fixed=True, flag="--no-penalized-mask"
     )
-    mouth_multiplier: float = option(2.0, "Extra weight of the mouth, likewise.", 1.0, 40.0)
-    learn_mask: bool = option(False, "Let the model predict the face mask as its last output.", fixed=True)
+    eye_multiplier: float = option(
+        3.0,
+        "Extra weight of the eyes: their loss counts 1 + this; 1 switches it off.",
+        1.0,
+        40.0,
+        flag="--eye-multiplier",
+    )
+    mouth_multiplier: float = option(2.0, "Extra weight of the mouth, likewise.", 1.0, 40.0, flag="--mouth-multiplier")
+    learn_mask: bool = option(
+        False, "Let the model predict the face mask as its last output.", fixed=True, flag="--learn-mask"
+    )
     mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= len(self.functions) <= 4 or len(self.weights) != len(self.functions):
             raise SwapfastError(
-                f"loss functions {self.functions} with weights {self.weights}: give one to four functions "
-                "and one weight for each"
+                f"--loss {' '.join(map(str, self.functions))} with --loss-weights "
+                f"{' '.join(map(str, self.weights))}: give one to four functions and one weight for each"
             )
         for weight in self.weights:
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 400:
-                raise SwapfastError(f"loss weight {weight!r}: must lie within 0 and 400 percent")
+                raise SwapfastError(f"--loss-weights {weight!r}: must lie within 0 and 400 percent")
 
 
 @dataclass(kw_only=True)
@@ -192,7 +214,7 @@ class OptimizerConfig(Config):
     """How the weights move."""
 
     optimizer: str = option("adam", "The optimizer.", choices=("adam",), fixed=True)
-    learning_rate: float = option(5e-5, "Step size.", 1e-8, 1.0)
+    learning_rate: float = option(5e-5, "Step size.", 1e-8, 1.0, flag="--learning-rate")
     epsilon_exponent: int = option(-7, "Adam's epsilon is ten to this power.", -20, 0)
     beta_1: float = option(0.9, "Decay of the gradient's mean.", 0.0, 0.9999)
     beta_2: float = option(0.999, "Decay of the squared gradient's mean.", 0.0, 0.999999)
@@ -202,19 +224,46 @@ class OptimizerConfig(Config):
 class ModelConfig(Config):
     """Which network is trained."""
 
-    name: str = option("original", "The model (see `swapfast train --help`).", fixed=True)
-    lowmem: bool = option(False, "original with a smaller encoder.", fixed=True)
+    name: str = option("original", "The model (see `swapfast train --help`).", fixed=True, flag="-t/--trainer")
+    lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem")
 
 
 @dataclass(kw_only=True)
 class TrainConfig(Config):
     """A whole run."""
 
-    batch_size: int = option(16, "Faces per side and step, over the whole job.", 1, 65536)
-    seed: int = option(1, "Everything random in the run follows from it.", 0, 2**64 - 1)
+    batch_size: int = option(16, "Faces per side and step, over the whole job.", 1, 65536, flag="-b/--batch-size")
+    seed: int = option(1, "Everything random in the run follows from it.", 0, 2**64 - 1, fixed=True, flag="--seed")
     model: ModelConfig = field(default_factory=ModelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+def settings(config: Config, prefix: str = "") -> dict[str, tuple[dataclasses.Field, object]]:
+    """Every setting of all parts by its dotted name -> (its field with the explanation, its value)."""
+    found: dict[str, tuple[dataclasses.Field, object]] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.metadata:
+            found[prefix + f.name] = (f, value)
+        else:
+            found |= settings(value, f"{prefix}{f.name}.")
+    return found
+
+
+def updated(config: TrainConfig, changes: Mapping[str, object], where: str = "--set") -> TrainConfig:
+    """A copy with some settings changed, by their dotted names ('loss.eye_multiplier')."""
+    values = config.to_dict()
+    known = settings(config)
+    for name, value in changes.items():
+        if name not in known:
+            raise unknown_name(f"setting in {where}", name, known)
+        *parts, last = name.split(".")
+        table = values
+        for part in parts:
+            table = table[part]
+        table[last] = value
+    return TrainConfig.from_dict(values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -70,13 +69,15 @@ class Run:
     """Where a training run keeps things and when it does them.
 
     iterations: train up to this many in all. save_interval: iterations between checkpoints.
-    state: kept in every checkpoint's JSON (config, versions, data). preview: called with the step at every save.
+    state: kept in every checkpoint's JSON (config, versions, data). tensors: kept beside the model's, by file.
+    preview: called with the step at every save. saved_step: the step of the newest checkpoint.
     """
 
     checkpoints: CheckpointFolder
     iterations: int
     save_interval: int
     state: dict = field(default_factory=dict)
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     preview: Callable[[int], None] | None = None
     tensorboard: TorchTensorBoard | None = None
     progress: ProgressLine = field(default_factory=ProgressLine)
@@ -87,8 +88,8 @@ class Run:
 class Trainer:
     """Trains ``model`` on ``batches`` until the run's iterations are done or it is asked to stop.
 
-    batches: any iterable of Batch; ``step`` iterations have been trained already. autocast: a dtype for mixed
-    precision, or None. The model, its optimizer and the batches must be on one device.
+    batches: any iterable of Batch, from step ``step`` on, as many as have been trained already. The model, its
+    optimizer and the batches must be on one device.
     """
 
     def __init__(
@@ -99,7 +100,6 @@ class Trainer:
         batches: Iterable[Batch],
         run: Run | None = None,
         step: int = 0,
-        autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -107,8 +107,6 @@ class Trainer:
         self.batches = iter(batches)
         self.run = run
         self.step = step
-        self._autocast = autocast
-        self._device = next(model.parameters()).device
         self._meter = SpeedMeter()
         self._pending = _Pending()
         self._since_save: list[float] = []
@@ -124,8 +122,7 @@ class Trainer:
         batch = next(self.batches)
         self._meter.add(batch.faces, time.perf_counter() - start)
 
-        with self._mixed_precision():
-            outputs = self.model(batch.inputs)
+        outputs = self.model(batch.inputs)
         losses = [
             self.loss([target[:, side] for target in batch.targets], predictions, batch.meta[side])
             for side, predictions in enumerate(outputs)
@@ -158,8 +155,8 @@ class Trainer:
         run = self.run
         if run.saved_step != self.step:
             self._collect()
-            tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-            run.checkpoints.save(Checkpoint(self.step, tensors, run.state))
+            trained = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            run.checkpoints.save(Checkpoint(self.step, run.tensors | trained, run.state))
             run.saved_step = self.step
             average = sum(self._since_save) / max(len(self._since_save), 1)
             run.progress.say(f"[Saved model] - Average total loss since last save: {average:.5f}")
@@ -168,11 +165,6 @@ class Trainer:
                 run.preview(self.step)
         if run.tensorboard is not None:
             run.tensorboard.on_train_end() if is_exit else run.tensorboard.on_save()
-
-    def _mixed_precision(self):
-        if self._autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=self._autocast)
 
     def _collect(self) -> dict[str, float]:
         """Fetch the pending losses, log them, and return the last step's. Never lets a broken model be saved."""

@@ -1,0 +1,304 @@
+"""The command line: it translates arguments and prints results, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from swapfast.config import TrainConfig, settings, tomllib
+from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
+
+USE = """\
+Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
+label what you publish as synthetic."""
+
+EXAMPLES = """\
+examples:
+  swapfast synthesize faces                                     made-up faces to try things out on
+  swapfast inspect faces/a                                      what a folder holds, and every bad file
+  swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
+  swapfast evaluate -m model --truth faces/truth                how good the swap is, in dB
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that answer an unknown flag with the nearest known one."""
+
+    def error(self, message: str) -> None:
+        raise SwapfastError(message.removeprefix("argument "))
+
+    def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        parsed, left = self.parse_known_args(arguments)
+        if left:
+            command = self.commands[parsed.command]
+            flags = [flag for action in command._actions for flag in action.option_strings]
+            if left[0].startswith("-"):
+                raise unknown_name(f"flag for {parsed.command}", left[0].split("=")[0], flags)
+            raise SwapfastError(f"{parsed.command}: unexpected {left[0]!r}; see `swapfast {parsed.command} --help`")
+        return parsed
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def _setting_default(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting that names one: its help, default and type come from the config."""
+    group = parser.add_argument_group("settings (a resumed model keeps its own unless they are given)")
+    for name, (field, default) in settings(TrainConfig()).items():
+        if not field.metadata["flag"]:
+            continue
+        flags = field.metadata["flag"].split("/")
+        help = field.metadata["help"].replace("%", "%%")
+        if isinstance(default, bool):
+            help = f"do not: {help[0].lower()}{help[1:]}" if default else help
+            group.add_argument(*flags, dest=name, action="store_const", const=not default, help=help)
+            continue
+        kind = type(default[0]) if isinstance(default, list) else type(default)
+        group.add_argument(
+            *flags,
+            dest=name,
+            type=kind,
+            nargs="+" if isinstance(default, list) else None,
+            metavar=name.rpartition(".")[2].upper(),
+            help=f"{help} Default: {_setting_default(default)}".replace(". Default", "; default"),
+        )
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as loss.weights=[50]"
+    )
+    group.add_argument("-C", "--config", type=Path, metavar="FILE", help="settings from a TOML file (--print-config)")
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="swapfast",
+        description=f"Train face-swap autoencoders, headless and fast.\n\n{USE}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    parser.commands = commands.choices
+
+    def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    make = command("synthesize", _synthesize, "draw faces of two made-up people, with exact landmarks and masks")
+    make.add_argument("out", type=Path, metavar="OUT", help="a new folder: OUT/a, OUT/b, OUT/truth/a, OUT/truth/b")
+    make.add_argument("--faces", type=int, default=300, help="faces per side; default 300")
+    make.add_argument("--size", type=int, default=256, help="edge in px; default 256")
+    make.add_argument("--pairs", type=int, default=40, help="true swaps; default 40")
+    make.add_argument("--seed", type=int, default=1, help="the people follow from it; default 1")
+
+    look = command("inspect", _inspect, "say what a folder of faces holds and list every bad file")
+    look.add_argument("folder", type=Path, metavar="FOLDER")
+    look.add_argument("--json", action="store_true", help="print one JSON object")
+
+    train = command("train", _train, "train a model on two folders of faces, or go on training it")
+    train.add_argument("-A", "--input-A", type=Path, required=True, metavar="DIR", help="faces of A, who gets replaced")
+    train.add_argument("-B", "--input-B", type=Path, required=True, metavar="DIR", help="faces of B")
+    train.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR", help="where the model is kept")
+    train.add_argument(
+        "-i", "--iterations", type=_positive, default=1_000_000, help="train up to this many in all; default 1000000"
+    )
+    train.add_argument(
+        "-s", "--save-interval", type=_positive, default=250, help="iterations between saves; default 250"
+    )
+    train.add_argument("-n", "--no-logs", action="store_true", help="write no TensorBoard logs")
+    train.add_argument("--preview-images", type=_positive, default=14, help="faces per side in preview.png; default 14")
+    train.add_argument(
+        "--resume", choices=("auto", "never", "must"), default="auto", help="go on with the model there; default auto"
+    )
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    train.add_argument(
+        "--backend", choices=("auto", "opencv", "device"), default="auto", help="where faces are augmented"
+    )
+    train.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
+    train.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
+    _add_settings(train)
+
+    judge = command("evaluate", _evaluate, "measure a model against known true swaps")
+    judge.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR")
+    judge.add_argument("--truth", type=Path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
+    judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    judge.add_argument("--json", action="store_true", help="print one JSON object")
+
+    doctor = command("doctor", _doctor, "say what this machine has and what will be used")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _watch(description: str) -> Callable[[int, int], None]:
+    """A progress bar on a terminal, nothing elsewhere: call it with (done, total)."""
+    if not sys.stderr.isatty():
+        return lambda done, total: None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task(description, total=None)
+    bar.start()
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if done >= total:
+            bar.stop()
+
+    return update
+
+
+def _synthesize(arguments: argparse.Namespace) -> int:
+    from swapfast.faces.synthetic import synthesize
+
+    spread = synthesize(
+        arguments.out,
+        arguments.faces,
+        arguments.size,
+        arguments.pairs,
+        arguments.seed,
+        progress=_watch("drawing faces"),
+    )
+    print(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
+    return EXIT_DONE
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from swapfast.faces.folder import describe, inspect_folder
+
+    report = inspect_folder(arguments.folder)
+    print(json.dumps(report, indent=1) if arguments.json else describe(report))
+    return EXIT_FAILED if report["bad"] else EXIT_DONE
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, object]:
+    """The settings given as flags or with --set, by dotted name."""
+    given = {n: v for n, v in vars(arguments).items() if v is not None and n in settings(TrainConfig())}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SwapfastError(f"--set {text}: give it as NAME=VALUE")
+        try:
+            given[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            given[name.strip()] = value
+    return given
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from swapfast.config import updated
+
+    config = TrainConfig.from_toml(arguments.config) if arguments.config else TrainConfig()
+    changes = _changes(arguments)
+    if arguments.config:
+        changes = {name: value for name, (_, value) in settings(config).items()} | changes
+    if arguments.print_config:
+        print(updated(config, changes).to_toml(), end="")
+        return EXIT_DONE
+
+    from pipelines.build import TrainRequest, build_trainer
+    from swapfast.training.stop import StopRequest
+    from swapfast.training.trainer import model_folder
+
+    request = TrainRequest(
+        arguments.input_A,
+        arguments.input_B,
+        arguments.model_dir,
+        config,
+        changes,
+        arguments.iterations,
+        arguments.save_interval,
+        arguments.resume,
+        arguments.device,
+        arguments.backend,
+        arguments.skip_bad,
+        not arguments.no_logs,
+        arguments.preview_images,
+    )
+    updated(config, changes)  # refuse what is wrong before anything is read or written
+    stop = StopRequest()
+    folder = model_folder(arguments.model_dir)
+    with stop.listening(), folder.locked():
+        trainer = build_trainer(request, folder, stop, lambda line: print(line, flush=True), _watch)
+        if trainer.exit_early:
+            print(f"{trainer.step} iterations are trained already; give a larger -i to train on")
+            return EXIT_DONE
+        trainer.train()
+    if stop:
+        print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
+        return EXIT_STOPPED
+    print(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
+    return EXIT_DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pipelines.build import load_model, pick_device
+    from swapfast.swap.evaluate import evaluate
+
+    model, config, mean_b = load_model(arguments.model_dir, pick_device(arguments.device))
+    result = evaluate(model, config, mean_b, arguments.truth)
+    print(json.dumps(result.to_dict()) if arguments.json else result)
+    return EXIT_DONE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipelines.doctor import describe, examine
+
+    report = examine()
+    print(json.dumps(report, indent=1) if arguments.json else describe(report))
+    return EXIT_DONE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = _make_parser()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and not given[0].startswith("-") and given[0] not in parser.commands:
+        raise unknown_name("command", given[0], parser.commands)
+    parsed = parser.parse_all(given)
+    if parsed.command is None:
+        parser.print_help()
+        return EXIT_REQUEST
+    return parsed.run(parsed)
+
+
+def _missing_library(error: ImportError) -> str:
+    """What to do about an import that failed."""
+    if "libGL" in str(error) or "libgthread" in str(error):
+        return (
+            f"OpenCV needs a system library that is missing ({error}): install it (Debian, Ubuntu: apt-get install "
+            "libgl1 libglib2.0-0), or swap the wheel: pip uninstall opencv-python, pip install opencv-python-headless"
+        )
+    return f"{error}: reinstall swapfast with its packages (pip install swapfast)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (see swapfast/errors.py)."""
+    try:
+        return _run(arguments)
+    except SwapfastError as error:
+        message, code = str(error), error.code
+    except ImportError as error:
+        message, code = _missing_library(error), EXIT_FAILED
+    except KeyboardInterrupt:
+        message, code = "stopped before training began; nothing had to be saved", EXIT_STOPPED
+    except MemoryError:
+        message, code = "out of memory: train with fewer faces or a smaller -b", EXIT_FAILED
+    except BrokenPipeError:
+        return EXIT_FAILED
+    print(f"swapfast: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What this machine has and what swapfast will use of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from pipelines.build import pick_backend, pick_device, versions
+
+
+def memory_gib() -> float | None:
+    """Memory of this machine, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Name and memory of every GPU that torch sees."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return found
+
+
+def examine() -> dict:
+    """Everything as plain values."""
+    device = pick_device("auto")
+    have = versions()
+    return {
+        "system": platform.platform(),
+        "cores": cores(),
+        "memory_gib": memory_gib() and round(memory_gib(), 1),
+        "gpus": gpus(),
+        "versions": have,
+        "will_use": {
+            "decoder": "DALI on the CPU" if have["dali"] else "OpenCV",
+            "augmentation": pick_backend("auto", device),
+            "training": str(device),
+        },
+    }
+
+
+def describe(report: dict) -> str:
+    """The same for a person, a line each."""
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in report["versions"].items())
+    use = report["will_use"]
+    lines = [
+        f"system     {report['system']}",
+        f"cores      {report['cores']}, {report['memory_gib']} GiB of memory",
+        f"GPUs       {'; '.join(report['gpus']) or 'none that torch sees: training runs on the CPU'}",
+        f"versions   {versions}",
+        f"will use   decode: {use['decoder']}; augment: {use['augmentation']}; train: {use['training']}",
+    ]
+    if not report["versions"]["dali"]:
+        lines.append("note       DALI is missing (it has wheels for Linux only): faces are decoded by OpenCV instead")
+    return "\n".join(lines)

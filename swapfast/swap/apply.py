@@ -1,0 +1,34 @@
+"""Running a trained model on faces."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from swapfast.models import SIDES, FaceAutoencoder
+
+
+@torch.no_grad()
+def swap_faces(model: FaceAutoencoder, faces: np.ndarray, to: str, batch_size: int = 64) -> np.ndarray:
+    """Show ``faces`` to the model and take side ``to``'s face ('a' or 'b').
+
+    faces: (n, 3, h, w) float32 in 0..1 BGR at the model's input size. Returns (n, H, W, 3) float32 in 0..1 BGR at its
+    largest output size, with a learned mask as fourth channel.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    results = []
+    for start in range(0, len(faces), batch_size):
+        images = torch.from_numpy(faces[start : start + batch_size]).to(device)
+        outputs = model.swap(images.flip(1) if model.color_order == "rgb" else images, to)
+        mask = [outputs.pop()] if model.learns_mask else []
+        face = outputs[-1].flip(1) if model.color_order == "rgb" else outputs[-1]
+        results.append(torch.cat([face, *mask], dim=1).float().permute(0, 2, 3, 1).cpu().numpy())
+    model.train(training)
+    return np.concatenate(results)
+
+
+def all_swaps(model: FaceAutoencoder, inputs: np.ndarray) -> np.ndarray:
+    """(sides, n, 3, h, w) -> (source side, destination side, n, H, W, 3 or 4): every decoder on every face."""
+    return np.stack([[swap_faces(model, faces, to) for to in SIDES] for faces in inputs])

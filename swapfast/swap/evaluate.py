@@ -1,0 +1,118 @@
+"""How good a swap is, where the true swap is known.
+
+The truth folders hold the same pose, expression and light twice: ``a/NAME`` shows identity A and ``b/NAME`` identity B.
+Both pictures of a pair are cut by A's window at the model's size and centering. The model is shown A and asked for B,
+and what it makes is compared with the true B inside B's face mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swapfast.config import TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.alignment import transform_points
+from swapfast.faces.crop import crop_matrix, crop_with, sample_square
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.image import read_image
+from swapfast.faces.masks import draw_face, read_mask_file
+from swapfast.faces.record import FaceRecord
+from swapfast.models import FaceAutoencoder
+from swapfast.swap.apply import swap_faces
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the pairs of the PSNR in dB inside B's face mask, against the true B.
+
+    swap_psnr: A swapped to B. mean_b_psnr: the mean training face of B, what a model that learned nothing but an
+    average would make. unchanged_psnr: A as it is. reconstruction_psnr: B through its own decoder.
+    """
+
+    swap_psnr: float
+    mean_b_psnr: float
+    unchanged_psnr: float
+    reconstruction_psnr: float
+    pairs: int
+
+    def to_dict(self) -> dict:
+        """Plain values, rounded to a thousandth."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        return (
+            f"swap A > B {self.swap_psnr:.2f} dB to the true swap over {self.pairs} pairs "
+            f"(mean face of B {self.mean_b_psnr:.2f}, A unchanged {self.unchanged_psnr:.2f}, "
+            f"B > B {self.reconstruction_psnr:.2f})"
+        )
+
+
+def masked_psnr(made: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """PSNR in dB of each (n, H, W, 3) picture in 0..1 inside its (n, H, W) mask, weighted by it."""
+    squares = ((made.astype(np.float64) - true) ** 2).mean(-1)
+    error = (squares * mask).sum((1, 2)) / mask.sum((1, 2))
+    return -10 * np.log10(np.maximum(error, 1e-10))
+
+
+def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
+    sides = []
+    for side in "ab":
+        folder = scan_folder(truth / side)
+        folder.require_all_good()
+        sides.append({record.path.stem: record for record in folder.records})
+    missing = sorted(set(sides[0]) ^ set(sides[1]))
+    if missing:
+        raise SwapfastError(f"--truth {truth}: {missing[0]} is not in both a and b; every picture needs its pair")
+    return [(sides[0][name], sides[1][name]) for name in sorted(sides[0])]
+
+
+def _mask(window_of: FaceRecord, record: FaceRecord, config: TrainConfig, size: int) -> np.ndarray:
+    """(size, size) uint8: the face mask of ``record`` in the window of ``window_of``.
+
+    Of the type the model was trained with where it can be had from landmarks or a mask file, else extended.
+    """
+    matrix = crop_matrix(window_of, config.crop, size)
+    if config.mask.mask_type == "file" and record.mask_file is not None:
+        return sample_square(read_mask_file(record), matrix, size)
+    points = transform_points(matrix, record.landmarks).astype(np.float32)
+    return draw_face(points, size, extended=config.mask.mask_type != "components")
+
+
+def _picture(record: FaceRecord) -> np.ndarray:
+    try:
+        return read_image(record.path)
+    except ValueError as error:
+        raise SwapfastError(f"{record.path}: {error}") from error
+
+
+def evaluate(model: FaceAutoencoder, config: TrainConfig, mean_b: np.ndarray, truth: Path) -> Evaluation:
+    """Measure ``model`` on the pairs under ``truth``; mean_b: (H, W, 3) in 0..1 BGR at the largest output size.
+
+    Raises SwapfastError for missing, damaged or unpaired pictures.
+    """
+    pairs = _pairs(truth)
+    size = model.output_sizes[-1]
+
+    def cut(side: int, edge: int) -> np.ndarray:
+        crops = [crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, edge) for pair in pairs]
+        return np.stack(crops).astype(np.float32) / 255
+
+    def shown(side: int) -> np.ndarray:
+        return np.ascontiguousarray(cut(side, model.input_size).transpose(0, 3, 1, 2))
+
+    masks = np.stack([_mask(a, b, config, size) for a, b in pairs]) / 255
+    true_a, true_b = cut(0, size), cut(1, size)
+
+    def against_b(made: np.ndarray) -> float:
+        return float(masked_psnr(made[..., :3], true_b, masks).mean())
+
+    return Evaluation(
+        swap_psnr=against_b(swap_faces(model, shown(0), "b")),
+        mean_b_psnr=against_b(np.broadcast_to(mean_b, true_b.shape)),
+        unchanged_psnr=against_b(true_a),
+        reconstruction_psnr=against_b(swap_faces(model, shown(1), "b")),
+        pairs=len(pairs),
+    )
