@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+DEMO_SEED ?= 1
+DEMO_STEPS ?= 2500
+
+.PHONY: demo test lint clean
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Removes what an earlier demo left, so it always shows the whole way.
+demo: $(READY)
+	rm -rf demo
+	$(BIN)/swapfast synthesize demo/faces --faces 300 --size 256 --pairs 40 --seed $(DEMO_SEED)
+	$(BIN)/swapfast train -A demo/faces/a -B demo/faces/b -m demo/model -C benchmarks/demo.toml -i $(DEMO_STEPS)
+	$(BIN)/swapfast evaluate -m demo/model --truth demo/faces/truth
+	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
+	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info
