@@ -17,9 +17,9 @@ class Optimizer:
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self._names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad))
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._torch = torch.optim.Adam(
-            parameters,
+            self._parameters.values(),
             lr=config.learning_rate,
             betas=(config.beta_1, config.beta_2),
             eps=10.0**config.epsilon_exponent,
@@ -50,18 +50,22 @@ class Optimizer:
         state = self._torch.state_dict()["state"]
         return {
             f"{name}.{quantity}": value
-            for index, name in enumerate(self._names)
+            for index, name in enumerate(self._parameters)
             for quantity, value in state.get(index, {}).items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what ``state_dict`` gave; SwapfastError where it belongs to other weights."""
-        known = set(self._names)
+        indices = {name: index for index, name in enumerate(self._parameters)}
         by_index: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             name, _, quantity = key.rpartition(".")
-            if name not in known:
+            if name not in indices:
                 raise SwapfastError(f"the stored optimizer state belongs to another model: it has {key!r}")
-            by_index.setdefault(self._names.index(name), {})[quantity] = value
+            parameter = self._parameters[name]
+            if value.shape == parameter.shape:
+                # Files know no memory format, and the fused kernel walks weights and averages side by side.
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            by_index.setdefault(indices[name], {})[quantity] = value
         groups = self._torch.state_dict()["param_groups"]
         self._torch.load_state_dict({"state": by_index, "param_groups": groups})

@@ -35,7 +35,7 @@ def _batches(device, start=0, poison=None):
 
 
 def _trainer(tmp_path, device, iterations, step=0, interval=1000, poison=None, **run):
-    model = tiny().initialise(5).to(device)
+    model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
     folder = CheckpointFolder(tmp_path / "model")
     found = folder.load()

@@ -1,0 +1,140 @@
+"""One timer, one record of where it ran, one form of result for every benchmark.
+
+``python -m benchmarks.NAME --json FILE`` writes {"environment": {...}, "results": [{...}, ...]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import torch
+
+from pipelines.build import versions
+from pipelines.doctor import cores, gpus, memory_gib
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _driver() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=10"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment() -> dict:
+    """Hardware, driver, versions, threads and commit."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_gib": memory_gib(),
+        "load_at_start": os.getloadavg()[0],
+        "gpus": gpus(),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "versions": versions(),
+        "torch_threads": torch.get_num_threads(),
+        "opencv_threads": cv2.getNumThreads(),
+        "commit": _commit(),
+        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
+    }
+
+
+def peak_mib() -> float:
+    """Largest memory this process has had, or has had on the GPU where one is used."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _sync() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call, the device's work included."""
+    _sync()
+    start = time.perf_counter()
+    call()
+    _sync()
+    return time.perf_counter() - start
+
+
+def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of every call, taken in turn so that a change of the machine's speed meets all alike."""
+    for call in calls.values():
+        for _ in range(warm_up):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    return times
+
+
+def summary(seconds: Sequence[float], faces: int, **labels) -> dict:
+    """One result: labels, median and interquartile range in ms, faces per second at the median."""
+    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    return {
+        **labels,
+        "batch": faces,
+        "median_ms": round(1000 * median, 4),
+        "iqr_ms": round(1000 * (high - low), 4),
+        "faces_per_s": round(faces / median, 1),
+        "repeats": len(seconds),
+        "peak_mib": round(peak_mib(), 1),
+    }
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags every benchmark has."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    made.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not to quote")
+    return made
+
+
+def report(results: list[dict], file: Path | None, **more) -> None:
+    """Print a table and, where asked for, write the JSON."""
+    for row in results:
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"environment": environment(), "results": results, **more}, indent=1) + "\n")

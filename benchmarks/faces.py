@@ -1,0 +1,76 @@
+"""Benchmark data: faceswap-style head PNGs of made-up faces, with a header of the usual size."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from swapfast.faces.crop import sample_square
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.image import read_image
+from swapfast.faces.png import write_header
+from swapfast.faces.record import FaceRecord
+from swapfast.faces.synthetic import synthesize
+
+MASKS = {"bisenet-fp_face": "face", "bisenet-fp_head": "head", "unet-dfl": "legacy"}
+
+
+def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
+    """The head crop of a plain picture as faceswap's extract writes it, some 20 kB of header included."""
+    head = sample_square(read_image(record.path), record.alignment.matrix(size, "head"), size)
+    head = cv2.add(
+        head, rng.integers(0, 4, head.shape, dtype=np.uint8)
+    )  # a photograph's PNG is larger than a drawing's
+    mask = zlib.compress(cv2.GaussianBlur(rng.integers(0, 2, (128, 128), dtype=np.uint8) * 255, (0, 0), 9).tobytes())
+    matrix = record.alignment.matrix(128, "face").tolist()
+    payload = {
+        "alignments": {
+            "x": 0,
+            "y": 0,
+            "w": size,
+            "h": size,
+            "landmarks_xy": record.landmarks.astype(float).tolist(),
+            "mask": {
+                name: {
+                    "mask": mask[:900] if name != "bisenet-fp_face" else mask,
+                    "affine_matrix": matrix,
+                    "interpolator": 3,
+                    "stored_size": 128,
+                    "stored_centering": centering,
+                }
+                for name, centering in MASKS.items()
+            },
+            "identity": {"vggface2": rng.normal(size=512).tolist()},
+        },
+        "source": {
+            "alignments_version": 2.4,
+            "original_filename": record.path.name,
+            "face_index": 0,
+            "source_filename": "made_up.mp4",
+            "source_is_video": True,
+            "source_frame_dims": (record.height, record.width),
+        },
+    }
+    return write_header(cv2.imencode(".png", head)[1].tobytes(), payload)
+
+
+@contextmanager
+def head_folders(faces: int, size: int = 512, seed: int = 1):
+    """Two temporary folders of ``faces`` head PNGs each."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "made"
+        synthesize(made, faces=faces, size=size, pairs=0, seed=seed)
+        rng = np.random.default_rng(seed)
+        folders = []
+        for side in "ab":
+            folder = Path(temporary) / side
+            folder.mkdir()
+            for record in scan_folder(made / side).records:
+                (folder / record.path.name).write_bytes(head_png(record, size, rng))
+            folders.append(folder)
+        yield folders

@@ -1,0 +1,167 @@
+"""How fast are faces fed, and where does the time go?
+
+Each stage apart (read, decode, crop and masks, augment, to tensor) and the whole, cold and warm, from 512 px faceswap
+PNGs to float tensors on the CPU, beside a loader written the peer's way, in one run: python -m benchmarks.loader
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import peer
+from benchmarks.common import compare, parser, report, summary, timed
+from benchmarks.faces import head_folders
+from pipelines.decode import dali_version, decode_pictures
+from pipelines.loader import TrainLoader
+from pipelines.sampler import Sampler
+from pipelines.store import StoreSpec, fill_store
+from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
+from swapfast.faces.crop import crop_face
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.masks import training_masks
+
+BATCH = 16
+MASKS = ("face", "eye", "mouth")
+THREADS = len(os.sched_getaffinity(0))
+
+
+def spec(size: int) -> StoreSpec:
+    return StoreSpec(size, CropConfig(), MaskConfig(), MASKS)
+
+
+def make_loader(stores, size: int) -> TrainLoader:
+    sampler = Sampler(1, tuple(len(store) for store in stores), BATCH)
+    return TrainLoader(stores, sampler, OpenCVAugmenter(size, size, (size,)), False, AugmentationConfig())
+
+
+def resident_mib() -> float:
+    """Memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def read_and_fill(folders: list[Path], size: int) -> list:
+    """What a first start does: parse every header, decode, crop and mask every face."""
+    return [fill_store(spec(size), scan_folder(folder).records)[0] for folder in folders]
+
+
+def cold(folders: list[Path], size: int) -> None:
+    """The first epoch: everything from the files to the last batch of float tensors."""
+    stores = read_and_fill(folders, size)
+    steps = -(-len(stores[0]) // BATCH)
+    for _ in itertools.islice(make_loader(stores, size), steps):
+        pass
+
+
+def end_to_end(folders: list[Path], size: int, repeats: int, steps: int) -> list[dict]:
+    """Ours cold and warm and the peer's way, in turn."""
+    before = resident_mib()
+    stores = read_and_fill(folders, size)
+    grown, kept = resident_mib() - before, sum(store.nbytes for store in stores) / 2**20
+    ours = iter(make_loader(stores, size))
+    theirs = iter(peer.loader(folders, size, (repeats + 2) * steps + 8, BATCH))
+    for batches in (ours, theirs):  # the peer's processes have to start and fill their queues
+        for _ in range(8):
+            next(batches)
+    many = 25 * steps  # ours is many times faster: as many more batches take about as long
+
+    calls = {
+        "end_to_end": lambda: [next(ours) for _ in range(many)],
+        "peer_loop": lambda: [next(theirs) for _ in range(steps)],
+    }
+    times = compare(calls, repeats, warm_up=1)
+    faces = 2 * BATCH
+    ours_s, theirs_s = (np.array(times[n]) / c for n, c in (("end_to_end", many), ("peer_loop", steps)))
+    ratio = float(np.median(theirs_s / ours_s))
+    labels = {"size": size, "backend": "opencv"}
+    first = [timed(lambda: cold(folders, size)) for _ in range(max(1, repeats // 2))]
+    first_s = np.array(first) / (2 * len(stores[0])) * faces
+    return [
+        summary(
+            ours_s,
+            faces,
+            name="end_to_end",
+            state="warm",
+            ratio_to_peer=round(ratio, 2),
+            store_mib=round(kept, 1),
+            store_grew_process_by_mib=round(grown, 1),
+            **labels,
+        ),
+        summary(
+            first_s,
+            faces,
+            name="end_to_end",
+            state="cold",
+            ratio_to_peer=round(float(np.median(theirs_s) / np.median(first_s)), 2),
+            **labels,
+        ),
+        summary(theirs_s, faces, name="end_to_end", state="warm", size=size, backend="peer_loop"),
+    ]
+
+
+def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
+    """Each stage alone, per 32 faces: ours and the peer's way, in turn, on the same faces."""
+    records = [scan_folder(folder).records for folder in folders]
+    mixed = (records[0][:BATCH] + records[1][:BATCH])[: 2 * BATCH]
+    paths = [record.path for record in mixed]
+    images = [p.copy() for batch in decode_pictures(paths, THREADS) for p in batch]
+    stores = read_and_fill(folders, size)
+    loader = make_loader(stores, size)
+    faces, planes = loader.gather(loader.sampler.ids(0))
+    draws = loader.draws(0)
+    augmented = loader.augment(faces, planes, draws)
+    six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
+    rng = np.random.default_rng(1)
+
+    def crop_and_masks() -> None:
+        for record, image in zip(mixed, images):
+            crop_face(record, image, CropConfig(), size)
+            training_masks(record, CropConfig(), MaskConfig(), size, MASKS)
+
+    calls = {
+        ("decode", "dali"): lambda: list(decode_pictures(paths, THREADS, use_dali=True)),
+        ("decode", "opencv"): lambda: list(decode_pictures(paths, THREADS, use_dali=False)),
+        ("crop_and_masks", "opencv"): crop_and_masks,
+        ("sample_and_gather", "opencv"): lambda: (loader.gather(loader.sampler.ids(0)), loader.draws(0)),
+        ("augment", "opencv"): lambda: loader.augment(faces, planes, draws),
+        ("to_tensor", "opencv"): lambda: augmented.to_float(),
+        ("read_parse_crop_masks", "peer_loop"): lambda: [peer.item(path, size) for path in paths],
+        ("augment_and_to_tensor", "peer_loop"): lambda: peer.augment(six.copy(), rng),
+    }
+    if dali_version() is None:
+        del calls["decode", "dali"]
+    times = compare(calls, repeats)
+    rows = [
+        summary(seconds, len(mixed), name=name, size=size, backend=backend, state="warm")
+        for (name, backend), seconds in times.items()
+    ]
+    start = time.perf_counter()
+    found = sum(len(scan_folder(folder).records) for folder in folders)
+    rows.append(
+        summary([time.perf_counter() - start], found, name="read_headers", size=size, backend="opencv", state="warm")
+    )
+    return rows
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
+    arguments.add_argument("--faces", type=int, default=96, help="per side; default 96")
+    options = arguments.parse_args()
+    repeats = 3 if options.quick else 7
+    results = []
+    with head_folders(options.faces) as folders:
+        for size in options.sizes:
+            results += stages(folders, size, repeats)
+            results += end_to_end(folders, size, repeats, 2 if options.quick else peer.steps_for(size, 6))
+    report(results, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A loader written the peer's way: the yardstick of benchmarks/loader.py.
+
+Every step each face is read, its header parsed, its alignment solved, cropped and its masks drawn again; the batch is
+then augmented one image after another with all six channels together, on 8-bit pixels, in loader processes. What is
+done, in which order and with which OpenCV calls follows the description of faceswap's data path; the code is ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from swapfast.config import CropConfig, MaskConfig
+from swapfast.faces.alignment import align
+from swapfast.faces.crop import crop_window, cut_square, resize_square
+from swapfast.faces.masks import training_masks
+from swapfast.faces.record import FaceRecord
+
+MASKS = ["face", "eye", "mouth"]
+WORKERS = 2
+
+
+def read_face(path: Path) -> tuple[np.ndarray, FaceRecord]:
+    """Decode the whole PNG and evaluate its whole header."""
+    data = path.read_bytes()
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    start = data.index(b"iTXt")
+    length = int.from_bytes(data[start - 4 : start], "big")
+    header = ast.literal_eval(data[start + 4 + len("faceswap") + 5 : start + 4 + length].decode("utf-8"))
+    landmarks = np.array(header["alignments"]["landmarks_xy"], np.float32)
+    record = FaceRecord(path, "head", image.shape[1], image.shape[0], landmarks, align(landmarks))
+    zlib.decompress(header["alignments"]["mask"]["bisenet-fp_face"]["mask"])
+    return image, record
+
+
+def item(path: Path, size: int) -> np.ndarray:
+    """(size, size, 6) uint8: one training item."""
+    image, record = read_face(path)
+    crop = CropConfig()
+    face = resize_square(cut_square(image, *crop_window(record, crop)), size)
+    return np.concatenate([face, training_masks(record, crop, MaskConfig(), size, MASKS)], axis=2)
+
+
+def color_adjust(batch: np.ndarray, rng: np.random.Generator) -> None:
+    """LAB jitter by NumPy on the whole batch and CLAHE on a half of it, in place on the first three channels."""
+    lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in np.ascontiguousarray(batch[..., :3])])
+    amount = rng.uniform(-1, 1, (len(batch), 1, 1, 3)).astype(np.float32) * (0.3, 0.08, 0.08)
+    up = amount >= 0
+    lab = np.where(up, (255 - lab) * amount + lab, lab * (1 + amount)).astype(np.uint8)
+    base = max(2, batch.shape[1] // 128)
+    for image in lab:
+        if rng.random() < 0.5:
+            grid = int(base + rng.integers(0, 5) * (base // 2))
+            image[..., 0] = cv2.createCLAHE(2.0, (grid, grid)).apply(np.ascontiguousarray(image[..., 0]))
+    for image, changed in zip(batch, lab):
+        image[..., :3] = cv2.cvtColor(changed, cv2.COLOR_LAB2BGR)
+
+
+def transform(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rotate, zoom and shift each image with its masks, six channels at once, then flip a half of them."""
+    size = batch.shape[1]
+    moved = np.empty_like(batch)
+    for source, target in zip(batch, moved):
+        matrix = cv2.getRotationMatrix2D(((size - 1) / 2,) * 2, rng.uniform(-10, 10), rng.uniform(0.95, 1.05))
+        matrix[:, 2] += rng.uniform(-0.05, 0.05, 2) * size
+        cv2.warpAffine(source, matrix, (size, size), dst=target, borderMode=cv2.BORDER_REPLICATE)
+    flip = rng.random(len(batch)) <= 0.5
+    moved[flip] = moved[flip, :, ::-1]
+    return moved
+
+
+def warp(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The 5x5 grid, blown up by cv2.resize for each image and read by cv2.remap."""
+    size = images.shape[1]
+    nodes = np.linspace(0, size, 5, dtype=np.float32)
+    nodes = np.stack(np.meshgrid(nodes, nodes))
+    padded = int(size * 1.25)
+    inner = slice(padded // 10, padded // 10 + size)
+    result = np.empty_like(images)
+    for source, target in zip(images, result):
+        grid = nodes + rng.normal(0, 5 / 256 * size, (2, 5, 5)).astype(np.float32)
+        maps = [cv2.resize(axis, (padded, padded))[inner, inner] for axis in grid]
+        cv2.remap(source, *(np.ascontiguousarray(m) for m in maps), cv2.INTER_LINEAR, dst=target)
+    return result
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """uint8 -> float32 in 0..1."""
+    return torch.from_numpy(array.astype(np.float32) / 255)
+
+
+def augment(batch: np.ndarray, rng: np.random.Generator) -> list[torch.Tensor]:
+    """(N, S, S, 6) uint8 -> feed, target and masks as float tensors."""
+    color_adjust(batch, rng)
+    moved = transform(batch, rng)
+    feed = warp(np.ascontiguousarray(moved[..., :3]), rng)
+    return [to_tensor(feed), to_tensor(moved[..., :3]), to_tensor(moved[..., 3:])]
+
+
+class PairSet(Dataset):
+    """A face of each side."""
+
+    def __init__(self, folders: list[Path], size: int, steps: int, batch_size: int) -> None:
+        self.files = [sorted(folder.glob("*.png")) for folder in folders]
+        self.size, self.length = size, steps * batch_size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[np.ndarray]:
+        return [item(files[index * 7919 % len(files)], self.size) for files in self.files]
+
+
+class Collate:
+    """Stacks the faces, A's first, and augments them."""
+
+    def __call__(self, items: list[list[np.ndarray]]) -> list[torch.Tensor]:
+        rng = np.random.default_rng()
+        return augment(np.stack([face for side in zip(*items) for face in side]), rng)
+
+
+def _one_thread(_worker: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def loader(folders: list[Path], size: int, steps: int, batch_size: int) -> DataLoader:
+    """Batches as the peer makes them: loader processes, two batches ahead each."""
+    return DataLoader(
+        PairSet(folders, size, steps, batch_size),
+        batch_size=batch_size,
+        num_workers=WORKERS,
+        prefetch_factor=2,
+        collate_fn=Collate(),
+        worker_init_fn=_one_thread,
+    )
+
+
+def steps_for(size: int, seconds: float = 20.0) -> int:
+    """About how many batches of 16 per side take that long at the published 223 / 156 / 93 / 32 faces/s."""
+    rate = np.interp(math.log2(size), [6, 7, 8, 9], [223, 156, 93, 32])
+    return max(6, round(seconds * rate / 32))

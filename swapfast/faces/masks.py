@@ -1,0 +1,238 @@
+"""The masks of a training face: drawn from its landmarks, stored in its PNG header, or a picture beside it.
+
+Masks are (size, size) uint8, 0 outside and 255 inside, edges soft. Amounts (dilation, threshold) are percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from swapfast.config import CropConfig, MaskConfig
+from swapfast.errors import SwapfastError, unknown_name
+from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, resize_square, sample_square
+from swapfast.faces.image import read_gray
+from swapfast.faces.record import FaceRecord, StoredMask
+
+
+def _span(first: int, last: int) -> list[int]:
+    return list(range(first, last + 1))
+
+
+# The hulls whose union is a mask, as indices into the 68 points.
+FACE_PARTS = (
+    [*_span(0, 8), 17],  # right jaw
+    [*_span(8, 16), 26],  # left jaw
+    [*_span(17, 19), 8],  # right cheek
+    [*_span(24, 26), 8],  # left cheek
+    [*_span(19, 24), 8],  # ridge of the nose
+    [*_span(17, 21), 27, *_span(31, 35), 8],  # right eye
+    [*_span(22, 26), 27, *_span(31, 35), 8],  # left eye
+    [*_span(27, 30), *_span(31, 35)],  # nose
+)
+EYE_PARTS = (_span(36, 41), _span(42, 47))
+MOUTH_PARTS = (_span(48, 59),)
+
+FEATURE_DILATION = 2.5  # percent: eyes and mouth reach a little beyond their outline
+
+DRAWN_TYPES = ("extended", "components")
+STORED_TYPES = (
+    "bisenet-fp_face",
+    "bisenet-fp_head",
+    "custom_face",
+    "custom_head",
+    "unet-dfl",
+    "vgg-clear",
+    "vgg-obstructed",
+)
+MASK_TYPES = (*DRAWN_TYPES, "file", "none", *STORED_TYPES)
+
+
+def mask_names(mask: MaskConfig, face: bool, eye: bool, mouth: bool) -> list[str]:
+    """Which masks a run needs, in their order: a subset of face, eye, mouth. Mask type none has no face mask."""
+    wanted = {"face": face and mask.mask_type != "none", "eye": eye, "mouth": mouth}
+    return [name for name, needed in wanted.items() if needed]
+
+
+def training_masks(
+    record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, names: Iterable[str]
+) -> np.ndarray:
+    """(size, size, M) uint8: the masks ``names`` (see ``mask_names``) of one face, on its crop."""
+    names = list(names)
+    out = np.empty((size, size, len(names)), np.uint8)
+    for channel, name in enumerate(names):
+        if name == "face":
+            out[..., channel] = face_mask(record, crop, mask, size)
+        else:
+            out[..., channel] = feature_mask(crop_landmarks(record, crop, size), size, name)
+    return out
+
+
+def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> np.ndarray:
+    """(size, size): the face mask of the configured type. Raises SwapfastError if this face has none of it."""
+    kind = mask.mask_type
+    if kind in DRAWN_TYPES:
+        drawn = draw_face(crop_landmarks(record, crop, size), size, extended=kind == "extended")
+        return dilate(drawn, mask.dilation)
+    check_mask_type(record, kind)
+    if kind == "file":
+        return dilate(_file_mask(record, crop, size), mask.dilation)
+    stored = record.stored_masks[kind]
+    try:
+        pixels = stored.pixels()
+    except ValueError as error:
+        raise SwapfastError(f"{record.path}: mask {kind!r}: {error}") from error
+    cleaned = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
+    return crop_stored(cleaned, stored, record, crop, size)
+
+
+def check_mask_type(record: FaceRecord, kind: str) -> None:
+    """Raises SwapfastError, naming the file and what it has, if ``record`` offers no mask of type ``kind``."""
+    if kind in DRAWN_TYPES or kind in record.stored_masks or (kind == "file" and record.mask_file):
+        return
+    has = sorted(record.stored_masks) + (["file"] if record.mask_file else [])
+    if kind not in MASK_TYPES:
+        raise unknown_name("mask type", kind, {*MASK_TYPES, *has})
+    if kind == "none":
+        raise SwapfastError(f"{record.path}: mask type none has no face mask")
+    offers = f"it has {', '.join(has)}" if has else "it has none"
+    if kind == "file":
+        where = (
+            f"put {record.path.stem}_mask.png beside it"
+            if record.kind == "plain"
+            else "only plain pictures have a mask file"
+        )
+    elif record.kind == "plain":
+        where = "stored masks live in faceswap PNGs; this is a plain picture"
+    else:
+        where = "add it with faceswap's mask tool"
+    raise SwapfastError(
+        f"{record.path}: no mask {kind!r} ({offers}; {where}); "
+        "or use --mask-type extended, which is drawn from the landmarks"
+    )
+
+
+# --- drawn from landmarks ---------------------------------------------------------------------------------
+
+
+def draw_parts(points: np.ndarray, size: int, parts: Iterable[list[int]]) -> np.ndarray:
+    """(size, size): the union of the convex hulls of ``parts`` of (68, 2) float crop px, rounded first."""
+    whole = np.rint(points).astype(np.int32)
+    canvas = np.zeros((size, size), np.uint8)
+    for part in parts:
+        cv2.fillConvexPoly(canvas, cv2.convexHull(whole[part]), 255, lineType=cv2.LINE_AA)
+    return canvas
+
+
+def draw_face(points: np.ndarray, size: int, extended: bool = True) -> np.ndarray:
+    """(size, size): jaw to brows; ``extended`` reaches half a brow's height further up."""
+    return draw_parts(lift_brows(points) if extended else points, size, FACE_PARTS)
+
+
+def lift_brows(points: np.ndarray) -> np.ndarray:
+    """(68, 2): each brow point moved away from the eyes by half its distance to them (floor division)."""
+    lifted = points.copy()
+    quarter_right = (points[36] + (points[36] + points[0]) // 2) // 2
+    quarter_left = (points[45] + (points[16] + points[45]) // 2) // 2
+    lifted[17:22] += (points[17:22] - np.stack([quarter_right, *points[36:40]])) // 2
+    lifted[22:27] += (points[22:27] - np.stack([*points[42:46], quarter_left])) // 2
+    return lifted
+
+
+def feature_mask(points: np.ndarray, size: int, name: str) -> np.ndarray:
+    """(size, size): the ``eye`` (both) or ``mouth`` mask as it weighs the loss: drawn, dilated, blurred."""
+    parts = {"eye": EYE_PARTS, "mouth": MOUTH_PARTS}
+    if name not in parts:
+        raise unknown_name("mask", name, ("face", *parts))
+    drawn = draw_parts(points, size, parts[name])
+    return blur(dilate(drawn, FEATURE_DILATION), size // 16)
+
+
+# --- stored in the header ---------------------------------------------------------------------------------
+
+
+def clean_stored(pixels: np.ndarray, dilation: float, threshold: float, blur_kernel: int) -> np.ndarray:
+    """A stored mask, still at its stored size: dilated, pushed to its ends, blurred."""
+    return blur(push_to_ends(dilate(pixels, dilation), threshold), blur_kernel)
+
+
+def crop_stored(pixels: np.ndarray, stored: StoredMask, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+    """(size, size): the trained square of a stored mask; outside what was stored there is no face.
+
+    faceswap skips the crop when the centerings agree at full coverage, and so loses the vertical offset: its mask
+    then lies beside the face. We always crop.
+    """
+    x0, y0, t = aligned_window(record, crop, stored.stored_size, stored.stored_centering)
+    square = _cut_or_zero(pixels, x0, y0, t)
+    # As faceswap: the choice goes by the stored edge, not by that of the window cut from it.
+    how = cv2.INTER_CUBIC if stored.stored_size < size else cv2.INTER_AREA
+    return square if t == size else cv2.resize(square, (size, size), interpolation=how)
+
+
+def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, t: int) -> np.ndarray:
+    height, width = pixels.shape
+    square = np.zeros((t, t), np.uint8)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + t, height), min(x0 + t, width)
+    if top < bottom and left < right:
+        square[top - y0 : bottom - y0, left - x0 : right - x0] = pixels[top:bottom, left:right]
+    return square
+
+
+# --- a picture beside the picture -------------------------------------------------------------------------
+
+
+def _file_mask(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+    """Sampled exactly as the picture is, but outside the picture there is no face."""
+    pixels = read_mask_file(record)
+    if record.kind == "plain":
+        return sample_square(pixels, crop_matrix(record, crop, size), size, border=cv2.BORDER_CONSTANT)
+    x0, y0, t = aligned_window(record, crop, record.width, "head")
+    return resize_square(_cut_or_zero(pixels, x0, y0, t), size)
+
+
+def read_mask_file(record: FaceRecord) -> np.ndarray:
+    """(height, width) uint8 of the picture's mask file. Raises SwapfastError if damaged or of another size."""
+    path: Path = record.mask_file
+    try:
+        pixels = read_gray(path)
+    except ValueError as error:
+        raise SwapfastError(f"{path}: {error}") from error
+    if pixels.shape != (record.height, record.width):
+        raise SwapfastError(
+            f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]}, its picture {record.width}x{record.height}"
+        )
+    return pixels
+
+
+# --- operations -------------------------------------------------------------------------------------------
+
+
+def dilate(mask: np.ndarray, percent: float) -> np.ndarray:
+    """Grown, or shrunk where negative, by an ellipse of ``percent`` of the edge; unchanged below half a px."""
+    kernel = round(mask.shape[0] * abs(percent) / 100)
+    if kernel == 0:
+        return mask
+    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
+    return (cv2.dilate if percent > 0 else cv2.erode)(mask, ellipse)
+
+
+def push_to_ends(mask: np.ndarray, percent: float) -> np.ndarray:
+    """Values within ``percent`` of black or white become black or white."""
+    reach = percent * 2.55
+    levels = np.arange(256)
+    table = np.where(levels < reach, 0, np.where(levels > 255 - reach, 255, levels)).astype(np.uint8)
+    return cv2.LUT(mask, table)
+
+
+def blur(mask: np.ndarray, kernel: int, passes: int = 1, box: bool = False) -> np.ndarray:
+    """Blurred with a Gaussian (or box) of ``kernel`` px, made odd; each further pass 0.8 (box 0.5) times it."""
+    for index in range(passes):
+        edge = round(kernel * (0.5 if box else 0.8) ** index)
+        if edge == 0:
+            break
+        edge += 1 - edge % 2
+        mask = cv2.blur(mask, (edge, edge)) if box else cv2.GaussianBlur(mask, (edge, edge), 0)
+    return mask

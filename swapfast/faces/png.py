@@ -1,0 +1,296 @@
+"""faceswap's face PNG: an ordinary PNG with one text chunk that says where the face came from.
+
+    8 bytes   signature
+    chunks    length (4, big-endian) | type (4) | data | CRC32 of type and data (4)
+    IHDR      width (4) height (4) bit depth (1) colour type (1) compression (1) filter (1) interlace (1)
+    iTXt      keyword \\0 compressed? (1) method (1) language \\0 translated keyword \\0 text
+The chunk with keyword ``faceswap`` lies before the first IDAT, not compressed; its text is a dictionary's repr.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swapfast.faces.alignment import CENTERINGS, to_68
+from swapfast.faces.image import read_bytes
+from swapfast.faces.literal import parse_literal
+from swapfast.faces.record import MAX_STORED_SIZE, StoredMask
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
+MAX_PIXELS = 1 << 27
+
+_KEYWORD = b"faceswap"
+_BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+
+
+@dataclass(frozen=True)
+class PngInfo:
+    """What IHDR says, and the text of the faceswap chunk if there is one."""
+
+    width: int
+    height: int
+    bit_depth: int
+    colour_type: int
+    transparent: bool
+    faceswap_text: bytes | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What decoding to 8-bit BGR changes."""
+        found = {
+            "alpha dropped": self.transparent,
+            "16-bit scaled to 8": self.bit_depth == 16,
+            "gray expanded": self.colour_type in (0, 4),
+            "palette expanded": self.colour_type == 3,
+        }
+        return tuple(note for note, applies in found.items() if applies)
+
+
+@dataclass(frozen=True, eq=False)
+class FaceswapHeader:
+    """The faceswap chunk, checked.
+
+    landmarks: (68, 2) float32, source frame px. box: the detector's x, y, w, h in the frame. frame_dims: (height,
+    width) of the frame, where known. version: 2.1 to 2.4.
+    """
+
+    landmarks: np.ndarray
+    masks: dict[str, StoredMask]
+    identity: dict[str, list[float]]
+    box: tuple[int, int, int, int] | None
+    version: float
+    original_filename: str
+    face_index: int
+    source_filename: str
+    source_is_video: bool
+    frame_dims: tuple[int, int] | None
+
+
+def walk_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """(type, data) of every chunk up to IEND, each CRC checked. Raises ValueError with a short reason."""
+    if data[:8] != SIGNATURE:
+        raise ValueError("not a PNG")
+    view, at = memoryview(data), 8
+    while True:
+        if at + 12 > len(data):
+            raise ValueError("truncated")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise ValueError("truncated")
+        (crc,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[at + 4 : end - 4]) != crc:
+            raise ValueError(f"damaged (CRC mismatch in {kind.decode('ascii', 'replace')})")
+        yield kind, view[at + 8 : end - 4]
+        if kind == b"IEND":
+            return
+        at = end
+
+
+def read_png(data: bytes) -> PngInfo:
+    """Walks a whole PNG. Raises ValueError with a short reason for damage of any kind but in the pixel stream."""
+    chunks = walk_chunks(data)
+    kind, ihdr = next(chunks)
+    if kind != b"IHDR" or len(ihdr) != 13:
+        raise ValueError("damaged (no IHDR at the start)")
+    width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", ihdr)
+    check_dimensions(width, height)
+    if depth not in _BIT_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
+        raise ValueError("damaged (an IHDR that no PNG has)")
+    text, seen = None, set()
+    for kind, content in chunks:
+        seen.add(kind)
+        if kind == b"iTXt" and text is None:
+            text = _faceswap_text(bytes(content))
+    if b"IDAT" not in seen or (colour == 3 and b"PLTE" not in seen):
+        raise ValueError("damaged (no pixels or no palette)")
+    return PngInfo(width, height, depth, colour, colour in (4, 6) or b"tRNS" in seen, text)
+
+
+def check_dimensions(width: int, height: int) -> None:
+    """Raises ValueError for a picture that is empty or too large to be read."""
+    if width == 0 or height == 0:
+        raise ValueError("damaged (width or height is 0)")
+    if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} px, larger than is read ({MAX_EDGE} px, {MAX_PIXELS >> 20} Mpx)")
+
+
+def _faceswap_text(content: bytes) -> bytes | None:
+    keyword, _, rest = content.partition(b"\0")
+    if keyword != _KEYWORD:
+        return None
+    if len(rest) < 4:
+        raise ValueError("a faceswap header that is cut short")
+    if rest[0] != 0:
+        raise ValueError("a faceswap header that is compressed, which no version of faceswap writes")
+    _language, _, rest = rest[2:].partition(b"\0")
+    _translated, _, text = rest.partition(b"\0")
+    return text
+
+
+def read_header(source: Path | bytes) -> FaceswapHeader | None:
+    """The faceswap header of a PNG, or None if it has none. Raises ValueError with a short reason."""
+    info = read_png(source if isinstance(source, bytes) else read_bytes(Path(source)))
+    return None if info.faceswap_text is None else parse_header(info.faceswap_text)
+
+
+def write_header(png: bytes, header: FaceswapHeader | Mapping) -> bytes:
+    """``png`` with ``header`` as its faceswap chunk, before the first IDAT, in place of any it had."""
+    payload = to_payload(header) if isinstance(header, FaceswapHeader) else header
+    content = _KEYWORD + b"\0" * 5 + repr(payload).encode("utf-8")
+    out, written = [SIGNATURE], False
+    for kind, data in walk_chunks(png):
+        data = bytes(data)
+        if kind == b"iTXt" and data.startswith(_KEYWORD + b"\0"):
+            continue
+        if kind == b"IDAT" and not written:
+            out.append(_chunk(b"iTXt", content))
+            written = True
+        out.append(_chunk(kind, data))
+    return b"".join(out)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def to_payload(header: FaceswapHeader) -> dict:
+    """The dictionary faceswap 2.4 writes, in plain Python values."""
+    x, y, w, h = header.box or (0, 0, 0, 0)
+    masks = {
+        name: {
+            "mask": mask.data,
+            "affine_matrix": [list(row) for row in mask.affine],
+            "interpolator": mask.interpolator,
+            "stored_size": mask.stored_size,
+            "stored_centering": mask.stored_centering,
+        }
+        for name, mask in header.masks.items()
+    }
+    return {
+        "alignments": {
+            "x": x,
+            "y": y,
+            "w": w,
+            "h": h,
+            "landmarks_xy": header.landmarks.astype(float).tolist(),
+            "mask": masks,
+            "identity": header.identity,
+        },
+        "source": {
+            "alignments_version": header.version,
+            "original_filename": header.original_filename,
+            "face_index": header.face_index,
+            "source_filename": header.source_filename,
+            "source_is_video": header.source_is_video,
+            "source_frame_dims": header.frame_dims,
+        },
+    }
+
+
+# --- the text, checked ------------------------------------------------------------------------------------
+
+
+def parse_header(text: bytes) -> FaceswapHeader:
+    """Reads versions 2.1 to 2.4; what older ones lack gets its meaning of then. Raises ValueError with a reason."""
+    try:
+        payload = parse_literal(text.decode("utf-8"))
+    except ValueError as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"a faceswap header that cannot be read: {reason}") from error
+    payload = _typed(payload, dict, "header")
+    face = _typed(payload.get("alignments"), dict, "alignments")
+    source = _typed(payload.get("source", {}), dict, "source")
+    masks = _typed(face.get("mask", {}), dict, "mask")
+    return FaceswapHeader(
+        landmarks=to_68(_matrix(face.get("landmarks_xy"), "landmarks_xy")),
+        masks={_typed(name, str, "mask name"): _mask(name, mask) for name, mask in masks.items()},
+        identity=_identity(face.get("identity", {})),
+        box=_box(face),
+        version=_number(source.get("alignments_version", 2.1), "alignments_version"),
+        original_filename=_typed(source.get("original_filename", ""), str, "original_filename"),
+        face_index=_typed(source.get("face_index", 0), int, "face_index"),
+        source_filename=_typed(source.get("source_filename", ""), str, "source_filename"),
+        source_is_video=_typed(source.get("source_is_video", False), bool, "source_is_video"),
+        frame_dims=_frame_dims(source.get("source_frame_dims")),
+    )
+
+
+def _typed(value, kind: type, name: str):
+    if kind is list and isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        found = "missing" if value is None else f"of type {type(value).__name__}"
+        raise ValueError(f"a faceswap header whose {name} is {found}, expected {kind.__name__}")
+    return value
+
+
+def _number(value, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"a faceswap header whose {name} is not a finite number")
+    return value
+
+
+def _matrix(value, name: str) -> np.ndarray:
+    """A list of rows as float64, whatever its shape."""
+    rows = _typed(value, list, name)
+    try:
+        return np.array(rows, np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"a faceswap header whose {name} are not rows of numbers") from error
+
+
+def _mask(name: str, entry) -> StoredMask:
+    where = f"mask {name!r}"
+    entry = _typed(entry, dict, where)
+    size = _typed(entry.get("stored_size"), int, f"{where} stored_size")
+    if not 1 <= size <= MAX_STORED_SIZE:
+        raise ValueError(f"{where} with stored_size {size}, expected 1 to {MAX_STORED_SIZE}")
+    centering = entry.get("stored_centering", "face")  # before 2.2 all masks were made on face crops
+    if centering not in CENTERINGS:
+        raise ValueError(f"{where} with stored_centering {centering!r}, expected one of {', '.join(CENTERINGS)}")
+    affine = _matrix(entry.get("affine_matrix"), f"{where} affine_matrix")
+    if affine.shape not in ((2, 3), (3, 3)):
+        raise ValueError(f"{where} with an affine_matrix that is neither 2x3 nor 3x3")
+    mask = StoredMask(
+        data=_typed(entry.get("mask"), bytes, f"{where} data"),
+        stored_size=size,
+        stored_centering=centering,
+        affine=tuple(map(tuple, affine.tolist())),
+        interpolator=_typed(entry.get("interpolator", 1), int, f"{where} interpolator"),
+    )
+    try:
+        mask.pixels()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return mask
+
+
+def _identity(value) -> dict[str, list[float]]:
+    return {
+        _typed(name, str, "identity name"): _typed(vector, list, f"identity {name!r}")
+        for name, vector in _typed(value, dict, "identity").items()
+    }
+
+
+def _box(face: Mapping) -> tuple[int, int, int, int] | None:
+    if not all(key in face for key in "xywh"):
+        return None
+    return tuple(int(_number(face[key], key)) for key in "xywh")
+
+
+def _frame_dims(value) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    dims = tuple(_typed(value, list, "source_frame_dims"))
+    if len(dims) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in dims):
+        raise ValueError("a faceswap header whose source_frame_dims are not (height, width)")
+    return dims

@@ -1,0 +1,187 @@
+"""One file of a folder: is it a face, and where does it lie?
+
+What a file is goes by its content, not its name:
+    PNG with a faceswap header              a head
+    PNG or JPEG with NAME.json beside it    a plain picture. The json's "landmarks" are 68 (x, y) in picture px,
+                                            its "mask" names the mask file; else NAME_mask.png is taken if there.
+Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swapfast.faces import jpeg, png
+from swapfast.faces.alignment import align, to_68
+from swapfast.faces.image import read_bytes
+from swapfast.faces.record import FaceRecord
+
+MIN_EDGE = 16
+MAX_JSON_BYTES = 4 << 20
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
+# Pictures that are known by name only so that a person is told that they are not read.
+_OTHER_SUFFIXES = (
+    *(".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"),
+    *(".jp2", ".jxl", ".tga", ".ppm", ".pgm", ".exr", ".hdr", ".psd"),
+)
+
+
+@dataclass(frozen=True)
+class BadFace:
+    """A file that should have been a face, and in one phrase why it is none."""
+
+    path: Path
+    reason: str
+
+
+def shown(name: object) -> str:
+    """A file name on one line, whatever characters it is made of."""
+    text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def read_face(folder: Path, name: str, others: frozenset[str]) -> FaceRecord | BadFace | None:
+    """A face, a bad one, or None for a file that is no picture."""
+    path, suffix = folder / name, Path(name).suffix.lower()
+    if suffix == ".json":
+        return None
+    is_picture = suffix in PICTURE_SUFFIXES or suffix in _OTHER_SUFFIXES
+    try:
+        if not path.is_file():
+            raise ValueError("not a file that can be read (a broken link or a device)")
+        if not is_picture and not _starts_like_a_picture(path):
+            return None
+        return _record(path, suffix, others)
+    except OSError as error:
+        return BadFace(path, f"cannot be read ({error.strerror or error})") if is_picture else None
+    except ValueError as error:
+        return BadFace(path, str(error)) if is_picture or path.is_file() else None
+
+
+def _starts_like_a_picture(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8).startswith((png.SIGNATURE, jpeg.SIGNATURE))
+
+
+def _record(path: Path, suffix: str, others: frozenset[str]) -> FaceRecord:
+    data = read_bytes(path)
+    if not data:
+        raise ValueError("empty (zero bytes)")
+    info = _picture_info(data, suffix)
+    if min(info.width, info.height) < MIN_EDGE:
+        raise ValueError(f"{info.width}x{info.height} px, too small for a face")
+    if getattr(info, "faceswap_text", None) is not None:
+        return _head(path, info)
+    return _plain(path, info, others)
+
+
+def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
+    if data.startswith(png.SIGNATURE):
+        return png.read_png(data)
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.read_jpeg(data)
+    if suffix in _OTHER_SUFFIXES:
+        raise ValueError(f"{suffix[1:]} pictures are not read: convert to PNG or JPEG")
+    raise ValueError("neither a PNG nor a JPEG, whatever its name says")
+
+
+def _head(path: Path, info: png.PngInfo) -> FaceRecord:
+    header = png.parse_header(info.faceswap_text)
+    if info.width != info.height:
+        raise ValueError(f"a faceswap head of {info.width}x{info.height} px, expected a square")
+    if header.frame_dims:
+        _check_near(header.landmarks, *header.frame_dims[::-1], "its source frame")
+    return FaceRecord(
+        path=path,
+        kind="head",
+        width=info.width,
+        height=info.height,
+        landmarks=header.landmarks,
+        alignment=align(header.landmarks),
+        stored_masks=header.masks,
+        notes=info.notes,
+    )
+
+
+def _plain(path: Path, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]) -> FaceRecord:
+    if f"{path.stem}.json" not in others:
+        raise ValueError(f"no faceswap header in it and no {shown(path.stem)}.json with landmarks beside it")
+    described = _read_json(path.with_suffix(".json"))
+    landmarks = _json_landmarks(described)
+    _check_near(landmarks, info.width, info.height, "the picture")
+    return FaceRecord(
+        path=path,
+        kind="plain",
+        width=info.width,
+        height=info.height,
+        landmarks=landmarks,
+        alignment=align(landmarks),
+        mask_file=_mask_file(path, info, described, others),
+        notes=info.notes,
+    )
+
+
+def _check_near(landmarks: np.ndarray, width: int, height: int, what: str) -> None:
+    """Points may lie outside (a face at the border) but not further than the picture is wide."""
+    size = np.array([width, height])
+    if (landmarks < -size).any() or (landmarks > 2 * size).any():
+        raise ValueError(f"landmarks far outside {what} ({width}x{height} px)")
+
+
+def _read_json(path: Path) -> dict:
+    data = read_bytes(path)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{shown(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        described = json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{shown(path.name)} is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{shown(path.name)} is not valid JSON") from error
+    if not isinstance(described, dict):
+        raise ValueError(f"{shown(path.name)} is not a table with landmarks")
+    return described
+
+
+def _json_landmarks(described: dict) -> np.ndarray:
+    """(68, 2) float32 px."""
+    points = described.get("landmarks")
+    if not isinstance(points, list):
+        raise ValueError('its json has no list "landmarks"')
+    try:
+        numbers = np.array(points, np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError('its json\'s "landmarks" are not rows of two numbers') from error
+    return to_68(numbers)
+
+
+def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> Path | None:
+    """The mask beside a plain picture, its header checked; None if there is none."""
+    named = described.get("mask")
+    name = f"{path.stem}_mask.png" if named is None else named
+    if not isinstance(name, str):
+        raise ValueError('its json\'s "mask" is not a file name')
+    if name not in others:
+        if named is None:
+            return None
+        raise ValueError(f"its mask {shown(name)[:100]!r}, named by the json, is not beside it")
+    mask = path.with_name(name)
+    try:
+        data = read_bytes(mask)
+        found = _picture_info(data, "") if data else None
+    except ValueError as error:
+        raise ValueError(f"its mask {shown(name)} is {error}") from error
+    if found is None:
+        raise ValueError(f"its mask {shown(name)} is empty (zero bytes)")
+    if (found.width, found.height) != (info.width, info.height):
+        raise ValueError(
+            f"its mask {shown(name)} is {found.width}x{found.height} px, the picture {info.width}x{info.height}"
+        )
+    return mask

@@ -1,0 +1,191 @@
+"""Writes a data set of two synthetic people: OUT/a, OUT/b and the true swaps OUT/truth/a, OUT/truth/b.
+
+Beside each NNNN.png lie NNNN.json, {"image", "mask", "size", "landmarks": 68 of [x, y]}, and NNNN_mask.png, one
+channel 0..255. A truth pair shares pose, expression, light, clothes and background.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from swapfast.errors import EXIT_FAILED, SwapfastError
+
+from .identity import draw_identities
+from .render import RenderedFace, render
+from .scene import Scene, draw_scene
+from .streams import SIDE_A, SIDE_B, TRUTH, generator
+
+SIZES = (64, 1024)
+_CHUNK = 4  # pictures a worker takes at a time
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the drawn scenes spread: deviations in rad, light in degrees to either side (left negative)."""
+
+    faces: int
+    yaw_deviation: float
+    pitch_deviation: float
+    roll_deviation: float
+    light_left: float
+    light_right: float
+
+    @classmethod
+    def of(cls, scenes: list[Scene]) -> Spread:
+        """The spread of ``scenes``, at least one."""
+        angles = np.array([(s.pose.yaw, s.pose.pitch, s.pose.roll) for s in scenes])
+        azimuths = [s.light.azimuth for s in scenes]
+        return cls(len(scenes), *angles.std(axis=0).tolist(), min(azimuths), max(azimuths))
+
+    def __str__(self) -> str:
+        return (
+            f"yaw deviation {self.yaw_deviation:.2f} rad, pitch {self.pitch_deviation:.2f}, "
+            f"roll {self.roll_deviation:.2f}, light from {self.light_left:+.0f} to {self.light_right:+.0f} degrees, "
+            f"over {self.faces} scenes"
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One scene to draw, of one person or, for the truth, of both."""
+
+    root: str
+    seed: int
+    stream: int
+    index: int
+    size: int
+
+
+def _check(faces: int, size: int, pairs: int, seed: int, workers: int | None) -> None:
+    if faces < 1:
+        raise SwapfastError(f"--faces {faces}: at least 1 face per person is needed")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise SwapfastError(f"--size {size}: pictures are {SIZES[0]} to {SIZES[1]} px wide")
+    if pairs < 0:
+        raise SwapfastError(f"--pairs {pairs}: must be 0 (no true swaps) or more")
+    if not 0 <= seed < 2**64:
+        raise SwapfastError(f"--seed {seed}: must lie within 0 .. 2**64 - 1 ({2**64 - 1})")
+    if workers is not None and workers < 1:
+        raise SwapfastError(f"--workers {workers}: at least 1 process is needed")
+
+
+def _free_folder(out: Path) -> Path:
+    """A new, hidden folder beside ``out`` to draw into."""
+    if out.exists() and not out.is_dir():
+        raise SwapfastError(f"{out} is a file: give a new folder for the faces")
+    partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise SwapfastError(f"{out} is not empty: give a new folder, or remove that one first")
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise SwapfastError(f"cannot write beside {out}: {error.strerror}; give a folder you may write to") from error
+    return partial
+
+
+def _write(folder: Path, index: int, face: RenderedFace) -> None:
+    name = f"{index:04d}"
+    for stem, pixels in ((name, face.image), (f"{name}_mask", face.mask)):
+        (folder / f"{stem}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    record = {
+        "image": f"{name}.png",
+        "mask": f"{name}_mask.png",
+        "size": face.image.shape[0],
+        "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in face.landmarks],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def _draw(job: _Job) -> Scene:
+    """Draws and writes the job's pictures; returns the scene for the report."""
+    scene = draw_scene(generator(job.seed, job.stream, job.index))
+    a, b = draw_identities(job.seed)
+    pictures = {SIDE_A: {"a": a}, SIDE_B: {"b": b}, TRUTH: {"truth/a": a, "truth/b": b}}[job.stream]
+    for folder, person in pictures.items():
+        _write(Path(job.root, folder), job.index, render(person, scene, job.size))
+    return scene
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends the pool
+    cv2.setNumThreads(1)
+
+
+def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
+    """Draws the jobs, in this process or in several, and yields their scenes in order."""
+    if workers == 1:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield from map(_draw, jobs)
+        finally:
+            cv2.setNumThreads(threads)
+        return
+    context = multiprocessing.get_context("spawn")  # safe whatever threads or devices the parent holds
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    try:
+        yield from pool.map(_draw, jobs, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _draw_all(jobs: list[_Job], workers: int, progress: Callable[[int, int], None] | None) -> list[Scene]:
+    scenes: list[Scene] = []
+    done, total = 0, sum(2 if job.stream == TRUTH else 1 for job in jobs)
+    for job, scene in zip(jobs, _scenes(jobs, workers), strict=True):
+        scenes.append(scene)
+        done += 2 if job.stream == TRUTH else 1
+        if progress is not None:
+            progress(done, total)
+    return scenes
+
+
+def synthesize(
+    out: Path,
+    faces: int = 300,
+    size: int = 256,
+    pairs: int = 40,
+    seed: int = 1,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Spread:
+    """Writes ``faces`` pictures of A and as many of B, and ``pairs`` true swaps, ``size`` px square, to ``out``.
+
+    Every picture is a function of the seed, its folder and its number alone. ``workers`` processes draw (None: one
+    per core); ``progress`` is told (pictures done, pictures in all). ``out`` appears only when it is complete.
+    With more than one worker a script must call this under ``if __name__ == "__main__"``.
+    """
+    _check(faces, size, pairs, seed, workers)
+    out = Path(out)
+    partial = _free_folder(out)
+    try:
+        for folder in ("a", "b", *(("truth/a", "truth/b") if pairs else ())):
+            (partial / folder).mkdir(parents=True)
+        counts = {SIDE_A: faces, SIDE_B: faces, TRUTH: pairs}
+        jobs = [_Job(str(partial), seed, stream, i, size) for stream, count in counts.items() for i in range(count)]
+        workers = workers or min(os.cpu_count() or 1, len(jobs))
+        scenes = _draw_all(jobs, workers, progress)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise SwapfastError(f"could not write {out}: {error}", EXIT_FAILED) from error
+    except BrokenProcessPool as error:
+        raise SwapfastError(
+            "a drawing process was killed, perhaps for memory: use fewer workers", EXIT_FAILED
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Spread.of(scenes)

@@ -1,0 +1,183 @@
+"""Who a synthetic person is: shape, colouring and hair, drawn in pairs that cannot be confused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from .streams import IDENTITIES, generator
+
+Colour = tuple[float, float, float]  # BGR, 0..1, as a screen shows it
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape traits, each -1..1 around an average adult face."""
+
+    face_width: float = 0.0
+    jaw_square: float = 0.0
+    chin_length: float = 0.0
+    eye_gap: float = 0.0
+    eye_size: float = 0.0
+    eye_tilt: float = 0.0
+    brow_height: float = 0.0
+    brow_arch: float = 0.0
+    brow_weight: float = 0.0
+    nose_length: float = 0.0
+    nose_width: float = 0.0
+    nose_bridge: float = 0.0
+    mouth_width: float = 0.0
+    mouth_height: float = 0.0
+    lip_fullness: float = 0.0
+    cheekbones: float = 0.0
+    ears: float = 0.0
+    neck: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hair:
+    """A cut. ``hairline`` gives the height where hair begins (y down, eyes at 0, in eye distances) at the
+    longitudes 0, 35, 55, 70, 82, 100 and 180 degrees from the middle of the face; ``thickness`` is relative to
+    the head's radius; ``curl`` 0..1 turns strands into locks; ``part`` moves the parting sideways, -1..1;
+    ``length`` is what hangs down behind: 0 nothing, 0.6 to the jaw, 1 to the shoulders."""
+
+    hairline: tuple[float, ...]
+    thickness: float
+    curl: float = 0.0
+    part: float = 0.0
+    length: float = 0.0
+    bun: bool = False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person. Colours are BGR 0..1; the other amounts are 0..1 unless said otherwise."""
+
+    key: int  # seeds what is fixed on this person: freckles, strands, single brow hairs
+    shape: Shape
+    skin: Colour
+    hair_colour: Colour
+    iris: Colour
+    lips: Colour
+    hair: Hair
+    freckles: float = 0.0
+    stubble: float = 0.0
+    beard: float = 0.0
+    makeup: float = 0.0
+    blush: float = 0.0
+    age: float = 0.0
+    mole: tuple[float, float] | None = None  # place in the face plane, in eye distances
+
+
+def _rgb(*values: int) -> Colour:
+    red, green, blue = values
+    return blue / 255, green / 255, red / 255
+
+
+# Human skin from pale to deep: depth 0..1 runs along this line.
+_SKIN_DEPTH = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SKIN_TONES = np.array(
+    [_rgb(246, 216, 200), _rgb(232, 188, 160), _rgb(197, 145, 111), _rgb(143, 96, 70), _rgb(92, 60, 44)]
+)
+
+_LIGHT_HAIR = {
+    "blond": _rgb(202, 164, 104),
+    "ginger": _rgb(168, 84, 38),
+    "chestnut": _rgb(104, 64, 38),
+    "grey": _rgb(168, 164, 160),
+    "dark brown": _rgb(62, 40, 28),
+}
+_DARK_HAIR = {"black": _rgb(26, 22, 22), "dark brown": _rgb(52, 34, 26), "salt and pepper": _rgb(96, 92, 90)}
+_LIGHT_IRIS = (_rgb(74, 130, 178), _rgb(92, 140, 96), _rgb(120, 140, 150), _rgb(128, 90, 52))
+_DARK_IRIS = (_rgb(84, 52, 30), _rgb(60, 38, 26), _rgb(112, 82, 44))
+
+_SHORT_CUTS = {
+    "crop": Hair((-1.12, -1.05, -0.72, -0.35, 0.20, 0.95, 1.35), thickness=0.09),
+    "side part": Hair((-1.10, -1.00, -0.70, -0.30, 0.25, 1.0, 1.4), thickness=0.15, part=0.6),
+    "quiff": Hair((-1.16, -1.06, -0.78, -0.45, 0.10, 0.9, 1.3), thickness=0.19, curl=0.25),
+    "receding": Hair((-1.24, -1.34, -1.02, -0.45, 0.15, 0.95, 1.35), thickness=0.055),
+    "curls": Hair((-1.08, -1.0, -0.78, -0.38, 0.15, 0.95, 1.35), thickness=0.21, curl=1.0),
+}
+_LONG_CUTS = {
+    "long": Hair((-1.14, -1.02, -0.66, -0.05, 0.75, 1.5, 1.7), thickness=0.12, part=0.15, length=1.0),
+    "fringe": Hair((-0.66, -0.64, -0.60, -0.05, 0.80, 1.5, 1.7), thickness=0.14, length=1.0),
+    "wavy": Hair((-1.12, -0.98, -0.60, 0.0, 0.80, 1.5, 1.7), thickness=0.18, curl=0.6, part=-0.5, length=1.0),
+    "bun": Hair((-1.12, -1.05, -0.76, -0.36, 0.08, 0.85, 1.2), thickness=0.075, bun=True),
+    "bob": Hair((-1.02, -0.95, -0.64, -0.08, 0.70, 1.3, 1.5), thickness=0.17, part=0.7, length=0.55),
+}
+
+
+def _mixed(colour: Colour, other: Colour, amount: float) -> Colour:
+    return tuple(float(a + (b - a) * amount) for a, b in zip(colour, other, strict=True))
+
+
+def skin_tone(depth: float) -> Colour:
+    """The skin colour at ``depth``, 0 pale .. 1 deep."""
+    return tuple(float(np.interp(depth, _SKIN_DEPTH, _SKIN_TONES[:, channel])) for channel in range(3))
+
+
+def _apart_shapes(rng: np.random.Generator) -> tuple[Shape, Shape]:
+    """Two shapes on opposite sides of the average in every trait, each clearly off it."""
+    count = len(fields(Shape))
+    signs = rng.choice((-1.0, 1.0), count)
+    first, second = rng.uniform(0.35, 1.0, (2, count))
+    return Shape(*(signs * first).tolist()), Shape(*(-signs * second).tolist())
+
+
+def _marks(rng: np.random.Generator, masculine: bool, dark: bool) -> dict:
+    """What is on the skin: at most one strong feature of each kind, so that a person stays plausible."""
+    marks = {"blush": float(rng.uniform(0.1, 0.5)), "age": float(rng.uniform(0, 0.85) ** 2.5)}
+    if masculine:
+        growth = rng.choice(("none", "stubble", "beard"), p=(0.3, 0.4, 0.3))
+        if growth != "none":
+            marks[str(growth)] = float(rng.uniform(0.55, 1.0))
+    else:
+        marks["makeup"] = float(rng.uniform(0.15, 1.0))
+    if not dark and rng.random() < 0.45:
+        marks["freckles"] = float(rng.uniform(0.4, 1.0))
+    if rng.random() < 0.4:
+        side = rng.choice((-1.0, 1.0))
+        marks["mole"] = (float(side * rng.uniform(0.4, 0.75)), float(rng.uniform(0.5, 1.2)))
+    return marks
+
+
+def _person(rng: np.random.Generator, shape: Shape, depth: float, masculine: bool, cut: str) -> Identity:
+    dark = depth > 0.42
+    skin = skin_tone(depth)
+    marks = _marks(rng, masculine, dark)
+    hairs = _DARK_HAIR if dark else _LIGHT_HAIR
+    grey = np.array(["grey" in name or "salt" in name for name in hairs])
+    chances = np.where(grey, 0.1 + marks["age"], 1.0)
+    hair_colour = hairs[str(rng.choice(list(hairs), p=chances / chances.sum()))]
+    irises = _DARK_IRIS if dark else _LIGHT_IRIS
+    lips = _mixed(skin, _rgb(176, 72, 78) if not dark else _rgb(140, 62, 66), 0.5)
+    lips = _mixed(lips, _rgb(170, 34, 52), 0.65 * marks.get("makeup", 0.0))
+    return Identity(
+        key=int(rng.integers(2**63)),
+        shape=shape,
+        skin=skin,
+        hair_colour=hair_colour,
+        iris=irises[int(rng.integers(len(irises)))],
+        lips=lips,
+        hair=(_SHORT_CUTS | _LONG_CUTS)[cut],
+        **marks,
+    )
+
+
+def draw_identities(seed: int) -> tuple[Identity, Identity]:
+    """The persons A and B of ``seed``: apart in skin depth, cut and every shape trait, whichever seed it is."""
+    rng = generator(seed, IDENTITIES, 0)
+    shapes = _apart_shapes(rng)
+    pale = rng.uniform(0.07, 0.24)
+    depths = [pale, pale + rng.uniform(0.40, 0.47)]
+    if rng.random() < 0.5:
+        depths.reverse()
+    masculine = rng.random(2) < 0.5
+    people, taken = [], set()
+    for shape, depth, man in zip(shapes, depths, masculine, strict=True):
+        cuts = [name for name in (_SHORT_CUTS if man else _LONG_CUTS) if name not in taken]
+        cut = str(rng.choice(cuts))
+        taken.add(cut)
+        people.append(_person(rng, shape, float(depth), bool(man), cut))
+    return people[0], people[1]

@@ -1,0 +1,228 @@
+"""From a person and a scene to a picture: camera, parts in depth order, light, landmarks, mask.
+
+World space is head space before the head turns: x right, y down, z to the viewer, unit one eye distance. Everything
+is drawn at twice the size into a buffer of depth, normal, colour and mask, lit once, then averaged down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .backdrop import paint_backdrop
+from .canvas import lookup, smoothstep
+from .hair import HairMap
+from .identity import Identity
+from .paint import paint_face
+from .parts import put_parts
+from .scene import Light, Pose, Scene
+from .surface import Head, Hits
+from .template import expressed, shaped
+
+_OVER = 2  # samples per pixel and axis
+_EYE_DISTANCE = 0.192  # of the picture's side, so that the head takes about 70 % of the height
+_CAMERA = 16.0  # eye distances from the origin
+_PIVOT = np.array([0.0, 0.9, -0.25])  # the head turns about the top of the neck
+_EXPOSURE = 0.68
+_EYES_AT = 0.475  # of the picture's height
+
+
+@dataclass(frozen=True)
+class RenderedFace:
+    """image uint8 (S, S, 3) BGR; landmarks float32 (68, 2) in px, centres at integers; mask uint8 (S, S)."""
+
+    image: np.ndarray
+    landmarks: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Maps world space to pixels of a picture ``size`` px wide and back to rays."""
+
+    size: int
+    zoom: float
+
+    @property
+    def focal(self) -> float:
+        return self.size * _EYE_DISTANCE * self.zoom * _CAMERA
+
+    @property
+    def eye(self) -> np.ndarray:
+        """Where it stands, world space."""
+        return np.array([0.0, 0.0, _CAMERA])
+
+    @property
+    def centre(self) -> np.ndarray:
+        return np.array([0.5, _EYES_AT]) * self.size - 0.5
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """(n, 3) world points to (n, 2) pixels."""
+        return self.centre + self.focal * points[:, :2] / (_CAMERA - points[:, 2:])
+
+    def rays(self, rows: slice, columns: slice) -> np.ndarray:
+        """(h, w, 3) unit directions from the camera through the samples of a window."""
+        x = ((np.arange(columns.start, columns.stop) + 0.5) / _OVER - 0.5 - self.centre[0]) / self.focal
+        y = ((np.arange(rows.start, rows.stop) + 0.5) / _OVER - 0.5 - self.centre[1]) / self.focal
+        rays = np.empty((len(y), len(x), 3), np.float32)
+        rays[..., 0], rays[..., 1], rays[..., 2] = x[None, :], y[:, None], -1
+        return rays / np.linalg.norm(rays, axis=2, keepdims=True)
+
+    def window(self, centre: np.ndarray, reach: np.ndarray) -> tuple[slice, slice]:
+        """Samples that can see a box of half-size ``reach`` (x, y) about ``centre`` (world)."""
+        middle = self.project(centre[None])[0]
+        half = self.focal * np.asarray(reach) / (_CAMERA - centre[2] - max(reach))
+        low = np.clip(np.floor((middle - half) * _OVER), 0, self.size * _OVER - 2).astype(int)
+        high = np.clip(np.ceil((middle + half) * _OVER) + 1, low + 2, self.size * _OVER).astype(int)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+class Buffer:
+    """What the nearest surface is at each sample, samples in one row: distance, normal, colour (linear BGR and
+    gloss), openness (to the sky, to the key light) and face mask."""
+
+    def __init__(self, size: int) -> None:
+        self.side = size * _OVER
+        count = self.side**2
+        self.distance = np.full(count, np.inf, np.float32)
+        self.normal = np.zeros((count, 3), np.float32)
+        self.colour = np.zeros((count, 4), np.float32)
+        self.open = np.zeros((count, 2), np.float32)
+        self.mask = np.zeros(count, np.float32)
+
+    def numbers(self, window: tuple[slice, slice]) -> np.ndarray:
+        """(h * w,) the samples of a window."""
+        rows, columns = (np.arange(part.start, part.stop) for part in window)
+        return (rows[:, None] * self.side + columns).ravel()
+
+    def nearer(self, samples: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of ``samples`` would be seen at ``distance``."""
+        return distance < self.distance[samples]
+
+    def put(self, samples, distance, normal, colour, opened, mask) -> None:
+        """Writes the samples, all of them seen."""
+        self.distance[samples] = distance
+        self.normal[samples] = normal
+        self.colour[samples] = colour
+        self.open[samples] = opened
+        self.mask[samples] = mask
+
+
+def turn_matrix(pose: Pose) -> np.ndarray:
+    """(3, 3): head space to world space."""
+    cos, sin = np.cos, np.sin
+    yaw, pitch, roll = pose.yaw, pose.pitch, -pose.roll
+    about_y = np.array([[cos(yaw), 0, sin(yaw)], [0, 1, 0], [-sin(yaw), 0, cos(yaw)]])
+    about_x = np.array([[1, 0, 0], [0, cos(pitch), sin(pitch)], [0, -sin(pitch), cos(pitch)]])
+    about_z = np.array([[cos(roll), -sin(roll), 0], [sin(roll), cos(roll), 0], [0, 0, 1]])
+    return about_z @ about_x @ about_y
+
+
+@lru_cache(maxsize=4)
+def _hair_map(identity: Identity, size: int) -> HairMap:
+    return HairMap(identity, size)
+
+
+def render(identity: Identity, scene: Scene, size: int = 256) -> RenderedFace:
+    """The person in the scene, ``size`` px square: a pure function of its arguments."""
+    points = expressed(shaped(identity.shape), scene.expression)
+    hair = _hair_map(identity, size)
+    scale = size * _EYE_DISTANCE * 2.2
+    head = Head(points, identity.shape, scene.expression, hair, scale / 2)
+    camera = Camera(size, scene.pose.zoom)
+    turn = turn_matrix(scene.pose)
+    place = _PIVOT - turn @ _PIVOT + (*scene.pose.shift, 0.0)
+    buffer = Buffer(size)
+    _put_head(buffer, camera, head, identity, scene, scale, turn, place)
+    put_parts(buffer, camera, identity, scene, turn, place)
+    landmarks = camera.project(head.landmarks() @ turn.T + place)
+    image, mask = _develop(buffer, scene, size)
+    return RenderedFace(image, landmarks.astype(np.float32), mask)
+
+
+def _put_head(buffer, camera, head: Head, identity, scene, scale, turn, place) -> None:
+    reach = 1 + identity.hair.thickness * 1.5
+    middle = turn @ np.array([0, (head.chin - 1.72) / 2, 0.2]) + place
+    window = camera.window(middle, np.array([1.32, 1.95]) * reach + 0.25 * abs(np.sin(scene.pose.roll)))
+    rays = camera.rays(*window)
+    hits = head.trace((camera.eye - place) @ turn, rays @ turn.astype(np.float32), _CAMERA - 3.0, _CAMERA + 1.6)
+    sheet = paint_face(identity, scene, head.points, scale)
+    colour, hair = _head_colour(hits, head, sheet, identity)
+    opened = head.sample(_openness(head, light_direction(scene.light) @ turn), hits.x, hits.y)
+    opened[:, 0] *= 1 - 0.25 * hair * smoothstep(hits.y, -0.9, 0.3)
+    mask = smoothstep(hits.egg_z, 0.0, 0.06) * smoothstep(hits.y, -1.5, -1.3) * (1 - hair)
+    normal = hits.normal @ turn.T.astype(np.float32)
+    buffer.put(buffer.numbers(window)[hits.rays], hits.t, normal, colour, opened, mask)
+
+
+def _head_colour(hits: Hits, head: Head, sheet, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
+    """Linear BGR and gloss (n, 4), and how much of each sample is hair (n,)."""
+    colour = lookup(sheet.image, *sheet.pixel(np.stack([hits.x, hits.y], axis=1)).T)
+    cover = head.hair.lookup(head.hair.cover, hits.longitude, hits.y)
+    tone = head.hair.lookup(head.hair.tone, hits.longitude, hits.y)
+    strands = tone[:, None] * np.append(np.float32(identity.hair_colour), np.float32(0.35))
+    colour += (strands - colour) * cover[:, None]
+    colour[:, :3] *= colour[:, :3]
+    return np.clip(colour, 0, 1), cover
+
+
+def _openness(head: Head, light: np.ndarray) -> np.ndarray:
+    """(h, w, 2) over the face plane: how open each place is to the sky, and to the key light.
+
+    The second marches over the face towards the light and asks whether anything rises above the ray, as in
+    horizon-based shadows for height fields; the height by which it does softens the edge.
+    """
+    scale = head.scale
+    hollow = cv2.GaussianBlur(head.relief, (0, 0), 0.11 * scale) - head.relief
+    sky = np.clip(1 - 3.2 * np.maximum(hollow, 0) + 0.5 * np.minimum(hollow, 0), 0.35, 1.0)
+    blocked = np.zeros_like(head.front)
+    for step in (0.07, 0.13, 0.2, 0.28, 0.38, 0.5):
+        dx, dy = light[0] * step * scale, light[1] * step * scale
+        move = np.float32([[1, 0, -dx], [0, 1, -dy]])
+        shifted = cv2.warpAffine(
+            head.front, move, head.front.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        blocked = np.maximum(blocked, (shifted - head.front - light[2] * step) / (0.05 + 0.35 * step))
+    lit = 1 - 0.65 * smoothstep(cv2.GaussianBlur(blocked, (0, 0), 0.02 * scale), 0.0, 1.0)
+    return np.dstack([sky, lit]).astype(np.float32)
+
+
+def light_direction(light: Light) -> np.ndarray:
+    """(3,) world: from the face towards the key light."""
+    azimuth, elevation = np.radians([light.azimuth, light.elevation])
+    across = np.cos(elevation)
+    return np.array([np.sin(azimuth) * across, -np.sin(elevation), np.cos(azimuth) * across])
+
+
+def _lit(buffer: Buffer, seen: np.ndarray, light: Light) -> np.ndarray:
+    """Linear light (n, 3) of the ``seen`` samples: wrapped diffuse, more so in red as in skin, plus a Blinn-Phong
+    highlight and the sky."""
+    normal, colour, opened = buffer.normal[seen], buffer.colour[seen], buffer.open[seen]
+    direction = light_direction(light)
+    halfway = direction + (0, 0, 1)
+    facing, shine = (normal @ np.stack([direction, halfway / np.linalg.norm(halfway)], axis=1).astype(np.float32)).T
+    wrap = np.array((0.20, 0.26, 0.40), np.float32)
+    tint = 1 + 0.06 * light.warmth * np.array((-1, 0, 1))
+    key = np.maximum(facing[:, None] + wrap, 0) * (1.55 * light.strength * tint / (1 + wrap)).astype(np.float32)
+    sky = np.float32(light.ambient) * (0.8 - 0.2 * normal[:, 1]) * opened[:, 0]
+    gloss = colour[:, 3]
+    broad = np.square(np.square(np.square(np.maximum(shine, 0))))  # ** 8
+    narrow = broad * broad
+    shine = (0.14 * broad + 0.5 * gloss * narrow * narrow) * gloss * np.float32(light.strength)
+    return colour[:, :3] * (key * opened[:, 1:] + sky[:, None]) + (shine * opened[:, 0] * opened[:, 1])[:, None]
+
+
+def _develop(buffer: Buffer, scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and its mask, averaged down over the backdrop, uint8."""
+    seen = np.flatnonzero(np.isfinite(buffer.distance))
+    layer = np.zeros((buffer.side**2, 4), np.float32)  # light and cover
+    layer[seen, :3] = np.sqrt(np.clip(_lit(buffer, seen, scene.light) * _EXPOSURE, 0, 1))
+    layer[seen, 3] = 1
+    layer = cv2.resize(layer.reshape(buffer.side, buffer.side, 4), (size, size), interpolation=cv2.INTER_AREA)
+    light, seen = layer[..., :3], layer[..., 3]
+    mask = cv2.resize(buffer.mask.reshape(buffer.side, buffer.side), (size, size), interpolation=cv2.INTER_AREA)
+    picture = light + paint_backdrop(scene.backdrop, size) * (1 - seen[..., None])
+    return np.round(picture * 255).clip(0, 255).astype(np.uint8), np.round(mask * 255).clip(0, 255).astype(np.uint8)

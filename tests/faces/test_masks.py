@@ -1,0 +1,347 @@
+"""Masks: faceswap's, where it is right; beside the face where it is not, ours is on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from face_samples import a_face, a_picture, a_stored_mask, corrected, write_plain
+
+from swapfast.config import CropConfig, MaskConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.alignment import align, to_68
+from swapfast.faces.crop import crop_face, crop_landmarks, crop_window
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.masks import (
+    EYE_PARTS,
+    FACE_PARTS,
+    MOUTH_PARTS,
+    blur,
+    clean_stored,
+    dilate,
+    draw_face,
+    draw_parts,
+    face_mask,
+    feature_mask,
+    lift_brows,
+    mask_names,
+    training_masks,
+)
+from swapfast.faces.record import FaceRecord, StoredMask
+
+EDGE_LEVELS = 2  # DESIGN.md section 2: masks differ by at most 2 levels, at their edges
+
+
+def gap(ours: np.ndarray, theirs: np.ndarray) -> int:
+    assert ours.shape == theirs.shape and ours.dtype == np.uint8
+    return int(np.abs(ours.astype(int) - theirs).max())
+
+
+def a_record(**changes) -> FaceRecord:
+    points = to_68(a_face().astype(float))
+    record = FaceRecord(Path("somewhere/face.png"), "plain", 400, 400, points, align(points))
+    return dataclasses.replace(record, **changes)
+
+
+# --- drawn from landmarks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(golden):
+    return golden("landmark_masks")
+
+
+@pytest.mark.golden
+def test_landmarks_of_the_crops_are_faceswaps(drawn, golden_heads, within):
+    keys = [key for key in drawn.files if key.startswith("landmarks_")]
+    assert keys
+    worst = 0.0
+    for key in keys:
+        _, file, size = key.split("_")
+        ours = crop_landmarks(golden_heads[int(file[1:])][0], CropConfig(), int(size))
+        worst = max(worst, np.abs(ours - drawn[key]).max())
+    within("crop landmarks, px", worst, 2e-4 if cv2.__version__.startswith("5.") else 0.01)
+
+
+@pytest.mark.golden
+def test_drawn_masks_are_faceswaps(drawn, within):
+    draw = {
+        "face": lambda points, size: draw_face(points, size, extended=False),
+        "face_extended": draw_face,
+        "eye": lambda points, size: draw_parts(points, size, EYE_PARTS),
+        "mouth": lambda points, size: draw_parts(points, size, MOUTH_PARTS),
+    }
+    worst: dict[str, int] = {}
+    for key in drawn.files:
+        what, _, rest = key.partition("_")
+        if what in ("landmarks", "points"):
+            continue
+        name, file, size = rest.rsplit("_", 2)
+        points, size = drawn[f"landmarks_{file}_{size}"], int(size)
+        if what == "raw":
+            ours = draw[name](points, size)
+        elif what == "train":
+            ours = feature_mask(points, size, name)
+        elif what.startswith("dil"):
+            ours = dilate(draw[name](points, size), float(what[3:]))
+        elif what.startswith("blur"):
+            kind, passes, name = name.split("_", 2)
+            ours = blur(draw[name](points, size), int(what[4:]), int(passes), box=kind == "normalized")
+        else:
+            pytest.fail(f"no idea what {key} is")
+        part = what.rstrip("-.0123456789")
+        worst[part] = max(worst.get(part, 0), gap(ours, drawn[key]))
+    assert set(worst) == {"raw", "train", "dil", "blur"}
+    for what, error in worst.items():
+        within(f"{what}, levels", error, EDGE_LEVELS)
+
+
+@pytest.mark.golden
+def test_the_hulls_are_drawn_around_faceswaps_points(drawn):
+    keys = [key for key in drawn.files if key.startswith("points_face_extended_f")]
+    assert keys
+    for key in keys:
+        file, size = key.split("_")[-2:]
+        lifted = np.rint(lift_brows(drawn[f"landmarks_{file}_{size}"])).astype(int)
+        np.testing.assert_array_equal(np.concatenate([lifted[part] for part in FACE_PARTS]), drawn[key])
+
+
+def test_drawing_survives_points_far_outside():
+    assert draw_face(a_face() - 1e5, 64).max() == 0
+    assert draw_face((a_face() - 200) * 1e3, 64).max() == 255
+
+
+# --- stored in the header ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(golden):
+    return golden("stored_masks")
+
+
+@pytest.fixture(scope="module")
+def cases(golden) -> dict[str, dict]:
+    manifest = json.loads((golden.folder / "manifest.json").read_text())
+    return manifest["files"]["stored_masks.npz"]["params"]["cases"]
+
+
+def configs(case: dict) -> tuple[CropConfig, MaskConfig]:
+    crop = CropConfig(
+        centering=case["centering"], coverage=case["coverage"], vertical_offset=float(case["y_offset_pct"])
+    )
+    mask = MaskConfig(
+        mask_type=case["mask"],
+        dilation=case["dilation_pct"],
+        blur_kernel=case["blur_kernel"],
+        threshold=case["threshold_pct"],
+    )
+    return crop, mask
+
+
+def is_the_defect(case: dict, record: FaceRecord) -> bool:
+    same = record.stored_masks[case["mask"]].stored_centering == case["centering"]
+    return same and case["coverage"] == 100 and case["y_offset_pct"] != 0
+
+
+@pytest.mark.golden
+def test_stored_masks_are_faceswaps_but_for_the_lost_offset(stored, cases, golden_heads, within):
+    files = {"f0": golden_heads[0][0], "f3": golden_heads[3][0]}
+    worst, compared = {"read": 0, "cleaned": 0, "cropped": 0}, 0
+    for key in stored.files:
+        what, file, name = key.split("_", 2)
+        record = files[file]
+        if what == "stored":
+            worst["read"] = max(worst["read"], gap(record.stored_masks[name].pixels(), stored[key]))
+            continue
+        crop, mask = configs(cases[name])
+        if what == "prep":
+            pixels = record.stored_masks[mask.mask_type].pixels()
+            ours = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
+            worst["cleaned"] = max(worst["cleaned"], gap(ours, stored[key]))
+        elif what == "out" and not is_the_defect(cases[name], record):
+            ours = face_mask(record, crop, mask, cases[name]["size"])
+            worst["cropped"] = max(worst["cropped"], gap(ours, stored[key]))
+            compared += 1
+    assert compared >= 20
+    for what, error in worst.items():
+        within(f"{what}, levels", error, EDGE_LEVELS)
+
+
+def middle_row(mask: np.ndarray) -> float:
+    return (mask.sum(axis=1) * np.arange(mask.shape[0])).sum() / mask.sum()
+
+
+@pytest.mark.golden
+def test_the_vertical_offset_moves_a_stored_mask_too(stored, cases, golden_heads, within):
+    """faceswap leaves the mask where it was; moved by the offset it lies on the moved face."""
+    files = {"f0": golden_heads[0][0], "f3": golden_heads[3][0]}
+    checked = 0
+    for name, case in cases.items():
+        for file, record in files.items():
+            if not is_the_defect(case, record):
+                continue
+            prepared = stored[f"prep_{file}_{name}"]
+            edge, size = prepared.shape[0], case["size"]
+            core = edge * {"face": 0.5, "head": 0.375, "legacy": 0.625}[case["centering"]]
+            down = round(case["y_offset_pct"] / 100 * core)
+            expected = np.zeros_like(prepared)
+            expected[max(down, 0) : edge + min(down, 0)] = prepared[max(-down, 0) : edge - max(down, 0)]
+            assert edge == size, "this expectation is built without resizing"
+            ours = face_mask(record, *configs(case), size)
+            within(f"{file} {name}: moved mask, levels", gap(ours, expected), 0)
+            assert (ours != stored[f"out_{file}_{name}"]).mean() > 0.01
+            assert middle_row(ours) - middle_row(stored[f"out_{file}_{name}"]) > 0.5 * down
+            checked += 1
+    assert checked
+
+
+# --- whole items ------------------------------------------------------------------------------------------
+
+ITEMS = {
+    "default": (CropConfig(), MaskConfig()),
+    "bisenet": (CropConfig(), MaskConfig(mask_type="bisenet-fp_face")),
+    "cov875_off5": (CropConfig(coverage=87.5, vertical_offset=5), MaskConfig()),
+    "head": (CropConfig(centering="head"), MaskConfig(mask_type="bisenet-fp_head")),
+    "nomask": (CropConfig(), MaskConfig(mask_type="none")),
+    "dil2_components": (CropConfig(), MaskConfig(mask_type="components", dilation=2)),
+}
+
+
+@pytest.mark.golden
+def test_training_items_are_faceswaps(golden, golden_heads, within):
+    vectors = golden("dataset_items")
+    keys = [key for key in vectors.files if not key.startswith("preview")]
+    assert keys
+    for key in keys:
+        tag, size, index = key.rsplit("_", 2)
+        (crop, mask), size = ITEMS[tag], int(size)
+        record, picture = golden_heads[int(index[1:])]
+        wanted = vectors[key].shape[2] - 3
+        names = mask_names(mask, face=wanted > 0, eye=wanted > 0, mouth=wanted > 0)
+        image = crop_face(record, picture, crop, size)
+        masks = training_masks(record, crop, mask, size, names)
+        expected = corrected(vectors[key][..., :3], picture, crop_window(record, crop))
+        within(f"{key}: image, levels", np.abs(image - expected).max(), 1)
+        assert masks.shape == (size, size, wanted)
+        for channel, name in enumerate(names):
+            within(f"{key}: {name}, levels", gap(masks[..., channel], vectors[key][..., 3 + channel]), EDGE_LEVELS)
+
+
+def test_mask_names_keep_their_order():
+    assert mask_names(MaskConfig(), True, True, True) == ["face", "eye", "mouth"]
+    assert mask_names(MaskConfig(), True, False, True) == ["face", "mouth"]
+    assert mask_names(MaskConfig(), False, False, False) == []
+    assert mask_names(MaskConfig(mask_type="none"), True, True, False) == ["eye"]
+
+
+def test_masks_come_in_the_order_asked_for_and_lie_on_their_features():
+    record = a_record()
+    masks = training_masks(record, CropConfig(), MaskConfig(), 128, ["face", "eye", "mouth"])
+    points = np.rint(crop_landmarks(record, CropConfig(), 128)).astype(int)
+    mouth, eye, nose = points[48:60].mean(axis=0), points[36:42].mean(axis=0), points[30]
+    for where, expected in ((nose, (255, 0, 0)), (eye, (255, 255, 0)), (mouth, (255, 0, 255))):
+        x, y = np.rint(where).astype(int)
+        assert tuple(np.where(masks[y, x] > 200, 255, masks[y, x])) == expected
+    assert training_masks(record, CropConfig(), MaskConfig(), 128, []).shape == (128, 128, 0)
+
+
+# --- a mask beside the picture ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [48, 320])
+def test_a_mask_file_is_cut_exactly_as_its_picture(tmp_path, size, within):
+    rng = np.random.default_rng(3)
+    soft = cv2.GaussianBlur(rng.uniform(0, 255, (380, 420)).astype(np.float32), (0, 0), 8)
+    mask = np.clip((soft - soft.mean()) * 12 + 128, 0, 255).astype(np.uint8)
+    picture = cv2.merge([mask] * 3)  # a picture that is its own mask must stay so
+    write_plain(tmp_path / "one.png", picture, a_face(), mask)
+    (record,) = scan_folder(tmp_path).records
+    crop, kind = CropConfig(coverage=80, vertical_offset=-6), MaskConfig(mask_type="file")
+    ours = training_masks(record, crop, kind, size, ["face"])[..., 0]
+    within(f"size {size}, levels", gap(ours, crop_face(record, picture, crop, size)[..., 1]), 0)
+
+
+def test_outside_the_picture_there_is_no_face(tmp_path):
+    picture = a_picture(200, 200)
+    write_plain(tmp_path / "one.png", picture, a_face(scale=120, shift=(40, 90)), np.full((200, 200), 255, np.uint8))
+    (record,) = scan_folder(tmp_path).records
+    mask = training_masks(record, CropConfig(centering="head"), MaskConfig(mask_type="file"), 96, ["face"])
+    assert mask[-3:].max() == 0 and mask[48, 48] == 255
+
+
+@pytest.mark.parametrize("group", ["a", "misc"])
+def test_the_masks_beside_photographs_cover_their_faces(photographs, group):
+    for record in scan_folder(photographs / "aligned" / group).records[:12]:
+        from_file = training_masks(record, CropConfig(), MaskConfig(mask_type="file"), 64, ["face"]) > 127
+        from_points = training_masks(record, CropConfig(), MaskConfig(mask_type="components"), 64, ["face"]) > 127
+        assert (from_file & from_points).sum() / (from_file | from_points).sum() > 0.6, record.path
+
+
+# --- what a face does not have ----------------------------------------------------------------------------
+
+
+def a_stored(name: str = "bisenet-fp_face") -> dict[str, StoredMask]:
+    made = a_stored_mask()
+    return {name: StoredMask(made["mask"], made["stored_size"], made["stored_centering"])}
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "parts"),
+    [
+        (a_record(), "file", ["face.png", "'file'", "face_mask.png"]),
+        (a_record(), "vgg-clear", ["face.png", "'vgg-clear'", "it has none", "live in faceswap PNGs"]),
+        (a_record(kind="head", stored_masks=a_stored()), "vgg-clear", ["'vgg-clear'", "it has bisenet-fp_face"]),
+        (a_record(kind="head", stored_masks=a_stored()), "file", ["'file'", "it has bisenet-fp_face"]),
+        (a_record(), "bisenet", ["unknown mask type 'bisenet'", "extended", "components", "bisenet-fp_head"]),
+        (a_record(kind="head", stored_masks=a_stored("mine")), "mime", ["Did you mean 'mine'", "extended"]),
+    ],
+)
+def test_a_mask_that_a_face_lacks_is_answered_with_what_it_has(record, kind, parts):
+    with pytest.raises(SwapfastError) as caught:
+        training_masks(record, CropConfig(), MaskConfig(mask_type=kind), 64, ["face"])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_mask_stored_under_any_name_can_be_used():
+    record = a_record(kind="head", width=256, height=256, stored_masks=a_stored("mine"))
+    assert training_masks(record, CropConfig(), MaskConfig(mask_type="mine"), 64, ["face"]).max() == 255
+
+
+def test_an_unknown_mask_name_is_answered_with_the_known():
+    with pytest.raises(SwapfastError, match=r"unknown mask 'nose'.*eye, face, mouth"):
+        training_masks(a_record(), CropConfig(), MaskConfig(), 64, ["nose"])
+
+
+def test_a_damaged_mask_file_is_an_error_that_names_it(tmp_path):
+    write_plain(tmp_path / "one.png", a_picture(300, 300), a_face(), np.zeros((300, 300), np.uint8))
+    (record,) = scan_folder(tmp_path).records
+    (tmp_path / "one_mask.png").write_bytes(b"no picture any more")
+    with pytest.raises(SwapfastError, match=r"one_mask\.png: pixels that cannot be decoded"):
+        training_masks(record, CropConfig(), MaskConfig(mask_type="file"), 64, ["face"])
+
+
+def test_small_dilation_and_no_blur_change_nothing():
+    mask = draw_face(a_face() / 5, 64)
+    np.testing.assert_array_equal(dilate(mask, 0.5), mask)
+    np.testing.assert_array_equal(blur(mask, 0), mask)
+    assert dilate(mask, 3).sum() > mask.sum() > dilate(mask, -3).sum()
+
+
+def test_a_stored_mask_never_inflates_beyond_its_size():
+    bomb = zlib.compress(bytes(64 << 20))
+    with pytest.raises(ValueError, match="more than 4096 bytes, expected 4096"):
+        StoredMask(bomb, 64, "face").pixels()
+    with pytest.raises(ValueError, match="4095 bytes, expected 4096"):
+        StoredMask(zlib.compress(bytes(4095)), 64, "face").pixels()
+    with pytest.raises(ValueError, match="truncated"):
+        StoredMask(zlib.compress(bytes(4096))[:-2], 64, "face").pixels()
+    with pytest.raises(ValueError, match="not valid zlib"):
+        StoredMask(b"no zlib", 64, "face").pixels()

@@ -1,0 +1,108 @@
+"""Decoding once: DALI's pixels, the crops in the store, and files that turn out to be bad."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.build import read_side, store_spec
+from pipelines.decode import dali_version, decode_pictures
+from pipelines.store import StoreSpec, fill_store
+from swapfast.config import CropConfig, MaskConfig, TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.crop import crop_face
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.image import read_image
+from swapfast.faces.masks import training_masks
+from swapfast.models.tiny import tiny
+
+MASKS = ("face", "eye", "mouth")
+
+
+def _spec(size=64, masks=MASKS, mask_type="extended"):
+    return StoreSpec(size, CropConfig(), MaskConfig(mask_type=mask_type), masks)
+
+
+@pytest.mark.skipif(dali_version() is None, reason="DALI is not installed here")
+def test_dali_decodes_what_opencv_decodes(made_faces):
+    paths = [record.path for record in scan_folder(made_faces / "a").records]
+    ours = [p.copy() for batch in decode_pictures(paths, 2, use_dali=True) for p in batch]
+    theirs = [p.copy() for batch in decode_pictures(paths, 2, use_dali=False) for p in batch]
+    assert len(ours) == len(theirs) == len(paths)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs))
+
+
+@pytest.mark.skipif(dali_version() is None, reason="DALI is not installed here")
+@pytest.mark.parametrize(
+    "suffix, image",
+    [
+        ("gray.png", np.arange(96 * 96, dtype=np.uint16).reshape(96, 96).astype(np.uint8)),
+        ("deep.png", (np.arange(96 * 96 * 3, dtype=np.uint32) * 7 % 65536).astype(np.uint16).reshape(96, 96, 3)),
+        ("alpha.png", np.dstack([np.full((96, 96, 3), (10, 200, 30), np.uint8), np.eye(96, dtype=np.uint8) * 255])),
+    ],
+)
+def test_unusual_pictures_are_read_right(tmp_path, suffix, image):
+    """Gray is expanded, 16 bits are scaled to 8, alpha is dropped."""
+    path = tmp_path / suffix
+    cv2.imwrite(str(path), image)
+    expected = image[..., :3] if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    if image.dtype == np.uint16:
+        expected = np.rint(expected / 257)
+    for use_dali in (True, False):
+        ((decoded,),) = decode_pictures([path], 1, use_dali=use_dali)
+        assert np.abs(decoded.astype(int) - expected).max() <= (1 if image.dtype == np.uint16 else 0), use_dali
+
+
+def test_the_store_holds_crops_and_masks_and_little_else(made_faces):
+    records = scan_folder(made_faces / "a").records
+    store, bad = fill_store(_spec(), records)
+    assert not bad and len(store) == len(records) == 14
+    assert store.nbytes == 14 * 64 * 64 * 6 == 14 * store.spec.bytes_per_face
+    for index in (0, 7, 13):
+        image = read_image(records[index].path)
+        assert np.array_equal(store.faces[index, ..., :3], crop_face(records[index], image, CropConfig(), 64))
+        masks = training_masks(records[index], CropConfig(), MaskConfig(), 64, list(MASKS))
+        stored = np.dstack([store.faces[index, ..., 3], *store.planes[index]])
+        assert np.array_equal(stored, masks)
+
+
+def test_threads_do_not_matter(made_faces):
+    records = scan_folder(made_faces / "b").records
+    stores = [fill_store(_spec(48), records, threads=threads)[0] for threads in (1, 3)]
+    assert np.array_equal(stores[0].faces, stores[1].faces) and np.array_equal(stores[0].planes, stores[1].planes)
+
+
+def test_a_face_mask_from_the_file_beside_the_picture(made_faces):
+    records = scan_folder(made_faces / "a").records
+    store, _ = fill_store(_spec(mask_type="file"), records)
+    drawn, _ = fill_store(_spec(), records)
+    inside, outside = store.faces[..., 3] > 128, drawn.faces[..., 3] > 128
+    overlap = (inside & outside).sum() / (inside | outside).sum()
+    assert 0.6 < overlap < 0.999, "about the same region, and not the same mask"
+
+
+def test_masks_follow_from_the_config():
+    model = tiny()
+    assert store_spec(TrainConfig(), model).masks == MASKS
+    off = TrainConfig.from_dict({"mask": {"mask_type": "none"}})
+    assert store_spec(off, model).masks == ()
+    plain = TrainConfig.from_dict({"loss": {"eye_multiplier": 1, "mouth_multiplier": 1}})
+    assert store_spec(plain, model).masks == ("face",)
+    with pytest.raises(SwapfastError, match="--learn-mask"):
+        store_spec(TrainConfig.from_dict({"mask": {"mask_type": "none"}, "loss": {"learn_mask": True}}), model)
+
+
+def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged):
+    with pytest.raises(SwapfastError, match=r"1 of 14 .*\n\s+0003.png: "):
+        read_side(damaged, _spec(), skip_bad=False)
+    side = read_side(damaged, _spec(), skip_bad=True)
+    assert len(side.store) == 13 and [bad.path.name for bad in side.folder.bad] == ["0003.png"]
+    assert "0003.png" not in side.store.names and len(side.folder.records) == 13
+    good, _ = fill_store(_spec(), side.folder.records)
+    assert np.array_equal(side.store.faces, good.faces), "the others have moved up in order"
+
+
+def test_a_mask_that_no_face_has(made_faces):
+    with pytest.raises(SwapfastError, match=r"0000.png: no mask 'bisenet-fp_face'"):
+        read_side(made_faces / "a", _spec(mask_type="bisenet-fp_face"), skip_bad=False)

@@ -1,0 +1,380 @@
+"""The program as a person runs it: exit codes, lines, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from swapfast.config import TrainConfig, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "-n", "--preview-images", "2"]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "faces"
+    assert cli.main(["synthesize", str(out), "--faces", "12", "--size", "96", "--pairs", "3", "--seed", "6"]) == 0
+    return out
+
+
+@pytest.fixture
+def run(capsys):
+    """``run("train", ...)`` -> (exit code, what was printed, what was complained about)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def _train(faces: Path, model: Path, *more) -> list:
+    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *TINY, *more]
+
+
+def _losses(text: str) -> dict[int, str]:
+    return {int(m[1]): m[2] for m in re.finditer(r"\[#(\d+)\] (Loss A: \S+ Loss B: \S+)", text)}
+
+
+def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
+    model = tmp_path / "model"
+    code, out, err = run(*_train(faces, model, "-i", 5, "-s", 2))
+    assert (code, err) == (0, ""), err
+    assert "side A: 12 faces" in out and "done: 5 iterations" in out
+    assert sorted(p.name for p in model.glob("checkpoint-*")) == ["checkpoint-00000004", "checkpoint-00000005"]
+    sheet = cv2.imread(str(model / "preview.png"))
+    assert sheet.shape == (14 + 2 * 64, 6 * 64, 3)
+    assert sheet[14:, :64].std() > 20, "column A shows a face"
+    state = json.loads((model / "checkpoint-00000005" / "state.json").read_text())
+    assert state["step"] == 5 and state["config"]["model"]["name"] == "tiny" and state["data"]["a"]["faces"] == 12
+
+    code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert set(result) == {"swap_psnr", "mean_b_psnr", "unchanged_psnr", "reconstruction_psnr", "pairs"}
+    assert result["pairs"] == 3 and result["mean_b_psnr"] > result["unchanged_psnr"]
+
+    code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth")
+    assert code == 0 and f"{result['swap_psnr']:.2f} dB" in out
+
+
+def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run):
+    model = tmp_path / "model"
+    assert run(*_train(faces, model, "-i", 2))[0] == 0
+    code, out, _ = run(*_train(faces, model, "-i", 4))
+    assert code == 0 and "going on from iteration 2" in out
+    before = sorted(model.rglob("*"))
+    code, out, _ = run(*_train(faces, model, "-i", 4))
+    assert code == 0 and "4 iterations are trained already" in out and sorted(model.rglob("*")) == before
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run):
+    """Weights and optimizer state, bit for bit, with every augmentation on."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*_train(faces, whole, "-i", 8))[0] == 0
+    for until in (3, 8):
+        assert run(*_train(faces, parts, "-i", until))[0] == 0
+    for name in ("model", "optimizer", "faces"):
+        one, two = (load_file(m / "checkpoint-00000008" / f"{name}.safetensors") for m in (whole, parts))
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), name
+
+
+def test_a_signal_saves_and_the_run_goes_on_exactly(faces, tmp_path, run):
+    """SIGTERM at a moment nobody chose; the next 20 losses equal those of a run that was not stopped."""
+    model, whole = tmp_path / "model", tmp_path / "whole"
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, _train(faces, model, "-i", 100_000))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "[#" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        rest, complaints = process.communicate(timeout=60)
+    assert process.returncode == 3 and complaints == "", complaints
+    stopped = int(re.search(r"stopped by SIGTERM and saved at iteration (\d+)", rest)[1])
+    assert (model / f"checkpoint-{stopped:08d}" / "state.json").is_file()
+    for folder in (model, whole):
+        assert run(*_train(faces, folder, "-i", stopped + 20))[0] == 0
+    name = f"checkpoint-{stopped + 20:08d}/model.safetensors"
+    one, two = load_file(model / name), load_file(whole / name)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_backends_train_alike(faces, tmp_path, run):
+    """The same draws on both: after a few steps the two models are near, and not those of another seed."""
+    weights = {}
+    for name, more in {"opencv": [], "device": ["--backend", "device"], "other": ["--seed", 2]}.items():
+        assert run(*_train(faces, tmp_path / name, "-i", 3, *more))[0] == 0
+        weights[name] = load_file(tmp_path / name / "checkpoint-00000003" / "model.safetensors")
+    key = "encoder.4.weight" if "encoder.4.weight" in weights["opencv"] else max(weights["opencv"])
+    near = (weights["opencv"][key] - weights["device"][key]).abs().mean()
+    far = (weights["opencv"][key] - weights["other"][key]).abs().mean()
+    assert near < 0.1 * far
+
+
+def test_real_photographs_train(photographs, tmp_path, run):
+    """Plain pictures with a JSON beside each: the loss falls."""
+    sides = photographs / "aligned"
+    code, _out, err = run(
+        "train", "-A", sides / "a", "-B", sides / "b", "-m", tmp_path / "m", *TINY, "-i", 40, "-s", 1000
+    )
+    assert code == 0, err
+    _falls(tmp_path / "m", sides / "a", sides / "b", run)
+
+
+def _falls(model: Path, a: Path, b: Path, run) -> None:
+    """Another 40 iterations from the checkpoint, with logs: the mean of the last ten is below that of the first."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged = [flag for flag in TINY if flag != "-n"]
+    assert run("train", "-A", a, "-B", b, "-m", model.with_name("logged"), *logged, "-i", 60, "-s", 1000)[0] == 0
+    events = EventAccumulator(str(model.with_name("logged") / "logs" / "train"), {"scalars": 0})
+    events.Reload()
+    totals = [event.value for event in events.Scalars("batch_total")]
+    assert len(totals) == 60 and np.mean(totals[-10:]) < 0.9 * np.mean(totals[:10])
+
+
+@pytest.mark.golden
+def test_faceswap_faces_train(golden, tmp_path, run):
+    """Six extracted faces, three a side, with the mask stored in their headers."""
+    pictures = sorted((golden.folder / "faces").glob("*.png"))
+    for side, chosen in zip("ab", (pictures[:3], pictures[3:6])):
+        (tmp_path / side).mkdir()
+        for path in chosen:
+            (tmp_path / side / path.name).write_bytes(path.read_bytes())
+    code, out, err = run(
+        "train",
+        "-A",
+        tmp_path / "a",
+        "-B",
+        tmp_path / "b",
+        "-m",
+        tmp_path / "m",
+        *TINY,
+        "-i",
+        3,
+        "--mask-type",
+        "bisenet-fp_face",
+    )
+    assert code == 0, err
+    assert "warning: side A has 3 faces" in out
+    _falls(tmp_path / "m", tmp_path / "a", tmp_path / "b", run)
+
+
+def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
+    """What a person can get wrong -> (arguments, what the one line must say)."""
+    empty, file, mixed, text = (tmp_path / name for name in ("empty", "file.txt", "mixed", "text"))
+    for folder in (empty, mixed, text):
+        folder.mkdir()
+    file.write_text("x")
+    model = tmp_path / "m"
+    (text / "face.png").write_text("not a picture")
+    for name, content in {"zero.png": b"", "cut.png": (faces / "a" / "0000.png").read_bytes()[:700]}.items():
+        (mixed / name).write_bytes(content)
+        (mixed / name).with_suffix(".json").write_bytes((faces / "a" / "0000.json").read_bytes())
+    bad_points = json.loads((faces / "a" / "0001.json").read_text())
+    for name, points in {"short": bad_points["landmarks"][:60], "nan": [[float("nan"), 1.0]] * 68}.items():
+        (mixed / f"{name}.png").write_bytes((faces / "a" / "0001.png").read_bytes())
+        (mixed / f"{name}.json").write_text(json.dumps({"landmarks": points}))
+    (mixed / "alone.png").write_bytes((faces / "a" / "0002.png").read_bytes())
+
+    def train(*more, a=faces / "a", b=faces / "b"):
+        return ["train", "-A", a, "-B", b, "-m", model, *TINY, *more]
+
+    return {
+        "missing folder": (train(a=tmp_path / "nowhere"), r"nowhere: no such folder"),
+        "empty folder": (train(b=empty), r"empty: no PNG or JPEG"),
+        "file for a folder": (train(a=file), r"file.txt: this is a file"),
+        "text named png": (train(a=text), r"face.png: "),
+        "bad files": (train(a=mixed), r"5 of 5 files.*alone.png: .*cut.png: .*nan.png: .*short.png: .*zero.png: "),
+        "mask not stored": (train("--mask-type", "vgg-clear"), r"0000.png: no mask 'vgg-clear'"),
+        "unknown mask": (train("--mask-type", "extendet"), r"unknown mask type 'extendet'.*extended"),
+        "batch 0": (train("-b", "0"), r"-b/--batch-size 0: must lie within 1 and"),
+        "batch of words": (train("-b", "many"), r"-b/--batch-size: invalid int value: 'many'"),
+        "iterations 0": (train("-i", "0"), r"-i/--iterations: 0: must be at least 1"),
+        "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
+        "unknown loss": (train("--loss", "sssim", "--loss-weights", "100"), r"unknown loss function 'sssim'.*mae, mse"),
+        "losses and weights": (
+            train("--loss", "mae"),
+            r"--loss mae with --loss-weights 100.0 100.0: .*one weight for each",
+        ),
+        "weight": (train("--loss", "mae", "--loss-weights", "500"), r"--loss-weights 500.0: must lie within 0 and 400"),
+        "unknown flag": (
+            train("--batchsize", "4"),
+            r"unknown flag for train '--batchsize'. Did you mean '--batch-size'\?",
+        ),
+        "coverage": (train("--coverage", "20"), r"--coverage 20.0: must lie within 62.5 and 100"),
+        "centering": (train("--centering", "nose"), r"unknown --centering 'nose'.*face, head, legacy"),
+        "setting": (train("--set", "loss.eyes=3"), r"unknown setting in --set 'loss.eyes'"),
+        "setting's value": (train("--set", "augmentation.rotation_range=90"), r"rotation_range 90.0: must lie"),
+        "config file": (train("-C", tmp_path / "none.toml"), r"none.toml: cannot be read"),
+        "cuda": (train("--device", "cuda"), r"--device cuda: torch sees no CUDA"),
+        "no model to go on with": (train("--resume", "must"), r"--resume must: .*holds no model"),
+        "model folder is a file": (["train", *train()[1:5], "-m", file, *TINY], r"--model-dir .*file.txt: is a file"),
+        "command": (["trian"], r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, inspect"),
+        "nothing to evaluate": (["evaluate", "-m", empty, "--truth", faces / "truth"], r"empty: holds no model"),
+        "no argument": (["train", "-A", faces / "a"], r"required: -B/--input-B, -m/--model-dir"),
+        "faces 0": (["synthesize", tmp_path / "new", "--faces", "0"], r"--faces 0"),
+        "size": (["synthesize", tmp_path / "new", "--size", "20"], r"--size 20"),
+        "out not empty": (["synthesize", faces], r"not empty|already"),
+    }
+
+
+CASES = [
+    "missing folder",
+    "empty folder",
+    "file for a folder",
+    "text named png",
+    "bad files",
+    "mask not stored",
+    "unknown mask",
+    "batch 0",
+    "batch of words",
+    "iterations 0",
+    "unknown model",
+    "unknown loss",
+    "losses and weights",
+    "weight",
+    "unknown flag",
+    "coverage",
+    "centering",
+    "setting",
+    "setting's value",
+    "config file",
+    "cuda",
+    "no model to go on with",
+    "model folder is a file",
+    "command",
+    "nothing to evaluate",
+    "no argument",
+    "faces 0",
+    "size",
+    "out not empty",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
+    if case == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    cases = _bad_requests(faces, tmp_path)
+    assert set(cases) == set(CASES)
+    arguments, message = cases[case]
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments)
+    assert code == 2, (code, out, err)
+    assert re.search(message, err, re.DOTALL), err
+    assert "Traceback" not in err and err.startswith("swapfast: ")
+    assert case == "bad files" or case == "text named png" or err.count("\n") == 1, "one line"
+    written = set(tmp_path.rglob("*")) - set(before)
+    assert not [p for p in written if p.is_file() and p.name != ".lock"], written
+
+
+def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
+    model = tmp_path / "model"
+    assert run(*_train(faces, model, "-i", 1))[0] == 0
+    for more, said in {
+        ("-t", "original"): r"-t/--trainer is 'tiny' there and 'original' now",
+        ("--coverage", "80"): r"--coverage is 100.0 there and 80.0 now",
+        ("--seed", "5"): r"--seed is 1 there and 5 now",
+    }.items():
+        code, _, err = run(*_train(faces, model, "-i", 2, *more))
+        assert code == 2 and re.search(said, err), err
+    code, _, err = run(*_train(faces, model, "-i", 2, "--resume", "never"))
+    assert code == 2 and "holds a model already" in err
+    assert [p.name for p in model.glob("checkpoint-*")] == ["checkpoint-00000001"]
+
+
+def test_bad_files_can_be_left_out(faces, tmp_path, run):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for path in (faces / "a").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "0003.png").write_bytes(b"")
+    code, out, err = run("inspect", folder)
+    assert code == 1 and "0003.png" in out
+    code, out, _ = run("inspect", folder, "--json")
+    report = json.loads(out)
+    assert code == 1 and [bad["file"] for bad in report["bad"]] == ["0003.png"] and report["faces"] == 11
+    arguments = ["train", "-A", folder, "-B", faces / "b", "-m", tmp_path / "m", *TINY, "-i", 1]
+    assert run(*arguments)[0] == 2
+    code, out, err = run(*arguments, "--skip-bad")
+    assert code == 0 and "1 bad files left out" in out, err
+
+
+def test_settings_travel_as_toml(tmp_path, run):
+    given = [
+        "train",
+        "-A",
+        "a",
+        "-B",
+        "b",
+        "-m",
+        "m",
+        "-b",
+        "7",
+        "-P",
+        "--set",
+        "loss.eye_multiplier=1.5",
+        "--print-config",
+    ]
+    code, text, _ = run(*given)
+    assert code == 0
+    (tmp_path / "run.toml").write_text(text)
+    code, again, _ = run("train", "-A", "a", "-B", "b", "-m", "m", "-C", tmp_path / "run.toml", "--print-config")
+    assert code == 0 and again == text
+    config = TrainConfig.from_toml(tmp_path / "run.toml")
+    assert (config.batch_size, config.augmentation.flip, config.loss.eye_multiplier) == (7, False, 1.5)
+
+
+def test_every_flag_of_a_setting_reaches_it(run):
+    for name, (field, default) in settings(TrainConfig()).items():
+        flag = field.metadata["flag"].split("/")[-1]
+        if not flag or field.metadata["choices"] or isinstance(default, (str, list)):
+            continue
+        value = [] if isinstance(default, bool) else [str(type(default)(field.metadata["low"]))]
+        code, text, err = run("train", "-A", "a", "-B", "b", "-m", "m", flag, *value, "--print-config")
+        wanted = json.dumps(not default) if isinstance(default, bool) else value[0]
+        line = re.search(rf"^{name.split('.')[-1]} = (.*)$", text, re.MULTILINE)
+        assert code == 0 and float(line[1]) == float(value[0]) if value else line[1] == wanted, (flag, err)
+
+
+def test_the_doctor_says_what_will_be_used(run):
+    code, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["versions"]["torch"] == torch.__version__ and report["cores"] >= 1
+    assert report["will_use"]["training"] in ("cpu", "cuda")
+    code, text, _ = run("doctor")
+    assert code == 0 and report["versions"]["opencv"] in text
+
+
+def test_help_names_the_commands_and_the_rule(run, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert left.value.code == 0 and "consent" in text
+    assert all(command in text for command in ("synthesize", "inspect", "train", "evaluate", "doctor"))
+    assert run()[0] == 2
+
+
+def test_a_missing_libgl_is_one_line_with_the_way_out(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file: No such file')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "cli.py"), "doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "apt-get install libgl1" in result.stderr and "opencv-python-headless" in result.stderr
