@@ -117,7 +117,6 @@ def _make_parser() -> _Parser:
         "-s", "--save-interval", type=_positive, default=250, help="iterations between saves; default 250"
     )
     train.add_argument("-n", "--no-logs", action="store_true", help="write no TensorBoard logs")
-    train.add_argument("--preview-images", type=_positive, default=14, help="faces per side in preview.png; default 14")
     train.add_argument(
         "--resume", choices=("auto", "never", "must"), default="auto", help="go on with the model there; default auto"
     )
@@ -224,7 +223,6 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.backend,
         arguments.skip_bad,
         not arguments.no_logs,
-        arguments.preview_images,
     )
     updated(config, changes)  # refuse what is wrong before anything is read or written
     stop = StopRequest()

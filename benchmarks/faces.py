@@ -23,10 +23,11 @@ MASKS = {"bisenet-fp_face": "face", "bisenet-fp_head": "head", "unet-dfl": "lega
 def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
     """The head crop of a plain picture as faceswap's extract writes it, some 20 kB of header included."""
     head = sample_square(read_image(record.path), record.alignment.matrix(size, "head"), size)
-    head = cv2.add(
-        head, rng.integers(0, 4, head.shape, dtype=np.uint8)
-    )  # a photograph's PNG is larger than a drawing's
-    mask = zlib.compress(cv2.GaussianBlur(rng.integers(0, 2, (128, 128), dtype=np.uint8) * 255, (0, 0), 9).tobytes())
+    # Noise of a photograph's strength: a drawing's PNG would be too small and too quick to decode.
+    head = np.clip(head + rng.normal(0, 2, head.shape), 0, 255).astype(np.uint8)
+    mask = np.zeros((128, 128), np.uint8)
+    cv2.ellipse(mask, (64, 64), (40 + int(rng.integers(8)), 52), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    mask = zlib.compress(cv2.GaussianBlur(mask, (0, 0), 2).tobytes())
     matrix = record.alignment.matrix(128, "face").tolist()
     payload = {
         "alignments": {
@@ -37,7 +38,7 @@ def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
             "landmarks_xy": record.landmarks.astype(float).tolist(),
             "mask": {
                 name: {
-                    "mask": mask[:900] if name != "bisenet-fp_face" else mask,
+                    "mask": mask,
                     "affine_matrix": matrix,
                     "interpolator": 3,
                     "stored_size": 128,
@@ -64,7 +65,7 @@ def head_folders(faces: int, size: int = 512, seed: int = 1):
     """Two temporary folders of ``faces`` head PNGs each."""
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "made"
-        synthesize(made, faces=faces, size=size, pairs=0, seed=seed)
+        synthesize(made, faces=faces, size=256, pairs=0, seed=seed)
         rng = np.random.default_rng(seed)
         folders = []
         for side in "ab":
@@ -72,5 +73,6 @@ def head_folders(faces: int, size: int = 512, seed: int = 1):
             folder.mkdir()
             for record in scan_folder(made / side).records:
                 (folder / record.path.name).write_bytes(head_png(record, size, rng))
+            scan_folder(folder).require_all_good()
             folders.append(folder)
         yield folders

@@ -7,8 +7,11 @@ PNGs to float tensors on the CPU, beside a loader written the peer's way, in one
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
+import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,8 @@ from swapfast.faces.masks import training_masks
 BATCH = 16
 MASKS = ("face", "eye", "mouth")
 THREADS = len(os.sched_getaffinity(0))
+PEER_AHEAD = 2 * peer.WORKERS * 2  # twice what its processes have ready
+PUBLISHED = {64: 223, 128: 156, 256: 93, 512: 32}  # faceswap itself on two cores, faces/s
 
 
 def spec(size: int) -> StoreSpec:
@@ -59,49 +64,57 @@ def cold(folders: list[Path], size: int) -> None:
         pass
 
 
-def end_to_end(folders: list[Path], size: int, repeats: int, steps: int) -> list[dict]:
-    """Ours cold and warm and the peer's way, in turn."""
+def peer_seconds(folders: list[Path], size: int, steps: int) -> float:
+    """Seconds a step of the peer's way takes, its processes started and their queues drained before."""
+    batches = iter(peer.loader(folders, size, steps + PEER_AHEAD, BATCH))
+    for _ in range(PEER_AHEAD):
+        next(batches)
+    return timed(lambda: [next(batches) for _ in range(steps)]) / steps
+
+
+def our_seconds(stores, size: int, steps: int) -> float:
+    """Seconds a step of ours takes, store warm, what was made ahead drained before."""
+    batches = iter(make_loader(stores, size))
+    for _ in range(20):
+        next(batches)
+    seconds = timed(lambda: [next(batches) for _ in range(steps)]) / steps
+    batches.close()
+    return seconds
+
+
+def fill_memory(folders: list[Path], size: int) -> tuple[float, float]:
+    """MiB that the store takes, and that filling it left beside it in a fresh process (DALI's own included)."""
     before = resident_mib()
     stores = read_and_fill(folders, size)
-    grown, kept = resident_mib() - before, sum(store.nbytes for store in stores) / 2**20
-    ours = iter(make_loader(stores, size))
-    theirs = iter(peer.loader(folders, size, (repeats + 2) * steps + 8, BATCH))
-    for batches in (ours, theirs):  # the peer's processes have to start and fill their queues
-        for _ in range(8):
-            next(batches)
-    many = 25 * steps  # ours is many times faster: as many more batches take about as long
+    kept = sum(store.nbytes for store in stores) / 2**20
+    return kept, resident_mib() - before - kept
 
-    calls = {
-        "end_to_end": lambda: [next(ours) for _ in range(many)],
-        "peer_loop": lambda: [next(theirs) for _ in range(steps)],
-    }
-    times = compare(calls, repeats, warm_up=1)
+
+def end_to_end(folders: list[Path], size: int, repeats: int, seconds: float) -> list[dict]:
+    """Ours warm and the peer's way in turn, each alone on the machine; then ours cold."""
+    stores = read_and_fill(folders, size)
+    theirs_s = [peer_seconds(folders, size, 4)]
+    ours_s = [our_seconds(stores, size, 20)]
+    steps = [max(4, round(seconds / probe[0])) for probe in (theirs_s, ours_s)]
+    theirs_s, ours_s = [], []
+    for _ in range(repeats):
+        theirs_s.append(peer_seconds(folders, size, steps[0]))
+        ours_s.append(our_seconds(stores, size, steps[1]))
     faces = 2 * BATCH
-    ours_s, theirs_s = (np.array(times[n]) / c for n, c in (("end_to_end", many), ("peer_loop", steps)))
-    ratio = float(np.median(theirs_s / ours_s))
-    labels = {"size": size, "backend": "opencv"}
-    first = [timed(lambda: cold(folders, size)) for _ in range(max(1, repeats // 2))]
-    first_s = np.array(first) / (2 * len(stores[0])) * faces
+    per_batch = faces / sum(len(store) for store in stores)
+    first_s = [timed(lambda: cold(folders, size)) * per_batch for _ in range(repeats)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        kept, beside = alone.submit(fill_memory, folders, size).result()
+
+    def ratio(ours: list[float]) -> float:
+        return round(statistics.median(their / our for their, our in zip(theirs_s, ours)), 2)
+
+    row = {"name": "end_to_end", "size": size}
+    memory = {"store_mib": round(kept, 1), "process_mib_beside_store": round(beside, 1)}
     return [
-        summary(
-            ours_s,
-            faces,
-            name="end_to_end",
-            state="warm",
-            ratio_to_peer=round(ratio, 2),
-            store_mib=round(kept, 1),
-            store_grew_process_by_mib=round(grown, 1),
-            **labels,
-        ),
-        summary(
-            first_s,
-            faces,
-            name="end_to_end",
-            state="cold",
-            ratio_to_peer=round(float(np.median(theirs_s) / np.median(first_s)), 2),
-            **labels,
-        ),
-        summary(theirs_s, faces, name="end_to_end", state="warm", size=size, backend="peer_loop"),
+        summary(ours_s, faces, **row, backend="opencv", state="warm", ratio_to_peer=ratio(ours_s), **memory),
+        summary(first_s, faces, **row, backend="opencv", state="cold", ratio_to_peer=ratio(first_s)),
+        summary(theirs_s, faces, **row, backend="peer_loop", state="warm", published_faces_per_s=PUBLISHED.get(size)),
     ]
 
 
@@ -154,12 +167,12 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     arguments.add_argument("--faces", type=int, default=96, help="per side; default 96")
     options = arguments.parse_args()
-    repeats = 3 if options.quick else 7
+    repeats = 3 if options.quick else 5
     results = []
     with head_folders(options.faces) as folders:
         for size in options.sizes:
             results += stages(folders, size, repeats)
-            results += end_to_end(folders, size, repeats, 2 if options.quick else peer.steps_for(size, 6))
+            results += end_to_end(folders, size, repeats, 1.0 if options.quick else 5.0)
     report(results, options.json)
 
 

@@ -8,7 +8,6 @@ done, in which order and with which OpenCV calls follows the description of face
 from __future__ import annotations
 
 import ast
-import math
 import zlib
 from pathlib import Path
 
@@ -140,9 +139,3 @@ def loader(folders: list[Path], size: int, steps: int, batch_size: int) -> DataL
         collate_fn=Collate(),
         worker_init_fn=_one_thread,
     )
-
-
-def steps_for(size: int, seconds: float = 20.0) -> int:
-    """About how many batches of 16 per side take that long at the published 223 / 156 / 93 / 32 faces/s."""
-    rate = np.interp(math.log2(size), [6, 7, 8, 9], [223, 156, 93, 32])
-    return max(6, round(seconds * rate / 32))

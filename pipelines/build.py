@@ -58,7 +58,6 @@ class TrainRequest:
     backend: str = "auto"
     skip_bad: bool = False
     logs: bool = True
-    preview_images: int = 14
 
 
 def pick_device(name: str) -> torch.device:
@@ -230,15 +229,19 @@ def versions() -> dict[str, str | None]:
 
 
 def preview_writer(
-    model: FaceAutoencoder, sides: list[Side], config: TrainConfig, folder: Path, count: int
+    model: FaceAutoencoder, sides: list[Side], config: TrainConfig, samples: Samples, folder: Path
 ) -> Callable[[int], None]:
     """A function that replaces preview.png in ``folder`` by what the model makes now."""
     size = model.output_sizes[-1]
-    masked = "face" in needed_masks(config)
     faces = PreviewLoader(
-        [side.folder.records for side in sides], model.input_size, size, config.crop, config.mask, masked, count
+        [side.folder.records for side in sides],
+        model.input_size,
+        size,
+        config.crop,
+        config.mask,
+        samples.has_mask,
+        config.preview.images,
     )
-    samples = Samples(config.crop.coverage / 100, masked)
 
     def write(step: int) -> None:
         sheet = samples.get_preview(np.nan_to_num(all_swaps(model, faces.inputs)), faces.targets)
@@ -271,6 +274,8 @@ def build_trainer(
         say(line)
 
     spec = store_spec(config, model)
+    look = config.preview
+    samples = Samples(config.crop.coverage / 100, "face" in spec.masks, look.mask_opacity, look.mask_color)
     sides = [read_side(path, spec, request.skip_bad, watch) for path in (request.input_a, request.input_b)]
     for line in remarks(sides):
         say(line)
@@ -292,7 +297,7 @@ def build_trainer(
         request.save_interval,
         run_state(config, sides),
         {"faces": means},
-        preview_writer(model, sides, config, folder.folder, request.preview_images),
+        preview_writer(model, sides, config, samples, folder.folder),
         TorchTensorBoard(folder.folder / "logs") if request.logs else None,
         ProgressLine(),
         stop,

@@ -31,6 +31,8 @@ def decode_pictures(
 
     An array is valid until the next batch is asked for. use_dali: None takes it where it is installed.
     """
+    if not paths:
+        return iter(())
     if use_dali is None:
         use_dali = dali_version() is not None
     return _with_dali(paths, threads, device_id) if use_dali else _with_opencv(paths, threads)

@@ -224,8 +224,19 @@ class OptimizerConfig(Config):
 class ModelConfig(Config):
     """Which network is trained."""
 
-    name: str = option("original", "The model (see `swapfast train --help`).", fixed=True, flag="-t/--trainer")
+    name: str = option("original", "The model: original (64 px, 82 M parameters) or tiny (64 px, 0.84 M, to try things out).", fixed=True, flag="-t/--trainer")
     lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem")
+
+
+@dataclass(kw_only=True)
+class PreviewConfig(Config):
+    """How preview.png looks."""
+
+    images: int = option(14, "Faces per side in the preview.", 1, 256, flag="--preview-images")
+    mask_opacity: int = option(
+        30, "How strongly what lies outside the mask is tinted, percent.", 0, 100, flag="--mask-opacity"
+    )
+    mask_color: str = option("#ff0000", "The tint, as #rrggbb.", flag="--mask-color")
 
 
 @dataclass(kw_only=True)
@@ -240,6 +251,7 @@ class TrainConfig(Config):
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
 
 def settings(config: Config, prefix: str = "") -> dict[str, tuple[dataclasses.Field, object]]:

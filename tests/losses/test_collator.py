@@ -14,9 +14,7 @@ from swapfast.losses import LOSSES, LossCollator
 def _manifest_configs(golden) -> dict:
     import json
 
-    return json.loads((golden.folder / "manifest.json").read_text())["files"]["loss_collator.npz"]["params"][
-        "configs"
-    ]
+    return json.loads((golden.folder / "manifest.json").read_text())["files"]["loss_collator.npz"]["params"]["configs"]
 
 
 def _run(golden, device, config):

@@ -1,0 +1,91 @@
+"""The measure of a swap: its arithmetic, its protocol, and both kinds of truth folders."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.faces import head_png
+from swapfast.config import TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.synthetic import synthesize
+from swapfast.models.tiny import tiny
+from swapfast.swap.evaluate import evaluate, masked_psnr
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    out = tmp_path_factory.mktemp("truth") / "made"
+    synthesize(out, faces=1, size=128, pairs=4, seed=3, workers=2)
+    return out / "truth"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny().initialise(1)
+
+
+def test_the_psnr_counts_what_lies_inside_the_mask():
+    true = np.zeros((2, 4, 4, 3))
+    made = true.copy()
+    made[0, :2] = 0.1  # inside
+    made[:, 2:] = 0.9  # outside
+    mask = np.zeros((2, 4, 4))
+    mask[:, :2] = 1
+    figures = masked_psnr(made, true, mask)
+    assert figures[0] == pytest.approx(20.0) and figures[1] == 100.0
+    mask[0, :1] = 0.5
+    made[0, :1] = 0.0
+    assert masked_psnr(made, true, mask)[0] == pytest.approx(-10 * np.log10(0.01 * 4 / 6))
+
+
+def test_an_untrained_model_is_near_nothing(truth, model):
+    result = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth)
+    assert result.pairs == 4
+    assert result.swap_psnr < 18 and 5 < result.unchanged_psnr < 16
+    assert evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth) == result, "nothing is drawn"
+
+
+def test_where_both_identities_are_one_nothing_has_to_change(truth, model, tmp_path):
+    for side in "ab":
+        shutil.copytree(truth / "b", tmp_path / side)
+    result = evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path)
+    assert result.unchanged_psnr == 100.0
+    assert result.swap_psnr == pytest.approx(result.reconstruction_psnr), "A's picture is B's"
+
+
+def test_extracted_heads_and_plain_pictures_measure_alike(truth, model, tmp_path, within):
+    """The same pairs as faceswap PNGs: pixels differ by one more resampling and head crops by whole-pixel windows."""
+    rng = np.random.default_rng(1)
+    records = {side: scan_folder(truth / side).records for side in "ab"}
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        for a, record in zip(records["a"], records[side]):
+            framed = type(record)(**{**vars(record), "alignment": a.alignment})  # A's window for both, as evaluate asks
+            (tmp_path / side / record.path.name).write_bytes(head_png(framed, 256, rng))
+    plain = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth)
+    heads = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), tmp_path)
+    for name in ("unchanged_psnr", "mean_b_psnr", "swap_psnr"):
+        within(name + ", dB apart", abs(getattr(plain, name) - getattr(heads, name)), 0.5)
+
+
+def test_a_picture_without_its_pair(truth, model, tmp_path):
+    for side in "ab":
+        shutil.copytree(truth / side, tmp_path / side)
+    (tmp_path / "b" / "0002.png").unlink()
+    with pytest.raises(SwapfastError, match="0002 is not in both a and b"):
+        evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path)
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(SwapfastError, match="b: no such folder"):
+        evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path)
+
+
+def test_evaluating_leaves_the_model_as_it_was(truth, model):
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.train()
+    evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), truth)
+    assert model.training and all(torch.equal(before[n], w) for n, w in model.state_dict().items())
