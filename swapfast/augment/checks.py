@@ -1,0 +1,39 @@
+"""What both backends refuse: all of it the calling program's mistakes, hence ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swapfast.augment.constants import check_size
+from swapfast.augment.draws import Draws
+
+
+def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[int]) -> tuple[int, int, list[int]]:
+    """The sizes as plain ints, the outputs smallest first; none may exceed the processing size."""
+    processing_size = check_size(processing_size)
+    outputs = sorted(int(size) for size in output_sizes)
+    if not outputs or len(set(outputs)) != len(outputs):
+        raise ValueError(f"output sizes {list(output_sizes)}: need at least one, each once")
+    for size in (int(input_size), *outputs):
+        if not 0 < size <= processing_size:
+            raise ValueError(f"size {size}: must lie within 1 and the processing size, {processing_size} px")
+    return processing_size, int(input_size), outputs
+
+
+def check_inputs(faces, planes, draws: Draws, size: int, kind: type, uint8) -> None:
+    """Refuse anything but (N, S, S, 3 or 4) and (N, K, S, S) bytes with N draws made for size S."""
+    for name, array in (("faces", faces), ("planes", planes)):
+        if array is None and name == "planes":
+            continue
+        if not isinstance(array, kind) or array.dtype != uint8:
+            raise ValueError(
+                f"{name}: expected a {kind.__module__}.{kind.__name__} of bytes, got {type(array)} "
+                f"{getattr(array, 'dtype', '')}"
+            )
+    if faces.ndim != 4 or tuple(faces.shape[1:3]) != (size, size) or faces.shape[-1] not in (3, 4):
+        raise ValueError(f"faces: expected (N, {size}, {size}, 3 or 4), got {tuple(faces.shape)}")
+    n = len(faces)
+    if planes is not None and (planes.ndim != 4 or tuple(planes.shape) != (n, planes.shape[1], size, size)):
+        raise ValueError(f"planes: expected ({n}, K, {size}, {size}), got {tuple(planes.shape)}")
+    if len(draws) != n or draws.size != size:
+        raise ValueError(f"draws: {len(draws)} made for {draws.size} px do not fit {n} faces of {size} px")

@@ -1,0 +1,108 @@
+"""The ranges of every random amount, worked out once from the processing size and the configuration.
+
+Class and field names are those of the API text. Where it reads a global configuration, ``from_config`` takes an
+``AugmentationConfig``. Amounts are in the unit in which they are applied: pixels, degrees, factors, shares 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swapfast.config import AugmentationConfig
+
+SMALLEST_SIZE = 16  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
+DEFAULT = AugmentationConfig()
+
+
+@dataclass(frozen=True)
+class ConstantsColor:
+    """Ranges of the colour jitter."""
+
+    clahe_base_contrast: int  # tiles per edge of the coarsest CLAHE grid
+    clahe_chance: float  # 0..1
+    clahe_max_size: int  # grids are base + k * (base // 2), k from 0 to this
+    lab_adjust: tuple[float, float, float]  # largest amount either way for L*, a*, b*; 0..1
+
+    @classmethod
+    def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsColor:
+        config = config or DEFAULT
+        on = float(config.color)
+        ab = on * config.color_ab / 100
+        return cls(
+            clahe_base_contrast=max(2, processing_size // 128),
+            clahe_chance=on * config.color_clahe_chance / 100,
+            clahe_max_size=config.color_clahe_max_size,
+            lab_adjust=(on * config.color_lightness / 100, ab, ab),
+        )
+
+
+@dataclass(frozen=True)
+class ConstantsTransform:
+    """Ranges of rotation, zoom, shift and flip."""
+
+    rotation: float  # degrees either way
+    zoom: float  # the scale lies within 1 - zoom and 1 + zoom
+    shift: float  # px either way, x and y apart
+    flip: float  # chance, 0..1
+
+    @classmethod
+    def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsTransform:
+        config = config or DEFAULT
+        return cls(
+            rotation=config.rotation_range,
+            zoom=config.zoom_amount / 100,
+            shift=config.shift_range / 100 * processing_size,
+            flip=float(config.flip) * config.flip_chance / 100,
+        )
+
+
+@dataclass(frozen=True)
+class ConstantsWarp:
+    """Deviations of the warps.
+
+    The API's ``maps``, ``pad`` and ``slices`` serve a resize-and-crop of a larger map; ours is written down
+    directly (``geometry.hat_taps``) and needs none. The anchors and grids of the landmark warp come with it.
+    """
+
+    scale: float  # standard deviation of a node of the 5x5 grid, px
+    lm_scale: float  # standard deviation of a landmark in the warp to landmarks, px
+
+    @classmethod
+    def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsWarp:
+        config = config or DEFAULT
+        return cls(
+            scale=float(config.warp) * config.warp_deviation / 100 * processing_size,
+            lm_scale=2 / 256 * processing_size,
+        )
+
+
+@dataclass(frozen=True)
+class ConstantsAugmentation:
+    """Everything the draws are made from.
+
+    >>> ConstantsAugmentation.from_config(processing_size=256).color.clahe_base_contrast
+    2
+    """
+
+    color: ConstantsColor
+    transform: ConstantsTransform
+    warp: ConstantsWarp
+
+    @classmethod
+    def from_config(
+        cls, processing_size: int, batch_size: int | None = None, config: AugmentationConfig | None = None
+    ) -> ConstantsAugmentation:
+        """``batch_size`` is the API's and has no effect: nothing here has a batch dimension."""
+        check_size(processing_size)
+        return cls(
+            color=ConstantsColor.from_config(processing_size, config),
+            transform=ConstantsTransform.from_config(processing_size, config),
+            warp=ConstantsWarp.from_config(processing_size, config),
+        )
+
+
+def check_size(processing_size: int) -> int:
+    """The size itself, or a ValueError when faces of that size cannot be augmented."""
+    if processing_size != int(processing_size) or processing_size < SMALLEST_SIZE:
+        raise ValueError(f"processing size {processing_size}: need a whole number of px, at least {SMALLEST_SIZE}")
+    return int(processing_size)

@@ -1,0 +1,243 @@
+"""Every random amount of the augmentation: a pure function of the run's seed and a face's ordinal.
+
+Numbers come from Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3", 2011). A sample has its own counter, so what is drawn for it does not depend on the batch it is in, on the
+worker, on the device or on the number of processes, and there is no generator state to save.
+
+    key            the run's seed, 64 bit
+    counter words  ordinal low | ordinal high << 1 + side | block | stream
+
+The ordinal counts the faces drawn so far on that side. Every amount has a fixed slot within its sample, so that
+switching one augmentation off does not move the others:
+
+    blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, 2 spare
+    blocks 3..15   52 normals: 25 x and 25 y offsets of the 5x5 warp, 2 spare
+    blocks 16..49  136 normals kept for the noise of the warp to landmarks
+
+Shapes are (N, ...) with all sides of the batch together. Positions are px of the processing size, see batch.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from swapfast.augment.constants import ConstantsAugmentation, check_size
+from swapfast.config import AugmentationConfig
+
+STREAM_AUGMENT = 0  # the amounts of this module
+STREAM_ORDER = 1  # which faces make up a step (the sampler)
+
+GRID = 5  # nodes per edge of the warp
+_UNIFORM_BLOCKS = 3
+_WARP_BLOCKS = 13
+(_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP) = range(10)
+
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+def philox4x32(counter: np.ndarray, key: int) -> np.ndarray:
+    """Ten rounds of Philox4x32: (..., 4) uint32 counters and a 64 bit key -> (..., 4) uint32 random words."""
+    counter = np.asarray(counter)
+    if counter.dtype != np.uint32 or counter.shape[-1:] != (4,):
+        raise ValueError(f"philox4x32: need (..., 4) uint32 counters, got {counter.shape} {counter.dtype}")
+    if not 0 <= int(key) < 2**64:
+        raise ValueError(f"philox4x32: the key {key} does not fit 64 bit")
+    c0, c1, c2, c3 = np.moveaxis(counter, -1, 0).astype(np.uint64, order="C")
+    k0, k1 = int(key) & 0xFFFFFFFF, int(key) >> 32
+    for _ in range(10):
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c2 = (product1 >> _32) ^ c1 ^ np.uint64(k0), (product0 >> _32) ^ c3 ^ np.uint64(k1)
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def random_words(seed: int, ordinals, sides, blocks: range, stream: int) -> np.ndarray:
+    """(N, 4 * len(blocks)) uint32: the words of some blocks of N samples' counters (see the module's text)."""
+    ordinals, sides = np.broadcast_arrays(np.asarray(ordinals, np.uint64), np.asarray(sides, np.uint64))
+    if ordinals.ndim != 1:
+        raise ValueError(f"ordinals and sides must be one-dimensional, got {ordinals.shape}")
+    if np.any(sides > 1) or np.any(ordinals >= 2**63):
+        raise ValueError("sides must be 0 or 1 and ordinals below 2**63: they share one counter word")
+    counter = np.empty((len(ordinals), len(blocks), 4), np.uint32)
+    counter[..., 0] = (ordinals & _LOW)[:, None]
+    counter[..., 1] = (((ordinals >> _32) << np.uint64(1)) | sides)[:, None]
+    counter[..., 2] = np.arange(blocks.start, blocks.stop, blocks.step, dtype=np.uint32)
+    counter[..., 3] = stream
+    return philox4x32(counter, seed).reshape(len(ordinals), 4 * len(blocks))
+
+
+def uniforms(words: np.ndarray) -> np.ndarray:
+    """uint32 words -> float64 in the open interval 0..1, centred in their 2**-32 wide cells."""
+    return (words + 0.5) * 2.0**-32
+
+
+def normals(words: np.ndarray) -> np.ndarray:
+    """(N, 2k) uint32 words -> (N, 2k) standard normals in float64, two from each two words (Box and Muller)."""
+    u = uniforms(words)
+    radius = np.sqrt(-2 * np.log(u[:, 0::2]))
+    angle = 2 * np.pi * u[:, 1::2]
+    result = np.empty_like(u)
+    result[:, 0::2] = radius * np.cos(angle)
+    result[:, 1::2] = radius * np.sin(angle)
+    return result
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each of N faces. All arrays are numpy, one entry per face.
+
+    The face is jittered in colour, then moved (rotation, scale, shift), then flipped: that is the target. The
+    feed is the target warped. ``clahe_grid`` 0 means no CLAHE.
+    """
+
+    size: int  # the processing size the pixel amounts refer to
+    lab: np.ndarray  # (N, 3) amounts of L*, a*, b* in -1..1: towards the lowest or highest value
+    clahe_grid: np.ndarray  # (N,) tiles per edge, 0 = none
+    rotation: np.ndarray  # (N,) degrees, positive anticlockwise on the screen
+    scale: np.ndarray  # (N,) factor, above 1 enlarges
+    shift: np.ndarray  # (N, 2) px, x and y
+    flip: np.ndarray  # (N,) bool
+    warp: np.ndarray  # (N, 2, 5, 5) px added to where a node of the grid reads, [:, 0] x, [:, 1] y
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        n = len(self.rotation)
+        shapes = {
+            "lab": (n, 3),
+            "clahe_grid": (n,),
+            "rotation": (n,),
+            "scale": (n,),
+            "shift": (n, 2),
+            "flip": (n,),
+            "warp": (n, 2, GRID, GRID),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Draws.{name}: expected shape {shape}, got {getattr(self, name).shape}")
+
+    @classmethod
+    def identity(cls, n: int, size: int) -> Draws:
+        """N faces to which nothing happens; with ``dataclasses.replace`` the start of a hand-made draw."""
+        return cls(
+            size=size,
+            lab=np.zeros((n, 3)),
+            clahe_grid=np.zeros(n, np.int64),
+            rotation=np.zeros(n),
+            scale=np.ones(n),
+            shift=np.zeros((n, 2)),
+            flip=np.zeros(n, bool),
+            warp=np.zeros((n, 2, GRID, GRID)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def __getitem__(self, index) -> Draws:
+        """The draws of some faces: a slice, or an array of indices or booleans."""
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.ndim != 1:
+                raise TypeError("Draws take a slice or a one-dimensional array of indices")
+        picked = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "size"}
+        return Draws(size=self.size, **picked)
+
+    def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
+
+        An amount r >= 0 moves a level v the share r of the way to 255, r < 0 the share -r of the way to 0.
+        """
+        return 1 - np.abs(self.lab), 255 * np.maximum(self.lab, 0)
+
+    def forward(self) -> np.ndarray:
+        """(N, 3, 3) float64: px of the face -> px of the moved face, before the flip. About the image's centre."""
+        angle = np.deg2rad(self.rotation)
+        a, b = self.scale * np.cos(angle), self.scale * np.sin(angle)
+        centre = (self.size - 1) / 2
+        matrix = np.zeros((len(self), 3, 3))
+        matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2] = a, b, (1 - a - b) * centre + self.shift[:, 0]
+        matrix[:, 1, 0], matrix[:, 1, 1], matrix[:, 1, 2] = -b, a, (1 - a + b) * centre + self.shift[:, 1]
+        matrix[:, 2, 2] = 1
+        return matrix
+
+    def inverse(self) -> np.ndarray:
+        """(N, 2, 3) float64: px of the target -> px of the face, flip and movement undone in one matrix."""
+        flip = np.zeros((len(self), 3, 3))
+        flip[:, 0, 0] = np.where(self.flip, -1, 1)
+        flip[:, 0, 2] = np.where(self.flip, self.size - 1, 0)
+        flip[:, 1, 1] = flip[:, 2, 2] = 1
+        return (np.linalg.inv(self.forward()) @ flip)[:, :2]
+
+    def move_points(self, points: np.ndarray) -> np.ndarray:
+        """(N, ..., 2) points (x, y) of the faces -> where they lie in the targets: moved and flipped."""
+        return flip_points(transform_points(points, self.forward()), self.flip, self.size)
+
+    def warp_nodes(self) -> np.ndarray:
+        """(N, 5, 5, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
+
+        Peer: nodes at linspace(0, size, 5), which reads half a pixel to the right and below with no noise at all.
+        Ours: half a pixel less, so no noise is no change.
+        """
+        at = np.linspace(0, self.size, GRID) - 0.5
+        nodes = np.empty((len(self), GRID, GRID, 2))
+        nodes[..., 0] = self.warp[:, 0] + at
+        nodes[..., 1] = self.warp[:, 1] + at[:, None]
+        return nodes
+
+    def control_grid(self) -> np.ndarray:
+        """(N, 5, 5, 2) px (x, y) of the face: where each node of the feed reads.
+
+        Movement, flip and warp in one. The nodes' weights at any pixel add up to one, so an affine map of the
+        nodes is the same as that map of every pixel.
+        """
+        return transform_points(self.warp_nodes(), self.inverse())
+
+
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N, ..., 2) points through (N, 3, 3) or (N, 2, 3) matrices."""
+    flat = points.reshape(len(points), math.prod(points.shape[1:-1]), 2)
+    moved = flat @ matrix[:, :2, :2].swapaxes(-1, -2) + matrix[:, None, :2, 2]
+    return moved.reshape(points.shape).astype(np.result_type(points, np.float32), copy=False)
+
+
+def flip_points(points: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
+    """(N, ..., 2) points mirrored where ``flip`` (N,) says so. Their order is kept: left stays named left."""
+    mirrored = points.copy()
+    mirrored[flip, ..., 0] = (size - 1) - points[flip, ..., 0]
+    return mirrored
+
+
+def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | None = None) -> Draws:
+    """Draw the amounts of N faces.
+
+    seed: the run's, 64 bit. ordinals: (N,) the how-manieth face of its side each one is, from 0.
+    sides: (N,) 0 or 1. size: processing size, px. The same arguments give the same bits; each face's result
+    depends on its own ordinal and side only.
+    """
+    constants = ConstantsAugmentation.from_config(size, config=config)
+    color, transform = constants.color, constants.transform
+    words = random_words(seed, ordinals, sides, range(_UNIFORM_BLOCKS + _WARP_BLOCKS), STREAM_AUGMENT)
+    u = uniforms(words[:, : 4 * _UNIFORM_BLOCKS])
+    warp = normals(words[:, 4 * _UNIFORM_BLOCKS :])[:, : 2 * GRID * GRID]
+    either_way = 2 * u - 1
+    step = np.floor(u[:, _CLAHE_GRID] * (color.clahe_max_size + 1)).astype(np.int64)
+    grid = color.clahe_base_contrast + step * (color.clahe_base_contrast // 2)
+    return Draws(
+        size=int(size),
+        lab=either_way[:, _L : _B + 1] * color.lab_adjust,
+        # Peer: CLAHE is skipped for the whole batch when the only face drawn for it is the first.
+        # Ours: every face has its own chance, whatever the others drew.
+        clahe_grid=np.where(u[:, _CLAHE] < color.clahe_chance, grid, 0),
+        rotation=either_way[:, _ROTATION] * transform.rotation,
+        scale=1 + either_way[:, _SCALE] * transform.zoom,
+        shift=either_way[:, _SHIFT_X : _SHIFT_Y + 1] * transform.shift,
+        flip=u[:, _FLIP] < transform.flip,
+        warp=warp.reshape(-1, 2, GRID, GRID) * constants.warp.scale,
+    )

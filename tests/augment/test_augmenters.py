@@ -1,0 +1,170 @@
+"""Whole batches through both backends: they agree, nothing but the face itself matters, bad input is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from slow_references import mask_planes, pictures, psnr
+
+from swapfast.augment.augmentation import DeviceAugmenter
+from swapfast.augment.draws import Draws, draw
+from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.result import Augmented, to_float
+from swapfast.config import AugmentationConfig
+
+
+def batch(n: int, size: int, planes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Faces with their mask, and other masks."""
+    mask = mask_planes(n, 1, size).transpose(0, 2, 3, 1)
+    return np.concatenate([pictures(n, size), mask], axis=-1), mask_planes(n, planes, size, seed=3)
+
+
+def run(backend: str, device, sizes, faces, planes, draws, **options) -> Augmented:
+    if backend == "opencv":
+        with OpenCVAugmenter(*sizes, **options) as augment:
+            return augment(faces, planes, draws)
+    planes = None if planes is None else torch.from_numpy(planes).to(device)
+    return DeviceAugmenter(*sizes)(torch.from_numpy(faces).to(device), planes, draws)
+
+
+def tensors(result: Augmented) -> list[torch.Tensor]:
+    return [result.feed, *result.targets, *(result.masks or [])]
+
+
+BACKENDS = ("opencv", "device")
+
+
+@pytest.mark.parametrize("size, sizes", [(256, (256, 128, [64, 256])), (128, (128, 80, [96, 128]))])
+def test_backends_agree(device, at_least, size, sizes):
+    faces, planes = batch(8, size)
+    for what, config, target, feed in (
+        ("geometry", AugmentationConfig(color=False), 55, 55),
+        ("all", AugmentationConfig(), 43, 38),
+    ):
+        d = draw(1, np.arange(8), 0, size, config)
+        a = run("opencv", device, sizes, faces, planes, d).to_float()
+        b = run("device", device, sizes, faces, planes, d)
+        at_least(f"{what} at {size} px: feed, dB", psnr(a.feed, b.feed.cpu(), 1), feed)
+        for x, y in zip(a.targets, b.targets):
+            at_least(f"{what} at {size} px: target of {x.shape[-1]} px, dB", psnr(x, y.cpu(), 1), target)
+        for x, y in zip(a.masks, b.masks):
+            at_least(f"{what} at {size} px: masks of {x.shape[-1]} px, dB", psnr(x, y.cpu(), 1), 55)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("channels, planes", [(3, None), (3, 2), (4, 0), (4, 1), (4, 5)])
+def test_shapes_ranges_and_memory(device, backend, channels, planes):
+    faces, masks = batch(3, 64, planes or 0)
+    faces = np.ascontiguousarray(faces[..., :channels])
+    before = faces.copy()
+    result = run(
+        backend, device, (64, 48, [64, 32]), faces, masks if planes is not None else None, draw(1, [0, 1, 2], 0, 64)
+    )
+    assert np.array_equal(faces, before), "the input is left alone"
+    assert result.feed.shape == (3, 3, 48, 48)
+    assert [tuple(t.shape) for t in result.targets] == [(3, 3, 32, 32), (3, 3, 64, 64)]
+    count = (planes or 0) + channels - 3
+    if count:
+        assert [tuple(m.shape) for m in result.masks] == [(3, count, 32, 32), (3, count, 64, 64)]
+        assert all(m[0, 0].is_contiguous() for m in result.masks)
+    else:
+        assert result.masks is None
+    assert result.feed.dtype == (torch.uint8 if backend == "opencv" else torch.float32)
+    floats = result.to_float()
+    for image in (result.feed, *result.targets, floats.feed, *floats.targets):
+        assert image.is_contiguous(memory_format=torch.channels_last)
+    for tensor in tensors(floats):
+        assert tensor.dtype == torch.float32 and tensor.min() >= 0 and tensor.max() <= 1
+    if backend == "opencv":
+        assert all(torch.equal(f, b.float() / 255) for f, b in zip(tensors(floats), tensors(result)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_face_has_the_same_bits_in_any_batch_and_order(device, backend):
+    size, sizes, n = 64, (64, 64, [48, 64]), 13
+    faces, planes = batch(n, size)
+    d = draw(3, np.arange(n), np.arange(n) % 2, size)
+    whole = tensors(run(backend, device, sizes, faces, planes, d))
+    again = tensors(run(backend, device, sizes, faces, planes, draw(3, np.arange(n), np.arange(n) % 2, size)))
+    assert all(torch.equal(a, b) for a, b in zip(whole, again)), "same seed, same bits"
+    order = np.random.default_rng(2).permutation(n)
+    for pick in (slice(0, 5), slice(5, 6), slice(6, 13), order):
+        part = tensors(run(backend, device, sizes, faces[pick], planes[pick], d[pick]))
+        assert all(torch.equal(a, b[pick]) for a, b in zip(part, whole)), pick
+
+
+def test_threads_and_floats_change_no_bit(device):
+    faces, planes = batch(11, 64)
+    d = draw(3, np.arange(11), 0, 64)
+    sizes = (64, 48, [32, 64])
+    one = run("opencv", device, sizes, faces, planes, d, threads=1)
+    for threads in (2, 3, 16):
+        many = run("opencv", device, sizes, faces, planes, d, threads=threads)
+        assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(many)))
+        floats = run("opencv", device, sizes, faces, planes, d, threads=threads, as_float=True)
+        assert all(torch.equal(a, b) for a, b in zip(tensors(one.to_float()), tensors(floats)))
+
+
+def test_an_earlier_result_outlives_later_calls():
+    """Outputs are fresh memory: a prefetching loader may hold several."""
+    faces, planes = batch(6, 64)
+    with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
+        first = augment(faces, planes, draw(1, np.arange(6), 0, 64))
+        kept = [t.clone() for t in tensors(first)]
+        for step in range(1, 4):
+            later = augment(faces, planes, draw(1, np.arange(6) + 6 * step, 0, 64))
+            assert not torch.equal(later.feed, first.feed)
+        assert all(torch.equal(a, b) for a, b in zip(tensors(first), kept))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_faces_give_empty_tensors(device, backend):
+    faces, planes = np.zeros((0, 64, 64, 4), np.uint8), np.zeros((0, 2, 64, 64), np.uint8)
+    result = run(backend, device, (64, 32, [64]), faces, planes, Draws.identity(0, 64))
+    assert result.feed.shape == (0, 3, 32, 32) and result.masks[0].shape == (0, 3, 64, 64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_does_not_fit_is_refused(device, backend):
+    faces, planes = batch(2, 64)
+    d = Draws.identity(2, 64)
+    bad = {
+        "faces": [(faces[:, :32], planes, d), (faces[..., :2], planes, d), (faces.astype(np.int16), planes, d)],
+        "planes": [(faces, planes[:1], d), (faces, planes[:, 0], d), (faces, planes.astype(np.float32), d)],
+        "draws": [(faces, planes, Draws.identity(3, 64)), (faces, planes, Draws.identity(2, 128))],
+    }
+    for what, cases in bad.items():
+        for case in cases:
+            with pytest.raises(ValueError, match=what):
+                run(backend, device, (64, 64, [64]), *case)
+    other = {"opencv": DeviceAugmenter, "device": OpenCVAugmenter}[backend](64, 64, [64])
+    with pytest.raises(ValueError, match="faces"):
+        other(*((faces, planes) if backend == "opencv" else map(torch.from_numpy, (faces, planes))), d)
+    for sizes in ((64, 128, [64]), (64, 64, [128]), (64, 64, []), (64, 64, [64, 64]), (8, 8, [8]), (64, 0, [64])):
+        with pytest.raises(ValueError, match="size"):
+            run(backend, device, sizes, faces, planes, d)
+
+
+def test_threads_must_be_positive():
+    with pytest.raises(ValueError, match="threads"):
+        OpenCVAugmenter(64, 64, [64], threads=0)
+
+
+def test_a_failure_inside_a_thread_reaches_the_caller():
+    """An impossible grid makes OpenCV raise in whichever thread meets it."""
+    faces, planes = batch(8, 64)
+    d = dataclasses.replace(Draws.identity(8, 64), clahe_grid=np.full(8, -3))
+    with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
+        with pytest.raises(cv2.error):
+            augment(faces, planes, d)
+        good = augment(faces, planes, Draws.identity(8, 64))
+    assert np.array_equal(good.targets[0].permute(0, 2, 3, 1), faces[..., :3])
+
+
+def test_to_float_is_exact_for_every_level(device):
+    every = torch.arange(256, dtype=torch.uint8, device=device).reshape(1, 1, 16, 16)
+    assert torch.equal(to_float(every).cpu(), (torch.arange(256).double() / 255).float().reshape(1, 1, 16, 16))
