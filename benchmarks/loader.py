@@ -15,10 +15,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks import peer
 from benchmarks.common import compare, parser, report, summary, timed
 from benchmarks.faces import head_folders
+from pipelines.build import make_augmenter
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.loader import TrainLoader
 from pipelines.sampler import Sampler
@@ -42,7 +44,8 @@ def spec(size: int) -> StoreSpec:
 
 def make_loader(stores, size: int) -> TrainLoader:
     sampler = Sampler(1, tuple(len(store) for store in stores), BATCH)
-    return TrainLoader(stores, sampler, OpenCVAugmenter(size, size, (size,)), False, AugmentationConfig())
+    augment = make_augmenter("opencv", size, size, (size,), torch.device("cpu"))
+    return TrainLoader(stores, sampler, augment, False, AugmentationConfig())
 
 
 def resident_mib() -> float:
@@ -128,7 +131,8 @@ def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
     loader = make_loader(stores, size)
     faces, planes = loader.gather(loader.sampler.ids(0))
     draws = loader.draws(0)
-    augmented = loader.augment(faces, planes, draws)
+    as_bytes = OpenCVAugmenter(size, size, (size,))
+    augmented = as_bytes(faces, planes, draws)
     six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
     rng = np.random.default_rng(1)
 
@@ -142,7 +146,8 @@ def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
         ("decode", "opencv"): lambda: list(decode_pictures(paths, THREADS, use_dali=False)),
         ("crop_and_masks", "opencv"): crop_and_masks,
         ("sample_and_gather", "opencv"): lambda: (loader.gather(loader.sampler.ids(0)), loader.draws(0)),
-        ("augment", "opencv"): lambda: loader.augment(faces, planes, draws),
+        ("augment", "opencv"): lambda: as_bytes(faces, planes, draws),
+        ("augment_and_to_tensor", "opencv"): lambda: loader.augment(faces, planes, draws),
         ("to_tensor", "opencv"): lambda: augmented.to_float(),
         ("read_parse_crop_masks", "peer_loop"): lambda: [peer.item(path, size) for path in paths],
         ("augment_and_to_tensor", "peer_loop"): lambda: peer.augment(six.copy(), rng),

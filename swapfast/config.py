@@ -224,7 +224,12 @@ class OptimizerConfig(Config):
 class ModelConfig(Config):
     """Which network is trained."""
 
-    name: str = option("original", "The model: original (64 px, 82 M parameters) or tiny (64 px, 0.84 M, to try things out).", fixed=True, flag="-t/--trainer")
+    name: str = option(
+        "original",
+        "The model: original (64 px, 82 M parameters) or tiny (0.84 M, to try things out).",
+        fixed=True,
+        flag="-t/--trainer",
+    )
     lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem")
 
 

@@ -165,14 +165,11 @@ class ImageAugmentation:
         where = torch.from_numpy(flags).to(batch.device)[:, None, None, None]
         return torch.where(where, batch.flip(2), batch), moved
 
-    def warp(self, batch, to_landmarks: bool = False, batch_src_points=None, batch_dst_points=None):
+    def warp(self, batch):
         """Warp (N, S, S, C) images by the 5x5 grid.
 
-        Peer: the map is half a pixel off and what lies outside is black. Ours: neither. Warping to landmarks is
-        not built yet.
+        Peer: the map is half a pixel off and what lies outside is black. Ours: neither.
         """
-        if to_landmarks:
-            raise NotImplementedError("warping to landmarks is not built yet")
         self._check(batch)
         nodes = self.draws.warp_nodes()
         if isinstance(batch, np.ndarray):

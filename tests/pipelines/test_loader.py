@@ -14,7 +14,6 @@ from pipelines.preview import PreviewLoader
 from pipelines.sampler import Sampler
 from pipelines.store import StoreSpec
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
-from swapfast.models.tiny import tiny
 
 STILL = {"color": False, "flip": False, "warp": False, "zoom_amount": 0, "rotation_range": 0, "shift_range": 0}
 MASKS = ("face", "eye", "mouth")
@@ -31,7 +30,7 @@ def make(sides, device):
     def loader(backend="opencv", seed=7, batch=6, config=None, start=0, color_order="bgr", prefetch=2):
         stores = [side.store for side in sides]
         sampler = Sampler(seed, tuple(len(store) for store in stores), batch)
-        augment = make_augmenter(backend, tiny())
+        augment = make_augmenter(backend, 64, 64, (64,), device)
         config = config or AugmentationConfig()
         return TrainLoader(stores, sampler, augment, backend == "device", config, color_order, device, start, prefetch)
 
