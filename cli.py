@@ -290,10 +290,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt:
         message, code = "stopped before training began; nothing had to be saved", EXIT_STOPPED
-    except MemoryError:
-        message, code = "out of memory: train with fewer faces or a smaller -b", EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED
+    except OSError as error:
+        message, code = f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED
+    except (MemoryError, RuntimeError) as error:
+        # torch has an exception of its own for a full GPU, which only torch could name here.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        message, code = "out of memory: train with a smaller -b, or on fewer faces", EXIT_FAILED
     print(f"swapfast: {message}", file=sys.stderr)
     return code
 

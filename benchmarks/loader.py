@@ -6,11 +6,11 @@ PNGs to float tensors on the CPU, beside a loader written the peer's way, in one
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -63,24 +63,27 @@ def cold(folders: list[Path], size: int) -> None:
     """The first epoch: everything from the files to the last batch of float tensors."""
     stores = read_and_fill(folders, size)
     steps = -(-len(stores[0]) // BATCH)
-    for _ in itertools.islice(make_loader(stores, size), steps):
-        pass
+    take(iter(make_loader(stores, size)), steps)
+
+
+def take(batches: Iterator, count: int) -> None:
+    """Consume some batches and keep none, as training does."""
+    for _ in range(count):
+        next(batches)
 
 
 def peer_seconds(folders: list[Path], size: int, steps: int) -> float:
     """Seconds a step of the peer's way takes, its processes started and their queues drained before."""
     batches = iter(peer.loader(folders, size, steps + PEER_AHEAD, BATCH))
-    for _ in range(PEER_AHEAD):
-        next(batches)
-    return timed(lambda: [next(batches) for _ in range(steps)]) / steps
+    take(batches, PEER_AHEAD)
+    return timed(lambda: take(batches, steps)) / steps
 
 
 def our_seconds(stores, size: int, steps: int) -> float:
     """Seconds a step of ours takes, store warm, what was made ahead drained before."""
     batches = iter(make_loader(stores, size))
-    for _ in range(20):
-        next(batches)
-    seconds = timed(lambda: [next(batches) for _ in range(steps)]) / steps
+    take(batches, 20)
+    seconds = timed(lambda: take(batches, steps)) / steps
     batches.close()
     return seconds
 

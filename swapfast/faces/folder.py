@@ -100,7 +100,7 @@ def _is_mask_of_another(name: str, others: frozenset[str]) -> bool:
 # Headers are read by Python code, which threads take turns at: 340 faces/s with two threads, 620 with two processes, on
 # two nearly free cores (no difference when others use them). Below this many files starting them does not pay. Forking
 # is what torch's DataLoader does too; the children never touch a device.
-_PROCESSES_FROM = 1000
+_PROCESSES_FROM = 200
 
 
 def _map(
