@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swapfast.config import TrainConfig, settings, tomllib
+from swapfast import __version__
+from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
+from swapfast.training.stop import StopRequest
 
 USE = """\
 Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
@@ -32,6 +37,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
         parsed, left = self.parse_known_args(arguments)
+        if left and parsed.command is None:
+            raise unknown_name("flag", left[0], [flag for action in self._actions for flag in action.option_strings])
         if left:
             command = self.commands[parsed.command]
             flags = [flag for action in command._actions for flag in action.option_strings]
@@ -42,10 +49,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
+    return int(text)
 
 
 def _setting_default(value) -> str:
@@ -87,6 +93,7 @@ def _make_parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     parser.commands = commands.choices
 
@@ -139,41 +146,56 @@ def _make_parser() -> _Parser:
     return parser
 
 
-def _watch(description: str) -> Callable[[int, int], None]:
-    """A progress bar on a terminal, nothing elsewhere: call it with (done, total)."""
-    if not sys.stderr.isatty():
-        return lambda done, total: None
-    from rich.console import Console
-    from rich.progress import Progress
+class Bars:
+    """Progress bars on a terminal, one at a time, nothing elsewhere; the terminal is put right on leaving."""
 
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task(description, total=None)
-    bar.start()
+    def __init__(self) -> None:
+        self._bar = None
 
-    def update(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total)
-        if done >= total:
-            bar.stop()
+    def __enter__(self) -> Bars:
+        return self
 
-    return update
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, description: str) -> Callable[[int, int], None]:
+        """Start a bar; what is returned is to be called with (done, total)."""
+        self.__exit__()
+        if not sys.stderr.isatty():
+            return lambda done, total: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = bar = Progress(console=Console(stderr=True))
+        task = bar.add_task(description, total=None)
+        bar.start()
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done >= total:
+                bar.stop()
+
+        return update
 
 
-def _synthesize(arguments: argparse.Namespace) -> int:
+def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.faces.synthetic import synthesize
 
-    spread = synthesize(
-        arguments.out,
-        arguments.faces,
-        arguments.size,
-        arguments.pairs,
-        arguments.seed,
-        progress=_watch("drawing faces"),
-    )
+    with Bars() as bars:
+        spread = synthesize(
+            arguments.out,
+            arguments.faces,
+            arguments.size,
+            arguments.pairs,
+            arguments.seed,
+            progress=bars("drawing faces"),
+        )
     print(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
     return EXIT_DONE
 
 
-def _inspect(arguments: argparse.Namespace) -> int:
+def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.faces.folder import describe, inspect_folder
 
     report = inspect_folder(arguments.folder)
@@ -195,44 +217,40 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
     return given
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    from swapfast.config import updated
-
+def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
     config = TrainConfig.from_toml(arguments.config) if arguments.config else TrainConfig()
     changes = _changes(arguments)
     if arguments.config:
         changes = {name: value for name, (_, value) in settings(config).items()} | changes
+    wanted = updated(config, changes)
     if arguments.print_config:
-        print(updated(config, changes).to_toml(), end="")
+        print(wanted.to_toml(), end="")
         return EXIT_DONE
 
-    from pipelines.build import TrainRequest, build_trainer
-    from swapfast.training.stop import StopRequest
-    from swapfast.training.trainer import model_folder
+    from pipelines.build import TrainRequest, build_trainer, plan_run
 
     request = TrainRequest(
-        arguments.input_A,
-        arguments.input_B,
-        arguments.model_dir,
-        config,
-        changes,
-        arguments.iterations,
-        arguments.save_interval,
-        arguments.resume,
-        arguments.device,
-        arguments.backend,
-        arguments.skip_bad,
-        not arguments.no_logs,
+        input_a=arguments.input_A,
+        input_b=arguments.input_B,
+        model_dir=arguments.model_dir,
+        config=config,
+        changes=changes,
+        iterations=arguments.iterations,
+        save_interval=arguments.save_interval,
+        resume=arguments.resume,
+        device=arguments.device,
+        backend=arguments.backend,
+        skip_bad=arguments.skip_bad,
+        logs=not arguments.no_logs,
     )
-    updated(config, changes)  # refuse what is wrong before anything is read or written
-    stop = StopRequest()
-    folder = model_folder(arguments.model_dir)
-    with stop.listening(), folder.locked():
-        trainer = build_trainer(request, folder, stop, lambda line: print(line, flush=True), _watch)
-        if trainer.exit_early:
-            print(f"{trainer.step} iterations are trained already; give a larger -i to train on")
+    with Bars() as bars:
+        plan = plan_run(request, bars)
+        if plan.step >= request.iterations:
+            print(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
-        trainer.train()
+        with plan.checkpoints.locked():
+            trainer = build_trainer(plan, stop, lambda line: print(line, flush=True), bars)
+            trainer.train()
     if stop:
         print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
         return EXIT_STOPPED
@@ -240,7 +258,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.build import load_model, pick_device
     from swapfast.swap.evaluate import evaluate
 
@@ -250,7 +268,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.doctor import describe, examine
 
     report = examine()
@@ -267,7 +285,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     if parsed.command is None:
         parser.print_help()
         return EXIT_REQUEST
-    return parsed.run(parsed)
+    with StopRequest().listening() as stop:
+        return parsed.run(parsed, stop)
 
 
 def _missing_library(error: ImportError) -> str:
@@ -280,6 +299,19 @@ def _missing_library(error: ImportError) -> str:
     return f"{error}: reinstall swapfast with its packages (pip install swapfast)"
 
 
+def _refused(error: OSError) -> tuple[str, int]:
+    """What the system refused, and whether the request or the machine is at fault."""
+    ran_out = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENOMEM)
+    return f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED if ran_out else EXIT_REQUEST
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch says it with an exception of its own on a GPU and in words on a CPU."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see swapfast/errors.py)."""
     try:
@@ -289,17 +321,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt:
-        message, code = "stopped before training began; nothing had to be saved", EXIT_STOPPED
-    except BrokenPipeError:
-        return EXIT_FAILED
+        message, code = "stopped; there was nothing to save yet", EXIT_STOPPED
     except OSError as error:
-        message, code = f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED
+        message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:
-        # torch has an exception of its own for a full GPU, which only torch could name here.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        if not _out_of_memory(error):
             raise
         message, code = "out of memory: train with a smaller -b, or on fewer faces", EXIT_FAILED
-    print(f"swapfast: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"swapfast: {message}", file=sys.stderr)
     return code
 
 

@@ -22,7 +22,8 @@ import cv2
 import torch
 
 from pipelines.build import versions
-from pipelines.doctor import cores, gpus, memory_gib
+from pipelines.doctor import gpus, memory_gib
+from swapfast.system import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,9 +61,9 @@ def _commit() -> str | None:
 def environment() -> dict:
     """Hardware, driver, versions, threads and commit."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
-        "cores": cores(),
+        "cores": available_cores(),
         "memory_gib": memory_gib(),
         "load_at_start": os.getloadavg()[0],
         "gpus": gpus(),

@@ -30,10 +30,11 @@ from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import training_masks
+from swapfast.system import available_cores
 
 BATCH = 16
 MASKS = ("face", "eye", "mouth")
-THREADS = len(os.sched_getaffinity(0))
+THREADS = available_cores()
 PEER_AHEAD = 2 * peer.WORKERS * 2  # twice what its processes have ready
 PUBLISHED = {64: 223, 128: 156, 256: 93, 512: 32}  # faceswap itself on two cores, faces/s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import platform
@@ -20,18 +21,17 @@ from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec, fill_store
 from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import SwapfastError
-from swapfast.faces.folder import FaceFolder, scan_folder
-from swapfast.faces.masks import mask_names
+from swapfast.faces.folder import BadFace, FaceFolder, scan_folder
+from swapfast.faces.masks import check_mask_type, mask_names
 from swapfast.losses import LossCollator
 from swapfast.models import SIDES, FaceAutoencoder, build_model
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder, write_file
 from swapfast.training.optimizer import Optimizer
-from swapfast.training.progress import ProgressLine
 from swapfast.training.stop import StopRequest
 from swapfast.training.tensorboard import TorchTensorBoard
-from swapfast.training.trainer import Run, Trainer
+from swapfast.training.trainer import Run, Trainer, model_folder
 
 FEW_FACES = 25  # below this a model mostly learns the faces by heart
 
@@ -91,12 +91,6 @@ def needed_masks(config: TrainConfig) -> tuple[str, ...]:
     )
 
 
-def store_spec(config: TrainConfig, model: FaceAutoencoder) -> StoreSpec:
-    """What is kept of each face for ``model``."""
-    size = max(model.input_size, *model.output_sizes)
-    return StoreSpec(size, config.crop, config.mask, needed_masks(config))
-
-
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     """The loss that ``config`` describes."""
     loss = config.loss
@@ -137,17 +131,42 @@ class Side:
 Watch = Callable[[str], Callable[[int, int], None]]
 
 
-def read_side(path: Path, spec: StoreSpec, skip_bad: bool, watch: Watch | None = None) -> Side:
-    """Read and decode a folder. Raises SwapfastError listing every bad file, unless they are to be skipped."""
-    folder = scan_folder(path, progress=watch and watch(f"reading {path}"))
+def no_watch(_description: str) -> Callable[[int, int], None]:
+    """For who does not want to see progress."""
+    return lambda done, total: None
+
+
+def without(folder: FaceFolder, bad: list[BadFace], skip_bad: bool) -> FaceFolder:
+    """``folder`` less some faces. Raises SwapfastError listing every bad file, unless they are to be skipped."""
+    names = {face.path for face in bad}
+    good = [record for record in folder.records if record.path not in names]
+    folder = dataclasses.replace(folder, records=good, bad=[*folder.bad, *bad])
     folder.require_all_good(skip_bad)
-    store, bad = fill_store(spec, folder.records, progress=watch and watch(f"decoding {path}"))
-    if bad:
-        names = {face.path for face in bad}
-        good = [record for record in folder.records if record.path not in names]
-        folder = FaceFolder(folder.path, good, [*folder.bad, *bad], folder.notes)
-        folder.require_all_good(skip_bad)
-    return Side(folder, store)
+    return folder
+
+
+def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watch) -> FaceFolder:
+    """Read a folder's headers and see that its faces have the mask asked for.
+
+    Raises SwapfastError listing every bad file, unless they are to be skipped, and where no face has that mask.
+    """
+    folder = scan_folder(path, progress=watch(f"reading {path}"))
+    lacking = {}
+    for record in folder.records if mask_type != "none" else []:
+        try:
+            check_mask_type(record, mask_type)
+        except SwapfastError as error:
+            lacking[record.path] = error
+    if lacking and len(lacking) == len(folder.records):
+        raise next(iter(lacking.values()))
+    bad = [BadFace(path, str(error).removeprefix(f"{path}: ")) for path, error in lacking.items()]
+    return without(folder, bad, skip_bad)
+
+
+def decode_side(folder: FaceFolder, spec: StoreSpec, skip_bad: bool, watch: Watch = no_watch) -> Side:
+    """Decode a folder's faces. Raises SwapfastError listing those that do not decode, unless they are to be skipped."""
+    store, bad = fill_store(spec, folder.records, progress=watch(f"decoding {folder.path}"))
+    return Side(without(folder, bad, skip_bad) if bad else folder, store)
 
 
 def remarks(sides: list[Side]) -> list[str]:
@@ -217,7 +236,7 @@ def run_state(config: TrainConfig, sides: list[Side]) -> dict:
             side: {"folder": str(s.folder.path), "faces": len(s.store)} for side, s in zip(SIDES, sides, strict=True)
         },
         "versions": versions(),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -256,59 +275,102 @@ def preview_writer(
     return write
 
 
-def build_trainer(
-    request: TrainRequest, folder: CheckpointFolder, stop: StopRequest, say: Callable[[str], None], watch: Watch
-) -> Trainer:
-    """Everything in place for ``Trainer.train``. say: prints a line; watch: makes progress bars."""
+@dataclass(frozen=True)
+class Plan:
+    """A request that has been found possible. Nothing has been written so far.
+
+    steps: the checkpoints there were. lines: what to tell a person.
+    """
+
+    request: TrainRequest
+    checkpoints: CheckpointFolder
+    steps: list[int]
+    config: TrainConfig
+    checkpoint: Checkpoint | None
+    folders: list[FaceFolder]
+    model: FaceAutoencoder
+    loss: LossCollator
+    spec: StoreSpec
+    samples: Samples
+    lines: list[str]
+
+    @property
+    def step(self) -> int:
+        """Iterations the model has had."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+
+def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
+    """Check everything that can be checked before anything is written; raises SwapfastError where it fails."""
+    inputs = (request.input_a, request.input_b)
+    checkpoints = model_folder(request.model_dir)
+    for path in inputs:
+        if path.resolve() in (request.model_dir.resolve(), *request.model_dir.resolve().parents):
+            raise SwapfastError(f"--model-dir {request.model_dir}: lies in the faces' folder {path}; choose another")
+    pick_device(request.device)
+    steps = checkpoints.steps()
+    config, checkpoint, lines = resumed(request, checkpoints)
+    look = config.preview
+    masks = needed_masks(config)
+    samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    loss = loss_collator(config, model)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, checkpoints)
+        lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
+    folders = [scan_side(path, config.mask.mask_type, request.skip_bad, watch) for path in inputs]
+    spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
+    return Plan(request, checkpoints, steps, config, checkpoint, folders, model, loss, spec, samples, lines)
+
+
+def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
+    """Fill ``model``; SwapfastError where the checkpoint's weights are another model's."""
+    try:
+        model.load_state_dict(checkpoint.tensors["model"])
+    except (KeyError, RuntimeError) as error:
+        raise SwapfastError(
+            f"{folder.path(checkpoint.step)}: the weights do not fit the model {model.name!r} that state.json names"
+        ) from error
+
+
+def build_trainer(plan: Plan, stop: StopRequest, say: Callable[[str], None], watch: Watch = no_watch) -> Trainer:
+    """Everything in place for ``Trainer.train``; the model folder must be locked. say: prints a line."""
+    request, config, folder = plan.request, plan.config, plan.checkpoints
+    if folder.steps() != plan.steps:
+        raise SwapfastError(f"--model-dir {folder.folder}: another run has just saved there; start again")
     device = pick_device(request.device)
     backend = pick_backend(request.backend, device)
-    config, checkpoint, lines = resumed(request, folder)
-    model = build_model(config.model, config.loss.learn_mask, config.seed)
-    model = model.to(device, memory_format=torch.channels_last)
-    loss = loss_collator(config, model).to(device)
-    step = 0
-    if checkpoint is not None:
-        step = checkpoint.step
-        model.load_state_dict(checkpoint.tensors["model"])
+    folder.set_aside_newer_than(plan.step)
+    model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer)
-    if checkpoint is not None:
-        optimizer.load_state_dict(checkpoint.tensors["optimizer"])
-        folder.set_aside_newer_than(step)
-        lines.append(f"going on from iteration {step} in {folder.folder}")
-    for line in lines:
-        say(line)
-
-    spec = store_spec(config, model)
-    look = config.preview
-    samples = Samples(config.crop.coverage / 100, "face" in spec.masks, look.mask_opacity, look.mask_color)
-    sides = [read_side(path, spec, request.skip_bad, watch) for path in (request.input_a, request.input_b)]
-    for line in remarks(sides):
+    if plan.checkpoint is not None:
+        optimizer.load_state_dict(plan.checkpoint.tensors["optimizer"])
+    sides = [decode_side(found, plan.spec, request.skip_bad, watch) for found in plan.folders]
+    for line in (*plan.lines, *remarks(sides)):
         say(line)
     say(f"model {model.name}, {backend} augmentation, training on {device}, batch {config.batch_size} per side")
     loader = TrainLoader(
         [side.store for side in sides],
         Sampler(config.seed, tuple(len(side.store) for side in sides), config.batch_size),
-        make_augmenter(backend, spec.size, model.input_size, model.output_sizes, device),
-        backend == "device",
-        config.augmentation,
-        model.color_order,
-        device,
-        step,
+        make_augmenter(backend, plan.spec.size, model.input_size, model.output_sizes, device),
+        on_device=backend == "device",
+        config=config.augmentation,
+        color_order=model.color_order,
+        device=device,
+        start=plan.step,
     )
-    means = {f"mean_{name}": mean_face(side.store) for name, side in zip(SIDES, sides)}
     run = Run(
-        folder,
-        request.iterations,
-        request.save_interval,
-        run_state(config, sides),
-        {"faces": means},
-        preview_writer(model, sides, config, samples, folder.folder),
-        TorchTensorBoard(folder.folder / "logs") if request.logs else None,
-        ProgressLine(),
-        stop,
-        saved_step=None if checkpoint is None else step,
+        checkpoints=folder,
+        iterations=request.iterations,
+        save_interval=request.save_interval,
+        state=run_state(config, sides),
+        tensors={"faces": {f"mean_{name}": mean_face(side.store) for name, side in zip(SIDES, sides)}},
+        preview=preview_writer(model, sides, config, plan.samples, folder.folder),
+        tensorboard=TorchTensorBoard(folder.folder / "logs", warn=say) if request.logs else None,
+        stop=stop,
+        saved_step=None if plan.checkpoint is None else plan.step,
     )
-    return Trainer(model, loss, optimizer, loader, run, step)
+    return Trainer(model, plan.loss, optimizer, loader, run, plan.step)
 
 
 def load_model(path: Path, device: torch.device) -> tuple[FaceAutoencoder, TrainConfig, np.ndarray]:
@@ -321,7 +383,7 @@ def load_model(path: Path, device: torch.device) -> tuple[FaceAutoencoder, Train
         raise SwapfastError(f"--model-dir {path}: holds no model; train one with `swapfast train`")
     checkpoint, _ = found
     config = TrainConfig.from_dict(checkpoint.state.get("config"), str(folder.path(checkpoint.step) / "state.json"))
-    model = build_model(config.model, config.loss.learn_mask, config.seed).to(device)
-    model.load_state_dict(checkpoint.tensors["model"])
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    load_weights(model, checkpoint, folder)
     mean = checkpoint.tensors["faces"]["mean_b"].numpy()
-    return model, config, shrink(mean, model.output_sizes[-1])
+    return model.to(device), config, shrink(mean, model.output_sizes[-1])

@@ -8,6 +8,7 @@ import platform
 import torch
 
 from pipelines.build import pick_backend, pick_device, versions
+from swapfast.system import available_cores
 
 
 def memory_gib() -> float | None:
@@ -16,11 +17,6 @@ def memory_gib() -> float | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
@@ -38,7 +34,7 @@ def examine() -> dict:
     have = versions()
     return {
         "system": platform.platform(),
-        "cores": cores(),
+        "cores": available_cores(),
         "memory_gib": memory_gib() and round(memory_gib(), 1),
         "gpus": gpus(),
         "versions": have,

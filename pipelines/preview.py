@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import cv2
@@ -10,9 +9,11 @@ import numpy as np
 
 from pipelines.decode import decode_pictures
 from swapfast.config import CropConfig, MaskConfig
+from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
 from swapfast.faces.record import FaceRecord
+from swapfast.system import available_cores
 
 
 def evenly(records: Sequence[FaceRecord], count: int) -> list[FaceRecord]:
@@ -49,9 +50,11 @@ class PreviewLoader:
         inputs, targets = [], []
         for records in sides:
             chosen = evenly(records, count)
-            decoded = decode_pictures([record.path for record in chosen], os.cpu_count() or 1)
+            decoded = decode_pictures([record.path for record in chosen], available_cores())
             pictures = (picture for batch in decoded for picture in batch)
             for record, picture in zip(chosen, pictures):
+                if isinstance(picture, str):
+                    raise SwapfastError(f"{record.path}: {picture}; it was good a moment ago")
                 inputs.append(shrink(crop_face(record, picture, crop, process), input_size))
                 target = np.full((size, size, 4), 255, np.uint8)
                 target[..., :3] = crop_face(record, picture, whole, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import BadFace
 from swapfast.faces.masks import training_masks
 from swapfast.faces.record import FaceRecord
+from swapfast.system import available_cores
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,8 @@ def fill_store(
     device_id: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HostStore, list[BadFace]]:
-    """Decode, crop and mask every face. Returns the store of the good ones and the bad ones with their reasons.
-
-    Raises SwapfastError where a mask is asked for that a face does not have.
-    """
-    threads = threads or os.cpu_count() or 1
+    """Decode, crop and mask every face. Returns the store of the good ones and the bad ones with their reasons."""
+    threads = threads or available_cores()
     store = HostStore(spec, len(records))
     store.names = [record.path.name for record in records]
     bad: dict[int, str] = {}
@@ -113,8 +110,8 @@ def fill_store(
             return
         try:
             store.put(index, records[index], image)
-        except (ValueError, MemoryError) as error:
-            bad[index] = str(error)
+        except (ValueError, MemoryError, SwapfastError) as error:
+            bad[index] = str(error).removeprefix(f"{records[index].path}: ")
 
     done = 0
     with ThreadPoolExecutor(threads) as pool:

@@ -9,18 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
+import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from swapfast.errors import SwapfastError, unknown_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def option(default, help: str, low=None, high=None, choices=None, fixed: bool = False, flag: str = ""):
@@ -102,6 +97,11 @@ def _checked(f: dataclasses.Field, kind: type, value):
     plain = typing.get_origin(kind) or kind
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise SwapfastError(f"{name} {value!r}: expected {plain.__name__}")
+    if plain is list:
+        (element,) = typing.get_args(kind)
+        for item in value:
+            if isinstance(item, bool) or not isinstance(item, (int, float) if element is float else element):
+                raise SwapfastError(f"{name} {item!r}: expected {element.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SwapfastError(f"{name} {value!r}: expected a finite number")
     if meta["choices"] and value not in meta["choices"]:
@@ -205,7 +205,7 @@ class LossConfig(Config):
                 f"{' '.join(map(str, self.weights))}: give one to four functions and one weight for each"
             )
         for weight in self.weights:
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 400:
+            if not 0 <= weight <= 400:
                 raise SwapfastError(f"--loss-weights {weight!r}: must lie within 0 and 400 percent")
 
 

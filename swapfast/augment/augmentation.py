@@ -22,6 +22,7 @@ from swapfast.augment.constants import (
 )
 from swapfast.augment.draws import Draws, draw, flip_points, transform_points
 from swapfast.augment.result import Augmented
+from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig
 
 __all__ = [
@@ -77,10 +78,7 @@ class Amounts:
         n = len(draws)
         factor, offset = draws.lab_affine()
         parts = [factor, offset, draws.inverse().reshape(n, 6), draws.control_grid().reshape(n, 50)]
-        packed = torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
-        if torch.device(device).type == "cuda":
-            packed = packed.pin_memory()
-        packed = packed.to(device, non_blocking=True)
+        packed = send(np.concatenate(parts, axis=1).astype(np.float32), device)
         self.factor, self.offset = packed[:, 0:3], packed[:, 3:6]
         self.inverse = packed[:, 6:12].reshape(n, 2, 3)
         self.nodes = packed[:, 12:].reshape(n, 5, 5, 2)
@@ -147,7 +145,7 @@ class ImageAugmentation:
             return np.stack([_move_any(image, matrix) for image, matrix in zip(batch, inverse)]), moved
 
         def move(images: Tensor, amounts: Amounts) -> Tensor:
-            matrix = torch.from_numpy(inverse.astype(np.float32)).to(images.device)
+            matrix = send(inverse.astype(np.float32), images.device)
             return geometry.sample(images, geometry.affine_map(matrix, self.processing_size))
 
         return self._on_device(batch, move), moved
@@ -162,7 +160,7 @@ class ImageAugmentation:
         moved = None if points is None else flip_points(points, flags, self.processing_size)
         if isinstance(batch, np.ndarray):
             return np.where(flags[:, None, None, None], batch[:, :, ::-1], batch), moved
-        where = torch.from_numpy(flags).to(batch.device)[:, None, None, None]
+        where = send(flags, batch.device)[:, None, None, None]
         return torch.where(where, batch.flip(2), batch), moved
 
     def warp(self, batch):
@@ -182,7 +180,7 @@ class ImageAugmentation:
             return warped
 
         def warp(images: Tensor, amounts: Amounts) -> Tensor:
-            at = torch.from_numpy(nodes.astype(np.float32)).to(images.device)
+            at = send(nodes.astype(np.float32), images.device)
             return geometry.sample(images, geometry.control_map(at, self.processing_size))
 
         return self._on_device(batch, warp)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from kornia.enhance import equalize_clahe
 from torch import Tensor
 
-CLIP_LIMIT = 2.0  # the highest a histogram bin may be, in mean heights
+from swapfast.augment.constants import CLIP_LIMIT
+from swapfast.augment.transfer import send
 
 
 def equalize(lightness: Tensor, grids: Sequence[int]) -> Tensor:
@@ -23,7 +24,7 @@ def equalize(lightness: Tensor, grids: Sequence[int]) -> Tensor:
     """
     result = lightness.clone()
     for grid in sorted({int(g) for g in grids} - {0}):
-        members = torch.tensor([i for i, g in enumerate(grids) if g == grid]).to(lightness.device)
+        members = send(np.flatnonzero(np.equal(grids, grid)), lightness.device)
         levels = (lightness[members].round() / 255).clamp(0, 1)
         result[members] = equalize_clahe(levels, CLIP_LIMIT, (grid, grid)) * 255
     return result

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swapfast.augment.draws import GRID
+from swapfast.augment.transfer import constant
 
 
 def hat_taps(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ def control_map(nodes: Tensor, size: int) -> Tensor:
 def sample(images: Tensor, positions: Tensor) -> Tensor:
     """Read (N, C, H, W) images at (N, h, w, 2) px positions: bilinear, edges repeated -> (N, C, h, w)."""
     height, width = images.shape[-2:]
-    scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], dtype=positions.dtype).to(positions.device)
+    scale = constant((2 / (width - 1), 2 / (height - 1)), positions.device, positions.dtype)
     return F.grid_sample(images, positions * scale - 1, mode="bilinear", padding_mode="border", align_corners=True)
 
 

@@ -15,7 +15,6 @@ The plain functions above the class are what ``ImageAugmentation`` uses too.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +24,12 @@ import numpy as np
 import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
+from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
 from swapfast.augment.result import Augmented
+from swapfast.system import available_cores
 
-CLIP_LIMIT = 2.0  # of CLAHE: the highest a histogram bin may be, in mean heights
 PRODUCT_LIMIT = 2**18  # multiplications at once; OpenBLAS starts threads above
 STRIP_PIXELS = 2**15  # handled at once by one thread: seven images of 3 or 4 bytes a pixel fit its cache
 
@@ -175,7 +175,7 @@ class OpenCVAugmenter:
     ) -> None:
         sizes = check_sizes(processing_size, input_size, output_sizes)
         self.processing_size, self.input_size, self.output_sizes = sizes
-        self.threads = _cores() if threads is None else int(threads)
+        self.threads = available_cores() if threads is None else int(threads)
         if self.threads < 1:
             raise ValueError(f"threads = {threads}: need at least one")
         self.dtype = np.float32 if as_float else np.uint8
@@ -327,7 +327,3 @@ def _put(values: np.ndarray, out: np.ndarray) -> None:
         out[...] = values
     else:
         np.divide(values, np.float32(255), out=out)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,6 +23,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, read_face, shown
 from swapfast.faces.record import FaceRecord
+from swapfast.system import available_cores, start_worker
 
 SHOWN_BAD = 50
 
@@ -117,17 +118,20 @@ def _map(
     may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
     if may_fork and workers > 1 and len(names) >= _PROCESSES_FROM:
         try:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-                return _gather(pool.map(task, names, chunksize=16), len(names), progress)
+            return _in_processes(task, names, workers, progress)
         except (BrokenExecutor, OSError):
             pass  # no room for processes, or one was killed: threads need none
     with ThreadPoolExecutor(workers) as pool:
         return _gather(pool.map(task, names), len(names), progress)
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _in_processes(task: Callable, names: list[str], workers: int, progress: Progress | None) -> list:
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(os.getpid(),))
+    try:
+        return _gather(pool.map(task, names, chunksize=16), len(names), progress)
+    finally:
+        pool.shutdown(cancel_futures=True)  # interrupted, it waits for the chunks begun and not for the whole folder
 
 
 def _gather(results: Iterable, total: int, progress: Progress | None) -> list:

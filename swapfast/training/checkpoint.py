@@ -2,7 +2,7 @@
 
 A model folder holds one folder per checkpoint:
 
-    checkpoint-00002500/   model.safetensors   optimizer.safetensors   state.json
+    checkpoint-00002500/   model.safetensors   optimizer.safetensors   faces.safetensors   state.json
 
 Each is written under a temporary name, flushed to the disk, and renamed when it is whole, so a checkpoint is
 either there or not. ``state.json`` is readable and holds the step, the config, the versions and the size and
@@ -185,7 +185,8 @@ class CheckpointFolder:
             try:
                 import fcntl
 
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A record lock, which child processes do not inherit: an orphan cannot keep the folder locked.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except ImportError:  # no such locks on this system
                 pass
             except OSError as error:

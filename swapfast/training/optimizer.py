@@ -1,4 +1,4 @@
-"""The optimizer and everything that happens to gradients on the way to it."""
+"""The optimizer."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -54,19 +55,24 @@ class ProgressLine:
         self.interval_s = 0.5 if self._terminal else 10.0
         self._width = 0
 
+    def _write(self, text: str, end: str = "\n") -> None:
+        """Whoever read the output may be gone (``| tee`` dies of the same Ctrl-C): that must not cost the model."""
+        with contextlib.suppress(OSError, ValueError):
+            print(text, end=end, file=self._stream, flush=True)
+
     def losses(self, step: int, sides: dict[str, float], speed: Speed) -> None:
         """[HH:MM:SS] [#01234] Loss A: 0.01234, Loss B: 0.01234 | 9.81 it/s, ..."""
         losses = ", ".join(f"Loss {side.upper()}: {value:.5f}" for side, value in sides.items())
         line = f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses} | {speed}"
         if self._terminal:
-            print(f"\r{line:<{self._width}}", end="", file=self._stream, flush=True)
+            self._write(f"\r{line:<{self._width}}", end="")
             self._width = len(line)
         else:
-            print(line, file=self._stream, flush=True)
+            self._write(line)
 
     def say(self, text: str) -> None:
         """A whole line that stays."""
         if self._width:
-            print(file=self._stream)
+            self._write("")
             self._width = 0
-        print(text, file=self._stream, flush=True)
+        self._write(text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 class StopRequest:
     """Turns SIGINT and SIGTERM into a request that the training loop reads between steps.
 
-    Before training starts (``waiting`` is False) there is nothing to save, so a signal raises KeyboardInterrupt
+    Before training starts (``training`` is False) there is nothing to save, so a signal raises KeyboardInterrupt
     at once.
     """
 

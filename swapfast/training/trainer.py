@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -88,8 +89,8 @@ class Run:
 class Trainer:
     """Trains ``model`` on ``batches`` until the run's iterations are done or it is asked to stop.
 
-    batches: any iterable of Batch, from step ``step`` on, as many as have been trained already. The model, its
-    optimizer and the batches must be on one device.
+    batches: any iterable of Batch; where it ends, so does training. step: how many iterations the model has had.
+    The model, its optimizer and the batches must be on one device.
     """
 
     def __init__(
@@ -117,7 +118,10 @@ class Trainer:
         return self.step >= self.run.iterations
 
     def train_one_batch(self) -> list[BatchLoss]:
-        """One step on the next batch; the losses of side A, B, ... still on the device."""
+        """One step on the next batch; the losses of side A, B, ... still on the device.
+
+        Raises StopIteration where there is no further batch.
+        """
         start = time.perf_counter()
         batch = next(self.batches)
         self._meter.add(batch.faces, time.perf_counter() - start)
@@ -137,17 +141,21 @@ class Trainer:
 
         Raises SwapfastError (code 1) where the loss is no longer finite or a checkpoint cannot be written.
         """
-        self.run.stop.training = True
+        run = self.run
+        run.stop.training = True
         reported = float("-inf")
-        while not self.exit_early and not self.run.stop:
-            self._pending.add(self.step + 1, self.train_one_batch())
-            if time.perf_counter() - reported >= self.run.progress.interval_s or self.exit_early:
+        while not self.exit_early and not run.stop:
+            try:
+                losses = self.train_one_batch()
+            except StopIteration:
+                break
+            self._pending.add(self.step, losses)
+            if time.perf_counter() - reported >= run.progress.interval_s or self.exit_early:
                 self._report()
                 reported = time.perf_counter()
-            if self.step % self.run.save_interval == 0:
+            if self.step % run.save_interval == 0:
                 self.save()
-        if self._pending.rows:
-            self._report()
+        self._report()
         self.save(is_exit=True)
 
     def save(self, is_exit: bool = False) -> None:
@@ -155,7 +163,9 @@ class Trainer:
         run = self.run
         if run.saved_step != self.step:
             self._collect()
-            trained = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            weights = self.model.state_dict()
+            self._refuse_broken(weights)
+            trained = {"model": weights, "optimizer": self.optimizer.state_dict()}
             run.checkpoints.save(Checkpoint(self.step, run.tensors | trained, run.state))
             run.saved_step = self.step
             average = sum(self._since_save) / max(len(self._since_save), 1)
@@ -166,38 +176,41 @@ class Trainer:
         if run.tensorboard is not None:
             run.tensorboard.on_train_end() if is_exit else run.tensorboard.on_save()
 
+    def _refuse_broken(self, weights: dict[str, Tensor]) -> None:
+        """A step's loss is taken before its weights move, so finite losses do not prove finite weights."""
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()])
+        if not finite.all():
+            name = next(n for n, good in zip(weights, finite.tolist()) if not good)
+            raise SwapfastError(self._broken(f"the weights ({name})", self.step), EXIT_FAILED)
+
     def _collect(self) -> dict[str, float]:
-        """Fetch the pending losses, log them, and return the last step's. Never lets a broken model be saved."""
+        """Fetch the pending losses, log them, and return the last step's. Raises where one is not finite."""
         latest: dict[str, float] = {}
         for step, latest in self._pending.take():
             total = latest["batch_total"]
             if total - total != 0:  # NaN or infinite
-                raise SwapfastError(self._broken(step, latest), EXIT_FAILED)
+                which = [tag for tag, value in latest.items() if value - value != 0 and "_unweighted_" in tag]
+                raise SwapfastError(self._broken(f"the loss ({', '.join(which) or 'mask'})", step), EXIT_FAILED)
             self._since_save.append(total)
             if self.run.tensorboard is not None:
                 self.run.tensorboard.on_train_batch_end(step, latest)
         return latest
 
-    def _broken(self, step: int, values: dict[str, float]) -> str:
-        which = [tag for tag, value in values.items() if value - value != 0 and "_unweighted_" in tag]
+    def _broken(self, what: str, step: int) -> str:
         saved = self.run.saved_step
-        kept = f"the checkpoint of iteration {saved} is whole" if saved is not None else "nothing had been saved"
-        return (
-            f"the loss became non-finite at iteration {step} ({', '.join(which) or 'mask'}); {kept}. Start again "
-            "with a lower --learning-rate"
-        )
+        kept = f"the checkpoint of iteration {saved} is finite" if saved is not None else "nothing had been saved"
+        return f"{what} became non-finite at iteration {step}; {kept}. Start again with a lower --learning-rate"
 
     def _report(self) -> None:
         values = self._collect()
+        if not values:
+            return
         speed = self._meter.take()
-        if values:
-            sides = {side: values[f"batch_face_{side.upper()}"] for side in SIDES}
-            self.run.progress.losses(self.step, sides, speed)
+        sides = {side: values[f"batch_face_{side.upper()}"] for side in SIDES}
+        self.run.progress.losses(self.step, sides, speed)
         if self.run.tensorboard is not None:
-            scalars = {"data_wait": speed.data_wait, "iterations_per_s": speed.iterations_per_s}
-            self.run.tensorboard.on_train_batch_end(
-                self.step, {f"speed/{k}": v for k, v in (scalars | {"faces_per_s": speed.faces_per_s}).items()}
-            )
+            scalars = {f"speed/{name}": value for name, value in dataclasses.asdict(speed).items()}
+            self.run.tensorboard.on_train_batch_end(self.step, scalars)
 
 
 def model_folder(path: str | Path) -> CheckpointFolder:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.build import make_augmenter, read_side
+from pipelines.build import decode_side, make_augmenter, scan_side
 from pipelines.loader import TrainLoader
 from pipelines.preview import PreviewLoader
 from pipelines.sampler import Sampler
@@ -22,7 +22,7 @@ MASKS = ("face", "eye", "mouth")
 @pytest.fixture(scope="module")
 def sides(made_faces):
     spec = StoreSpec(64, CropConfig(), MaskConfig(), MASKS)
-    return [read_side(made_faces / side, spec, skip_bad=False) for side in "ab"]
+    return [decode_side(scan_side(made_faces / side, "extended", False), spec, False) for side in "ab"]
 
 
 @pytest.fixture
@@ -101,21 +101,23 @@ def test_held_batches_keep_their_pixels(make):
 
 
 def test_the_two_backends_agree(make, at_least):
-    """DESIGN section 2: whole targets to 43 dB, feeds to 38 dB, geometry alone to 55 dB."""
+    """DESIGN section 2: geometry to 55 dB, whole targets to 43 dB, feeds to 38 dB."""
 
     def psnr(a, b):
         return float(-10 * torch.log10((a.cpu() - b.cpu()).square().mean()))
 
-    geometry = AugmentationConfig(color=False)
-    for name, config, floors in (
-        ("geometry", geometry, (55, 38)),
-        ("all", AugmentationConfig(color_clahe_chance=0), (43, 38)),
-    ):
+    cases = {  # config -> floors of targets and feeds
+        "geometry": (AugmentationConfig(color=False), 55, 55),
+        "without CLAHE": (AugmentationConfig(color_clahe_chance=0), 43, 38),
+        # kornia's CLAHE blends tiles half a pixel off OpenCV's by design, which shows most at this size, where a
+        # tile is 10 to 32 px; from 128 px on the 43 and 38 dB hold with it too (tests/augment).
+        "all at 64 px": (AugmentationConfig(), 34, 34),
+    }
+    for name, (config, target, feed) in cases.items():
         one, two = make("opencv", batch=32, config=config).batch(0), make("device", batch=32, config=config).batch(0)
-        at_least(f"{name}: target, dB", psnr(one.targets[0], two.targets[0]), floors[0])
-        feeds = psnr(torch.cat(one.inputs), torch.cat(two.inputs))
-        at_least(f"{name}: feed, dB", feeds, floors[1])
-        at_least(f"{name}: face mask, dB", psnr(one.meta.mask_face[0], two.meta.mask_face[0]), 43)
+        at_least(f"{name}: target, dB", psnr(one.targets[0], two.targets[0]), target)
+        at_least(f"{name}: feed, dB", psnr(torch.cat(one.inputs), torch.cat(two.inputs)), feed)
+        at_least(f"{name}: face mask, dB", psnr(one.meta.mask_face[0], two.meta.mask_face[0]), 55)
 
 
 def test_an_error_while_making_a_batch_reaches_the_trainer(make):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
-from pipelines.build import read_side, store_spec
+from pipelines.build import decode_side, needed_masks, scan_side
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.store import StoreSpec, fill_store
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
@@ -15,7 +17,6 @@ from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
-from swapfast.models.tiny import tiny
 
 MASKS = ("face", "eye", "mouth")
 
@@ -83,20 +84,23 @@ def test_a_face_mask_from_the_file_beside_the_picture(made_faces):
 
 
 def test_masks_follow_from_the_config():
-    model = tiny()
-    assert store_spec(TrainConfig(), model).masks == MASKS
+    assert needed_masks(TrainConfig()) == MASKS
     off = TrainConfig.from_dict({"mask": {"mask_type": "none"}})
-    assert store_spec(off, model).masks == ()
+    assert needed_masks(off) == ()
     plain = TrainConfig.from_dict({"loss": {"eye_multiplier": 1, "mouth_multiplier": 1}})
-    assert store_spec(plain, model).masks == ("face",)
+    assert needed_masks(plain) == ("face",)
     with pytest.raises(SwapfastError, match="--learn-mask"):
-        store_spec(TrainConfig.from_dict({"mask": {"mask_type": "none"}, "loss": {"learn_mask": True}}), model)
+        needed_masks(TrainConfig.from_dict({"mask": {"mask_type": "none"}, "loss": {"learn_mask": True}}))
+
+
+def _read(path, skip_bad, mask_type="extended"):
+    return decode_side(scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), skip_bad)
 
 
 def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged):
     with pytest.raises(SwapfastError, match=r"1 of 14 .*\n\s+0003.png: "):
-        read_side(damaged, _spec(), skip_bad=False)
-    side = read_side(damaged, _spec(), skip_bad=True)
+        _read(damaged, skip_bad=False)
+    side = _read(damaged, skip_bad=True)
     assert len(side.store) == 13 and [bad.path.name for bad in side.folder.bad] == ["0003.png"]
     assert "0003.png" not in side.store.names and len(side.folder.records) == 13
     good, _ = fill_store(_spec(), side.folder.records)
@@ -105,4 +109,21 @@ def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged):
 
 def test_a_mask_that_no_face_has(made_faces):
     with pytest.raises(SwapfastError, match=r"0000.png: no mask 'bisenet-fp_face'"):
-        read_side(made_faces / "a", _spec(mask_type="bisenet-fp_face"), skip_bad=False)
+        scan_side(made_faces / "a", "bisenet-fp_face", skip_bad=True)
+
+
+def test_a_face_without_its_mask_and_one_with_a_broken_mask(made_faces, tmp_path):
+    """Both are named before or while the side is read, and both can be left out."""
+    for path in (made_faces / "a").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "0002_mask.png").unlink()
+    described = json.loads((tmp_path / "0002.json").read_text())
+    del described["mask"]
+    (tmp_path / "0002.json").write_text(json.dumps(described))
+    broken = tmp_path / "0005_mask.png"
+    broken.write_bytes(broken.read_bytes()[:-60] + bytes(60))
+    with pytest.raises(SwapfastError, match=r"1 of 14 .*\n  0002.png: no mask 'file'"):
+        _read(tmp_path, False, "file")
+    side = _read(tmp_path, True, "file")
+    assert {bad.path.name for bad in side.folder.bad} == {"0002.png", "0005.png"} and len(side.store) == 12
+    assert len(_read(tmp_path, True).store) in (13, 14), "the drawn mask needs no file"

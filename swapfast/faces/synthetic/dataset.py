@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.system import available_cores
 
 from .identity import draw_identities
 from .render import RenderedFace, render
@@ -175,7 +176,7 @@ def synthesize(
             (partial / folder).mkdir(parents=True)
         counts = {SIDE_A: faces, SIDE_B: faces, TRUTH: pairs}
         jobs = [_Job(str(partial), seed, stream, i, size) for stream, count in counts.items() for i in range(count)]
-        workers = workers or min(os.cpu_count() or 1, len(jobs))
+        workers = workers or min(available_cores(), len(jobs))
         scenes = _draw_all(jobs, workers, progress)
         if out.is_dir():
             out.rmdir()
