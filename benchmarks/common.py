@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -77,11 +80,31 @@ def environment() -> dict:
     }
 
 
+def reset_peak() -> None:
+    """Forget the memory of the past, so that ``peak_mib`` speaks of what comes now."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_mib() -> float:
-    """Largest memory this process has had, or has had on the GPU where one is used."""
+    """Largest memory of this process since ``reset_peak``, or of the GPU where one is used."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+    except (OSError, TypeError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each run of one call, and the largest memory the process had during one."""
+
+    seconds: list[float]
+    peak_mib: float
 
 
 def _sync() -> None:
@@ -98,20 +121,24 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of every call, taken in turn so that a change of the machine's speed meets all alike."""
-    for call in calls.values():
+def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, Timing]:
+    """Time every call, taken in turn so that a change of the machine's speed meets all alike."""
+    peaks = {}
+    for name, call in calls.items():
+        reset_peak()
         for _ in range(warm_up):
             call()
+        peaks[name] = peak_mib()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             times[name].append(timed(call))
-    return times
+    return {name: Timing(times[name], peaks[name]) for name in calls}
 
 
-def summary(seconds: Sequence[float], faces: int, **labels) -> dict:
+def summary(timing: Timing, faces: int, **labels) -> dict:
     """One result: labels, median and interquartile range in ms, faces per second at the median."""
+    seconds = timing.seconds
     low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return {
         **labels,
@@ -120,7 +147,7 @@ def summary(seconds: Sequence[float], faces: int, **labels) -> dict:
         "iqr_ms": round(1000 * (high - low), 4),
         "faces_per_s": round(faces / median, 1),
         "repeats": len(seconds),
-        "peak_mib": round(peak_mib(), 1),
+        "peak_mib": round(timing.peak_mib, 1),
     }
 
 
@@ -132,10 +159,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def report(results: list[dict], file: Path | None, **more) -> None:
-    """Print a table and, where asked for, write the JSON."""
+def show(results: list[dict]) -> None:
+    """Print results, a line each."""
     for row in results:
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def save(results: list[dict], file: Path | None) -> None:
+    """Write the JSON, where one is asked for."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"environment": environment(), "results": results, **more}, indent=1) + "\n")
+        file.write_text(json.dumps({"environment": environment(), "results": results}, indent=1) + "\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import peer
-from benchmarks.common import compare, parser, report, summary, timed
+from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary, timed
 from benchmarks.faces import head_folders
 from pipelines.build import make_augmenter
 from pipelines.decode import dali_version, decode_pictures
@@ -103,13 +102,17 @@ def end_to_end(folders: list[Path], size: int, repeats: int, seconds: float) -> 
     theirs_s = [peer_seconds(folders, size, 4)]
     ours_s = [our_seconds(stores, size, 20)]
     steps = [max(4, round(seconds / probe[0])) for probe in (theirs_s, ours_s)]
-    theirs_s, ours_s = [], []
+    theirs_s, ours_s, peak = [], [], 0.0
     for _ in range(repeats):
         theirs_s.append(peer_seconds(folders, size, steps[0]))
+        reset_peak()
         ours_s.append(our_seconds(stores, size, steps[1]))
+        peak = max(peak, peak_mib())
     faces = 2 * BATCH
     per_batch = faces / sum(len(store) for store in stores)
+    reset_peak()
     first_s = [timed(lambda: cold(folders, size)) * per_batch for _ in range(repeats)]
+    first = Timing(first_s, peak_mib())
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
         kept, beside = alone.submit(fill_memory, folders, size).result()
 
@@ -118,10 +121,12 @@ def end_to_end(folders: list[Path], size: int, repeats: int, seconds: float) -> 
 
     row = {"name": "end_to_end", "size": size}
     memory = {"store_mib": round(kept, 1), "process_mib_beside_store": round(beside, 1)}
+    warm = Timing(ours_s, peak)
     return [
-        summary(ours_s, faces, **row, backend="opencv", state="warm", ratio_to_peer=ratio(ours_s), **memory),
-        summary(first_s, faces, **row, backend="opencv", state="cold", ratio_to_peer=ratio(first_s)),
-        summary(theirs_s, faces, **row, backend="peer_loop", state="warm", published_faces_per_s=PUBLISHED.get(size)),
+        summary(warm, faces, **row, backend="opencv", state="warm", ratio_to_peer=ratio(ours_s), **memory),
+        summary(first, faces, **row, backend="opencv", state="cold", ratio_to_peer=ratio(first_s)),
+        # The peer's memory is in its own processes and not measured here.
+        summary(Timing(theirs_s, 0.0), faces, **row, backend="peer_loop", state="warm", published=PUBLISHED.get(size)),
     ]
 
 
@@ -160,14 +165,12 @@ def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
         del calls["decode", "dali"]
     times = compare(calls, repeats)
     rows = [
-        summary(seconds, len(mixed), name=name, size=size, backend=backend, state="warm")
-        for (name, backend), seconds in times.items()
+        summary(timing, len(mixed), name=name, size=size, backend=backend, state="warm")
+        for (name, backend), timing in times.items()
     ]
-    start = time.perf_counter()
-    found = sum(len(scan_folder(folder).records) for folder in folders)
-    rows.append(
-        summary([time.perf_counter() - start], found, name="read_headers", size=size, backend="opencv", state="warm")
-    )
+    scans = compare({"scan": lambda: [scan_folder(folder) for folder in folders]}, repeats, warm_up=1)
+    found = sum(map(len, records))
+    rows.append(summary(scans["scan"], found, name="read_headers", size=size, backend="opencv", state="warm"))
     return rows
 
 
@@ -180,9 +183,11 @@ def main() -> None:
     results = []
     with head_folders(options.faces) as folders:
         for size in options.sizes:
-            results += stages(folders, size, repeats)
-            results += end_to_end(folders, size, repeats, 1.0 if options.quick else 5.0)
-    report(results, options.json)
+            rows = stages(folders, size, repeats)
+            rows += end_to_end(folders, size, repeats, 1.0 if options.quick else 5.0)
+            show(rows)
+            results += rows
+    save(results, options.json)
 
 
 if __name__ == "__main__":
