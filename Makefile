@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 DEMO_SEED ?= 1
-DEMO_STEPS ?= 1500
+DEMO_STEPS ?= 2500
 
 # A net this small, trained this short, gets one loss and neither mirrored nor recoloured faces.
 DEMO_FLAGS := --loss mae --loss-weights 100 --eye-multiplier 1 --mouth-multiplier 1 --learning-rate 1e-3 -P -c \
