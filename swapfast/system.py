@@ -6,6 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
 # Looked up on import: a forked child should load nothing.
@@ -19,6 +22,30 @@ def available_cores() -> int:
     share of CPU time (``docker --cpus``) is seen by neither.
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are answered only when the block ends: for the start of a pool.
+
+    Interrupted half-way, ``ProcessPoolExecutor`` forgets the workers it has and waits for them for ever. And a worker
+    forked in the block is deaf to both until ``start_worker``.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are answered in the main thread alone
+        return
+    came = set()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
+    for number in before:
+        signal.signal(number, lambda number, frame: came.add(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def start_worker(parent: int) -> None:

@@ -74,7 +74,10 @@ def crop_face(record: FaceRecord, image: np.ndarray, crop: CropConfig, size: int
 
 
 def crop_with(window_of: FaceRecord, record: FaceRecord, image: np.ndarray, crop: CropConfig, size: int) -> np.ndarray:
-    """Like ``crop_face``, but cut where ``window_of``'s face lies: two pictures of one pose stay pixel on pixel."""
+    """Like ``crop_face``, but cut where ``window_of``'s face lies in their common frame.
+
+    Two pictures of one pose stay pixel on pixel, however differently their landmarks were found.
+    """
     _check_image(record, image)
     if window_of.kind != record.kind:
         raise SwapfastError(
@@ -83,8 +86,25 @@ def crop_with(window_of: FaceRecord, record: FaceRecord, image: np.ndarray, crop
         )
     if record.kind == "plain":
         return sample_square(image, crop_matrix(window_of, crop, size), size)
-    x0, y0, t = aligned_window(window_of, crop, record.width, "head")
-    return resize_square(cut_square(image, x0, y0, t), size)
+    if _same_head(window_of, record):
+        return resize_square(cut_square(image, *crop_window(record, crop)), size)
+    return sample_square(image, _head_to_crop_of(window_of, record, crop, size), size)
+
+
+def _same_head(one: FaceRecord, other: FaceRecord) -> bool:
+    return one is other or (one.width == other.width and np.array_equal(one.landmarks, other.landmarks))
+
+
+def _head_to_crop_of(window_of: FaceRecord, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+    """(2, 3) float64: px of ``record``'s head -> frame px -> px of ``window_of``'s head -> px of its crop, as cut."""
+    frame_to_head = _square(record.alignment.matrix(record.width, "head"))
+    frame_to_window = _square(window_of.alignment.matrix(window_of.width, "head"))
+    return head_matrix(window_of, crop, size) @ frame_to_window @ np.linalg.inv(frame_to_head)
+
+
+def _square(matrix: np.ndarray) -> np.ndarray:
+    """(3, 3) of a (2, 3) matrix."""
+    return np.vstack([matrix, (0, 0, 1)])
 
 
 def _check_image(record: FaceRecord, image: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, read_face, shown
 from swapfast.faces.record import FaceRecord
-from swapfast.system import available_cores, start_worker
+from swapfast.system import available_cores, signals_held, start_worker
 
 SHOWN_BAD = 50
 
@@ -129,7 +129,9 @@ def _in_processes(task: Callable, names: list[str], workers: int, progress: Prog
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(os.getpid(),))
     try:
-        return _gather(pool.map(task, names, chunksize=16), len(names), progress)
+        with signals_held():  # this forks
+            results = pool.map(task, names, chunksize=16)
+        return _gather(results, len(names), progress)
     finally:
         pool.shutdown(cancel_futures=True)  # interrupted, it waits for the chunks begun and not for the whole folder
 

@@ -44,12 +44,6 @@ class JpegInfo:
         return tuple(note for note, applies in found.items() if applies)
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of a whole JPEG. Raises ValueError with a short reason."""
-    info = read_jpeg(data)
-    return info.width, info.height
-
-
 def read_jpeg(data: bytes) -> JpegInfo:
     """Walks a whole JPEG from start to end marker. Raises ValueError with a short reason."""
     if data[:3] != SIGNATURE:

@@ -13,7 +13,8 @@ import numpy as np
 
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError, unknown_name
-from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, resize_square, sample_square
+from swapfast.faces.alignment import transform_points
+from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, sample_square
 from swapfast.faces.image import read_gray
 from swapfast.faces.record import FaceRecord, StoredMask
 
@@ -48,7 +49,8 @@ STORED_TYPES = (
     "vgg-clear",
     "vgg-obstructed",
 )
-MASK_TYPES = (*DRAWN_TYPES, "file", "none", *STORED_TYPES)
+FRAME_TYPES = (*DRAWN_TYPES, "file")  # made from frame px: the landmarks', or those of a plain picture
+MASK_TYPES = (*FRAME_TYPES, "none", *STORED_TYPES)
 
 
 def mask_names(mask: MaskConfig, face: bool, eye: bool, mouth: bool) -> list[str]:
@@ -74,12 +76,9 @@ def training_masks(
 def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> np.ndarray:
     """(size, size): the face mask of the configured type. Raises SwapfastError if this face has none of it."""
     kind = mask.mask_type
-    if kind in DRAWN_TYPES:
-        drawn = draw_face(crop_landmarks(record, crop, size), size, extended=kind == "extended")
-        return dilate(drawn, mask.dilation)
+    if kind in FRAME_TYPES:
+        return face_mask_in(record, record, crop, mask, size)
     check_mask_type(record, kind)
-    if kind == "file":
-        return dilate(_file_mask(record, crop, size), mask.dilation)
     stored = record.stored_masks[kind]
     try:
         pixels = stored.pixels()
@@ -87,6 +86,24 @@ def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int)
         raise SwapfastError(f"{record.path}: mask {kind!r}: {error}") from error
     cleaned = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
     return crop_stored(cleaned, stored, record, crop, size)
+
+
+def face_mask_in(
+    window_of: FaceRecord, record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int
+) -> np.ndarray:
+    """(size, size): the face mask of ``record`` where ``window_of``'s face is cut; see ``crop_with``.
+
+    Only for the FRAME_TYPES: they are made from frame px, in which the two pictures agree. Raises as ``face_mask``.
+    """
+    matrix = crop_matrix(window_of, crop, size)
+    check_mask_type(record, mask.mask_type)
+    if mask.mask_type == "file":
+        # Sampled exactly as its picture, but outside the picture there is no face.
+        made = sample_square(read_mask_file(record), matrix, size, border=cv2.BORDER_CONSTANT)
+    else:
+        points = transform_points(matrix, record.landmarks).astype(np.float32)
+        made = draw_face(points, size, extended=mask.mask_type == "extended")
+    return dilate(made, mask.dilation)
 
 
 def check_mask_type(record: FaceRecord, kind: str) -> None:
@@ -182,15 +199,6 @@ def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, t: int) -> np.ndarray:
 
 
 # --- a picture beside the picture -------------------------------------------------------------------------
-
-
-def _file_mask(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
-    """Sampled exactly as the picture is, but outside the picture there is no face."""
-    pixels = read_mask_file(record)
-    if record.kind == "plain":
-        return sample_square(pixels, crop_matrix(record, crop, size), size, border=cv2.BORDER_CONSTANT)
-    x0, y0, t = aligned_window(record, crop, record.width, "head")
-    return resize_square(_cut_or_zero(pixels, x0, y0, t), size)
 
 
 def read_mask_file(record: FaceRecord) -> np.ndarray:

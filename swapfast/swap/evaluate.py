@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from swapfast.config import TrainConfig
+from swapfast.config import MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import transform_points
-from swapfast.faces.crop import crop_matrix, crop_with, sample_square
+from swapfast.faces.crop import crop_with
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
-from swapfast.faces.masks import draw_face, read_mask_file
+from swapfast.faces.masks import FRAME_TYPES, face_mask_in
 from swapfast.faces.record import FaceRecord
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.apply import swap_faces
@@ -69,16 +68,21 @@ def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
     return [(sides[0][name], sides[1][name]) for name in sorted(sides[0])]
 
 
-def _mask(window_of: FaceRecord, record: FaceRecord, config: TrainConfig, size: int) -> np.ndarray:
-    """(size, size) uint8: the face mask of ``record`` in the window of ``window_of``.
+def face_mask_for(window_of: FaceRecord, record: FaceRecord, config: TrainConfig, size: int) -> np.ndarray:
+    """(size, size) uint8: the face mask of ``record`` in the window of ``window_of``, never empty.
 
-    Of the type the model was trained with where it can be had from landmarks or a mask file, else extended.
+    As the model was trained with where it can be had from landmarks or a mask file, else extended.
     """
-    matrix = crop_matrix(window_of, config.crop, size)
-    if config.mask.mask_type == "file" and record.mask_file is not None:
-        return sample_square(read_mask_file(record), matrix, size)
-    points = transform_points(matrix, record.landmarks).astype(np.float32)
-    return draw_face(points, size, extended=config.mask.mask_type != "components")
+    mask = config.mask
+    if mask.mask_type not in FRAME_TYPES or (mask.mask_type == "file" and record.mask_file is None):
+        mask = MaskConfig()
+    made = face_mask_in(window_of, record, config.crop, mask, size)
+    if not made.any():
+        raise SwapfastError(
+            f"{record.path}: its face mask ({mask.mask_type}) is empty where {window_of.path} has its face: "
+            "mend the mask, or remove the pair if these two do not belong together"
+        )
+    return made
 
 
 def _picture(record: FaceRecord) -> np.ndarray:
@@ -91,7 +95,7 @@ def _picture(record: FaceRecord) -> np.ndarray:
 def evaluate(model: FaceAutoencoder, config: TrainConfig, mean_b: np.ndarray, truth: Path) -> Evaluation:
     """Measure ``model`` on the pairs under ``truth``; mean_b: (H, W, 3) in 0..1 BGR at the largest output size.
 
-    Raises SwapfastError for missing, damaged or unpaired pictures.
+    Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
     """
     pairs = _pairs(truth)
     size = model.output_sizes[-1]
@@ -103,7 +107,7 @@ def evaluate(model: FaceAutoencoder, config: TrainConfig, mean_b: np.ndarray, tr
     def shown(side: int) -> np.ndarray:
         return np.ascontiguousarray(cut(side, model.input_size).transpose(0, 3, 1, 2))
 
-    masks = np.stack([_mask(a, b, config, size) for a, b in pairs]) / 255
+    masks = np.stack([face_mask_for(a, b, config, size) for a, b in pairs]) / 255
     true_a, true_b = cut(0, size), cut(1, size)
 
     def against_b(made: np.ndarray) -> float:

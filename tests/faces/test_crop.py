@@ -171,12 +171,28 @@ def test_two_pictures_are_cut_by_one_window():
     np.testing.assert_array_equal(
         crop_with(first, second, picture, crop, 96), sample_square(picture, crop_matrix(first, crop, 96), 96)
     )
-    head, other = record_of(a_face(), 256, 256, "head"), record_of(a_face(shift=(90, 90)), 256, 256, "head")
+    head, same = record_of(a_face(), 256, 256, "head"), record_of(a_face(), 256, 256, "head")
     x0, y0, t = crop_window(head, crop)
     picture = a_picture(256, 256)
-    np.testing.assert_array_equal(crop_with(head, other, picture, crop, t), picture[y0 : y0 + t, x0 : x0 + t])
+    np.testing.assert_array_equal(crop_with(head, same, picture, crop, t), picture[y0 : y0 + t, x0 : x0 + t])
     with pytest.raises(SwapfastError, match="two faceswap PNGs or two plain"):
         crop_with(head, first, a_picture(400, 400), crop, 64)
+
+
+@pytest.mark.parametrize("size", [48, 64, 300])
+@pytest.mark.parametrize("edge", [256, 200])
+def test_two_heads_of_one_frame_are_cut_at_one_place(size, edge, within):
+    """Each head is extracted by its own landmarks; what lies in one place of the frame must in the crops too."""
+    first = record_of(a_face(scale=120, shift=(160, 150)), 256, 256, "head")
+    other = record_of(a_face(scale=128, shift=(150, 158), degrees=4), edge, edge, "head")
+    crop = CropConfig(coverage=90, vertical_offset=-4)
+    for spot in ((180, 190), (220, 250), (265, 185)):
+        frame = dotted(500, 480, spot, 4.0)
+        found = []
+        for record in (first, other):
+            head = sample_square(frame, record.alignment.matrix(record.width, "head"), record.width)
+            found.append(centre_of_mass(crop_with(first, record, head, crop, size)))
+        within(f"size {size}, heads 256 and {edge}: {spot}, px", np.abs(found[0] - found[1]).max(), 0.1)
 
 
 def test_a_picture_of_another_size_than_its_record_is_refused():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -248,6 +254,86 @@ def test_processes_and_threads_find_the_same(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
         np.testing.assert_array_equal(one.alignment.matrix(64, "face"), other.alignment.matrix(64, "face"))
         assert one.stored_masks == other.stored_masks
+
+
+# --- the processes of a scan ------------------------------------------------------------------------------
+
+# Reads a folder, and after the first face tells its workers' ids and waits, as a long scan would.
+SLOW_SCAN = """
+import multiprocessing, signal, sys, time
+from pathlib import Path
+from swapfast.faces.folder import scan_folder
+
+def progress(done, total):
+    if done == 1:
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        time.sleep(30)
+
+def heard(*_):
+    print("heard", flush=True)
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, heard)
+try:
+    scan_folder(Path(sys.argv[1]), workers=2, progress=progress)
+except KeyboardInterrupt:
+    heard()
+"""
+
+
+@pytest.fixture
+def slow_scan(tmp_path):
+    """A scan in a session of its own that has come to its first face: (process, ids of its workers)."""
+    source = write_head(tmp_path / "0000.png", edge=32)
+    for index in range(1, folder_module._PROCESSES_FROM + 20):
+        (tmp_path / f"{index:04}.png").hardlink_to(source)
+    command = [sys.executable, "-c", SLOW_SCAN, str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    workers = [int(word) for word in process.stdout.readline().split()]
+    assert len(workers) == 2 and all(is_alive(worker) for worker in workers), process.poll()
+    yield process, workers
+    for pid in (process.pid, *workers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+
+
+def is_alive(pid: int) -> bool:
+    """Running or asleep; what has ended and waits to be noticed by its parent is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def are_gone(pids: list[int], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while any(is_alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_workers_do_not_outlive_a_killed_parent(slow_scan):
+    process, workers = slow_scan
+    process.kill()
+    process.wait(timeout=10)
+    assert are_gone(workers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads do the reading")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_the_group_is_the_parents_alone(slow_scan, name):
+    """As Ctrl-C in a terminal sends it: one answer, no traceback of a worker, nothing left behind."""
+    process, workers = slow_scan
+    os.killpg(process.pid, getattr(signal, name))
+    told, errors = process.communicate(timeout=10)
+    assert (process.returncode, told, errors) == (3, "heard\n", "")
+    assert are_gone(workers)
 
 
 # --- inspect ----------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,8 +16,8 @@ from face_samples import a_face, a_picture, a_stored_mask, corrected, write_plai
 
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import align, to_68
-from swapfast.faces.crop import crop_face, crop_landmarks, crop_window
+from swapfast.faces.alignment import CENTERINGS, align, to_68
+from swapfast.faces.crop import crop_face, crop_landmarks, crop_matrix, crop_window, sample_square
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import (
     EYE_PARTS,
@@ -27,6 +29,7 @@ from swapfast.faces.masks import (
     draw_face,
     draw_parts,
     face_mask,
+    face_mask_in,
     feature_mask,
     lift_brows,
     mask_names,
@@ -202,34 +205,99 @@ def test_the_vertical_offset_moves_a_stored_mask_too(stored, cases, golden_heads
 
 # --- whole items ------------------------------------------------------------------------------------------
 
-ITEMS = {
-    "default": (CropConfig(), MaskConfig()),
-    "bisenet": (CropConfig(), MaskConfig(mask_type="bisenet-fp_face")),
-    "cov875_off5": (CropConfig(coverage=87.5, vertical_offset=5), MaskConfig()),
-    "head": (CropConfig(centering="head"), MaskConfig(mask_type="bisenet-fp_head")),
-    "nomask": (CropConfig(), MaskConfig(mask_type="none")),
-    "dil2_components": (CropConfig(), MaskConfig(mask_type="components", dilation=2)),
-}
+ITEM_KEY = re.compile(r"(?P<tag>\w.*)_(?P<size>\d+)_i(?P<index>\d+)")  # previews have other names
+TAG_PART = re.compile(r"(?P<what>cov|off|dil)(?P<amount>-?[\d.]+)")
+TAG_WORDS = {"default", "nomask", "bisenet", "extended", "components"}  # said by the manifest's channels too
+
+
+def item_configs(tag: str, channels: list[str]) -> tuple[CropConfig, MaskConfig]:
+    """What a tag such as cov875_off5 and its channels (the mask type, then eye, mouth) were made with.
+
+    Raises ValueError for a part of the tag that says nothing we know.
+    """
+    crop, mask = {}, {"mask_type": next((name for name in channels if name not in ("eye", "mouth")), "none")}
+    for part in tag.split("_"):
+        found = TAG_PART.fullmatch(part)
+        if part in CENTERINGS:
+            crop["centering"] = part
+        elif found:
+            amount = float(found["amount"])
+            if found["what"] == "cov":
+                crop["coverage"] = amount / 10 if amount > 100 else amount  # cov875 is 87.5 %
+            elif found["what"] == "off":
+                crop["vertical_offset"] = amount
+            else:
+                mask["dilation"] = amount
+        elif part not in TAG_WORDS:
+            raise ValueError(f"no idea what {part!r} means")
+    return CropConfig(**crop), MaskConfig(**mask)
+
+
+def training_items(golden):
+    """(key, CropConfig, MaskConfig, size, index of the face, mask names in channel order) of every item we can read."""
+    manifest = json.loads((golden.folder / "manifest.json").read_text())
+    described = manifest["files"]["dataset_items.npz"]["params"]["mask channel order / config"]
+    for key in golden("dataset_items").files:
+        found = ITEM_KEY.fullmatch(key)
+        if not found:
+            continue
+        tag, channels = found["tag"], described.get(found["tag"])
+        try:
+            if not isinstance(channels, list):
+                raise ValueError(f"the manifest has no list of channels for {tag!r}")
+            crop, mask = item_configs(tag, channels)
+        except ValueError as error:
+            print(f"dataset_items {key} skipped: {error}")
+            continue
+        names = [name if name in ("eye", "mouth") else "face" for name in channels]
+        yield key, crop, mask, int(found["size"]), int(found["index"]), names
 
 
 @pytest.mark.golden
 def test_training_items_are_faceswaps(golden, golden_heads, within):
-    vectors = golden("dataset_items")
-    keys = [key for key in vectors.files if not key.startswith("preview")]
-    assert keys
-    for key in keys:
-        tag, size, index = key.rsplit("_", 2)
-        (crop, mask), size = ITEMS[tag], int(size)
-        record, picture = golden_heads[int(index[1:])]
-        wanted = vectors[key].shape[2] - 3
-        names = mask_names(mask, face=wanted > 0, eye=wanted > 0, mouth=wanted > 0)
+    vectors, tags = golden("dataset_items"), set()
+    for key, crop, mask, size, index, names in training_items(golden):
+        record, picture = golden_heads[index]
+        assert mask_names(mask, face=bool(names), eye="eye" in names, mouth="mouth" in names) == names
         image = crop_face(record, picture, crop, size)
         masks = training_masks(record, crop, mask, size, names)
         expected = corrected(vectors[key][..., :3], picture, crop_window(record, crop))
         within(f"{key}: image, levels", np.abs(image - expected).max(), 1)
-        assert masks.shape == (size, size, wanted)
+        assert masks.shape == (size, size, vectors[key].shape[2] - 3)
         for channel, name in enumerate(names):
             within(f"{key}: {name}, levels", gap(masks[..., channel], vectors[key][..., 3 + channel]), EDGE_LEVELS)
+        tags.add(key.rsplit("_", 2)[0])
+    assert tags
+
+
+def test_items_of_the_same_form_are_read_and_others_named(tmp_path, capsys):
+    channels = {
+        "legacy_cov875_off-5_dil-2.5": ["components", "eye", "mouth"],
+        "cov75": ["extended", "mouth"],
+        "turned90": ["extended"],
+        "nomask": [],
+        "preview": {"input": 64},
+    }
+    described = {"files": {"dataset_items.npz": {"params": {"mask channel order / config": channels}}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(described))
+    keys = [f"{tag}_64_i2" for tag in channels if tag != "preview"] + ["preview_feed", "new_32_i0"]
+
+    def golden(name):
+        return SimpleNamespace(files=keys)
+
+    golden.folder = tmp_path
+    assert list(training_items(golden)) == [
+        (
+            "legacy_cov875_off-5_dil-2.5_64_i2",
+            CropConfig(centering="legacy", coverage=87.5, vertical_offset=-5),
+            MaskConfig(mask_type="components", dilation=-2.5),
+            *(64, 2, ["face", "eye", "mouth"]),
+        ),
+        ("cov75_64_i2", CropConfig(coverage=75), MaskConfig(), 64, 2, ["face", "mouth"]),
+        ("nomask_64_i2", CropConfig(), MaskConfig(mask_type="none"), 64, 2, []),
+    ]
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in told] == ["turned90_64_i2", "new_32_i0"]
 
 
 def test_mask_names_keep_their_order():
@@ -272,6 +340,25 @@ def test_outside_the_picture_there_is_no_face(tmp_path):
     (record,) = scan_folder(tmp_path).records
     mask = training_masks(record, CropConfig(centering="head"), MaskConfig(mask_type="file"), 96, ["face"])
     assert mask[-3:].max() == 0 and mask[48, 48] == 255
+
+
+@pytest.mark.parametrize("kind", ["extended", "components", "file"])
+def test_a_mask_in_anothers_window_is_that_of_the_frame(tmp_path, kind, within):
+    """Cut where another face lies, a mask keeps its place in the frame: compared with one made there and then cut."""
+    inside = draw_parts(a_face(), 400, FACE_PARTS)
+    write_plain(tmp_path / "one.png", a_picture(400, 400), a_face(), cv2.GaussianBlur(inside, (0, 0), 3))
+    (record,) = scan_folder(tmp_path).records
+    moved = to_68(a_face(scale=110, shift=(140, 130), degrees=5).astype(float))
+    window_of = dataclasses.replace(record, landmarks=moved, alignment=align(moved))
+    crop, mask = CropConfig(coverage=80), MaskConfig(mask_type=kind)
+    ours = face_mask_in(window_of, record, crop, mask, 160)
+    extended = draw_face(a_face(), 400, extended=kind == "extended")
+    in_frame = cv2.GaussianBlur(inside, (0, 0), 3) if kind == "file" else extended
+    expected = sample_square(in_frame, crop_matrix(window_of, crop, 160), 160, cv2.BORDER_CONSTANT)
+    within(f"{kind}: pixels on the other side", ((ours > 127) != (expected > 127)).mean(), 0.01)
+    np.testing.assert_array_equal(face_mask_in(record, record, crop, mask, 160), face_mask(record, crop, mask, 160))
+    wider = face_mask_in(window_of, record, crop, dataclasses.replace(mask, dilation=3), 160)
+    np.testing.assert_array_equal(wider, dilate(ours, 3))
 
 
 @pytest.mark.parametrize("group", ["a", "misc"])

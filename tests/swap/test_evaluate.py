@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.faces import head_png
-from swapfast.config import TrainConfig
+from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import scan_folder
+from swapfast.faces.masks import face_mask
 from swapfast.faces.synthetic import synthesize
 from swapfast.models.tiny import tiny
-from swapfast.swap.evaluate import evaluate, masked_psnr
+from swapfast.swap.evaluate import evaluate, face_mask_for, masked_psnr
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +61,45 @@ def test_where_both_identities_are_one_nothing_has_to_change(truth, model, tmp_p
 
 
 def test_extracted_heads_and_plain_pictures_measure_alike(truth, model, tmp_path, within):
-    """The same pairs as faceswap PNGs: pixels differ by one more resampling and head crops by whole-pixel windows."""
+    """The same pairs as faceswap PNGs: pixels differ by one more resampling and A's crop by a whole-pixel window."""
     rng = np.random.default_rng(1)
-    records = {side: scan_folder(truth / side).records for side in "ab"}
     for side in "ab":
         (tmp_path / side).mkdir()
-        for a, record in zip(records["a"], records[side]):
-            framed = type(record)(**{**vars(record), "alignment": a.alignment})  # A's window for both, as evaluate asks
-            (tmp_path / side / record.path.name).write_bytes(head_png(framed, 256, rng))
+        for record in scan_folder(truth / side).records:  # each in its own head frame, as faceswap extracts them
+            (tmp_path / side / record.path.name).write_bytes(head_png(record, 256, rng))
     plain = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth)
     heads = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), tmp_path)
     for name in ("unchanged_psnr", "mean_b_psnr", "swap_psnr"):
-        within(name + ", dB apart", abs(getattr(plain, name) - getattr(heads, name)), 0.5)
+        within(name + ", dB apart", abs(getattr(plain, name) - getattr(heads, name)), 0.15)
+
+
+def test_a_face_weighs_as_it_does_in_training(truth, tmp_path):
+    """Dilated, and no face beyond the picture's edge; where training's mask cannot be had, extended."""
+    shutil.copytree(truth / "b", tmp_path / "b")
+    cv2.imwrite(str(tmp_path / "b/0000_mask.png"), np.full((128, 128), 255, np.uint8))
+    crop = CropConfig(centering="head", vertical_offset=-25)
+    full, usual = scan_folder(tmp_path / "b").records[:2]
+    for face in (full, usual):
+        for kind in ("file", "extended", "components"):
+            for dilation in (0.0, 4.0, -4.0):
+                config = TrainConfig(crop=crop, mask=MaskConfig(mask_type=kind, dilation=dilation))
+                ours = face_mask_for(face, face, config, 96)
+                np.testing.assert_array_equal(ours, face_mask(face, config.crop, config.mask, 96))
+                assert ours[-1].max() == 0 and ours.max() == 255, "the crop reaches below these pictures"
+    stored = TrainConfig(mask=MaskConfig(mask_type="bisenet-fp_face", dilation=4.0))
+    np.testing.assert_array_equal(
+        face_mask_for(usual, usual, stored, 96), face_mask(usual, stored.crop, MaskConfig(), 96)
+    )
+
+
+def test_an_empty_mask_is_named_and_not_a_nan(truth, model, tmp_path):
+    shutil.copytree(truth, tmp_path / "truth")
+    mask = tmp_path / "truth/b/0002_mask.png"
+    cv2.imwrite(str(mask), np.zeros((128, 128), np.uint8))
+    with pytest.raises(SwapfastError, match=r"b/0002\.png: its face mask .*file.* is empty .*a/0002\.png") as caught:
+        evaluate(model, TrainConfig(mask=MaskConfig(mask_type="file")), np.zeros((64, 64, 3)), tmp_path / "truth")
+    assert "\n" not in str(caught.value)
+    assert np.isfinite(evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path / "truth").swap_psnr)
 
 
 def test_a_picture_without_its_pair(truth, model, tmp_path):
