@@ -61,6 +61,15 @@ def _commit() -> str | None:
         return None
 
 
+def _command() -> str:
+    """What was typed, less where the result goes."""
+    given = sys.argv[1:]
+    if "--json" in given:
+        at = given.index("--json")
+        del given[at : at + 2]
+    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *given])
+
+
 def environment() -> dict:
     """Hardware, driver, versions, threads and commit."""
     return {
@@ -68,7 +77,7 @@ def environment() -> dict:
         "processor": _processor(),
         "cores": available_cores(),
         "memory_gib": memory_gib(),
-        "load_at_start": os.getloadavg()[0],
+        "load_average": os.getloadavg()[0],
         "gpus": gpus(),
         "driver": _driver(),
         "cuda": torch.version.cuda,
@@ -76,7 +85,7 @@ def environment() -> dict:
         "torch_threads": torch.get_num_threads(),
         "opencv_threads": cv2.getNumThreads(),
         "commit": _commit(),
-        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
+        "command": _command(),
     }
 
 
