@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +20,7 @@ import cv2
 import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.system import available_cores
+from swapfast.system import available_cores, start_worker
 
 from .identity import draw_identities
 from .render import RenderedFace, render
@@ -119,8 +118,8 @@ def _draw(job: _Job) -> Scene:
     return scene
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends the pool
+def _start_worker(parent: int) -> None:
+    start_worker(parent)
     cv2.setNumThreads(1)
 
 
@@ -135,7 +134,7 @@ def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")  # safe whatever threads or devices the parent holds
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield from pool.map(_draw, jobs, chunksize=_CHUNK)
     finally:
