@@ -93,6 +93,19 @@ def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run)
     assert code == 0 and "4 iterations are trained already" in out and sorted(model.rglob("*")) == before
 
 
+def test_a_resumed_model_keeps_its_settings_but_for_those_given(faces, tmp_path, run):
+    model = tmp_path / "model"
+    assert run(*_train(faces, model, "-i", 1, "-P"))[0] == 0
+    go_on = ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, "-i", 2, "--learning-rate", "1e-4"]
+    assert run(*go_on)[0] == 0
+    first, second = (
+        json.loads((model / f"checkpoint-{step:08d}" / "state.json").read_text())["config"] for step in (1, 2)
+    )
+    assert first["optimizer"]["learning_rate"] == 1e-3 and first["augmentation"]["flip"] is False
+    first["optimizer"]["learning_rate"] = 1e-4
+    assert second == first
+
+
 def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run, device):
     """Weights and optimizer state, with every augmentation on."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
