@@ -101,7 +101,7 @@ def test_held_batches_keep_their_pixels(make):
 
 
 def test_the_two_backends_agree(make, at_least):
-    """DESIGN section 2: geometry to 55 dB, whole targets to 43 dB, feeds to 38 dB."""
+    """By design: geometry to 55 dB, whole targets to 43 dB, feeds to 38 dB."""
 
     def psnr(a, b):
         return float(-10 * torch.log10((a.cpu() - b.cpu()).square().mean()))
