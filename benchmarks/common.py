@@ -110,10 +110,10 @@ def peak_mib() -> float:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each run of one call, and the largest memory the process had during one."""
+    """Seconds of each run of one call, and the largest memory the process had during one; None: not measured."""
 
     seconds: list[float]
-    peak_mib: float
+    peak_mib: float | None
 
 
 def _sync() -> None:
@@ -156,7 +156,7 @@ def summary(timing: Timing, faces: int, **labels) -> dict:
         "iqr_ms": round(1000 * (high - low), 4),
         "faces_per_s": round(faces / median, 1),
         "repeats": len(seconds),
-        "peak_mib": round(timing.peak_mib, 1),
+        "peak_mib": None if timing.peak_mib is None else round(timing.peak_mib, 1),
     }
 
 

@@ -126,7 +126,7 @@ def end_to_end(folders: list[Path], size: int, repeats: int, seconds: float) -> 
         summary(warm, faces, **row, backend="opencv", state="warm", ratio_to_peer=ratio(ours_s), **memory),
         summary(first, faces, **row, backend="opencv", state="cold", ratio_to_peer=ratio(first_s)),
         # The peer's memory is in its own processes and not measured here.
-        summary(Timing(theirs_s, 0.0), faces, **row, backend="peer_loop", state="warm", published=PUBLISHED.get(size)),
+        summary(Timing(theirs_s, None), faces, **row, backend="peer_loop", state="warm", published=PUBLISHED.get(size)),
     ]
 
 

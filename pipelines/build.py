@@ -324,10 +324,16 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
 
 
 def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
-    """Fill ``model``; SwapfastError where the checkpoint's weights are another model's."""
+    """Fill ``model``; SwapfastError where the checkpoint's weights are another model's or a part of it is not named."""
+    missing = sorted({"model", "optimizer", "faces"} - checkpoint.tensors.keys())
+    if missing:
+        raise SwapfastError(
+            f"{folder.path(checkpoint.step)}: state.json names no {missing[0]}.safetensors; restore a copy of it, or "
+            "choose another --model-dir to start a new model"
+        )
     try:
         model.load_state_dict(checkpoint.tensors["model"])
-    except (KeyError, RuntimeError) as error:
+    except RuntimeError as error:
         raise SwapfastError(
             f"{folder.path(checkpoint.step)}: the weights do not fit the model {model.name!r} that state.json names"
         ) from error

@@ -326,6 +326,29 @@ def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
     assert [p.name for p in model.glob("checkpoint-*")] == ["checkpoint-00000001"]
 
 
+def test_an_edited_state_file_is_one_clear_line(faces, tmp_path, run):
+    """Somebody's hand in state.json: no traceback, and the model stays as it is."""
+    model = tmp_path / "model"
+    assert run(*_train(faces, model, "-i", 1))[0] == 0
+    path = model / "checkpoint-00000001" / "state.json"
+    good = path.read_text()
+    for edit, said in {
+        "faces": r"state.json names no faces.safetensors",
+        "optimizer": r"state.json names no optimizer.safetensors",
+        "model": r"state.json names no model.safetensors",
+    }.items():
+        state = json.loads(good)
+        del state["files"][f"{edit}.safetensors"]
+        path.write_text(json.dumps(state))
+        for command in (["evaluate", "-m", model, "--truth", faces / "truth"], _train(faces, model, "-i", 2)):
+            code, _, err = run(*command)
+            assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
+    path.write_text(good.replace('"name": "tiny"', '"name": "original"'))
+    code, _, err = run("evaluate", "-m", model, "--truth", faces / "truth")
+    assert code == 2 and "do not fit the model 'original'" in err
+    assert [p.name for p in model.glob("checkpoint-*")] == ["checkpoint-00000001"]
+
+
 def test_bad_files_can_be_left_out(faces, tmp_path, run):
     folder = tmp_path / "a"
     folder.mkdir()

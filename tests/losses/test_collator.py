@@ -76,7 +76,7 @@ def test_totals_and_gradients_are_the_peers(golden, device, within):
             (grad,) = torch.autograd.grad(loss.total, image, retain_graph=True)
             theirs = vectors[f"grad_{name}_out{output}"]
             error = np.abs(grad.cpu().numpy() - theirs).max() / np.abs(theirs).max()
-            within(f"{name} out{output} gradient, relative", error, 3e-4)
+            within(f"{name} out{output} gradient, relative", error, 1e-4)
     assert checked >= 5
 
 
