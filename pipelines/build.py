@@ -23,11 +23,12 @@ from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import BadFace, FaceFolder, scan_folder
 from swapfast.faces.masks import check_mask_type, mask_names
+from swapfast.files import write_file
 from swapfast.losses import LossCollator
 from swapfast.models import SIDES, FaceAutoencoder, build_model
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
-from swapfast.training.checkpoint import Checkpoint, CheckpointFolder, write_file
+from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.stop import StopRequest
 from swapfast.training.tensorboard import TorchTensorBoard

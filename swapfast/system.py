@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
@@ -63,3 +65,60 @@ def start_worker(parent: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before it was listened for
             os._exit(1)
+
+
+# Python code takes turns at one core under threads: headers are parsed at 340 faces/s with two threads and 620 with two
+# processes. Below this many items starting processes does not pay.
+PROCESSES_FROM = 32
+_CHUNK = 16
+
+_task: Callable | None = None  # what this worker process does; set before the fork, so that it is never pickled
+
+
+def _run_task(item):
+    return _task(item)
+
+
+def on_all_cores(
+    task: Callable, items: Sequence, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Iterator:
+    """``task(item)`` of every item, in order: by forked processes where there are enough items, else by threads.
+
+    A worker sees the task and what it refers to as they were at the call; memory of ``NewArrays`` is shared. Results
+    travel by pipe: keep them small. Workers touch no device. Where a process is killed or cannot be had, threads do
+    what is left. ``progress`` is told (done, total).
+    """
+    workers = min(workers or available_cores(), len(items))
+    may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    done = 0
+    if may_fork and workers > 1 and len(items) >= PROCESSES_FROM:
+        try:
+            for result in _in_processes(task, items, workers):
+                yield result
+                done += 1
+                if progress:
+                    progress(done, len(items))
+            return
+        except (BrokenExecutor, OSError):
+            pass  # no room for processes, or one was killed: threads need none
+    with ThreadPoolExecutor(workers or 1) as pool:
+        for result in pool.map(task, items[done:]):
+            yield result
+            done += 1
+            if progress:
+                progress(done, len(items))
+
+
+def _in_processes(task: Callable, items: Sequence, workers: int) -> Iterator:
+    global _task
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("fork"), initializer=start_worker, initargs=(os.getpid(),)
+    )
+    _task = task
+    try:
+        with signals_held():  # this forks
+            results = pool.map(_run_task, items, chunksize=max(1, min(_CHUNK, len(items) // (4 * workers))))
+        yield from results
+    finally:
+        _task = None
+        pool.shutdown(cancel_futures=True)  # interrupted, it waits for the chunks begun and not for everything

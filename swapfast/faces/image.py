@@ -1,4 +1,7 @@
-"""Decoding on the host with OpenCV: for checks, for masks, and where DALI is not.
+"""Decoding on the host: PNGs and masks, and everything where DALI is not.
+
+An ordinary PNG (8-bit RGB) is decoded by kornia_rs, in 1.7 ms of CPU for a 512 px face where OpenCV takes 4.2 and DALI,
+which never decodes a PNG on a GPU, 6.6 (benchmarks/decode.py). The pixels are the same. All else is OpenCV's.
 
 Gray and palette pictures become BGR, alpha is dropped, 16 bits are scaled to 8. Pixels are taken as stored: an EXIF
 orientation is not applied, since landmarks are in stored pixels and DALI is told the same.
@@ -11,9 +14,12 @@ import stat
 from pathlib import Path
 
 import cv2
+import kornia_rs
 import numpy as np
 
 MAX_FILE_BYTES = 1 << 29
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RGB8 = b"\x08\x02"  # IHDR's bit depth and colour type
 
 
 def read_bytes(path: Path) -> bytes:
@@ -32,6 +38,14 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes) -> np.ndarray:
     """(H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
+    if data[:8] == _PNG_SIGNATURE and data[24:26] == _RGB8:
+        height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+        try:
+            rgb = kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
+        except Exception:  # it raises nothing more special; OpenCV decides, and gives the reason
+            pass
+        else:
+            return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     return _decode(data, cv2.IMREAD_COLOR)
 
 

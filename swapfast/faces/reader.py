@@ -9,6 +9,7 @@ Nothing is decoded here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -78,8 +79,8 @@ def _record(path: Path, suffix: str, others: frozenset[str]) -> FaceRecord:
     if min(info.width, info.height) < MIN_EDGE:
         raise ValueError(f"{info.width}x{info.height} px, too small for a face")
     if getattr(info, "faceswap_text", None) is not None:
-        return _head(path, info)
-    return _plain(path, info, others)
+        return _head(path, data, info)
+    return _plain(path, data, info, others)
 
 
 def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
@@ -92,12 +93,31 @@ def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
     raise ValueError("neither a PNG nor a JPEG, whatever its name says")
 
 
-def _head(path: Path, info: png.PngInfo) -> FaceRecord:
+def digest_pixels(data: bytes) -> bytes:
+    """8 bytes from a picture's pixels as they are encoded: for a PNG from its first IDAT on, else from the whole file.
+
+    A new mask in a faceswap header, which lies before the pixels, does not change it.
+    """
+    start = max(data.find(b"IDAT"), 0) if data.startswith(png.SIGNATURE) else 0
+    return hashlib.sha256(memoryview(data)[start:]).digest()[:8]
+
+
+def _digest_content(data: bytes, pixels: bytes, *companions: bytes) -> bytes:
+    """16 bytes from everything that makes a face. The pixels are not gone through a second time."""
+    start = max(data.find(b"IDAT"), 0) if data.startswith(png.SIGNATURE) else 0
+    digest = hashlib.sha256(data[:start] + pixels)
+    for companion in companions:
+        digest.update(hashlib.sha256(companion).digest())
+    return digest.digest()[:16]
+
+
+def _head(path: Path, data: bytes, info: png.PngInfo) -> FaceRecord:
     header = png.parse_header(info.faceswap_text)
     if info.width != info.height:
         raise ValueError(f"a faceswap head of {info.width}x{info.height} px, expected a square")
     if header.frame_dims:
         _check_near(header.landmarks, *header.frame_dims[::-1], "its source frame")
+    pixels = digest_pixels(data)
     return FaceRecord(
         path=path,
         kind="head",
@@ -107,15 +127,21 @@ def _head(path: Path, info: png.PngInfo) -> FaceRecord:
         alignment=align(header.landmarks),
         stored_masks=header.masks,
         notes=info.notes,
+        content=_digest_content(data, pixels),
+        pixels=pixels,
     )
 
 
-def _plain(path: Path, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]) -> FaceRecord:
+def _plain(path: Path, data: bytes, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]) -> FaceRecord:
     if f"{path.stem}.json" not in others:
         raise ValueError(f"no faceswap header in it and no {shown(path.stem)}.json with landmarks beside it")
-    described = _read_json(path.with_suffix(".json"))
+    described_in = _read_json(path.with_suffix(".json"))
+    described = _parse_json(described_in, path.with_suffix(".json"))
     landmarks = _json_landmarks(described)
     _check_near(landmarks, info.width, info.height, "the picture")
+    mask = _mask_file(path, info, described, others)
+    mask_file, mask_data = mask or (None, b"")
+    pixels = digest_pixels(data)
     return FaceRecord(
         path=path,
         kind="plain",
@@ -123,8 +149,11 @@ def _plain(path: Path, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]
         height=info.height,
         landmarks=landmarks,
         alignment=align(landmarks),
-        mask_file=_mask_file(path, info, described, others),
+        mask_file=mask_file,
         notes=info.notes,
+        encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
+        content=_digest_content(data, pixels, described_in, mask_data),
+        pixels=pixels,
     )
 
 
@@ -135,10 +164,14 @@ def _check_near(landmarks: np.ndarray, width: int, height: int, what: str) -> No
         raise ValueError(f"landmarks far outside {what} ({width}x{height} px)")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{shown(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
+    return data
+
+
+def _parse_json(data: bytes, path: Path) -> dict:
     try:
         described = json.loads(data)
     except RecursionError:
@@ -162,8 +195,8 @@ def _json_landmarks(described: dict) -> np.ndarray:
     return to_68(numbers)
 
 
-def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> Path | None:
-    """The mask beside a plain picture, its header checked; None if there is none."""
+def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> tuple[Path, bytes] | None:
+    """The mask beside a plain picture, its header checked, and its content; None if there is none."""
     named = described.get("mask")
     name = f"{path.stem}_mask.png" if named is None else named
     if not isinstance(name, str):
@@ -184,4 +217,4 @@ def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> Pat
         raise ValueError(
             f"its mask {shown(name)} is {found.width}x{found.height} px, the picture {info.width}x{info.height}"
         )
-    return mask
+    return mask, data

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from swapfast.config import CropConfig
 from swapfast.faces.alignment import Alignment
 
 MAX_STORED_SIZE = 4096
@@ -47,18 +49,26 @@ class StoredMask:
 class FaceRecord:
     """One face and where it lies.
 
-    kind: "head", a faceswap PNG that shows the aligned head, or "plain", any picture with landmarks beside it.
+    kind: "head", a faceswap PNG that shows the aligned head, "plain", any picture with landmarks beside it, or
+    "prepared", a crop at training size in a prepared set (see prepared.py).
     width, height: of the picture in the file, px. landmarks: (68, 2) float32 in FRAME px: of the frame a head was
-    cut from, of the picture itself for plain. mask_file: plain only, the mask beside the picture.
-    notes: what decoding will change, such as "alpha dropped".
+    cut from, of the picture itself for plain and prepared. mask_file: plain only, the mask beside the picture.
+    notes: what decoding will change, such as "alpha dropped". encoding: of the picture's file. content: 16 bytes that
+    tell this face from any other, its landmarks and mask included; pixels: 8 bytes from the picture alone, which stay
+    when a mask or other header entry changes. Both empty where nobody has looked. cut: prepared only, the crop that
+    the picture shows.
     """
 
     path: Path
-    kind: Literal["head", "plain"]
+    kind: Literal["head", "plain", "prepared"]
     width: int
     height: int
     landmarks: np.ndarray
     alignment: Alignment
-    stored_masks: dict[str, StoredMask] = field(default_factory=dict)
+    stored_masks: Mapping[str, StoredMask] = field(default_factory=dict)
     mask_file: Path | None = None
     notes: tuple[str, ...] = ()
+    encoding: Literal["png", "jpeg", "raw"] = "png"
+    content: bytes = b""
+    pixels: bytes = b""
+    cut: CropConfig | None = None

@@ -12,7 +12,6 @@ SHA-256 of the other files. The newest two are kept, so that a damaged one leave
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -26,12 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.errors import SwapfastError
+from swapfast.files import TEMPORARY, cannot_write, flush
 
 FORMAT = 1
 KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{8,})")
-_TEMPORARY = ".writing-"
+_WAY_OUT = "choose another --model-dir, then start again: the last checkpoint is whole"
 
 
 @dataclass
@@ -49,37 +49,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Make a file's or folder's content survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` at once: temporary name, fsync, rename."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    try:
-        temporary.write_bytes(content)
-        _flush(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> SwapfastError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    reason = "the disk is full" if full else error.strerror or str(error)
-    return SwapfastError(
-        f"{path}: cannot be written ({reason}); free space or choose another --model-dir, then start again: "
-        "the last checkpoint is whole",
-        EXIT_FAILED,
-    )
 
 
 class CheckpointFolder:
@@ -101,7 +70,7 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write one, then drop all but the newest. Raises SwapfastError (code 1) where it cannot be written."""
         final = self.path(checkpoint.step)
-        temporary = self.folder / f"{_TEMPORARY}{final.name}"
+        temporary = self.folder / f"{TEMPORARY}{final.name}"
         try:
             self._clean()
             temporary.mkdir(parents=True)
@@ -109,19 +78,19 @@ class CheckpointFolder:
             for stem, tensors in checkpoint.tensors.items():
                 path = temporary / f"{stem}.safetensors"
                 save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
-                _flush(path)
+                flush(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state, "files": files}
             path = temporary / "state.json"
             path.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-            _flush(path)
-            _flush(temporary)
+            flush(path)
+            flush(temporary)
             temporary.rename(final)
-            _flush(self.folder)
+            flush(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             cause = error if isinstance(error, OSError) else _as_os_error(error)
-            raise _cannot_write(final, cause) from error
+            raise cannot_write(final, cause, _WAY_OUT) from error
         for step in self.steps()[:-KEPT]:
             shutil.rmtree(self.path(step), ignore_errors=True)
         self._clean()
@@ -129,7 +98,7 @@ class CheckpointFolder:
 
     def _clean(self) -> None:
         """Remove what an interrupted save left behind."""
-        for path in self.folder.glob(f"{_TEMPORARY}*"):
+        for path in self.folder.glob(f"{TEMPORARY}*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
+from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces import folder as folder_module
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import describe, inspect_folder, scan_folder
 from swapfast.faces.image import read_image
@@ -245,7 +245,7 @@ def test_processes_and_threads_find_the_same(tmp_path, monkeypatch):
     (tmp_path / "0007.png").write_bytes(b"")
     found = []
     for smallest in (10**9, 1):
-        monkeypatch.setattr(folder_module, "_PROCESSES_FROM", smallest)
+        monkeypatch.setattr(system, "PROCESSES_FROM", smallest)
         found.append(scan_folder(tmp_path, workers=2))
     threads, processes = found
     assert [r.path for r in threads.records] == [r.path for r in processes.records] and len(threads.records) == 39
@@ -253,7 +253,7 @@ def test_processes_and_threads_find_the_same(tmp_path, monkeypatch):
     for one, other in zip(threads.records, processes.records, strict=True):
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
         np.testing.assert_array_equal(one.alignment.matrix(64, "face"), other.alignment.matrix(64, "face"))
-        assert one.stored_masks == other.stored_masks
+        assert {**one.stored_masks} == {**other.stored_masks}
 
 
 # --- the processes of a scan ------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ except KeyboardInterrupt:
 def slow_scan(tmp_path):
     """A scan in a session of its own that has come to its first face: (process, ids of its workers)."""
     source = write_head(tmp_path / "0000.png", edge=32)
-    for index in range(1, folder_module._PROCESSES_FROM + 20):
+    for index in range(1, system.PROCESSES_FROM + 20):
         (tmp_path / f"{index:04}.png").hardlink_to(source)
     command = [sys.executable, "-c", SLOW_SCAN, str(tmp_path)]
     process = subprocess.Popen(

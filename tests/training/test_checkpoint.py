@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from swapfast.errors import SwapfastError
-from swapfast.training.checkpoint import Checkpoint, CheckpointFolder, write_file
+from swapfast.files import write_file
+from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 
 
 def _checkpoint(step: int) -> Checkpoint:

@@ -1,0 +1,168 @@
+"""Named arrays in a file that is mapped and not read: the form of the index, the store and prepared sets.
+
+The layout is that of safetensors, so other programs read it too, and nothing in it can run:
+
+    8 bytes   length of the header, little-endian
+    header    JSON: {"NAME": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {"KEY": "text"}}, padded
+    data      the arrays in C order, little-endian, one after another
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from swapfast.files import put_in_place, temporary_name
+
+_DTYPES = {"U8": "|u1", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
+_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+_MAX_HEADER = 100 << 20  # as safetensors
+_ALIGN = 64
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
+
+
+def _header(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
+    """The file's first bytes, where each array begins in the file, and the file's size.
+
+    Wider items come first, so that all arrays are aligned.
+    """
+    entries: dict = {"__metadata__": dict(metadata)}
+    at, starts = 0, {}
+    for name, (dtype, shape) in sorted(shapes.items(), key=lambda item: -np.dtype(item[1][0]).itemsize):
+        starts[name] = at
+        end = at + math.prod(shape) * np.dtype(dtype).itemsize
+        entries[name] = {"dtype": _CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGN)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in starts.items()}, len(head) + at
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Replace ``path`` by these arrays, with a checksum over all. Raises OSError where it cannot be written."""
+    shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    _, starts, _ = _header(shapes, metadata)
+    parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8) for name in sorted(starts, key=starts.get)]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    head, _, _ = _header(shapes, {**metadata, "crc32": str(crc)})
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(head)
+            for part in parts:
+                file.write(part)
+        put_in_place(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class NewArrays:
+    """A file of arrays being filled through memory that child processes share.
+
+    It has a temporary name until ``commit``; leaving the ``with`` block without one removes it. Its whole size is
+    reserved first: on a full disk that is an OSError here, and not a crash at a later write to the mapped memory.
+    """
+
+    def __init__(self, path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
+        self.path, self.temporary = path, temporary_name(path)
+        head, starts, size = _header(shapes, metadata)
+        try:
+            with open(self.temporary, "wb+") as file:
+                file.write(head)
+                file.flush()
+                _reserve(file.fileno(), size)
+                self._memory = mmap.mmap(file.fileno(), size)
+        except OSError:
+            self.temporary.unlink(missing_ok=True)
+            raise
+        self.arrays = {
+            name: np.ndarray(shape, dtype, self._memory, starts[name]) for name, (dtype, shape) in shapes.items()
+        }
+
+    def commit(self) -> None:
+        """Flush and give the file its name. Raises OSError where that fails."""
+        self._memory.flush()
+        put_in_place(self.temporary, self.path)
+
+    def __enter__(self) -> NewArrays:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.temporary.unlink(missing_ok=True)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)
+
+
+def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file, read-only and mapped, and its metadata.
+
+    Raises ValueError with a short reason where it is not just such a file, and OSError where it cannot be read.
+    A checksum is compared where the file has one.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise ValueError("not a file of arrays")
+        entries = _entries(file.read(length))
+        data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    metadata = entries.pop("__metadata__", {})
+    first = 8 + length
+    arrays, end = {}, first
+    for name, (dtype, shape, start, stop) in sorted(
+        ((name, _entry(entry)) for name, entry in entries.items()), key=lambda item: item[1][2]
+    ):
+        if first + start != end:
+            raise ValueError("arrays that leave gaps or overlap")
+        end = first + stop
+        if end > size:
+            raise ValueError("truncated")
+        arrays[name] = np.ndarray(shape, dtype, data, first + start)
+    if end != size:
+        raise ValueError("truncated or too long")
+    if "crc32" in metadata and metadata["crc32"] != str(zlib.crc32(memoryview(data)[first:])):
+        raise ValueError("damaged (checksum)")
+    return arrays, metadata
+
+
+def _entries(text: bytes) -> dict:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("a header that is not JSON") from error
+    metadata = entries.get("__metadata__", {}) if isinstance(entries, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("a header that is not a table of arrays")
+    return entries
+
+
+def _entry(entry) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """(dtype, shape, start, stop) of one array, checked against each other."""
+    try:
+        dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        start, stop = entry["data_offsets"]
+        numbers = (*shape, start, stop)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("a header with an array that is not described") from error
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise ValueError("a header with impossible sizes")
+    if math.prod(shape) * dtype.itemsize != stop - start:
+        raise ValueError("a header with an array of another size than its shape")
+    return dtype, shape, start, stop
