@@ -26,6 +26,8 @@ examples:
   swapfast inspect faces/a                                      what a folder holds, and every bad file
   swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
   swapfast evaluate -m model --truth faces/truth                how good the swap is, in dB
+  swapfast prepare faces/a prepared/a --size 256                a portable set at training size; train takes it
+  swapfast cache model                                          what the next start need not decode again
 """
 
 
@@ -58,11 +60,15 @@ def _setting_default(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    prefixes: tuple[str, ...] = ("",),
+    title: str = "settings (a resumed model keeps its own unless they are given)",
+) -> None:
     """One flag per setting that names one: its help, default and type come from the config."""
-    group = parser.add_argument_group("settings (a resumed model keeps its own unless they are given)")
+    group = parser.add_argument_group(title)
     for name, (field, default) in settings(TrainConfig()).items():
-        if not field.metadata["flag"]:
+        if not field.metadata["flag"] or not name.startswith(prefixes):
             continue
         flags = field.metadata["flag"].split("/")
         help = field.metadata["help"].replace("%", "%%")
@@ -82,6 +88,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as loss.weights=[50]"
     )
+    if prefixes != ("",):
+        return
     group.add_argument("-C", "--config", type=Path, metavar="FILE", help="settings from a TOML file (--print-config)")
 
 
@@ -132,8 +140,36 @@ def _make_parser() -> _Parser:
         "--backend", choices=("auto", "opencv", "device"), default="auto", help="where faces are augmented"
     )
     train.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
+    train.add_argument(
+        "--cache",
+        choices=("auto", "device", "host", "off"),
+        default="auto",
+        help="where decoded faces are kept: in GPU memory, in a mapped file that the next run reuses, or nowhere; "
+        "default auto: the first of these that has room",
+    )
+    train.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="folder of that file, shared by models; default MODEL/cache"
+    )
     train.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
     _add_settings(train)
+
+    ready = command("prepare", _prepare, "make a portable set of a folder's faces at training size")
+    ready.add_argument("folder", type=Path, metavar="FOLDER")
+    ready.add_argument("out", type=Path, metavar="OUT", help="a new folder, to be given to train -A or -B")
+    ready.add_argument(
+        "--format",
+        choices=("jpeg", "raw"),
+        default="jpeg",
+        help="jpeg: 4:4:4, quality 98, which a GPU decodes itself; raw: lossless, several times as large; default jpeg",
+    )
+    ready.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
+    ready.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
+    _add_settings(ready, ("crop.", "mask."), "settings (as for train)")
+
+    cache = command("cache", _cache, "list what a model's cache folder holds, or clear it")
+    cache.add_argument("folder", type=Path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
+    cache.add_argument("--clear", action="store_true", help="remove all of it: the next start decodes again")
+    cache.add_argument("--json", action="store_true", help="print one JSON object")
 
     judge = command("evaluate", _evaluate, "measure a model against known true swaps")
     judge.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR")
@@ -242,6 +278,8 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         backend=arguments.backend,
         skip_bad=arguments.skip_bad,
         logs=not arguments.no_logs,
+        cache_mode=arguments.cache,
+        cache_dir=arguments.cache_dir,
     )
     with Bars() as bars:
         plan = plan_run(request, bars)
@@ -255,6 +293,43 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
         return EXIT_STOPPED
     print(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
+    return EXIT_DONE
+
+
+def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from pipelines.prepare import prepare
+
+    config = updated(TrainConfig(), _changes(arguments))
+    with Bars() as bars:
+        report = prepare(
+            arguments.folder,
+            arguments.out,
+            arguments.format,
+            arguments.size,
+            config.crop,
+            config.mask,
+            arguments.skip_bad,
+            progress=bars("preparing faces"),
+        )
+    left = f", {len(report.bad)} bad files left out" if report.bad else ""
+    per_face = report.bytes / report.faces / 1024
+    print(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{left}")
+    return EXIT_DONE
+
+
+def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from pipelines.cache import clear_cache, describe_cache, list_cache
+
+    inside = arguments.folder / "cache"
+    folder = inside if inside.is_dir() else arguments.folder
+    found = list_cache(folder)
+    if arguments.json:
+        print(json.dumps({"folder": str(folder), "files": found}, indent=1))
+    else:
+        print(describe_cache(folder, found))
+    if arguments.clear:
+        freed = clear_cache(folder)
+        print(f"removed {len(found)} files, {freed / 2**20:.1f} MiB", file=sys.stderr if arguments.json else sys.stdout)
     return EXIT_DONE
 
 

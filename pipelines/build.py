@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime
 import importlib.metadata
 import platform
@@ -14,20 +14,30 @@ import cv2
 import numpy as np
 import torch
 
+from pipelines.cache import cached_store, has_space
+from pipelines.collate import Collate
+from pipelines.dataset import TrainSet, bad_faces
 from pipelines.decode import dali_version
+from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed
+from pipelines.fill import Source, fill
 from pipelines.loader import TrainLoader
-from pipelines.preview import PreviewLoader, shrink
+from pipelines.preview import PreviewLoader, PreviewSet, evenly, shrink
 from pipelines.sampler import Sampler
-from pipelines.store import HostStore, StoreSpec, fill_store
+from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig, settings, updated
-from swapfast.errors import SwapfastError
-from swapfast.faces.folder import BadFace, FaceFolder, scan_folder
-from swapfast.faces.masks import check_mask_type, mask_names
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.masks import DRAWN_TYPES, check_mask_type, mask_names
+from swapfast.faces.prepared import is_prepared, open_prepared
+from swapfast.faces.reader import BadFace
+from swapfast.faces.record import FaceRecord
+from swapfast.faces.table import FaceTable, index_path, load_index, save_index
 from swapfast.files import write_file
 from swapfast.losses import LossCollator
 from swapfast.models import SIDES, FaceAutoencoder, build_model
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
+from swapfast.system import available_memory
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.stop import StopRequest
@@ -35,6 +45,9 @@ from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer, model_folder
 
 FEW_FACES = 25  # below this a model mostly learns the faces by heart
+MEAN_OF = 1024
+DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches want the rest
+MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,13 @@ class TrainRequest:
     backend: str = "auto"
     skip_bad: bool = False
     logs: bool = True
+    cache_mode: str = "auto"
+    cache_dir: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder, by default beside the model."""
+        return self.cache_dir or self.model_dir / "cache"
 
 
 def pick_device(name: str) -> torch.device:
@@ -121,15 +141,8 @@ def make_augmenter(backend: str, processing_size: int, input_size: int, output_s
     return DeviceAugmenter(processing_size, input_size, output_sizes)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side's folder and its decoded faces."""
-
-    folder: FaceFolder
-    store: HostStore
-
-
 Watch = Callable[[str], Callable[[int, int], None]]
+Say = Callable[[str], None]
 
 
 def no_watch(_description: str) -> Callable[[int, int], None]:
@@ -137,52 +150,164 @@ def no_watch(_description: str) -> Callable[[int, int], None]:
     return lambda done, total: None
 
 
-def without(folder: FaceFolder, bad: list[BadFace], skip_bad: bool) -> FaceFolder:
-    """``folder`` less some faces. Raises SwapfastError listing every bad file, unless they are to be skipped."""
-    names = {face.path for face in bad}
-    good = [record for record in folder.records if record.path not in names]
-    folder = dataclasses.replace(folder, records=good, bad=[*folder.bad, *bad])
-    folder.require_all_good(skip_bad)
-    return folder
+def quiet(_line: str) -> None:
+    """For who does not want to hear of it."""
 
 
-def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watch) -> FaceFolder:
-    """Read a folder's headers and see that its faces have the mask asked for.
+def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watch, cache: Path | None = None) -> Source:
+    """Read a folder's headers, or open a prepared set, and see that its faces have the mask asked for.
 
-    Raises SwapfastError listing every bad file, unless they are to be skipped, and where no face has that mask.
+    cache: where its index lies, if there is one; it is brought up to date where that folder exists. Raises
+    SwapfastError listing every bad file, unless they are to be skipped, and where no face has that mask.
     """
-    folder = scan_folder(path, progress=watch(f"reading {path}"))
-    lacking = {}
-    for record in folder.records if mask_type != "none" else []:
-        try:
-            check_mask_type(record, mask_type)
-        except SwapfastError as error:
-            lacking[record.path] = error
-    if lacking and len(lacking) == len(folder.records):
-        raise next(iter(lacking.values()))
-    bad = [BadFace(path, str(error).removeprefix(f"{path}: ")) for path, error in lacking.items()]
-    return without(folder, bad, skip_bad)
+    if is_prepared(path):
+        made = open_prepared(path)
+        return Source(made.folder, made)
+    kept = None if cache is None else index_path(cache, path)
+    known = None if kept is None else load_index(kept, path)
+    folder = scan_folder(path, progress=watch(f"reading {path}"), known=known)
+    if kept is not None and folder.records is not known and cache.is_dir():
+        keep_index(kept, folder.records)
+    if mask_type == "none":
+        folder.require_all_good(skip_bad)
+        return Source(folder)
+    lacking = np.flatnonzero(~folder.records.where(lambda record: _has_mask(record, mask_type)))
+    reasons = [_mask_reason(folder.records[int(i)], mask_type) for i in lacking]
+    if reasons and len(reasons) == len(folder.records):
+        check_mask_type(folder.records[0], mask_type)
+    if reasons:
+        folder = folder.without(reasons)
+    folder.require_all_good(skip_bad)
+    return Source(folder)
 
 
-def decode_side(folder: FaceFolder, spec: StoreSpec, skip_bad: bool, watch: Watch = no_watch) -> Side:
-    """Decode a folder's faces. Raises SwapfastError listing those that do not decode, unless they are to be skipped."""
-    store, bad = fill_store(spec, folder.records, progress=watch(f"decoding {folder.path}"))
-    return Side(without(folder, bad, skip_bad) if bad else folder, store)
+def _has_mask(record: FaceRecord, mask_type: str) -> bool:
+    return _mask_reason(record, mask_type) is None
 
 
-def remarks(sides: list[Side]) -> list[str]:
+def _mask_reason(record: FaceRecord, mask_type: str) -> BadFace | None:
+    try:
+        check_mask_type(record, mask_type)
+    except SwapfastError as error:
+        return BadFace(record.path, str(error).removeprefix(f"{record.path}: "))
+    return None
+
+
+def keep_index(path: Path, table: FaceTable) -> None:
+    """Save an index. Where that fails there is none: the next start reads the folder again."""
+    with contextlib.suppress(OSError):
+        save_index(path, table)
+
+
+def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
+    """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
+
+    Raises SwapfastError where it shows another, or has no mask of the kind asked for.
+    """
+    made = source.prepared
+    if made is None:
+        return []
+    if made.crop != spec.crop:
+        flags = {"centering": "--centering", "coverage": "--coverage", "vertical_offset": "--vertical-offset"}
+        wanted, has = spec.crop.to_dict(), made.crop.to_dict()
+        differing = [f"{flags[n]} {has[n]} there and {wanted[n]} asked for" for n in flags if has[n] != wanted[n]]
+        raise SwapfastError(f"{made.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew")
+    if "face" in spec.masks and spec.mask != made.mask and spec.mask.mask_type not in DRAWN_TYPES:
+        raise SwapfastError(
+            f"{made.path}: was prepared with --mask-type {made.mask.mask_type}; give the same with the same cleaning, "
+            f"a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
+        )
+    if made.size < spec.size:
+        return [f"warning: {made.path} was prepared at {made.size} px and is enlarged to {spec.size} px"]
+    return []
+
+
+def shown_bytes(count: int) -> str:
+    """1234567 -> '1.2 MiB'."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def choose_cache(asked: str, needed: int, cache: Path, device: torch.device, backend: str) -> tuple[str, str]:
+    """Where decoded faces are kept, 'device', 'host', 'memory' or 'off', and a line that says why.
+
+    asked: --cache. needed: bytes of all faces. Raises SwapfastError (code 1) where they do not fit where they should.
+    """
+    size = shown_bytes(needed)
+    on_gpu = device.type == "cuda"
+    if asked == "device" or (asked == "auto" and on_gpu and backend == "device"):
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+        room = DEVICE_SHARE if on_gpu else MEMORY_SHARE
+        if needed <= room * free:
+            return "device", f"cache: device, {size} of {shown_bytes(free)} that are free there"
+        if asked == "device":
+            raise SwapfastError(
+                f"--cache device: the faces take {size}, and of the {shown_bytes(free)} that are free there at most "
+                f"{room:.0%} are used for them; train with --cache host",
+                EXIT_FAILED,
+            )
+    if asked == "off":
+        return "off", "cache: off, every batch is decoded"
+    if asked == "host" or has_space(cache, needed):
+        return "host", f"cache: host, {size} in {cache}"
+    if needed <= MEMORY_SHARE * available_memory():
+        return "memory", f"cache: {size} in memory, for the disk of {cache} has no room: the next start decodes again"
+    return "off", f"cache: off, for neither the disk of {cache} nor memory has room for {size}"
+
+
+def make_set(
+    side: str,
+    source: Source,
+    spec: StoreSpec,
+    where: str,
+    request: TrainRequest,
+    share: float,
+    watch: Watch = no_watch,
+    say: Say = quiet,
+) -> TrainSet:
+    """A side's training faces, decoded and kept as ``where`` says (see ``choose_cache``).
+
+    Raises SwapfastError listing those that do not decode, unless they are to be skipped.
+    """
+    rows, store, bad = None, None, []
+    progress = watch(f"decoding {source.folder.path}")
+    if where in ("host", "device"):
+        cached = cached_store(request.cache, spec, source, progress=progress, say=say)
+        store, bad = cached.store, cached.bad
+        if cached.reused:
+            say(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
+    elif where == "memory":
+        store = HostStore.in_memory(spec, len(source))
+        bad = bad_faces(source, fill(spec, source, store, progress=progress))
+    if bad:
+        names = {one.path.name for one in bad}
+        rows = np.array([i for i in range(len(source)) if source.folder.records.name(i) not in names], np.int64)
+        source = source.without(bad)
+    source.folder.require_all_good(request.skip_bad)
+    return TrainSet.of(side, source, spec, store, rows, share)
+
+
+def make_feed(where: str, sets: list[TrainSet], sampler: Sampler, device: torch.device, backend: str, say: Say) -> Feed:
+    """Where the loader takes a step's bytes from."""
+    if where == "off":
+        device_id = device.index or 0 if device.type == "cuda" else None
+        return DecodeFeed(sets, sampler, device_id=device_id, warn=say)
+    if where == "device":
+        return DeviceFeed(sets, device)
+    return HostFeed(sets, device if backend == "device" else None)
+
+
+def remarks(sides: list[TrainSet]) -> list[str]:
     """What a person should know of the folders, a line each."""
     lines = []
-    for label, side in zip("AB", sides):
-        notes = "".join(f", {count} with {note}" for note, count in side.folder.notes.items())
-        size = f"{side.store.nbytes / 2**20:.0f} MiB"
-        lines.append(f"side {label}: {len(side.store)} faces from {side.folder.path}, {size} in memory{notes}")
-        if side.folder.bad:
-            lines.append(f"side {label}: {len(side.folder.bad)} bad files left out")
-        if len(side.store) < FEW_FACES:
-            lines.append(
-                f"warning: side {label} has {len(side.store)} faces; below {FEW_FACES} it learns them by heart"
-            )
+    for side in sides:
+        folder = side.source.folder
+        notes = "".join(f", {count} with {note}" for note, count in folder.notes.items())
+        held = f", {len(side.validation)} more held out for validation" if len(side.validation) else ""
+        lines.append(f"side {side.side}: {len(side)} faces from {folder.path}{held}{notes}")
+        if folder.bad:
+            lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")
+        if len(side) < FEW_FACES:
+            lines.append(f"warning: side {side.side} has {len(side)} faces; below {FEW_FACES} it learns them by heart")
     return lines
 
 
@@ -219,22 +344,36 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
     return wanted, checkpoint, [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
 
 
-def mean_face(store: HostStore) -> torch.Tensor:
-    """(S, S, 3) float32 in 0..1 BGR: the mean of all crops."""
-    total = np.zeros(store.faces.shape[1:3] + (3,), np.float64)
-    for face in store.faces:
-        total += face[..., :3]
-    return torch.from_numpy((total / len(store) / 255).astype(np.float32))
+def mean_face(side: TrainSet) -> torch.Tensor:
+    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of 1024 spread over the folder."""
+    chosen = np.unique(evenly(len(side), MEAN_OF))
+    total = np.zeros((side.spec.size, side.spec.size, 3), np.float64)
+    for index in chosen:
+        total += face_of(side, int(index))
+    return torch.from_numpy((total / len(chosen) / 255).astype(np.float32))
 
 
-def run_state(config: TrainConfig, sides: list[Side]) -> dict:
+def face_of(side: TrainSet, index: int) -> np.ndarray:
+    """(S, S, 3) uint8 BGR: one training crop, decoded where no store holds it."""
+    if side.store is not None:
+        return side.store.faces[side.rows[index], ..., :3]
+    face, planes = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.planes_shape, np.uint8)
+    member = int(side.members[index])
+    reason = side.source.put(side.spec, member, face, planes)
+    if reason is not None:
+        raise SwapfastError(f"{side.source.folder.records[member].path}: {reason}")
+    return face[..., :3]
+
+
+def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
     """What every checkpoint's JSON says beside the step: what was trained, on what, with what."""
     return {
         "model": config.model.name,
         "synthetic_media": "pictures made with this model are synthetic and should say so",
         "config": config.to_dict(),
         "data": {
-            side: {"folder": str(s.folder.path), "faces": len(s.store)} for side, s in zip(SIDES, sides, strict=True)
+            name: {"folder": str(s.source.folder.path), "faces": len(s), "held_out": len(s.validation)}
+            for name, s in zip(SIDES, sides, strict=True)
         },
         "versions": versions(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -254,22 +393,32 @@ def versions() -> dict[str, str | None]:
 
 
 def preview_writer(
-    model: FaceAutoencoder, sides: list[Side], config: TrainConfig, samples: Samples, folder: Path
+    model: FaceAutoencoder, sides: list[TrainSet], config: TrainConfig, samples: Samples, folder: Path
 ) -> Callable[[int], None]:
     """A function that replaces preview.png in ``folder`` by what the model makes now."""
-    size = model.output_sizes[-1]
+    count = config.preview.images
     faces = PreviewLoader(
-        [side.folder.records for side in sides],
-        model.input_size,
-        size,
-        config.crop,
-        config.mask,
-        samples.has_mask,
-        config.preview.images,
+        [
+            PreviewSet(
+                side.side,
+                side.source,
+                model.input_size,
+                model.output_sizes[-1],
+                num_images=count,
+                crop=config.crop,
+                mask=config.mask,
+                masked=samples.has_mask,
+            )
+            for side in sides
+        ],
+        count,
+        num_samples=count,
     )
+    next(faces)  # a file that is gone is told of now and not in the middle of the run
 
     def write(step: int) -> None:
-        sheet = samples.get_preview(np.nan_to_num(all_swaps(model, faces.inputs)), faces.targets)
+        inputs, targets = next(faces)
+        sheet = samples.get_preview(np.nan_to_num(all_swaps(model, inputs)), targets)
         _, png = cv2.imencode(".png", sheet)
         write_file(folder / "preview.png", png.tobytes())
 
@@ -288,7 +437,7 @@ class Plan:
     steps: list[int]
     config: TrainConfig
     checkpoint: Checkpoint | None
-    folders: list[FaceFolder]
+    sources: list[Source]
     model: FaceAutoencoder
     loss: LossCollator
     spec: StoreSpec
@@ -319,9 +468,11 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
     if checkpoint is not None:
         load_weights(model, checkpoint, checkpoints)
         lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
-    folders = [scan_side(path, config.mask.mask_type, request.skip_bad, watch) for path in inputs]
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    return Plan(request, checkpoints, steps, config, checkpoint, folders, model, loss, spec, samples, lines)
+    sources = [scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache) for path in inputs]
+    for source in sources:
+        lines += check_prepared(source, spec)
+    return Plan(request, checkpoints, steps, config, checkpoint, sources, model, loss, spec, samples, lines)
 
 
 def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
@@ -348,22 +499,33 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Callable[[str], None], wat
     device = pick_device(request.device)
     backend = pick_backend(request.backend, device)
     folder.set_aside_newer_than(plan.step)
+    needed = plan.spec.bytes_per_face * sum(map(len, plan.sources))
+    where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend)
+    say(why)
+    # Before anything touches a GPU: decoding forks.
+    sides = [
+        make_set(label, source, plan.spec, where, request, config.validation, watch, say)
+        for label, source in zip("AB", plan.sources)
+    ]
+    if where in ("host", "device"):
+        for source in plan.sources:
+            if source.prepared is None:
+                keep_index(index_path(request.cache, source.folder.path), source.folder.records)
+    for line in (*plan.lines, *remarks(sides)):
+        say(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer)
     if plan.checkpoint is not None:
         optimizer.load_state_dict(plan.checkpoint.tensors["optimizer"])
-    sides = [decode_side(found, plan.spec, request.skip_bad, watch) for found in plan.folders]
-    for line in (*plan.lines, *remarks(sides)):
-        say(line)
     say(f"model {model.name}, {backend} augmentation, training on {device}, batch {config.batch_size} per side")
+    sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size)
+    augment = make_augmenter(backend, plan.spec.size, model.input_size, model.output_sizes, device)
     loader = TrainLoader(
-        [side.store for side in sides],
-        Sampler(config.seed, tuple(len(side.store) for side in sides), config.batch_size),
-        make_augmenter(backend, plan.spec.size, model.input_size, model.output_sizes, device),
-        on_device=backend == "device",
-        config=config.augmentation,
-        color_order=model.color_order,
-        device=device,
+        make_feed(where, sides, sampler, device, backend, say),
+        sampler,
+        Collate(augment, backend == "device", plan.spec.masks, model.color_order, device),
+        config.augmentation,
+        plan.spec.size,
         start=plan.step,
     )
     run = Run(
@@ -371,7 +533,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Callable[[str], None], wat
         iterations=request.iterations,
         save_interval=request.save_interval,
         state=run_state(config, sides),
-        tensors={"faces": {f"mean_{name}": mean_face(side.store) for name, side in zip(SIDES, sides)}},
+        tensors={"faces": {f"mean_{name}": mean_face(side) for name, side in zip(SIDES, sides)}},
         preview=preview_writer(model, sides, config, plan.samples, folder.folder),
         tensorboard=TorchTensorBoard(folder.folder / "logs", warn=say) if request.logs else None,
         stop=stop,

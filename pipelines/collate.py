@@ -1,12 +1,21 @@
-"""From augmented faces, all sides in one batch, to the Batch a model trains on."""
+"""From bytes of all sides in one batch to the Batch a model trains on."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import torch
 from torch import Tensor
 
+from swapfast.augment.draws import Draws
 from swapfast.augment.result import Augmented
+from swapfast.augment.transfer import send_tensor
 from swapfast.batch import Batch, BatchMeta
+
+Pixels = np.ndarray | Tensor
+Augment = Callable[[Pixels, Pixels, Draws], Augmented]
 
 
 def _by_side(images: Tensor, sides: int) -> Tensor:
@@ -36,4 +45,56 @@ def collate(augmented: Augmented, ids: np.ndarray, masks: tuple[str, ...], color
         meta=BatchMeta(*(_mask(augmented, masks, name, sides) for name in ("face", "eye", "mouth"))),
         step=step,
         ids=ids,
+    )
+
+
+class Collate:
+    """Augments stored faces and makes targets and masks of them.
+
+    augment: ``augment(faces, planes, draws)``, either backend's. on_device: it takes tensors on ``device`` (the torch
+    backend) and not arrays (OpenCV). masks: which masks come with the faces, in their order. color_order: the model's.
+    """
+
+    def __init__(
+        self,
+        augment: Augment,
+        on_device: bool,
+        masks: tuple[str, ...],
+        color_order: str = "bgr",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.augment, self.on_device = augment, on_device
+        self.masks, self.color_order = masks, color_order
+        self.device = torch.device(device)
+
+    def batch(self, faces: Pixels, planes: Pixels, draws: Draws, ids: np.ndarray, step: int = 0) -> Batch:
+        """From (N, S, S, 3 or 4) faces and (N, K, S, S) planes, uint8, A's first; ids: (sides, B)."""
+        if self.on_device:
+            faces, planes = (_on(pixels, self.device) for pixels in (faces, planes))
+            augmented = self.augment(faces, planes, draws)
+        else:
+            faces, planes = (p.cpu().numpy() if isinstance(p, Tensor) else p for p in (faces, planes))
+            augmented = _sent(self.augment(faces, planes, draws), self.device)
+        return collate(augmented.to_float(), ids, self.masks, self.color_order, step)
+
+    def __call__(self, data: Sequence[tuple[tuple[np.ndarray, int], ...]], draws: Draws) -> Batch:
+        """From B items of a MultiDataset: for each side (S, S, 3 + M) uint8 BGR with its masks, and its index."""
+        stacked = np.stack([pixels for side in zip(*data) for pixels, _ in side])
+        ids = np.array([[index for _, index in side] for side in zip(*data)])
+        channels = 4 if "face" in self.masks else 3
+        faces, planes = stacked[..., :channels], stacked[..., channels:].transpose(0, 3, 1, 2)
+        return self.batch(np.ascontiguousarray(faces), np.ascontiguousarray(planes), draws, ids)
+
+
+def _on(pixels: Pixels, device: torch.device) -> Tensor:
+    return send_tensor(torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels, device)
+
+
+def _sent(augmented: Augmented, device: torch.device) -> Augmented:
+    """Bytes to the device: a quarter of what floats are."""
+    return dataclasses.replace(
+        augmented,
+        feed=send_tensor(augmented.feed, device),
+        targets=[send_tensor(target, device) for target in augmented.targets],
+        masks=None if augmented.masks is None else [send_tensor(mask, device) for mask in augmented.masks],
     )

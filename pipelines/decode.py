@@ -1,12 +1,13 @@
-"""Every picture of a list decoded once, in order: by DALI, or by OpenCV where DALI has no wheel."""
+"""Pictures decoded by DALI, or by OpenCV where DALI has no wheel: a list once and in order, or step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from swapfast.faces.prepared import PreparedSet
 
 from swapfast.faces.image import read_image
 
@@ -71,3 +72,140 @@ def _with_dali(paths: Sequence[Path], threads: int, device_id: int | None) -> It
         except RuntimeError:
             # DALI says that the batch is bad and seldom which file: decode it again, one by one.
             yield [_try_read(path) for path in paths[start : start + size]]
+
+
+def decode_encoded(
+    prepared: PreparedSet, rows: Sequence[int], threads: int, device_id: int | None = None
+) -> Iterator[list[tuple[np.ndarray, np.ndarray] | str]]:
+    """Yields the (S, S, 3) BGR pictures and (3, S, S) masks of a prepared set's JPEGs in order, some at a time.
+
+    In place of a damaged one stands the reason. Arrays are valid until the next batch is asked for. Needs DALI.
+    """
+    from pipelines.graph import encoded_pipeline
+
+    size = min(BATCH, len(rows))
+
+    def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """DALI asks ahead, also beyond the end; there any picture will do."""
+        pairs = [prepared.bytes_of(row) for row in rows[run * size : (run + 1) * size] or rows[:1]]
+        return _as_arrays(pairs)
+
+    pipeline = encoded_pipeline(bytes_of, size, threads, device_id)
+    for start in range(0, len(rows), size):
+        these = rows[start : start + size]
+        damage = [prepared.damage(row) for row in these]
+        try:
+            faces, masks = (out if device_id is None else out.as_cpu() for out in pipeline.run())
+        except RuntimeError:
+            yield [_try_prepared(prepared, row) for row in these]
+            continue
+        edge = prepared.size
+        yield [reason or (faces.at(i), masks.at(i).reshape(3, edge, edge)) for i, reason in enumerate(damage)]
+
+
+def _as_arrays(pairs: Sequence[tuple[memoryview, memoryview]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Encoded faces and masks in the form that DALI takes."""
+    return [np.frombuffer(face, np.uint8) for face, _ in pairs], [np.frombuffer(mask, np.uint8) for _, mask in pairs]
+
+
+def _try_prepared(prepared: PreparedSet, row: int) -> tuple[np.ndarray, np.ndarray] | str:
+    try:
+        return prepared.read(row)
+    except ValueError as error:
+        return str(error)
+
+
+Member = tuple[int, int]  # a side, and which of its source's faces
+
+
+class BatchDecoder:
+    """Decodes the faces of a step: ``decoder(step)``, quickest when steps follow one another.
+
+    sources: the sides'. members_of: a pure function of the step. Gives, for each member, its (H, W, 3) BGR picture,
+    for a prepared set its picture and (3, S, S) masks, or the reason why there is none; valid until the next call.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence,
+        members_of: Callable[[int], list[Member]],
+        threads: int,
+        device_id: int | None = None,
+        use_dali: bool | None = None,
+    ) -> None:
+        self.sources, self.members_of = sources, members_of
+        self.threads, self.device_id = threads, device_id
+        self.use_dali = dali_version() is not None if use_dali is None else use_dali
+        self._pipelines: dict[bool, tuple[int, object]] = {}  # prepared? -> the step that comes next, the pipeline
+        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._held: list = []
+
+    def __call__(self, step: int) -> list:
+        members = self.members_of(step)
+        results: list = [None] * len(members)
+        self._held.clear()
+        for prepared in (False, True):
+            places = [i for i, member in enumerate(members) if self._for_dali(member, prepared)]
+            if places:
+                for place, decoded in zip(places, self._by_dali(step, [members[i] for i in places], prepared)):
+                    results[place] = decoded
+        others = [i for i, decoded in enumerate(results) if decoded is None]
+        for place, decoded in zip(others, self._pool.map(self._alone, [members[i] for i in others])):
+            results[place] = decoded
+        return results
+
+    def _for_dali(self, member: Member, prepared: bool) -> bool:
+        """Whether DALI decodes this face, as one of a prepared set or not. Raw ones need no decoding."""
+        made = self.sources[member[0]].prepared
+        return self.use_dali and (made is not None) == prepared and (made is None or made.encoding == "jpeg")
+
+    def _alone(self, member: Member):
+        source = self.sources[member[0]]
+        if source.prepared is not None:
+            return _try_prepared(source.prepared, self._row(member))
+        return _try_read(source.folder.records[member[1]].path)
+
+    def _row(self, member: Member) -> int:
+        return int(self.sources[member[0]].folder.records.rows[member[1]])
+
+    def _path(self, member: Member) -> str:
+        records = self.sources[member[0]].folder.records
+        return str(records.folder / records.name(member[1]))
+
+    def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list | None:
+        following, pipeline = self._pipelines.get(prepared, (None, None))
+        if following != step:
+            pipeline = (self._encoded_from if prepared else self._files_from)(step, len(members))
+        self._pipelines[prepared] = step + 1, pipeline
+        damage = [self._damage(member) if prepared else None for member in members]
+        try:
+            outputs = [out if self.device_id is None else out.as_cpu() for out in pipeline.run()]
+        except RuntimeError:
+            # DALI says that the batch is bad and seldom which file: decode it again, one by one.
+            return list(self._pool.map(self._alone, members))
+        self._held += outputs
+        if not prepared:
+            return [outputs[0].at(i) for i in range(len(members))]
+        sizes = [self.sources[side].prepared.size for side, _ in members]
+        pairs = [(outputs[0].at(i), outputs[1].at(i).reshape(3, size, size)) for i, size in enumerate(sizes)]
+        return [reason or pair for reason, pair in zip(damage, pairs)]
+
+    def _damage(self, member: Member) -> str | None:
+        return self.sources[member[0]].prepared.damage(self._row(member))
+
+    def _files_from(self, step: int, size: int):
+        from pipelines.graph import decoding_pipeline
+
+        def paths_of(run: int) -> list[str]:
+            return [self._path(m) for m in self.members_of(step + run) if self._for_dali(m, False)]
+
+        return decoding_pipeline(paths_of, size, self.threads, self.device_id)
+
+    def _encoded_from(self, step: int, size: int):
+        from pipelines.graph import encoded_pipeline
+
+        def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+            members = [m for m in self.members_of(step + run) if self._for_dali(m, True)]
+            return _as_arrays([self.sources[m[0]].prepared.bytes_of(self._row(m)) for m in members])
+
+        return encoded_pipeline(bytes_of, size, self.threads, self.device_id)

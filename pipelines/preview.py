@@ -1,24 +1,25 @@
-"""The faces of the preview sheet: the same ones every time."""
+"""The faces of the preview sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
-from pipelines.decode import decode_pictures
+from pipelines.fill import Source
+from pipelines.sampler import Sampler
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
-from swapfast.faces.record import FaceRecord
 from swapfast.system import available_cores
 
 
-def evenly(records: Sequence[FaceRecord], count: int) -> list[FaceRecord]:
-    """``count`` records spread over the folder, repeated where it is smaller."""
-    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
+def evenly(faces: int, count: int) -> np.ndarray:
+    """(count,) indices spread over a folder, repeated where it is smaller."""
+    return np.linspace(0, faces - 1, count).round().astype(int)
 
 
 def shrink(face: np.ndarray, size: int) -> np.ndarray:
@@ -26,42 +27,87 @@ def shrink(face: np.ndarray, size: int) -> np.ndarray:
     return face if len(face) == size else cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
 
 
-class PreviewLoader:
-    """What the preview needs of each side.
+class PreviewSet:
+    """One side's faces as the preview needs them: item i is (input, target).
 
-    inputs: (sides, n, 3, h, w) float32 in 0..1 BGR, what the model is shown. targets: (sides, n, H, W, 4) float32 in
-    0..1, the whole face at coverage 100 % with its mask (1 everywhere without one); its middle H * coverage px are
-    what the model makes.
+    input: (3, h, w) float32 in 0..1 in ``color_order``, what the model is shown. target: (H, W, 4) float32 in 0..1
+    BGR, the whole face at coverage 100 % with its mask (1 everywhere unless ``masked``); its middle H * coverage px
+    are what the model makes. num_images: that many faces spread over the folder, the same every time; 0: all.
     """
 
     def __init__(
         self,
-        sides: Sequence[Sequence[FaceRecord]],
+        side: str,
+        source: Source,
         input_size: int,
         output_size: int,
-        crop: CropConfig,
-        mask: MaskConfig,
-        masked: bool,
-        count: int,
+        color_order: str = "bgr",
+        num_images: int = 0,
+        crop: CropConfig | None = None,
+        mask: MaskConfig | None = None,
+        masked: bool = True,
     ) -> None:
-        whole = CropConfig(centering=crop.centering, coverage=100.0, vertical_offset=crop.vertical_offset)
-        size = 2 * round(output_size / (crop.coverage / 100) / 2)
-        process = max(input_size, output_size)
-        inputs, targets = [], []
-        for records in sides:
-            chosen = evenly(records, count)
-            decoded = decode_pictures([record.path for record in chosen], available_cores())
-            pictures = (picture for batch in decoded for picture in batch)
-            for record, picture in zip(chosen, pictures):
-                if isinstance(picture, str):
-                    raise SwapfastError(f"{record.path}: {picture}; it was good a moment ago")
-                inputs.append(shrink(crop_face(record, picture, crop, process), input_size))
-                target = np.full((size, size, 4), 255, np.uint8)
-                target[..., :3] = crop_face(record, picture, whole, size)
-                if masked:
-                    target[..., 3:] = training_masks(record, whole, mask, size, ["face"])
-                targets.append(target)
-        shape = (len(sides), count)
-        self.inputs = np.stack(inputs).reshape(*shape, input_size, input_size, 3).transpose(0, 1, 4, 2, 3)
-        self.inputs = np.ascontiguousarray(self.inputs, np.float32) / 255
-        self.targets = np.stack(targets).reshape(*shape, size, size, 4).astype(np.float32) / 255
+        self.side, self.source = side, source
+        self.input_size, self.output_size = input_size, output_size
+        self.color_order = color_order
+        self.crop, self.mask, self.masked = crop or CropConfig(), mask or MaskConfig(), masked
+        self.chosen = evenly(len(source), num_images) if num_images else np.arange(len(source))
+        self.whole = CropConfig(
+            centering=self.crop.centering, coverage=100.0, vertical_offset=self.crop.vertical_offset
+        )
+        self.full_size = 2 * round(output_size / (self.crop.coverage / 100) / 2)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Raises SwapfastError naming the file where it cannot be read."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        member = int(self.chosen[index])
+        try:
+            record, picture = self.source.picture(member)
+        except ValueError as error:
+            raise SwapfastError(f"{self.source.folder.records[member].path}: {error}") from error
+        shown = shrink(crop_face(record, picture, self.crop, max(self.input_size, self.output_size)), self.input_size)
+        if self.color_order == "rgb":
+            shown = shown[..., ::-1]
+        target = np.full((self.full_size, self.full_size, 4), 255, np.uint8)
+        target[..., :3] = crop_face(record, picture, self.whole, self.full_size)
+        if self.masked:
+            target[..., 3:] = training_masks(record, self.whole, self.mask, self.full_size, ["face"])
+        return np.ascontiguousarray(shown.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
+
+
+class PreviewLoader:
+    """The preview's faces of all sides: ``next(loader)`` -> inputs (sides, n, 3, h, w), targets (sides, n, H, W, 4).
+
+    sets: one per side. batch_size: n. num_samples: 0 for other faces every time, in the order of ``seed``; otherwise
+    the sets' faces from the first on, the same ones every time, decoded once.
+    """
+
+    def __init__(self, sets: Sequence[PreviewSet], batch_size: int, num_samples: int = 0, seed: int = 1) -> None:
+        self.sets = sets
+        self.static = num_samples > 0
+        self.sampler = Sampler(seed, tuple(map(len, sets)), num_samples or batch_size)
+        self.step = 0
+        self._made: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __iter__(self) -> PreviewLoader:
+        return self
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._made is not None and self.static:
+            return self._made
+        if self.static:
+            ids = [np.arange(self.sampler.batch_size) % len(one) for one in self.sets]
+        else:
+            ids = self.sampler.ids(self.step)
+        self.step += 1
+        wanted = [(one, int(index)) for one, indices in zip(self.sets, ids) for index in indices]
+        with ThreadPoolExecutor(available_cores()) as pool:
+            items = list(pool.map(lambda item: item[0][item[1]], wanted))
+        shape = (len(self.sets), -1)
+        made = tuple(np.stack(part).reshape(*shape, *part[0].shape) for part in zip(*items))
+        self._made = made
+        return made

@@ -1,22 +1,22 @@
-"""The decoded faces: crops at training size and their masks, as bytes, filled once."""
+"""The decoded faces of one side: crops at training size and their masks, as bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+import mmap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pipelines.decode import decode_pictures
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
-from swapfast.faces.folder import BadFace
 from swapfast.faces.masks import training_masks
 from swapfast.faces.record import FaceRecord
-from swapfast.system import available_cores
+
+UPLOAD_BYTES = 64 << 20  # sent to the device at once when a store moves there
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,59 @@ class StoreSpec:
         """What one face takes."""
         return self.size**2 * (3 + len(self.masks))
 
+    @property
+    def face_shape(self) -> tuple[int, int, int]:
+        """Of one face: BGR and, where asked for, the face mask."""
+        return self.size, self.size, self.face_channels
+
+    @property
+    def planes_shape(self) -> tuple[int, int, int]:
+        """Of one face's eye and mouth masks."""
+        return self.planes, self.size, self.size
+
+    def put(self, record: FaceRecord, image: np.ndarray, face: np.ndarray, planes: np.ndarray) -> None:
+        """Crop the decoded picture of ``record`` into ``face`` and draw or read its masks, the others to ``planes``.
+
+        Raises SwapfastError or ValueError where the picture is not what its header said or has no such mask.
+        """
+        face[..., :3] = crop_face(record, image, self.crop, self.size)
+        masks = training_masks(record, self.crop, self.mask, self.size, self.masks)
+        if self.face_channels == 4:
+            face[..., 3] = masks[..., 0]
+        planes[:] = masks[..., self.face_channels - 3 :].transpose(2, 0, 1)
+
+    def to_dict(self) -> dict:
+        """Plain values: two stores whose specs have equal ones hold the same of a face."""
+        return asdict(self)
+
+
+def shared_array(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros in memory that forked workers write to as well. Raises SwapfastError where there is not enough."""
+    size = int(np.prod(shape))
+    try:
+        return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, size).reshape(shape)
+    except (OSError, MemoryError, ValueError, OverflowError) as error:
+        raise SwapfastError(
+            f"{shape[0]} faces need {size / 2**30:.1f} GiB of memory, which is not free; train at a smaller size or on "
+            "fewer faces, or with --cache off",
+            code=1,
+        ) from error
+
 
 class HostStore:
-    """The faces of one side in host memory.
+    """Faces in host memory, of this process or mapped from a file.
 
     faces: (N, S, S, 3 or 4) uint8 BGR and, where asked for, the face mask. planes: (N, K, S, S) uint8 eye and mouth
-    masks. names: the files, in the same order.
+    masks.
     """
 
-    def __init__(self, spec: StoreSpec, count: int) -> None:
-        self.spec = spec
-        try:
-            self.faces = np.empty((count, spec.size, spec.size, spec.face_channels), np.uint8)
-            self.planes = np.empty((count, spec.planes, spec.size, spec.size), np.uint8)
-        except MemoryError as error:
-            needed = count * spec.bytes_per_face / 2**30
-            raise SwapfastError(
-                f"{count} faces at {spec.size} px need {needed:.1f} GiB of memory, which is not free; train at a "
-                "smaller size or on fewer faces",
-                code=1,
-            ) from error
-        self.names: list[str] = []
+    def __init__(self, spec: StoreSpec, faces: np.ndarray, planes: np.ndarray) -> None:
+        self.spec, self.faces, self.planes = spec, faces, planes
+
+    @classmethod
+    def in_memory(cls, spec: StoreSpec, count: int) -> HostStore:
+        """An empty one, to be filled."""
+        return cls(spec, shared_array((count, *spec.face_shape)), shared_array((count, *spec.planes_shape)))
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -73,53 +105,44 @@ class HostStore:
         """What the faces take."""
         return self.faces.nbytes + self.planes.nbytes
 
-    def put(self, index: int, record: FaceRecord, image: np.ndarray) -> None:
-        """Crop the decoded picture of ``record`` and draw or read its masks. Thread-safe for distinct indices."""
-        spec = self.spec
-        self.faces[index, ..., :3] = crop_face(record, image, spec.crop, spec.size)
-        masks = training_masks(record, spec.crop, spec.mask, spec.size, spec.masks)
-        if spec.face_channels == 4:
-            self.faces[index, ..., 3] = masks[..., 0]
-        self.planes[index] = masks[..., spec.face_channels - 3 :].transpose(2, 0, 1)
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Drop all other faces, in place."""
-        for new, old in enumerate(indices):
-            if new != old:
-                self.faces[new], self.planes[new] = self.faces[old], self.planes[old]
-        self.faces, self.planes = self.faces[: len(indices)], self.planes[: len(indices)]
-        self.names = [self.names[i] for i in indices]
+    def take(self, rows: np.ndarray, faces: np.ndarray, planes: np.ndarray) -> None:
+        """Copy some faces to the arrays given, in the order of ``rows``."""
+        np.take(self.faces, rows, axis=0, out=faces, mode="clip")  # any mode but 'raise' writes without a detour
+        np.take(self.planes, rows, axis=0, out=planes, mode="clip")
 
 
-def fill_store(
-    spec: StoreSpec,
-    records: Sequence[FaceRecord],
-    threads: int | None = None,
-    device_id: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[HostStore, list[BadFace]]:
-    """Decode, crop and mask every face. Returns the store of the good ones and the bad ones with their reasons."""
-    threads = threads or available_cores()
-    store = HostStore(spec, len(records))
-    store.names = [record.path.name for record in records]
-    bad: dict[int, str] = {}
+class DeviceStore:
+    """The faces of all sides in a device's memory, as one tensor of HostStore's shapes: a batch is one gather.
 
-    def put(index: int, image) -> None:
-        if isinstance(image, str):
-            bad[index] = image
-            return
-        try:
-            store.put(index, records[index], image)
-        except (ValueError, MemoryError, SwapfastError) as error:
-            bad[index] = str(error).removeprefix(f"{records[index].path}: ")
+    first: where each side begins.
+    """
 
-    done = 0
-    with ThreadPoolExecutor(threads) as pool:
-        for images in decode_pictures([record.path for record in records], threads, device_id):
-            list(pool.map(put, range(done, done + len(images)), images))
-            done += len(images)
-            if progress is not None:
-                progress(done, len(records))
-    if bad:
-        store.keep([i for i in range(len(records)) if i not in bad])
-    return store, [BadFace(Path(records[i].path), bad[i]) for i in sorted(bad)]
+    def __init__(self, sides: Sequence[HostStore], device: torch.device) -> None:
+        self.spec = sides[0].spec
+        self.first = np.cumsum([0, *map(len, sides)])[:-1]
+        self.faces = _upload([side.faces for side in sides], device)
+        self.planes = _upload([side.planes for side in sides], device)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    @property
+    def nbytes(self) -> int:
+        """What the faces take."""
+        return self.faces.nbytes + self.planes.nbytes
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Some faces, in the order of ``rows``, int64 on the device, counted over all sides."""
+        return self.faces.index_select(0, rows), self.planes.index_select(0, rows)
+
+
+def _upload(sources: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Arrays one after another on the device, sent in parts: a mapped file need not be resident all at once."""
+    whole = torch.empty((sum(map(len, sources)), *sources[0].shape[1:]), dtype=torch.uint8, device=device)
+    step, at = max(1, UPLOAD_BYTES // max(1, sources[0][:1].nbytes)), 0
+    for source in sources:
+        for first in range(0, len(source), step):
+            part = np.array(source[first : first + step])  # of its own memory: a mapped file is read-only
+            whole[at : at + len(part)].copy_(torch.from_numpy(part))
+            at += len(part)
+    return whole

@@ -250,6 +250,15 @@ class TrainConfig(Config):
 
     batch_size: int = option(16, "Faces per side and step, over the whole job.", 1, 65536, flag="-b/--batch-size")
     seed: int = option(1, "Everything random in the run follows from it.", 0, 2**64 - 1, fixed=True, flag="--seed")
+    validation: float = option(
+        0.0,
+        "Share of each side's faces that is held out and never trained on, 0 to 0.5. The same picture is always on the "
+        "same side, under any name.",
+        0.0,
+        0.5,
+        fixed=True,
+        flag="--validation",
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)

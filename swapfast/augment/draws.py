@@ -30,6 +30,7 @@ from swapfast.config import AugmentationConfig
 
 STREAM_AUGMENT = 0  # the amounts of this module
 STREAM_ORDER = 1  # which faces make up a step (the sampler)
+STREAM_SPARE = 2  # which face takes the place of one that cannot be read
 
 GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3

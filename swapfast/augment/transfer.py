@@ -10,12 +10,16 @@ from torch import Tensor
 
 
 def send(amounts: np.ndarray, device: torch.device | str) -> Tensor:
-    """A batch's amounts on ``device``, in their own dtype.
+    """A batch's amounts on ``device``, in their own dtype."""
+    return send_tensor(torch.from_numpy(amounts), device)
+
+
+def send_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on ``device``; itself where it is there already.
 
     On a GPU through pinned memory: from pageable memory the copy would wait until the stream is done.
     """
-    tensor = torch.from_numpy(amounts)
-    if torch.device(device).type == "cuda":
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 

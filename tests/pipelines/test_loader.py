@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from pipelines.build import decode_side, make_augmenter, scan_side
+from pipelines.build import make_augmenter
+from pipelines.cache import cached_store
+from pipelines.collate import Collate
+from pipelines.dataset import TrainSet
+from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed
 from pipelines.loader import TrainLoader
-from pipelines.preview import PreviewLoader
+from pipelines.preview import PreviewLoader, PreviewSet
 from pipelines.sampler import Sampler
-from pipelines.store import StoreSpec
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
+from swapfast.errors import SwapfastError
 
 STILL = {"color": False, "flip": False, "warp": False, "zoom_amount": 0, "rotation_range": 0, "shift_range": 0}
 MASKS = ("face", "eye", "mouth")
@@ -21,18 +27,31 @@ MASKS = ("face", "eye", "mouth")
 
 @pytest.fixture(scope="module")
 def sides(made_faces):
-    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASKS)
-    return [decode_side(scan_side(made_faces / side, "extended", False), spec, False) for side in "ab"]
+    return [TrainSet.from_folder(side.upper(), made_faces / side, 64) for side in "ab"]
 
 
 @pytest.fixture
 def make(sides, device):
-    def loader(backend="opencv", seed=7, batch=6, config=None, start=0, color_order="bgr", prefetch=2):
-        stores = [side.store for side in sides]
-        sampler = Sampler(seed, tuple(len(store) for store in stores), batch)
-        augment = make_augmenter(backend, 64, 64, (64,), device)
-        config = config or AugmentationConfig()
-        return TrainLoader(stores, sampler, augment, backend == "device", config, color_order, device, start, prefetch)
+    def loader(
+        backend="opencv",
+        seed=7,
+        batch=6,
+        config=None,
+        start=0,
+        color_order="bgr",
+        prefetch=2,
+        sets=None,
+        feed=None,
+        rank=0,
+        world=1,
+    ):
+        sets = sets or sides
+        sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
+        collate = Collate(
+            make_augmenter(backend, 64, 64, (64,), device), backend == "device", MASKS, color_order, device
+        )
+        feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
+        return TrainLoader(feed, sampler, collate, config or AugmentationConfig(), 64, start, prefetch)
 
     return loader
 
@@ -122,22 +141,138 @@ def test_the_two_backends_agree(make, at_least):
 
 def test_an_error_while_making_a_batch_reaches_the_trainer(make):
     loader = make()
-    loader.augment = None
+    loader.collate.augment = None
     with pytest.raises(TypeError):
         next(iter(loader))
 
 
+# --- wherever the bytes come from -------------------------------------------------------------------------
+
+
+def _feeds(sides, device, cache):
+    """The same faces from a mapped file, from the device and from DALI, batch for batch."""
+    stored = [cached_store(cache, one.spec, one.source).store for one in sides]
+    mapped = [dataclasses.replace(one, store=store) for one, store in zip(sides, stored)]
+    return {
+        "host": lambda sets, sampler: HostFeed(mapped),
+        "device": lambda sets, sampler: DeviceFeed(mapped, device),
+        "off": lambda sets, sampler: DecodeFeed(sides, sampler, threads=2),
+        "off, one thread": lambda sets, sampler: DecodeFeed(sides, sampler, threads=1),
+    }
+
+
+def test_device_host_and_off_give_the_same_bits(make, sides, device, tmp_path):
+    """Over two epochs of the smaller side (9 faces, 6 a step), started anew in the middle, and backwards."""
+    expected = [make().batch(step) for step in range(4)]
+    for name, feed in _feeds(sides, device, tmp_path).items():
+        straight = list(itertools.islice(make(feed=feed), 4))
+        assert all(_equal(a, b) for a, b in zip(straight, expected)), name
+        late = list(itertools.islice(make(feed=feed, start=2, prefetch=1), 2))
+        assert all(_equal(a, b) for a, b in zip(late, expected[2:])), name
+        backwards = make(feed=feed)
+        assert all(_equal(backwards.batch(step), expected[step]) for step in (3, 1, 0, 1)), name
+
+
+@pytest.mark.parametrize("world, batch", [(2, 6), (4, 6), (3, 7)])
+def test_ranks_together_see_what_one_process_sees(make, sides, tmp_path, world, batch, device):
+    """Also where the batch does not divide, and from every kind of store."""
+    feeds = _feeds(sides, device, tmp_path)
+    for step in (0, 5):
+        whole = make(batch=batch).batch(step)
+        for name in ("host", "device", "off"):
+            parts = [make(batch=batch, rank=rank, world=world, feed=feeds[name]).batch(step) for rank in range(world)]
+            assert abs(len(parts[0].inputs[0]) - len(parts[-1].inputs[0])) <= 1
+            assert np.array_equal(np.concatenate([p.ids for p in parts], axis=1), whole.ids), name
+            for side in range(2):
+                assert torch.equal(torch.cat([p.inputs[side] for p in parts]), whole.inputs[side]), name
+            assert torch.equal(torch.cat([p.targets[0] for p in parts]), whole.targets[0]), name
+            assert torch.equal(torch.cat([p.meta.mask_mouth[0] for p in parts]), whole.meta.mask_mouth[0]), name
+
+
+def _copied(made_faces, tmp_path):
+    for side in "ab":
+        shutil.copytree(made_faces / side, tmp_path / side)
+    return [TrainSet.from_folder(side.upper(), tmp_path / side, 64) for side in "ab"]
+
+
+def test_a_file_that_vanishes_or_breaks_during_the_run_is_named_and_left_out(make, made_faces, tmp_path):
+    """The batch is filled with another face of that side, the same one after a restart, and the run goes on."""
+    sets = _copied(made_faces, tmp_path)
+    told: list[str] = []
+
+    def feed(sets, sampler):
+        return DecodeFeed(sets, sampler, threads=2, warn=told.append)
+
+    before = [make(sets=sets).batch(step) for step in range(5)]
+    loader = make(sets=sets, feed=feed)
+    assert all(_equal(loader.batch(step), before[step]) for step in range(2)) and not told
+    (tmp_path / "a" / "0003.png").unlink()
+    (tmp_path / "b" / "0001.png").write_bytes((tmp_path / "b" / "0001.png").read_bytes()[:2000])
+    gone = ([r.path.name for r in sets[0].source.folder.records].index("0003.png"), 1)
+    after = [loader.batch(step) for step in range(5)]
+    assert len(told) == 2 and any("0003.png" in line and "side A" in line for line in told)
+    assert any("0001.png" in line and "side B" in line for line in told)
+    replaced = 0
+    for one, two in zip(before, after):
+        assert np.array_equal(one.ids, two.ids)
+        for side in range(2):
+            for place, face in enumerate(one.ids[side]):
+                same = torch.equal(one.targets[0][place, side], two.targets[0][place, side])
+                assert same == (face != gone[side]), "only these faces are replaced"
+                replaced += not same
+    assert replaced >= 3
+    again = make(sets=sets, feed=feed, start=3)
+    assert _equal(again.batch(3), after[3])
+
+
+def test_a_folder_that_is_gone_ends_the_run_with_one_line(make, made_faces, tmp_path):
+    sets = _copied(made_faces, tmp_path)
+    loader = make(sets=sets, feed=lambda sets, sampler: DecodeFeed(sets, sampler))
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(SwapfastError, match=r"side B: \d+ of 9 faces cannot be read any more in .*/b") as caught:
+        for step in range(10):
+            loader.batch(step)
+    assert caught.value.code == 1 and "\n" not in str(caught.value)
+
+
+# --- preview ----------------------------------------------------------------------------------------------
+
+
 def test_preview_faces(made_faces, sides):
-    records = [side.folder.records for side in sides]
-    preview = PreviewLoader(records, 64, 64, CropConfig(coverage=80), MaskConfig(), masked=True, count=3)
-    assert preview.inputs.shape == (2, 3, 3, 64, 64) and preview.inputs.dtype == np.float32
-    assert preview.targets.shape == (2, 3, 80, 80, 4)
-    whole = preview.targets[..., :3].transpose(0, 1, 4, 2, 3)
+    def load(count=3, **options):
+        sets = [PreviewSet(one.side, one.source, 64, 64, num_images=count, **options) for one in sides]
+        return PreviewLoader(sets, count, num_samples=count)
+
+    loader = load(crop=CropConfig(coverage=80))
+    inputs, targets = next(loader)
+    assert inputs.shape == (2, 3, 3, 64, 64) and inputs.dtype == np.float32
+    assert targets.shape == (2, 3, 80, 80, 4)
+    assert next(loader)[0] is inputs, "decoded once"
+    whole = targets[..., :3].transpose(0, 1, 4, 2, 3)
 
     def apart(x: int, y: int) -> float:
-        return np.abs(whole[..., y : y + 64, x : x + 64] - preview.inputs).mean()
+        return np.abs(whole[..., y : y + 64, x : x + 64] - inputs).mean()
 
     assert apart(8, 8) < 0.5 * min(apart(7, 8), apart(9, 8), apart(8, 7), apart(8, 9)), "in the middle, to the pixel"
-    assert preview.targets[..., 3].min() == 0 and preview.targets[..., 3].max() == 1
-    alone = PreviewLoader(records, 64, 64, CropConfig(), MaskConfig(mask_type="none"), masked=False, count=1)
-    assert (alone.targets[..., 3] == 1).all()
+    assert targets[..., 3].min() == 0 and targets[..., 3].max() == 1
+    _, alone = next(load(1, mask=MaskConfig(mask_type="none"), masked=False))
+    assert (alone[..., 3] == 1).all()
+    rgb, _ = next(load(crop=CropConfig(coverage=80), color_order="rgb"))
+    assert np.array_equal(rgb[:, :, ::-1], inputs)
+
+
+def test_random_previews_differ_each_time_and_cover_the_folder(sides):
+    sets = [PreviewSet(one.side, one.source, 64, 64) for one in sides]
+    loader, again = PreviewLoader(sets, 7), PreviewLoader(sets, 7)
+    shown = [next(loader)[0] for _ in range(2)]
+    assert all(np.array_equal(next(again)[0], one) for one in shown)
+    assert not np.array_equal(*shown)
+    assert len({face.tobytes() for one in shown for face in one[0]}) == 14, "every face of A before any twice"
+
+
+def test_a_preview_face_that_is_gone_is_named(made_faces, tmp_path):
+    one = _copied(made_faces, tmp_path)[0]
+    faces = PreviewSet("A", one.source, 64, 64)
+    (tmp_path / "a" / "0002.png").unlink()
+    with pytest.raises(SwapfastError, match=r"0002.png: "):
+        faces[2]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from pipelines.build import decode_side, needed_masks, scan_side
+from pipelines.build import TrainRequest, make_set, needed_masks, scan_side
 from pipelines.decode import dali_version, decode_pictures
-from pipelines.store import StoreSpec, fill_store
+from pipelines.fill import fill
+from pipelines.store import HostStore, StoreSpec
+from swapfast import system
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
@@ -55,29 +58,45 @@ def test_unusual_pictures_are_read_right(tmp_path, suffix, image):
         assert np.abs(decoded.astype(int) - expected).max() <= (1 if image.dtype == np.uint16 else 0), use_dali
 
 
+def _filled(path, spec, threads=None):
+    source = scan_side(path, "none", skip_bad=False)
+    store = HostStore.in_memory(spec, len(source))
+    assert fill(spec, source, store, threads=threads) == {}
+    return source, store
+
+
 def test_the_store_holds_crops_and_masks_and_little_else(made_faces):
-    records = scan_folder(made_faces / "a").records
-    store, bad = fill_store(_spec(), records)
-    assert not bad and len(store) == len(records) == 14
+    source, store = _filled(made_faces / "a", _spec())
+    assert len(store) == len(source) == 14
     assert store.nbytes == 14 * 64 * 64 * 6 == 14 * store.spec.bytes_per_face
     for index in (0, 7, 13):
-        image = read_image(records[index].path)
-        assert np.array_equal(store.faces[index, ..., :3], crop_face(records[index], image, CropConfig(), 64))
-        masks = training_masks(records[index], CropConfig(), MaskConfig(), 64, list(MASKS))
+        record = source.folder.records[index]
+        image = read_image(record.path)
+        assert np.array_equal(store.faces[index, ..., :3], crop_face(record, image, CropConfig(), 64))
+        masks = training_masks(record, CropConfig(), MaskConfig(), 64, list(MASKS))
         stored = np.dstack([store.faces[index, ..., 3], *store.planes[index]])
         assert np.array_equal(stored, masks)
 
 
-def test_threads_do_not_matter(made_faces):
-    records = scan_folder(made_faces / "b").records
-    stores = [fill_store(_spec(48), records, threads=threads)[0] for threads in (1, 3)]
-    assert np.array_equal(stores[0].faces, stores[1].faces) and np.array_equal(stores[0].planes, stores[1].planes)
+def test_threads_and_processes_do_not_matter(made_faces, tmp_path, monkeypatch):
+    """PNGs go to processes, JPEGs to DALI, in a folder of both."""
+    for path in (made_faces / "b").iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    for name in ("0002", "0005"):
+        picture = cv2.imread(str(tmp_path / f"{name}.png"))
+        (tmp_path / f"{name}.png").unlink()
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), picture)
+    stores = [_filled(tmp_path, _spec(48), threads=threads)[1] for threads in (1, 3)]
+    monkeypatch.setattr(system, "PROCESSES_FROM", 2)
+    stores.append(_filled(tmp_path, _spec(48), threads=2)[1])
+    assert stores[0].faces[2].std() > 10 and len(stores[0]) == 9
+    for other in stores[1:]:
+        assert np.array_equal(stores[0].faces, other.faces) and np.array_equal(stores[0].planes, other.planes)
 
 
 def test_a_face_mask_from_the_file_beside_the_picture(made_faces):
-    records = scan_folder(made_faces / "a").records
-    store, _ = fill_store(_spec(mask_type="file"), records)
-    drawn, _ = fill_store(_spec(), records)
+    _, store = _filled(made_faces / "a", _spec(mask_type="file"))
+    _, drawn = _filled(made_faces / "a", _spec())
     inside, outside = store.faces[..., 3] > 128, drawn.faces[..., 3] > 128
     overlap = (inside & outside).sum() / (inside | outside).sum()
     assert 0.6 < overlap < 0.999, "about the same region, and not the same mask"
@@ -93,18 +112,25 @@ def test_masks_follow_from_the_config():
         needed_masks(TrainConfig.from_dict({"mask": {"mask_type": "none"}, "loss": {"learn_mask": True}}))
 
 
-def _read(path, skip_bad, mask_type="extended"):
-    return decode_side(scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), skip_bad)
+def _read(path, skip_bad, mask_type="extended", cache=None, where="memory"):
+    request = TrainRequest(path, path, path / "model", TrainConfig(), {}, skip_bad=skip_bad, cache_dir=cache)
+    return make_set("A", scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), where, request, 0.0)
 
 
-def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged):
-    with pytest.raises(SwapfastError, match=r"1 of 14 .*\n\s+0003.png: "):
-        _read(damaged, skip_bad=False)
-    side = _read(damaged, skip_bad=True)
-    assert len(side.store) == 13 and [bad.path.name for bad in side.folder.bad] == ["0003.png"]
-    assert "0003.png" not in side.store.names and len(side.folder.records) == 13
-    good, _ = fill_store(_spec(), side.folder.records)
-    assert np.array_equal(side.store.faces, good.faces), "the others have moved up in order"
+@pytest.mark.parametrize("where", ["memory", "host"])
+def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged, tmp_path, where):
+    """Also when it was found the last time and nothing is decoded any more."""
+    for _ in range(2):
+        with pytest.raises(SwapfastError, match=r"1 of 14 .*\n\s+0003.png: "):
+            _read(damaged, skip_bad=False, cache=tmp_path / "cache", where=where)
+    for _ in range(2):
+        side = _read(damaged, skip_bad=True, cache=tmp_path / "cache", where=where)
+        records = side.source.folder.records
+        assert len(side) == 13 and [bad.path.name for bad in side.source.folder.bad] == ["0003.png"]
+        assert "0003.png" not in [record.path.name for record in records] and len(records) == 13
+        for index in range(13):
+            expected = crop_face(records[index], read_image(records[index].path), CropConfig(), 64)
+            assert np.array_equal(side[index][0][..., :3], expected), "the others have moved up in order"
 
 
 def test_a_mask_that_no_face_has(made_faces):
@@ -125,5 +151,5 @@ def test_a_face_without_its_mask_and_one_with_a_broken_mask(made_faces, tmp_path
     with pytest.raises(SwapfastError, match=r"2 of 14 .*\n  0005.png: its mask .*\n  0002.png: no mask 'file'"):
         scan_side(tmp_path, "file", skip_bad=False)
     side = _read(tmp_path, True, "file")
-    assert {bad.path.name for bad in side.folder.bad} == {"0002.png", "0005.png"} and len(side.store) == 12
-    assert len(_read(tmp_path, True).store) == 13, "a drawn mask needs no file, but a damaged one is damage"
+    assert {bad.path.name for bad in side.source.folder.bad} == {"0002.png", "0005.png"} and len(side) == 12
+    assert len(_read(tmp_path, True)) == 13, "a drawn mask needs no file, but a damaged one is damage"

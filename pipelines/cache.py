@@ -1,0 +1,279 @@
+"""The cache folder: indexes of face folders and stores of decoded faces, which the next run maps.
+
+    index-FOLDER.safetensors            what reading a folder found (swapfast/faces/table.py)
+    store-OPTIONS-FACES.safetensors     crops and masks of one side
+
+A store's name is made of digests: of everything that shapes a crop, and of the faces' contents in their order. So it
+is never out of date, only unused. Files are written under temporary names and renamed when they are whole; what a kill
+leaves behind is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipelines.fill import Progress, Source, fill
+from pipelines.store import HostStore, StoreSpec
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.reader import BadFace
+from swapfast.files import TEMPORARY, cannot_write, writer_lives
+from swapfast.mapped import NewArrays, open_arrays
+
+STORE_FORMAT = 1
+REASON_BYTES = 200
+WAY_OUT = "choose another --cache-dir, or train with --cache off"
+_SPARE_BYTES = 64 << 20  # left free on the disk
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _options_digest(spec: StoreSpec) -> str:
+    """Of everything but the faces that a crop depends on."""
+    options = {"format": STORE_FORMAT, "opencv": cv2.__version__, **spec.to_dict()}
+    return _digest(json.dumps(options, sort_keys=True).encode())
+
+
+def store_path(cache: Path, spec: StoreSpec, source: Source) -> Path:
+    """Where the store of these faces lies."""
+    contents = source.folder.records.column("content")
+    prepared = b"" if source.prepared is None else source.prepared.encoding.encode()
+    return cache / f"store-{_options_digest(spec)}-{_digest(contents.tobytes() + prepared)}.safetensors"
+
+
+@dataclass(frozen=True)
+class CachedStore:
+    """A side's store and the faces of it that turned out bad."""
+
+    store: HostStore
+    bad: list[BadFace]
+    reused: int  # faces that did not have to be decoded
+
+
+def _open(path: Path, spec: StoreSpec, count: int | None = None) -> dict[str, np.ndarray] | None:
+    """The arrays of a store file, or None where there is none that is right."""
+    try:
+        arrays, metadata = open_arrays(path)
+        count = len(arrays["content"]) if count is None else count
+        expected = _shapes(spec, count)
+        if metadata.get("what") != "swapfast store" or {n: a.shape for n, a in arrays.items()} != {
+            name: shape for name, (_, shape) in expected.items()
+        }:
+            return None
+        return arrays if all(array.dtype == np.uint8 for array in arrays.values()) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _shapes(spec: StoreSpec, count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {
+        "faces": ("u1", (count, *spec.face_shape)),
+        "planes": ("u1", (count, *spec.planes_shape)),
+        "content": ("u1", (count, 16)),
+        "reasons": ("u1", (count, REASON_BYTES)),  # why a face is bad, zeros where it is good
+    }
+
+
+def _bad(source: Source, reasons: np.ndarray) -> list[BadFace]:
+    records = source.folder.records
+    rows = np.flatnonzero(reasons.any(1)).tolist()
+    texts = (bytes(reasons[row]).rstrip(b"\0").decode("utf-8", "replace") for row in rows)
+    return [BadFace(records[row].path, text) for row, text in zip(rows, texts)]
+
+
+def cached_store(
+    cache: Path,
+    spec: StoreSpec,
+    source: Source,
+    device_id: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> CachedStore:
+    """The store of ``source``, mapped: found in the cache folder, or made there.
+
+    Faces that a store of the same options has already are copied from it. Raises SwapfastError (code 1) where it
+    cannot be written.
+    """
+    path = store_path(cache, spec, source)
+    count = len(source)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(path, say):
+            arrays, reused = _open(path, spec, count), count
+            if arrays is None:
+                _check_space(cache, count * spec.bytes_per_face)
+                reused = _make(path, spec, source, device_id, progress)
+                arrays = _open(path, spec, count)
+    except OSError as error:
+        raise cannot_write(path, error, WAY_OUT) from error
+    if arrays is None:
+        raise SwapfastError(f"{path}: is not what was just written there; {WAY_OUT}", EXIT_FAILED)
+    return CachedStore(HostStore(spec, arrays["faces"], arrays["planes"]), _bad(source, arrays["reasons"]), reused)
+
+
+def _make(path: Path, spec: StoreSpec, source: Source, device_id: int | None, progress: Progress | None) -> int:
+    """Write a store; returns how many of its faces came from others."""
+    count, contents = len(source), source.folder.records.column("content")
+    metadata = {
+        "what": "swapfast store",
+        "folder": str(source.folder.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        "options": json.dumps(spec.to_dict()),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    with NewArrays(path, _shapes(spec, count), metadata) as new:
+        arrays = new.arrays
+        arrays["content"][:] = contents
+        store = HostStore(spec, arrays["faces"], arrays["planes"])
+        missing = _copy_known(path, spec, store, contents)
+        for index, reason in fill(spec, source, store, missing, device_id=device_id, progress=progress).items():
+            text = reason.encode("utf-8", "replace")[:REASON_BYTES]
+            arrays["reasons"][index, : len(text)] = np.frombuffer(text, np.uint8)
+        new.commit()
+    for old in _others(path, spec):
+        if describe_file(old).get("folder") == metadata["folder"]:
+            old.unlink(missing_ok=True)  # this folder as it was; who has it mapped keeps it until the end
+    return count - len(missing)
+
+
+def _others(path: Path, spec: StoreSpec) -> list[Path]:
+    """The other stores of the same options."""
+    return sorted(other for other in path.parent.glob(f"store-{_options_digest(spec)}-*.safetensors") if other != path)
+
+
+def _copy_known(path: Path, spec: StoreSpec, store: HostStore, contents: np.ndarray) -> np.ndarray:
+    """Copy the faces that other stores of the same options have; returns the indices of those that none has."""
+    missing = np.arange(len(contents))
+    for other in _others(path, spec):
+        if not len(missing):
+            break
+        arrays = _open(other, spec)
+        if arrays is None:
+            continue
+        good = np.flatnonzero(~arrays["reasons"].any(1))
+        there = {bytes(arrays["content"][row]): row for row in good}
+        known = [index for index in missing if bytes(contents[index]) in there]
+        for index in known:
+            row = there[bytes(contents[index])]
+            store.faces[index], store.planes[index] = arrays["faces"][row], arrays["planes"][row]
+        missing = np.setdiff1d(missing, known)
+    return missing
+
+
+def _check_space(cache: Path, needed: int) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < needed + _SPARE_BYTES:
+        raise SwapfastError(
+            f"{cache}: the decoded faces need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of disk are free; "
+            f"{WAY_OUT}",
+            EXIT_FAILED,
+        )
+
+
+def has_space(cache: Path, needed: int) -> bool:
+    """Whether the disk of the cache folder, which need not be there yet, takes this many bytes more."""
+    there = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free >= needed + _SPARE_BYTES
+
+
+@contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Only one process writes a store; another that wants the same waits for it and then finds it."""
+    with (path.parent / f".lock-{path.stem}").open("a") as lock:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            yield
+            return
+        told = False
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not told:
+                    say(f"another run is decoding the same faces into {path.parent}; waiting for it")
+                    told = True
+                time.sleep(0.2)
+        _remove_leftovers(path)
+        yield
+    (path.parent / f".lock-{path.stem}").unlink(missing_ok=True)
+
+
+def _leftovers(cache: Path) -> list[Path]:
+    """What nobody writes to any more. An hour's grace, since the writer may live on another machine."""
+    old = time.time() - 3600
+    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and path.stat().st_mtime < old]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a kill has left of the store ``path``, which is locked, and of others if it is old."""
+    for left in (*path.parent.glob(f"{TEMPORARY}*-{path.name}"), *_leftovers(path.parent)):
+        left.unlink(missing_ok=True)
+
+
+# --- for a person -----------------------------------------------------------------------------------------
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """What a file of the cache is, by its metadata; empty where it is none that can be read."""
+    try:
+        return open_arrays(path)[1]
+    except (OSError, ValueError):
+        return {}
+
+
+def list_cache(cache: Path) -> list[dict]:
+    """Every file of a cache folder: its name, kind, bytes, what folder it is of and what of it.
+
+    Raises SwapfastError where there is no such folder.
+    """
+    if not cache.is_dir():
+        raise SwapfastError(f"{cache}: no such folder; give a cache folder or a model folder that has one")
+    found = []
+    for path in sorted((*cache.glob("index-*.safetensors"), *cache.glob("store-*.safetensors"))):
+        metadata = describe_file(path)
+        what = metadata.get("what", "damaged").removeprefix("swapfast ")
+        found.append(
+            {
+                "file": path.name,
+                "what": what,
+                "bytes": path.stat().st_size,
+                "folder": metadata.get("folder"),
+                "options": json.loads(metadata["options"]) if "options" in metadata else None,
+            }
+        )
+    left = _leftovers(cache)
+    return found + [{"file": p.name, "what": "left by a kill", "bytes": p.stat().st_size} for p in left]
+
+
+def describe_cache(cache: Path, found: list[dict]) -> str:
+    """The answer of ``list_cache`` as lines for a person."""
+    lines = [f"{cache}: {len(found)} files, {sum(one['bytes'] for one in found) / 2**20:.1f} MiB"]
+    for one in found:
+        options = one.get("options")
+        what = f"{one['what']}, {options['size']} px" if options else one["what"]
+        lines.append(f"  {one['bytes'] / 2**20:9.1f} MiB  {what:16}  {one.get('folder') or ''}  ({one['file']})")
+    return "\n".join(lines)
+
+
+def clear_cache(cache: Path) -> int:
+    """Remove every file that ``list_cache`` finds; returns the bytes. Runs that have them mapped are not disturbed."""
+    total = 0
+    for entry in list_cache(cache):
+        (cache / entry["file"]).unlink(missing_ok=True)
+        total += entry["bytes"]
+    for lock in cache.glob(".lock-store-*"):
+        lock.unlink(missing_ok=True)
+    return total

@@ -1,0 +1,172 @@
+"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and planes of all sides, A's first.
+
+``HostFeed``    the stores in host memory; on a GPU through two pinned buffers, copied on the loader's own stream
+``DeviceFeed``  a store in device memory: one gather
+``DecodeFeed``  no store: DALI decodes the batch
+ids: (sides, B) numbers of training faces. faces: (N, S, S, 3 or 4), planes: (N, K, S, S), uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.collate import Pixels
+from pipelines.dataset import TrainSet
+from pipelines.decode import BatchDecoder
+from pipelines.fill import put_prepared
+from pipelines.sampler import Sampler
+from pipelines.store import DeviceStore
+from swapfast.augment.transfer import send
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.system import available_cores
+
+Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels]]
+
+PINNED_BUFFERS = 2
+MAX_SPARES = 64  # faces tried in the place of one that cannot be read
+
+
+class _Pinned:
+    """A batch's bytes in pinned memory, and when the device has them all."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.tensors = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in shapes]
+        self.copied = torch.cuda.Event()
+
+    def send(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        faces, planes = (tensor.to(device, non_blocking=True) for tensor in self.tensors)
+        self.copied.record()
+        return faces, planes
+
+
+class HostFeed:
+    """Copies a batch out of the sides' stores.
+
+    to_device: where the batch is wanted on the GPU as bytes, else None. Pinned memory is written to directly; a
+    buffer is used again when the copy from it is done, for which this thread waits and nobody else.
+    """
+
+    def __init__(self, sets: Sequence[TrainSet], to_device: torch.device | None = None) -> None:
+        self.sets = sets
+        self.spec = sets[0].spec
+        self.device = to_device if to_device is not None and to_device.type == "cuda" else None
+        self._pinned: list[_Pinned] = []
+
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels]:
+        shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.planes_shape)]
+        if self.device is None:
+            faces, planes = (np.empty(shape, np.uint8) for shape in shapes)
+            self._take(ids, faces, planes)
+            return faces, planes
+        if len(self._pinned) < PINNED_BUFFERS:
+            self._pinned.append(_Pinned(shapes))
+            buffer = self._pinned[-1]
+        else:
+            buffer = self._pinned[step % PINNED_BUFFERS]
+            buffer.copied.synchronize()
+        self._take(ids, *(tensor.numpy() for tensor in buffer.tensors))
+        return buffer.send(self.device)
+
+    def _take(self, ids: np.ndarray, faces: np.ndarray, planes: np.ndarray) -> None:
+        size = ids.shape[1]
+        for side, (one, wanted) in enumerate(zip(self.sets, ids, strict=True)):
+            here = slice(side * size, (side + 1) * size)
+            one.store.take(one.rows[wanted], faces[here], planes[here])
+
+
+class DeviceFeed:
+    """Gathers a batch on the device that the faces and the augmentation are on."""
+
+    def __init__(self, sets: Sequence[TrainSet], device: torch.device) -> None:
+        self.sets, self.device = sets, device
+        self.store = DeviceStore([one.store for one in sets], device)
+
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Tensor, Tensor]:
+        rows = [first + one.rows[wanted] for first, one, wanted in zip(self.store.first, self.sets, ids, strict=True)]
+        return self.store.gather(send(np.concatenate(rows), self.device))
+
+
+class DecodeFeed:
+    """Decodes, crops and masks each batch anew.
+
+    A file that cannot be read any more is told to ``warn`` once, left out from then on, and replaced by another face
+    of its side (``Sampler.spare``), so that the run goes on.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[TrainSet],
+        sampler: Sampler,
+        threads: int | None = None,
+        device_id: int | None = None,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.sets, self.sampler, self.warn = sets, sampler, warn
+        self.spec = sets[0].spec
+        self.bad: set[tuple[int, int]] = set()  # (side, member)
+        self.decoder = BatchDecoder(
+            [one.source for one in sets], self._members, threads or available_cores(), device_id
+        )
+        self._pool = ThreadPoolExecutor(threads or available_cores(), "crop")
+
+    def _members(self, step: int) -> list[tuple[int, int]]:
+        """(side, which of its source's faces) of every face of a step, A's first."""
+        ids = self.sampler.ids(step)
+        return [(side, int(one.members[i])) for side, one in enumerate(self.sets) for i in ids[side]]
+
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels]:
+        members = self._members(step)
+        faces = np.empty((len(members), *self.spec.face_shape), np.uint8)
+        planes = np.empty((len(members), *self.spec.planes_shape), np.uint8)
+        decoded = self.decoder(step)
+        ordinals = np.tile(self.sampler.ordinals(step), len(self.sets))
+
+        def put(place: int) -> None:
+            reason = decoded[place]
+            if not isinstance(reason, str):
+                reason = self._put(*members[place], decoded[place], faces[place], planes[place])
+            if reason is not None:
+                self._leave_out(*members[place], reason)
+                self._replace(members[place][0], int(ordinals[place]), faces[place], planes[place])
+
+        list(self._pool.map(put, range(len(members))))
+        return faces, planes
+
+    def _put(self, side: int, member: int, decoded, face: np.ndarray, planes: np.ndarray) -> str | None:
+        source = self.sets[side].source
+        record = source.folder.records[member]
+        try:
+            if source.prepared is None:
+                self.spec.put(record, decoded, face, planes)
+            else:
+                put_prepared(self.spec, source.prepared, record, *decoded, face, planes)
+        except (ValueError, MemoryError, SwapfastError) as error:
+            return str(error).removeprefix(f"{record.path}: ")
+        return None
+
+    def _leave_out(self, side: int, member: int, reason: str) -> None:
+        if (side, member) not in self.bad:
+            self.bad.add((side, member))
+            record = self.sets[side].source.folder.records[member]
+            self.warn(f"warning: side {self.sets[side].side}: {record.path}: {reason}; left out from now on")
+
+    def _replace(self, side: int, ordinal: int, face: np.ndarray, planes: np.ndarray) -> None:
+        one = self.sets[side]
+        for attempt in range(MAX_SPARES):
+            member = int(one.members[self.sampler.spare(side, ordinal, attempt)])
+            if (side, member) in self.bad:
+                continue
+            reason = one.source.put(self.spec, member, face, planes)
+            if reason is None:
+                return
+            self._leave_out(side, member, reason)
+        raise SwapfastError(
+            f"side {one.side}: {len([b for b in self.bad if b[0] == side])} of {len(one)} faces cannot be read any "
+            f"more in {one.source.folder.path}; see that the folder is still there, then start again",
+            EXIT_FAILED,
+        )

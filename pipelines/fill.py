@@ -1,0 +1,182 @@
+"""Every face decoded, cropped and masked once, on all cores.
+
+PNGs are decoded by worker processes, which write into shared memory: what limits there is one core's decoder
+(swapfast/faces/image.py), and a GPU does not take PNGs. JPEGs are decoded by DALI, on a GPU where there is one, and
+cropped by threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from swapfast.faces.prepared import PreparedSet
+
+from pipelines.decode import dali_version, decode_encoded, decode_pictures
+from pipelines.store import HostStore, StoreSpec
+from swapfast.errors import SwapfastError
+from swapfast.faces.folder import FaceFolder
+from swapfast.faces.image import decode_image, read_bytes
+from swapfast.faces.reader import BadFace, digest_pixels
+from swapfast.faces.record import FaceRecord
+from swapfast.system import available_cores, on_all_cores
+
+Progress = Callable[[int, int], None]
+
+CHANGED = "it has changed since the folder was read; start again"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The faces of one side, wherever they come from. prepared: the set that ``folder`` is the content of, if any."""
+
+    folder: FaceFolder
+    prepared: PreparedSet | None = None
+
+    def __len__(self) -> int:
+        return len(self.folder.records)
+
+    def without(self, bad: Sequence[BadFace]) -> Source:
+        """The same less some faces."""
+        return Source(self.folder.without(bad), self.prepared)
+
+    def picture(self, index: int) -> tuple[FaceRecord, np.ndarray]:
+        """One face's record and decoded picture, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
+        record = self.folder.records[index]
+        if self.prepared is not None:
+            return record, self.prepared.read(int(self.folder.records.rows[index]))[0]
+        data = read_bytes(record.path)
+        if record.pixels and digest_pixels(data) != record.pixels:
+            raise ValueError(CHANGED)
+        return record, decode_image(data)
+
+    def put(self, spec: StoreSpec, index: int, face: np.ndarray, planes: np.ndarray) -> str | None:
+        """Write one face to the arrays given, or say in a phrase why it cannot be."""
+        try:
+            if self.prepared is None:
+                record, picture = self.picture(index)
+                spec.put(record, picture, face, planes)
+            else:
+                row = int(self.folder.records.rows[index])
+                put_prepared(spec, self.prepared, self.folder.records[index], *self.prepared.read(row), face, planes)
+        except (ValueError, MemoryError, SwapfastError) as error:
+            return _reason(error, self.folder.records[index])
+        return None
+
+
+def _reason(error: Exception, record: FaceRecord) -> str:
+    return str(error).removeprefix(f"{record.path}: ") or type(error).__name__
+
+
+def put_prepared(
+    spec: StoreSpec,
+    made: PreparedSet,
+    record: FaceRecord,
+    picture: np.ndarray,
+    masks: np.ndarray,
+    face: np.ndarray,
+    planes: np.ndarray,
+) -> None:
+    """Like ``StoreSpec.put`` for a face of a prepared set: its masks are used where they are what is asked for."""
+    if spec.mask != made.mask:
+        spec.put(record, picture, face, planes)
+        return
+    masks = {name: _resized(mask, spec.size) for name, mask in zip(("face", "eye", "mouth"), masks)}
+    face[..., :3] = _resized(picture, spec.size)
+    if spec.face_channels == 4:
+        face[..., 3] = masks["face"]
+    for plane, name in zip(planes, [name for name in spec.masks if name != "face"]):
+        plane[:] = masks[name]
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    if len(image) == size:
+        return image
+    how = cv2.INTER_AREA if len(image) > size else cv2.INTER_CUBIC
+    return cv2.resize(image, (size, size), interpolation=how)
+
+
+def fill(
+    spec: StoreSpec,
+    source: Source,
+    store: HostStore,
+    indices: Sequence[int] | None = None,
+    threads: int | None = None,
+    device_id: int | None = None,
+    progress: Progress | None = None,
+) -> dict[int, str]:
+    """Fill the rows ``indices`` (all by default) of ``store``, in shared memory; returns the bad ones' reasons.
+
+    The result does not depend on ``threads``.
+    """
+    indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    jpegs = source.folder.records.column("encoding")[indices] == 1
+    if dali_version() is None:
+        jpegs[:] = False
+    bad: dict[int, str] = {}
+    total, others = len(indices), indices[~jpegs].tolist()
+
+    def tell(done: int, _total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    def put(index: int) -> str | None:
+        return source.put(spec, index, store.faces[index], store.planes[index])
+
+    for index, reason in zip(others, on_all_cores(put, others, threads, tell), strict=True):
+        if reason is not None:
+            bad[index] = reason
+    if jpegs.any():
+        bad |= _fill_by_dali(
+            spec,
+            source,
+            store,
+            indices[jpegs].tolist(),
+            threads or available_cores(),
+            device_id,
+            lambda done: tell(len(others) + done, total),
+        )
+    return bad
+
+
+def _fill_by_dali(
+    spec: StoreSpec,
+    source: Source,
+    store: HostStore,
+    indices: list[int],
+    threads: int,
+    device_id: int | None,
+    tell: Callable[[int], None],
+) -> dict[int, str]:
+    """JPEGs: decoded in batches by DALI, cropped by threads."""
+    records, prepared = source.folder.records, source.prepared
+
+    def put(index: int, decoded) -> str | None:
+        record = records[index]
+        if isinstance(decoded, str):
+            return decoded
+        try:
+            if prepared is None:
+                spec.put(record, decoded, store.faces[index], store.planes[index])
+            else:
+                put_prepared(spec, prepared, record, *decoded, store.faces[index], store.planes[index])
+        except (ValueError, MemoryError, SwapfastError) as error:
+            return _reason(error, record)
+        return None
+
+    if prepared is None:
+        batches = decode_pictures([records[i].path for i in indices], threads, device_id)
+    else:
+        batches = decode_encoded(prepared, [int(records.rows[i]) for i in indices], threads, device_id)
+    bad, done = {}, 0
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            these = indices[done : done + len(batch)]
+            reasons = pool.map(put, these, batch)
+            bad |= {index: reason for index, reason in zip(these, reasons) if reason is not None}
+            done += len(batch)
+            tell(done)
+    return bad
