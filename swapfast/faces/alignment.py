@@ -133,15 +133,16 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     In the plane Umeyama's singular values come down to two sums: multiply by one complex number, then shift.
     Raises ValueError when the points do not determine one.
     """
-    source_mean, target_mean = source.mean(0), target.mean(0)
+    source_mean, target_mean = source.sum(0) / len(source), target.sum(0) / len(target)
     a, b = source - source_mean, target - target_mean
     spread = (a * a).sum()
     if not spread > 1e-6 * len(source):
         raise ValueError("landmarks that all lie on one spot")
     cosine = (a * b).sum() / spread
     sine = (a[:, 0] @ b[:, 1] - a[:, 1] @ b[:, 0]) / spread
-    turn = np.array([[cosine, -sine], [sine, cosine]])
-    return np.column_stack([turn, target_mean - turn @ source_mean])
+    matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0]])
+    matrix[:, 2] = target_mean - matrix[:, :2] @ source_mean
+    return matrix
 
 
 def align(landmarks: np.ndarray) -> Alignment:

@@ -10,29 +10,31 @@ inf too), sets, calls, operators, raw and f-strings, 0x10, 1_000, 1j, and string
 
 from __future__ import annotations
 
+import json
 import re
 
 MAX_CHARS = 8_000_000
 MAX_DEPTH = 32
 
 # Bare numbers in a list (an embedding), and a list of such lists (landmarks), are one token: most of a header.
-_LIST = r"\[[-+0-9.eE,\ \t\r\n]+\]"
+_LIST = r"\[[-+0-9.eE,\ \t\r\n]++\]"
 _ROW = re.compile(r"\[([^\]]*)\]")
 _TOKEN = re.compile(
-    rf"""[\ \t\r\n]*(?:
-    (?P<rows> \[ {_LIST} (?: ,\ ? {_LIST} )* \] )
-  | (?P<numbers> {_LIST} )
-  | (?P<string> [bB]? (?: '[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*' | "[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*" ) )
-  | (?P<number> [+-]? (?: \d+\.?\d* | \.\d+ ) (?: [eE][+-]?\d+ )? )
-  | (?P<name> [A-Za-z_]+ )
+    rf"""[\ \t\r\n]*+(?:
+    (?P<text> '[^'\\\r\n]*+' | "[^"\\\r\n]*+" )
+  | (?P<quote> [bB]?['"] )
+  | (?P<numbers> {_LIST} | \[ {_LIST} (?: ,\ ? {_LIST} )*+ \] )
+  | (?P<number> [+-]? (?: \d++\.?\d*+ | \.\d++ ) (?: [eE][+-]?\d++ )? )
+  | (?P<name> [A-Za-z_]++ )
   | (?P<mark> [\[\](){{}},:] )
     )""",
     re.VERBOSE | re.ASCII,
 )
+# The digits of \x, \u and \U are left to the decoder: nearly every byte of a mask is such an escape.
+_STR_BODY = re.compile(r"""[^\\]*+(?:\\[\\'"abfnrtv0-7xuU][^\\]*+)*+""")
+_BYTES_BODY = re.compile(r"""[^\\]*+(?:\\[\\'"abfnrtv0-7x][^\\]*+)*+""")
 _NAMES = {"True": True, "False": False, "None": None}
 _CLOSER = {"[": "]", "(": ")", "{": "}"}
-_BYTES_BODY = re.compile(r"[^\\]*(?:\\(?:[\\'\"abfnrtv0-7]|x[0-9a-fA-F]{2})[^\\]*)*")
-_STR_BODY = re.compile(r"[^\\]*(?:\\(?:[\\'\"abfnrtv0-7]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})[^\\]*)*")
 
 
 class _Open:
@@ -87,9 +89,13 @@ def parse_literal(text: str, max_chars: int = MAX_CHARS, max_depth: int = MAX_DE
     results: list = []
     at, match = 0, _TOKEN.match
     while token := match(text, at):
-        kind, content, start = token.lastgroup, token.group(token.lastgroup), at
-        at = token.end()
-        if kind == "mark":
+        kind, start, at = token.lastgroup, at, token.end()
+        content = token[kind]
+        if kind == "text":
+            value = content[1:-1]
+        elif kind == "quote":
+            value, at = _quoted(text, start, at, content)
+        elif kind == "mark":
             if content in "[({":
                 if len(stack) >= max_depth:
                     raise ValueError(f"nested deeper than {max_depth}")
@@ -106,6 +112,11 @@ def parse_literal(text: str, max_chars: int = MAX_CHARS, max_depth: int = MAX_DE
             value = _READERS[kind](content)
         if stack:
             stack[-1].place(value, start)
+            # What follows nearly every value is not worth a token of its own.
+            mark = text[at : at + 1]
+            if mark == "," or mark == ":":
+                stack[-1].punctuate(mark, at)
+                at += 1
         elif results:
             raise ValueError(f"more than one value at character {start}")
         else:
@@ -126,19 +137,18 @@ def _number(text: str) -> int | float:
     return float(text)
 
 
-def _rows(text: str) -> list[list]:
-    return [_numbers(row) for row in _ROW.findall(text, 1)]
-
-
 def _numbers(text: str) -> list:
-    text = text.strip("[]")
+    """A list of numbers, or of such lists."""
+    try:
+        return json.loads(text)  # reads a number as Python does, or not at all
+    except ValueError:  # +1, .5, a comma after the last item, or no numbers
+        return [_row(row) for row in _ROW.findall(text, 1)] if "[" in text[1:] else _row(text[1:-1])
+
+
+def _row(text: str) -> list:
     parts = text.split(",")
     if not parts[-1].strip():
         parts.pop()  # an empty list, or a comma after the last item
-        if not parts and "," in text:
-            raise ValueError("a comma without a value")
-    if text.count(".") == len(parts):
-        return list(map(float, parts))  # as many points as numbers: all are floats, or float() refuses one
     return [_number(part) for part in parts]
 
 
@@ -148,18 +158,41 @@ def _name(text: str) -> bool | None:
     return _NAMES[text]
 
 
-def _string(text: str) -> str | bytes:
-    is_bytes = text[0] in "bB"
-    body = text[2:-1] if is_bytes else text[1:-1]
-    allowed = _BYTES_BODY if is_bytes else _STR_BODY
+def _quoted(text: str, start: int, at: int, opener: str) -> tuple[str | bytes, int]:
+    """(value, where it ends) of a bytes value or of a text with escapes, whose first character is ``at``."""
+    is_bytes = len(opener) == 2
+    end = _closing_quote(text, at, opener[-1])
+    body = text[at:end]
+    if end < 0 or "\n" in body or "\r" in body:
+        raise ValueError(f"not a plain literal at character {start}")
     if is_bytes and not body.isascii():
         raise ValueError("a bytes value with characters beyond ASCII")
     if "\\" in body:
-        if not allowed.fullmatch(body):
-            raise ValueError("an unknown escape in a text")
+        body = _unescaped(body, _BYTES_BODY if is_bytes else _STR_BODY)
+    return body.encode("latin-1") if is_bytes else body, end + 1
+
+
+def _closing_quote(text: str, at: int, quote: str) -> int:
+    """The first quote from ``at`` that no backslash escapes; -1 if there is none. ``at`` is just inside the text."""
+    end = text.find(quote, at)
+    while end >= 0:
+        run = end
+        while text[run - 1] == "\\":  # stops at the opening quote
+            run -= 1
+        if (end - run) % 2 == 0:
+            return end
+        end = text.find(quote, end + 1)
+    return -1
+
+
+def _unescaped(body: str, allowed: re.Pattern) -> str:
+    if not allowed.fullmatch(body):
+        raise ValueError("an unknown escape in a text")
+    try:
         # Every character is a known escape or itself, so this decoder sees nothing it could misread.
-        body = body.encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return body.encode("latin-1") if is_bytes else body
+        return body.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise ValueError("an unknown escape in a text") from error
 
 
-_READERS = {"rows": _rows, "numbers": _numbers, "number": _number, "name": _name, "string": _string}
+_READERS = {"numbers": _numbers, "number": _number, "name": _name}

@@ -28,6 +28,7 @@ MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
 MAX_PIXELS = 1 << 27
 
 _KEYWORD = b"faceswap"
+_LENGTH_AND_KIND, _CRC = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
@@ -78,21 +79,20 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """(type, data) of every chunk up to IEND, each CRC checked. Raises ValueError with a short reason."""
     if data[:8] != SIGNATURE:
         raise ValueError("not a PNG")
-    view, at = memoryview(data), 8
+    view, at, size = memoryview(data), 8, len(data)
     while True:
-        if at + 12 > len(data):
+        if at + 12 > size:
             raise ValueError("truncated")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if end > len(data):
+        length, kind = _LENGTH_AND_KIND(data, at)
+        end = at + 8 + length
+        if end + 4 > size:
             raise ValueError("truncated")
-        (crc,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(view[at + 4 : end - 4]) != crc:
+        if zlib.crc32(view[at + 4 : end]) != _CRC(data, end)[0]:
             raise ValueError(f"damaged (CRC mismatch in {kind.decode('ascii', 'replace')})")
-        yield kind, view[at + 8 : end - 4]
+        yield kind, view[at + 8 : end]
         if kind == b"IEND":
             return
-        at = end
+        at = end + 4
 
 
 def read_png(data: bytes) -> PngInfo:

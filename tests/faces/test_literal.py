@@ -87,6 +87,59 @@ def test_spellings_agree_with_python(text):
     assert same(parse_literal(text), ast.literal_eval(text.strip()))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_any_spelling_of_a_text_is_read_as_python_reads_it(seed):
+    """Every escape, needed or not, next to every other: what Python itself would never write."""
+    rng, bare = random.Random(seed), "aux é\u0100"
+    escapes = [rf"\{c}" for c in "\\'\"abfnrtv0"] + [r"\7", r"\12", r"\101", r"\x00", r"\xfF", r"\x5c", r"\x27"]
+    for _ in range(300):
+        quote, is_bytes = rng.choice("'\""), rng.random() < 0.5
+        other = '"' if quote == "'" else "'"
+        known = [*escapes, other, *(bare[:-2] if is_bytes else [*bare, r"\u00e9", r"\U0001f600"])]
+        body = "".join(rng.choice(known) for _ in range(rng.randrange(12)))
+        text = ("b" if is_bytes else "") + quote + body + quote
+        assert same(parse_literal(text), ast.literal_eval(text)), text
+        assert same(parse_literal(f"[{text}, {{{text}: {text}}}]"), ast.literal_eval(f"[{text}, {{{text}: {text}}}]"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_spelling_of_numbers_is_read_as_python_reads_it(seed):
+    rng = random.Random(seed)
+    spellings = ["0", "-0", "+7", "-0.0", ".5", "5.", "1e5", "-2E-3", "+.5e+2", "1e999", "123456789012345678901"]
+    for _ in range(300):
+        rows = []
+        for _ in range(rng.randrange(1, 4)):
+            numbers = [rng.choice([*spellings, repr(rng.gauss(0, 9))]) for _ in range(rng.randrange(1, 5))]
+            rows.append("[" + rng.choice([", ", ",", " , "]).join(numbers) + rng.choice(["", ",", " "]) + "]")
+        text = rng.choice([rows[0], "[" + ", ".join(rows) + "]", "[" + ",".join(rows) + ", ]"])
+        assert same(parse_literal(text), ast.literal_eval(text)), text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (r"'a\q'", "unknown escape"),
+        (r"'\\\q'", "unknown escape"),
+        (r"b'\u0041'", "unknown escape"),
+        (r"b'\x4'", "unknown escape"),
+        (r"'\x4'", "unknown escape"),
+        ("'\\x4\u0100'", "unknown escape"),
+        (r"'\U00110000'", "unknown escape"),
+        (r"'\N{DASH}'", "unknown escape"),
+        ("b'\\x41é'", "beyond ASCII"),
+        (r"['a\']", "not a plain literal at character 1"),
+        (r"[b'a\\\']", "not a plain literal at character 1"),
+        ("['a', b'\\x41\n']", "not a plain literal at character 5"),
+        ("[1, -]", "could not convert"),
+        ("[,]", "could not convert"),
+    ],
+)
+def test_a_misspelt_value_is_refused_with_its_reason(text, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_literal(text)
+    assert type(caught.value) is ValueError, "a codec's error would be taken for text that is not UTF-8"
+
+
 @pytest.mark.parametrize(
     "text",
     [

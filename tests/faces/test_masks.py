@@ -119,6 +119,60 @@ def test_drawing_survives_points_far_outside():
     assert draw_face((a_face() - 200) * 1e3, 64).max() == 255
 
 
+def on_the_whole_canvas(points: np.ndarray, size: int, name: str) -> np.ndarray:
+    """What ``feature_mask`` says it makes, with nothing left out."""
+    canvas = draw_parts(points, size, {"eye": EYE_PARTS, "mouth": MOUTH_PARTS}[name])
+    growth, edge = round(size * 0.025), size // 16 // 2 * 2 + 1
+    if growth:
+        canvas = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (growth, growth)))
+    return cv2.GaussianBlur(canvas, (edge, edge), 0)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 100, 128, 256, 384, 512])
+def test_features_made_in_part_of_the_canvas_are_those_of_the_whole(size):
+    """Faces of all sizes, distorted too, within the crop, across each border and beyond it."""
+    rng, inside, seen = np.random.default_rng(size), crop_landmarks(a_record(), CropConfig(), size) / size - 0.5, 0
+    for case in range(60):
+        noise = rng.normal(0, (0, 0.01, 0.2)[case % 3], (68, 2))
+        points = (inside * rng.uniform(0.2, 3) + noise + rng.uniform(-0.4, 1.4, 2)) * size
+        for name in ("eye", "mouth"):
+            ours = feature_mask(points.astype(np.float32), size, name)
+            np.testing.assert_array_equal(ours, on_the_whole_canvas(points.astype(np.float32), size, name))
+            seen += ours.any()
+    assert 40 < seen < 120, "some lie in the crop, some do not"
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 8, 9, 16, 31, 32, 64, 101])
+def test_the_blur_is_opencvs_gaussian_bit_for_bit(kernel):
+    rng, edge = np.random.default_rng(kernel), kernel // 2 * 2 + 1
+    for height, width in ((1, 1), (1, 90), (7, 3), (33, 128), (150, 120)):
+        grain = rng.integers(0, 256, (height, width), np.uint8)
+        for mask in (grain, (grain > 127) * np.uint8(255), np.full_like(grain, 255)):
+            np.testing.assert_array_equal(blur(mask, kernel), cv2.GaussianBlur(mask, (edge, edge), 0))
+
+
+@pytest.mark.parametrize("percent", [-9.0, -2.5, -0.4, 0.0, 0.6, 2.5, 3.0, 12.0])
+def test_dilation_is_opencvs_with_an_ellipse_of_that_share(percent):
+    for size in (64, 100, 512):
+        mask = draw_face(crop_landmarks(a_record(), CropConfig(coverage=65), size), size)  # reaches the border
+        px = round(size * abs(percent) / 100)
+        ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (px, px)) if px else None
+        expected = mask if px == 0 else cv2.dilate(mask, ellipse) if percent > 0 else cv2.erode(mask, ellipse)
+        np.testing.assert_array_equal(dilate(mask, percent), expected)
+
+
+def test_masks_made_together_are_those_made_one_by_one():
+    record = a_record(kind="head", width=256, height=256, stored_masks=a_stored())
+    for kind in ("extended", "components", "bisenet-fp_face"):
+        crop, mask = CropConfig(coverage=80, vertical_offset=-6), MaskConfig(mask_type=kind, dilation=3)
+        points = crop_landmarks(record, crop, 96)
+        alone = {name: feature_mask(points, 96, name) for name in ("eye", "mouth")}
+        alone["face"] = face_mask(record, crop, mask, 96)
+        for names in (["face"], ["eye"], ["mouth", "face"], ["face", "eye", "mouth"]):
+            together = training_masks(record, crop, mask, 96, names)
+            np.testing.assert_array_equal(together, np.stack([alone[name] for name in names], axis=-1))
+
+
 # --- stored in the header ---------------------------------------------------------------------------------
 
 
