@@ -396,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt:
-        message, code = "stopped; there was nothing to save yet", EXIT_STOPPED
+        message, code = "stopped before the first iteration; the same command begins again", EXIT_STOPPED
     except OSError as error:
         message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from pipelines.fill import Progress, Source, fill
-from pipelines.store import HostStore, StoreSpec
+from pipelines.store import HostStore, StoreSpec, shared_array
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.reader import BadFace
 from swapfast.files import TEMPORARY, cannot_write, writer_lives
@@ -48,9 +48,18 @@ def _options_digest(spec: StoreSpec) -> str:
 
 def store_path(cache: Path, spec: StoreSpec, source: Source) -> Path:
     """Where the store of these faces lies."""
+    return cache / f"store-{_options_digest(spec)}-{_digest(_contents(source).tobytes())}.safetensors"
+
+
+def _contents(source: Source) -> np.ndarray:
+    """(N, 16) uint8 that tell each face from any other."""
     contents = source.folder.records.column("content")
-    prepared = b"" if source.prepared is None else source.prepared.encoding.encode()
-    return cache / f"store-{_options_digest(spec)}-{_digest(contents.tobytes() + prepared)}.safetensors"
+    if source.prepared is None:
+        return contents
+    # A prepared face's content is that of the picture it was made from, at whatever size and quality.
+    made = np.stack([source.folder.records.column(name) for name in ("face_crc", "masks_crc")], axis=1)
+    digests = (hashlib.sha256(one.tobytes() + two.tobytes()).digest()[:16] for one, two in zip(contents, made))
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(source), 16)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def cached_store(
 
 def _make(path: Path, spec: StoreSpec, source: Source, device_id: int | None, progress: Progress | None) -> int:
     """Write a store; returns how many of its faces came from others."""
-    count, contents = len(source), source.folder.records.column("content")
+    count, contents = len(source), _contents(source)
     metadata = {
         "what": "swapfast store",
         "folder": str(source.folder.path.resolve()).encode("utf-8", "backslashreplace").decode(),
@@ -137,14 +146,28 @@ def _make(path: Path, spec: StoreSpec, source: Source, device_id: int | None, pr
         arrays["content"][:] = contents
         store = HostStore(spec, arrays["faces"], arrays["planes"])
         missing = _copy_known(path, spec, store, contents)
-        for index, reason in fill(spec, source, store, missing, device_id=device_id, progress=progress).items():
-            text = reason.encode("utf-8", "replace")[:REASON_BYTES]
-            arrays["reasons"][index, : len(text)] = np.frombuffer(text, np.uint8)
+        good = shared_array((count,))
+        try:
+            bad = fill(spec, source, store, missing, device_id=device_id, progress=progress, good=good)
+        except KeyboardInterrupt:
+            # What is decoded is kept as a store of its own, for the next start to copy from.
+            for index in missing[good[missing] == 0]:
+                _put_reason(arrays["reasons"][index], "not decoded yet")
+            new.path = path.with_name(f"{path.stem}-begun.safetensors")
+            new.commit()
+            raise
+        for index, reason in bad.items():
+            _put_reason(arrays["reasons"][index], reason)
         new.commit()
     for old in _others(path, spec):
         if describe_file(old).get("folder") == metadata["folder"]:
             old.unlink(missing_ok=True)  # this folder as it was; who has it mapped keeps it until the end
     return count - len(missing)
+
+
+def _put_reason(row: np.ndarray, reason: str) -> None:
+    text = reason.encode("utf-8", "replace")[: len(row)]
+    row[: len(text)] = np.frombuffer(text, np.uint8)
 
 
 def _others(path: Path, spec: StoreSpec) -> list[Path]:

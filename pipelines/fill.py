@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from swapfast.faces.prepared import PreparedSet
 
 from pipelines.decode import dali_version, decode_encoded, decode_pictures
 from pipelines.store import HostStore, StoreSpec
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import FaceFolder
 from swapfast.faces.image import decode_image, read_bytes
+from swapfast.faces.prepared import PreparedSet
 from swapfast.faces.reader import BadFace, digest_pixels
 from swapfast.faces.record import FaceRecord
 from swapfast.system import available_cores, on_all_cores
@@ -107,10 +107,12 @@ def fill(
     threads: int | None = None,
     device_id: int | None = None,
     progress: Progress | None = None,
+    good: np.ndarray | None = None,
 ) -> dict[int, str]:
     """Fill the rows ``indices`` (all by default) of ``store``, in shared memory; returns the bad ones' reasons.
 
-    The result does not depend on ``threads``.
+    The result does not depend on ``threads``. good: (N,) uint8 in shared memory, set to 1 for every row that is
+    filled, also where ``progress`` raises and the others are not.
     """
     indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     jpegs = source.folder.records.column("encoding")[indices] == 1
@@ -123,8 +125,12 @@ def fill(
         if progress is not None:
             progress(done, total)
 
+    good = np.zeros(len(source), np.uint8) if good is None else good
+
     def put(index: int) -> str | None:
-        return source.put(spec, index, store.faces[index], store.planes[index])
+        reason = source.put(spec, index, store.faces[index], store.planes[index])
+        good[index] = reason is None
+        return reason
 
     for index, reason in zip(others, on_all_cores(put, others, threads, tell), strict=True):
         if reason is not None:
@@ -138,6 +144,7 @@ def fill(
             threads or available_cores(),
             device_id,
             lambda done: tell(len(others) + done, total),
+            good,
         )
     return bad
 
@@ -150,6 +157,7 @@ def _fill_by_dali(
     threads: int,
     device_id: int | None,
     tell: Callable[[int], None],
+    good: np.ndarray,
 ) -> dict[int, str]:
     """JPEGs: decoded in batches by DALI, cropped by threads."""
     records, prepared = source.folder.records, source.prepared
@@ -165,6 +173,7 @@ def _fill_by_dali(
                 put_prepared(spec, prepared, record, *decoded, store.faces[index], store.planes[index])
         except (ValueError, MemoryError, SwapfastError) as error:
             return _reason(error, record)
+        good[index] = 1
         return None
 
     if prepared is None:

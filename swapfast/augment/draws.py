@@ -13,6 +13,7 @@ switching one augmentation off does not move the others:
     blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, 2 spare
     blocks 3..15   52 normals: 25 x and 25 y offsets of the 5x5 warp, 2 spare
     blocks 16..49  136 normals kept for the noise of the warp to landmarks
+    block 50       which of the nearest faces the warp to landmarks goes to (faces/matching.py)
 
 Shapes are (N, ...) with all sides of the batch together. Positions are px of the processing size, see batch.py.
 """

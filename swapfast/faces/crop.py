@@ -1,7 +1,8 @@
 """From a face's picture to the square training patch, once per face, on the host.
 
 Heads are cut along whole pixels and resized, as faceswap does. Plain pictures are sampled once, by the matrix of
-their landmarks. Pictures are (H, W, 3) uint8 BGR; ``size`` is the processing size in px; crops are (size, size, 3).
+their landmarks; a prepared face is the crop already, and sampled like a plain picture where another is asked for.
+Pictures are (H, W, 3) uint8 BGR; ``size`` is the processing size in px; crops are (size, size, 3).
 
 Outside the picture faceswap leaves black, which a model then learns as part of a face. We repeat the border.
 """
@@ -84,7 +85,9 @@ def crop_with(window_of: FaceRecord, record: FaceRecord, image: np.ndarray, crop
             f"{record.path.name} ({record.kind}) cannot be cropped with the window of {window_of.path.name} "
             f"({window_of.kind}): use two faceswap PNGs or two plain pictures"
         )
-    if record.kind == "plain":
+    if record.kind == "prepared" and record is window_of and record.cut == crop:
+        return resize_square(image, size)
+    if record.kind != "head":
         return sample_square(image, crop_matrix(window_of, crop, size), size)
     if _same_head(window_of, record):
         return resize_square(cut_square(image, *crop_window(record, crop)), size)

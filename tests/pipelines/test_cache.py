@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipelines.build import choose_cache, scan_side
+from pipelines.build import check_prepared, choose_cache, scan_side
 from pipelines.cache import cached_store, clear_cache, list_cache, store_path
-from pipelines.dataset import open_source
+from pipelines.dataset import TrainSet, open_source
+from pipelines.feed import DecodeFeed, HostFeed
 from pipelines.fill import fill
+from pipelines.prepare import prepare
+from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
+from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.files import TEMPORARY
@@ -159,6 +163,27 @@ def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, 
     assert not list(cache.glob(f"{TEMPORARY}*")), "and what it left is gone"
 
 
+@pytest.mark.parametrize("encoding", ["png", "jpg"])
+def test_a_stop_while_a_store_is_written_keeps_what_is_decoded(folder, tmp_path, encoding, monkeypatch):
+    """For the next start to go on from; by threads, by processes and by DALI."""
+    for path in folder.glob("????.png") if encoding == "jpg" else ():
+        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+        path.unlink()
+    for smallest in (1000, 2):
+        monkeypatch.setattr(system, "PROCESSES_FROM", smallest)
+        cache = tmp_path / f"cache {smallest}"
+
+        def stop(done, total):
+            if done >= 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cached_store(cache, SPEC, open_source(folder), progress=stop)
+        made = cached_store(cache, SPEC, open_source(folder))
+        assert 3 <= made.reused <= 14 and _same(made.store, _expected(folder)) and not made.bad
+        assert len(list(cache.glob("store-*"))) == 1 and not list(cache.glob(f"{TEMPORARY}*"))
+
+
 def test_two_runs_that_want_the_same_store_make_it_once(folder, tmp_path):
     processes = [_filling(folder, tmp_path / "cache") for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]
@@ -216,3 +241,90 @@ def test_where_faces_are_kept(tmp_path, device):
     assert choose_cache("auto", 10**18, tmp_path, device, "device")[0] == "off", "no disk and no memory has room"
     with pytest.raises(SwapfastError, match="--cache device: the faces take"):
         choose_cache("device", 10**18, tmp_path, device, "device")
+
+
+# --- prepared sets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, within):
+    """A raw one to the bit, a JPEG one to its quality; from the store, from memory and batch by batch."""
+    prepare(folder, tmp_path / "set", encoding, 48, CropConfig(), MaskConfig())
+    expected = _expected(folder)
+    source = open_source(tmp_path / "set")
+    cached_store(tmp_path / "cache", SPEC, open_source(folder))
+    made = cached_store(tmp_path / "cache", SPEC, source)
+    assert made.reused == 0 and not made.bad, "the same faces, but other pixels"
+    threads = HostStore.in_memory(SPEC, len(source))
+    assert fill(SPEC, source, threads, threads=1) == {}
+    assert _same(threads, made.store)
+    apart = (
+        np.abs(made.store.faces.astype(int) - expected.faces),
+        np.abs(made.store.planes.astype(int) - expected.planes),
+    )
+    within("pixels, levels", apart[0][..., :3].max(), 0 if encoding == "raw" else 30)
+    within("pixels, mean", apart[0][..., :3].mean(), 0 if encoding == "raw" else 1.5)
+    within("masks, levels", max(apart[0][..., 3].max(), apart[1].max()), 0 if encoding == "raw" else 3)
+    sampler = Sampler(3, (14, 14), 5)
+    sets = [TrainSet.of(side, source, SPEC, made.store) for side in "AB"]
+    kept, anew = HostFeed(sets), DecodeFeed(sets, sampler, threads=2)
+    for step in (0, 1, 2, 7):
+        for one, two in zip(kept(step, sampler.ids(step)), anew(step, sampler.ids(step))):
+            assert np.array_equal(one, two)
+
+
+def test_a_prepared_set_and_a_folder_train_together(folder, tmp_path):
+    prepare(folder, tmp_path / "set", "jpeg", 48, CropConfig(), MaskConfig())
+    sources = [open_source(tmp_path / "set"), open_source(folder)]
+    sets = [TrainSet.of(s, one, SPEC, cached_store(tmp_path, SPEC, one).store) for s, one in zip("AB", sources)]
+    sampler = Sampler(3, (14, 14), 5)
+    for one, two in zip(HostFeed(sets)(4, sampler.ids(4)), DecodeFeed(sets, sampler)(4, sampler.ids(4))):
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_damaged_face_of_a_prepared_set_is_named(folder, tmp_path, encoding):
+    prepare(folder, tmp_path / "set", encoding, 48, CropConfig(), MaskConfig())
+    whole = cached_store(tmp_path / "whole", SPEC, open_source(tmp_path / "set")).store
+    made = open_source(tmp_path / "set").prepared
+    at = made.folder.records.columns["face_at"][3] + 700
+    shard = tmp_path / "set" / "shard-00000.tar"
+    data = bytearray(shard.read_bytes())
+    data[at] ^= 4
+    shard.write_bytes(data)
+    source = open_source(tmp_path / "set")
+    told: list[str] = []
+    cached = cached_store(tmp_path / "cache", SPEC, source)
+    name = made.folder.records.name(3)
+    assert [(bad.path.name, bad.reason) for bad in cached.bad] == [(name, "damaged (checksum)")]
+    sampler = Sampler(3, (14, 14), 14)
+    sets = [TrainSet.of(side, source, SPEC, None) for side in "AB"]
+    ids = sampler.ids(0)
+    faces, _ = DecodeFeed(sets, sampler, warn=told.append)(0, ids)
+    assert len(told) == 2 and all(f"{name}: damaged (checksum)" in line for line in told)
+    for place, face in enumerate(ids.reshape(-1)):
+        assert np.array_equal(faces[place], whole.faces[face]) == (face != 3)
+
+
+def test_other_sizes_crops_and_masks_of_a_prepared_set(folder, tmp_path):
+    prepare(folder, tmp_path / "set", "raw", 96, CropConfig(), MaskConfig())
+    source = open_source(tmp_path / "set")
+    assert check_prepared(source, SPEC) == []
+    made, whole = cached_store(tmp_path, SPEC, source).store, source.prepared
+    for index in (0, 13):
+        picture, masks = whole.read(index)
+        smaller = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(made.faces[index, ..., :3], smaller)
+        assert np.array_equal(made.planes[index, 1], cv2.resize(masks[2], (48, 48), interpolation=cv2.INTER_AREA))
+    larger = StoreSpec(128, CropConfig(), MaskConfig(), SPEC.masks)
+    assert "enlarged to 128 px" in check_prepared(source, larger)[0]
+    drawn = StoreSpec(96, CropConfig(), MaskConfig(mask_type="components"), SPEC.masks)
+    anew = cached_store(tmp_path, drawn, source).store
+    components = HostStore.in_memory(drawn, 14)
+    fill(drawn, open_source(folder), components)
+    assert np.array_equal(anew.faces[..., :3], components.faces[..., :3])
+    assert np.mean(np.abs(anew.faces[..., 3].astype(int) - components.faces[..., 3]) > 2) < 0.001, "drawn anew"
+    with pytest.raises(SwapfastError, match=r"set: was prepared with --coverage 100.0 there and 80.0 asked for"):
+        check_prepared(source, StoreSpec(48, CropConfig(coverage=80), MaskConfig(), SPEC.masks))
+    with pytest.raises(SwapfastError, match="set: was prepared with --mask-type extended; give the same"):
+        check_prepared(source, StoreSpec(48, CropConfig(), MaskConfig(mask_type="file"), SPEC.masks))
