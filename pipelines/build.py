@@ -18,7 +18,7 @@ from pipelines.cache import cached_store, has_space
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, bad_faces
 from pipelines.decode import dali_version
-from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed
+from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
 from pipelines.fill import Source, fill
 from pipelines.loader import TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, evenly, shrink
@@ -289,8 +289,9 @@ def make_set(
 def make_feed(where: str, sets: list[TrainSet], sampler: Sampler, device: torch.device, backend: str, say: Say) -> Feed:
     """Where the loader takes a step's bytes from."""
     if where == "off":
-        device_id = device.index or 0 if device.type == "cuda" else None
-        return DecodeFeed(sets, sampler, device_id=device_id, warn=say)
+        device_id = (device.index or 0) if device.type == "cuda" else None
+        feed = DecodeFeed(sets, sampler, device_id=device_id, warn=say)
+        return PreparedFeed(feed) if backend == "device" and PreparedFeed.fits(sets) else feed
     if where == "device":
         return DeviceFeed(sets, device)
     return HostFeed(sets, device if backend == "device" else None)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from swapfast.faces.prepared import is_prepared, open_prepared
 
 from pipelines.fill import Source, fill
 from pipelines.sampler import Permutation, Sampler
@@ -16,6 +15,7 @@ from pipelines.store import HostStore, StoreSpec
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import FaceFolder, scan_folder
+from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace
 
 _LABELS = string.ascii_uppercase + string.digits + string.ascii_lowercase

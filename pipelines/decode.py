@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from swapfast.faces.prepared import PreparedSet
+import torch
+from torch import Tensor
 
 from swapfast.faces.image import read_image
+from swapfast.faces.prepared import PreparedSet
 
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or in one phrase why there is none
 
@@ -154,6 +156,24 @@ class BatchDecoder:
             results[place] = decoded
         return results
 
+    def tensors(self, step: int) -> tuple[Tensor, Tensor] | None:
+        """Prepared JPEGs of one size, all sides': (N, S, S, 3) BGR and (N, 3, S, S) masks, where they were decoded.
+
+        On a GPU they are there for the current stream, and nothing has passed through the host. To be read only, and
+        valid until the call after next. None where one is damaged: then ask for the faces one by one.
+        """
+        members = self.members_of(step)
+        if any(self._damage(member) for member in members):
+            return None
+        pipeline = self._pipeline(step, len(members), prepared=True)
+        try:
+            faces, masks = pipeline.run() if self.device_id is None else pipeline.run(torch.cuda.current_stream())
+        except RuntimeError:
+            return None
+        faces, masks = (torch.from_dlpack(out.as_tensor()) for out in (faces, masks))
+        self._held = [*self._held[-2:], faces, masks]
+        return faces, masks.reshape(len(members), 3, *faces.shape[1:3])
+
     def _for_dali(self, member: Member, prepared: bool) -> bool:
         """Whether DALI decodes this face, as one of a prepared set or not. Raw ones need no decoding."""
         made = self.sources[member[0]].prepared
@@ -173,10 +193,7 @@ class BatchDecoder:
         return str(records.folder / records.name(member[1]))
 
     def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list | None:
-        following, pipeline = self._pipelines.get(prepared, (None, None))
-        if following != step:
-            pipeline = (self._encoded_from if prepared else self._files_from)(step, len(members))
-        self._pipelines[prepared] = step + 1, pipeline
+        pipeline = self._pipeline(step, len(members), prepared)
         damage = [self._damage(member) if prepared else None for member in members]
         try:
             outputs = [out if self.device_id is None else out.as_cpu() for out in pipeline.run()]
@@ -189,6 +206,14 @@ class BatchDecoder:
         sizes = [self.sources[side].prepared.size for side, _ in members]
         pairs = [(outputs[0].at(i), outputs[1].at(i).reshape(3, size, size)) for i, size in enumerate(sizes)]
         return [reason or pair for reason, pair in zip(damage, pairs)]
+
+    def _pipeline(self, step: int, size: int, prepared: bool):
+        """The pipeline whose next run is ``step``: the one there is if steps follow one another, else a new one."""
+        following, pipeline = self._pipelines.get(prepared, (None, None))
+        if following != step:
+            pipeline = (self._encoded_from if prepared else self._files_from)(step, size)
+        self._pipelines[prepared] = step + 1, pipeline
+        return pipeline
 
     def _damage(self, member: Member) -> str | None:
         return self.sources[member[0]].prepared.damage(self._row(member))

@@ -4,7 +4,8 @@ What makes it fast (ms per 32 faces of 256 px on one core of a 2.5 GHz Xeon, Ope
 * OpenCV has fast warps for 1, 3 and 4 channels. One channel costs about as much as four (10 and 11), three cost
   more (18). So BGR travels with the face mask as its fourth channel, and up to four other masks share one warp.
   The peer's six channels in one go take a slow path.
-* Threads over faces, OpenCV itself single-threaded. Intermediate images stay in each thread's own memory.
+* Threads over faces, OpenCV itself single-threaded. Intermediate images stay in each thread's own memory, and
+  results go to memory that earlier ones have left (``Recycler``).
 * Small faces are handled several at a time, stacked to one tall image where a step knows no neighbours: at 64 px
   it is the number of calls that counts.
 * The jitter is one ``cv2.transform``; movement and flip are one matrix; the map of the feed is one small product.
@@ -25,13 +26,14 @@ import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
 from swapfast.augment.constants import CLIP_LIMIT
-from swapfast.augment.draws import Draws
+from swapfast.augment.draws import Draws, transform_points
 from swapfast.augment.geometry import hat_weights
+from swapfast.augment.recycle import Recycler
 from swapfast.augment.result import Augmented
 from swapfast.system import available_cores
 
 PRODUCT_LIMIT = 2**18  # multiplications at once; OpenBLAS starts threads above
-STRIP_PIXELS = 2**15  # handled at once by one thread: seven images of 3 or 4 bytes a pixel fit its cache
+STRIP_PIXELS = 2**16  # handled at once by one thread: most of seven images of 3 or 4 bytes a pixel fit its cache
 
 
 def tall(images: np.ndarray) -> np.ndarray:
@@ -99,7 +101,8 @@ def recolor(faces: np.ndarray, matrices: np.ndarray, grids: Sequence[int], scrat
         cv2.mixChannels([tall(faces)], [tall(colored)], [3, 3])
     # Peer: takes every image to 8-bit LAB and back, which alone moves a quarter of all colours by 2 levels or more.
     # Ours: a face for which nothing is drawn stays as it is.
-    colored[same] = faces[same]
+    if same.any():
+        colored[same] = faces[same]
     return colored
 
 
@@ -183,12 +186,16 @@ class OpenCVAugmenter:
         # The calling thread works too, so the pool is one smaller.
         self._pool = ThreadPoolExecutor(self.threads - 1, "augment") if self.threads > 1 else None
         self._local = threading.local()
+        # A feed, and a target and masks per size, of two batches: where the loader waits for training, 4 % of the
+        # arrays are then made anew, and 20 % with room for one batch only.
+        self.recycled = Recycler(keep=2 * (1 + 2 * len(self.output_sizes)))
         self.weights = hat_weights(self.processing_size).astype(np.float32)
 
     def close(self) -> None:
-        """End the threads; calling it twice does no harm."""
+        """End the threads and free the memory of results as soon as nobody holds them; twice does no harm."""
         if self._pool is not None:
             self._pool.shutdown()
+        self.recycled.close()
 
     def __enter__(self) -> OpenCVAugmenter:
         return self
@@ -200,7 +207,7 @@ class OpenCVAugmenter:
         """Augment N faces of S px.
 
         faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
-        other masks, or None. The result is in fresh memory: it stays valid as long as it is held.
+        other masks, or None. No later call writes to a result, or a part of one, that is still held.
         """
         check_inputs(faces, planes, draws, self.processing_size, np.ndarray, np.uint8)
         batch = _Batch(self, np.ascontiguousarray(faces), planes, draws)
@@ -242,11 +249,11 @@ class _Batch:
         self.grids = draws.clahe_grid.tolist()
         self.matrices = draws.inverse()
         self.weights = owner.weights
-        self.node_rows = node_rows(draws.control_grid(), self.weights)
-        self.feed = np.empty((n, owner.input_size, owner.input_size, 3), owner.dtype)
-        self.targets = [np.empty((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
+        self.node_rows = node_rows(transform_points(draws.warp_nodes(), self.matrices), self.weights)
         masks = self.face_masks + self.planes.shape[1]
-        self.masks = [np.empty((masks, n, s, s), owner.dtype) for s in owner.output_sizes]
+        self.feed = owner.recycled((n, owner.input_size, owner.input_size, 3), owner.dtype)
+        self.targets = [owner.recycled((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
+        self.masks = [owner.recycled((masks, n, s, s), owner.dtype) for s in owner.output_sizes]
 
     def strips(self, threads: int) -> list[slice]:
         """The faces in strips: few enough to stay in a core's cache, and several for each thread."""

@@ -110,7 +110,7 @@ def test_threads_and_floats_change_no_bit(device):
 
 
 def test_an_earlier_result_outlives_later_calls():
-    """Outputs are fresh memory: a prefetching loader may hold several."""
+    """Outputs are memory nobody else holds: a prefetching loader may hold several. More in test_recycle.py."""
     faces, planes = batch(6, 64)
     with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
         first = augment(faces, planes, draw(1, np.arange(6), 0, 64))

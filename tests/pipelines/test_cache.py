@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -19,7 +20,8 @@ from safetensors.numpy import load_file
 from pipelines.build import check_prepared, choose_cache, scan_side
 from pipelines.cache import cached_store, clear_cache, list_cache, store_path
 from pipelines.dataset import TrainSet, open_source
-from pipelines.feed import DecodeFeed, HostFeed
+from pipelines.decode import dali_version
+from pipelines.feed import DecodeFeed, HostFeed, PreparedFeed
 from pipelines.fill import fill
 from pipelines.prepare import prepare
 from pipelines.sampler import Sampler
@@ -268,8 +270,10 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
     sampler = Sampler(3, (14, 14), 5)
     sets = [TrainSet.of(side, source, SPEC, made.store) for side in "AB"]
     kept, anew = HostFeed(sets), DecodeFeed(sets, sampler, threads=2)
-    for step in (0, 1, 2, 7):
-        for one, two in zip(kept(step, sampler.ids(step)), anew(step, sampler.ids(step))):
+    feeds = [anew, PreparedFeed(DecodeFeed(sets, sampler, threads=2))] if encoding == "jpeg" else [anew]
+    assert PreparedFeed.fits(sets) == (encoding == "jpeg" and dali_version() is not None)
+    for step, feed in itertools.product((0, 1, 2, 7), feeds):
+        for one, two in zip(kept(step, sampler.ids(step)), feed(step, sampler.ids(step))):
             assert np.array_equal(one, two)
 
 
@@ -300,7 +304,8 @@ def test_a_damaged_face_of_a_prepared_set_is_named(folder, tmp_path, encoding):
     sampler = Sampler(3, (14, 14), 14)
     sets = [TrainSet.of(side, source, SPEC, None) for side in "AB"]
     ids = sampler.ids(0)
-    faces, _ = DecodeFeed(sets, sampler, warn=told.append)(0, ids)
+    feed = DecodeFeed(sets, sampler, warn=told.append)
+    faces, _ = (PreparedFeed(feed) if PreparedFeed.fits(sets) else feed)(0, ids)
     assert len(told) == 2 and all(f"{name}: damaged (checksum)" in line for line in told)
     for place, face in enumerate(ids.reshape(-1)):
         assert np.array_equal(faces[place], whole.faces[face]) == (face != 3)
