@@ -16,7 +16,7 @@ import torch
 
 from pipelines.cache import cached_store, has_space
 from pipelines.collate import Collate
-from pipelines.dataset import TrainSet, bad_faces
+from pipelines.dataset import TrainSet, bad_faces, split
 from pipelines.decode import dali_version
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
 from pipelines.fill import Source, fill
@@ -455,9 +455,12 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
     """Check everything that can be checked before anything is written; raises SwapfastError where it fails."""
     inputs = (request.input_a, request.input_b)
     checkpoints = model_folder(request.model_dir)
-    for path in inputs:
-        if path.resolve() in (request.model_dir.resolve(), *request.model_dir.resolve().parents):
-            raise SwapfastError(f"--model-dir {request.model_dir}: lies in the faces' folder {path}; choose another")
+    for flag, folder in (("--model-dir", request.model_dir), ("--cache-dir", request.cache)):
+        for path in inputs:
+            if path.resolve() in (folder.resolve(), *folder.resolve().parents):
+                raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
+    if request.cache.exists() and not request.cache.is_dir():
+        raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
     pick_device(request.device)
     steps = checkpoints.steps()
     config, checkpoint, lines = resumed(request, checkpoints)
@@ -473,6 +476,7 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
     sources = [scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache) for path in inputs]
     for source in sources:
         lines += check_prepared(source, spec)
+        split(source, config.validation)
     return Plan(request, checkpoints, steps, config, checkpoint, sources, model, loss, spec, samples, lines)
 
 

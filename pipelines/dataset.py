@@ -61,6 +61,21 @@ def held_out(pixels: np.ndarray, share: float) -> np.ndarray:
     return keys < np.uint64(min(share, 1.0) * 2**64) if share < 1 else np.ones(len(keys), bool)
 
 
+def split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a source's faces are trained on, and which are held out.
+
+    Raises SwapfastError where either would be none.
+    """
+    held = held_out(source.folder.records.column("pixels"), share)
+    if len(source) and share and (held.all() or not held.any()):
+        left = "nothing to train on" if held.all() else "nothing to validate with"
+        raise SwapfastError(
+            f"--validation {share:g}: of the {len(source)} faces of {source.folder.path} that leaves {left}; give more "
+            "faces or another share"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 @dataclass(frozen=True)
 class TrainSet:
     """One side's faces for training: item i is ((S, S, 3 + M) uint8 BGR and masks, i).
@@ -88,14 +103,7 @@ class TrainSet:
         Raises SwapfastError where nothing is left to train on, or nothing to validate with.
         """
         rows = np.arange(len(source)) if rows is None else rows
-        held = held_out(source.folder.records.column("pixels"), share)
-        if len(source) and share and (held.all() or not held.any()):
-            left = "nothing to train on" if held.all() else "nothing to validate with"
-            raise SwapfastError(
-                f"--validation {share:g}: of the {len(source)} faces of {source.folder.path} that leaves {left}; give "
-                "more faces or another share"
-            )
-        members = np.flatnonzero(~held), np.flatnonzero(held)
+        members = split(source, share)
         return cls(side, source, spec, store, rows[members[0]], rows[members[1]], *members)
 
     @classmethod

@@ -251,6 +251,20 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "no flag": (["--verzion"], r"unknown flag '--verzion'. Did you mean '--version'"),
         "list in a list": (train("--set", "loss.functions=[[1],[2]]"), r"--loss \[1\]: expected str"),
         "no argument": (["train", "-A", faces / "a"], r"required: -B/--input-B, -m/--model-dir"),
+        "cache among the faces": (
+            train("--cache-dir", faces / "b" / "cache"),
+            r"--cache-dir .*lies in the faces' folder",
+        ),
+        "cache folder is a file": (train("--cache-dir", file), r"--cache-dir .*file.txt: is a file; give a folder"),
+        "cache": (train("--cache", "gpu"), r"--cache: invalid choice: 'gpu'.*auto.*device.*host.*off"),
+        "validation": (train("--validation", "0.9"), r"--validation 0.9: must lie within 0.0 and 0.5"),
+        "list no cache": (["cache", tmp_path / "nowhere"], r"nowhere: no such folder"),
+        "prepare over": (["prepare", faces / "a", empty], r"empty: .*exists"),
+        "prepare what": (["prepare", tmp_path / "nowhere", tmp_path / "new"], r"nowhere: no such folder"),
+        "prepare size": (["prepare", faces / "a", tmp_path / "new", "--size", "4096"], r"--size 4096"),
+        "prepare format": (["prepare", faces / "a", tmp_path / "new", "--format", "png"], r"--format: invalid choice"),
+        "prepare bad": (["prepare", mixed, tmp_path / "new"], r"5 of 5 files.*alone.png: "),
+        "prepare setting": (["prepare", faces / "a", tmp_path / "new", "-b", "4"], r"unknown flag for prepare '-b'"),
         "faces 0": (["synthesize", tmp_path / "new", "--faces", "0"], r"--faces 0"),
         "size": (["synthesize", tmp_path / "new", "--size", "20"], r"--size 20"),
         "out not empty": (["synthesize", faces], r"not empty|already"),
@@ -289,6 +303,17 @@ CASES = [
     "no flag",
     "list in a list",
     "no argument",
+    "cache among the faces",
+    "cache folder is a file",
+    "cache",
+    "validation",
+    "list no cache",
+    "prepare over",
+    "prepare what",
+    "prepare size",
+    "prepare format",
+    "prepare bad",
+    "prepare setting",
     "faces 0",
     "size",
     "out not empty",
@@ -307,7 +332,7 @@ def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     assert code == 2, (code, out, err)
     assert re.search(message, err, re.DOTALL), err
     assert "Traceback" not in err and err.startswith("swapfast: ")
-    assert case == "bad files" or case == "text named png" or err.count("\n") == 1, "one line"
+    assert case in ("bad files", "prepare bad", "text named png") or err.count("\n") == 1, "one line"
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written, not even a folder"
 
 
@@ -366,6 +391,68 @@ def test_bad_files_can_be_left_out(faces, tmp_path, run):
     assert code == 0 and "1 bad files left out" in out, err
 
 
+def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
+    """A raw one to the bit, also mixed with a folder; a JPEG one trains without a cache too."""
+    for side in "ab":
+        for encoding, size in (("raw", 64), ("jpeg", 64)):
+            out = tmp_path / f"{encoding}_{side}"
+            code, said, err = run("prepare", faces / side, out, "--format", encoding, "--size", size)
+            assert code == 0 and re.search(r"12 faces at 64 px in .*: \d+ KiB each", said), err
+    assert run(*_train(faces, tmp_path / "folders", "-i", 4))[0] == 0
+    for name, b in (("raw", tmp_path / "raw_b"), ("mixed", faces / "b")):
+        arguments = ["train", "-A", tmp_path / "raw_a", "-B", b, "-m", tmp_path / name, *TINY, "-i", 4]
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        checkpoint = "checkpoint-00000004/model.safetensors"
+        _same(tmp_path / name / checkpoint, tmp_path / "folders" / checkpoint, device)
+    arguments = ["train", "-A", tmp_path / "jpeg_a", "-B", tmp_path / "jpeg_b", *TINY, "-i", 4]
+    for where in ("host", "off"):
+        assert run(*arguments, "-m", tmp_path / where, "--cache", where)[0] == 0
+    _same(tmp_path / "host" / checkpoint, tmp_path / "off" / checkpoint, device)
+    code, _, err = run(*arguments, "-m", tmp_path / "other", "--coverage", 80)
+    assert code == 2 and "was prepared with --coverage 100.0 there and 80.0 asked for" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_where_faces_are_kept_does_not_matter(faces, tmp_path, run, device):
+    """And is said; the next start finds what it needs."""
+    said = {}
+    for where in ("auto", "host", "device", "off"):
+        code, said[where], err = run(*_train(faces, tmp_path / where, "-i", 3, "--cache", where))
+        assert code == 0, err
+        _same(*(tmp_path / w / "checkpoint-00000003/model.safetensors" for w in ("auto", where)), device)
+    assert f"cache: host, 0.6 MiB in {tmp_path / 'host' / 'cache'}" in said["host"]
+    assert "cache: off" in said["off"] and not (tmp_path / "off" / "cache").exists()
+    assert "cache: device" in said["device"]
+    code, out, _ = run(*_train(faces, tmp_path / "host", "-i", 5))
+    assert code == 0 and "side A: 12 of 12 faces were decoded before" in out
+    code, out, _ = run("cache", tmp_path / "host", "--json")
+    files = json.loads(out)["files"]
+    assert code == 0 and [one["what"] for one in files] == ["index", "index", "store", "store"]
+    code, out, _ = run("cache", tmp_path / "host", "--clear")
+    assert code == 0 and str(faces / "a") in out and "removed 4 files" in out
+    assert list((tmp_path / "host" / "cache").iterdir()) == []
+    shared = ("-i", 1, "--cache-dir", tmp_path / "shared")
+    assert run(*_train(faces, tmp_path / "one", *shared))[0] == 0
+    code, out, _ = run(*_train(faces, tmp_path / "two", *shared))
+    assert code == 0 and out.count("12 of 12 faces were decoded before") == 2
+
+
+def test_a_share_is_held_out(faces, tmp_path, run):
+    arguments = _train(faces, tmp_path / "m", "-i", 1)
+    code, out, err = run(*arguments, "--validation", "0.4")
+    assert code == 0, err
+    counts = [tuple(map(int, found)) for found in re.findall(r"(\d+) faces from .*, (\d+) more held out", out)]
+    assert [sum(count) for count in counts] == [12, 12] and all(1 <= held <= 9 for _, held in counts)
+    state = json.loads((tmp_path / "m" / "checkpoint-00000001" / "state.json").read_text())
+    assert [(one["faces"], one["held_out"]) for one in state["data"].values()] == counts
+    code, _, err = run(*arguments, "--validation", "0.1", "-i", 2)
+    assert code == 2 and "--validation is 0.4 there and 0.1 now" in err, "held-out faces stay so"
+    code, _, err = run(*_train(faces, tmp_path / "n", "-i", 1), "--validation", "0.000001")
+    assert code == 2 and "that leaves nothing to validate with" in err
+    assert not (tmp_path / "n").exists()
+
+
 def test_settings_travel_as_toml(tmp_path, run):
     given = [
         "train",
@@ -417,7 +504,9 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
         cli.main(["--help"])
     text = capsys.readouterr().out
     assert left.value.code == 0 and "consent" in text
-    assert all(command in text for command in ("synthesize", "inspect", "train", "evaluate", "doctor"))
+    assert all(
+        command in text for command in ("synthesize", "inspect", "train", "evaluate", "doctor", "prepare", "cache")
+    )
     assert run()[0] == 2
 
 
