@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from pipelines.doctor import gpus, memory_gib
 from swapfast.system import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = ["benchmarks.faces", "pipelines.build", "swapfast.augment.opencv"]  # make_augmenter imports the last late
 
 
 def _processor() -> str:
@@ -97,15 +100,40 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mib() -> float:
-    """Largest memory of this process since ``reset_peak``, or of the GPU where one is used."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
+def _status_mib(*names: str) -> float | None:
+    """The sum of some entries of /proc/self/status; None where there are none."""
     try:
         status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+        return sum(int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in names) / 1024
     except (OSError, TypeError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return None
+
+
+def peak_mib(on_gpu: bool | None = None) -> float:
+    """Largest memory of this process since ``reset_peak``, or of the GPU; by default of the GPU where one is in use."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized() and on_gpu is not False:
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = _status_mib("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else peak
+
+
+def own_mib() -> float | None:
+    """Memory of this process now less the files it has mapped, which the system takes back when it likes."""
+    return _status_mib("RssAnon", "RssShmem")
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process so far and of the ended ones that it started."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def alone(call: Callable, *arguments):
+    """``call`` in a new process, forked from one that has done the imports and nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 @dataclass(frozen=True)
@@ -145,7 +173,7 @@ def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int =
     return {name: Timing(times[name], peaks[name]) for name in calls}
 
 
-def summary(timing: Timing, faces: int, **labels) -> dict:
+def summary(timing: Timing, faces: int, /, **labels) -> dict:
     """One result: labels, median and interquartile range in ms, faces per second at the median."""
     seconds = timing.seconds
     low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3

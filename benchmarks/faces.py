@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zlib
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from swapfast.faces.png import write_header
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.synthetic import synthesize
 
+AGE_S = 3600  # a file of this second is read anew by the next scan, whatever the index says
 MASKS = {"bisenet-fp_face": "face", "bisenet-fp_head": "head", "unet-dfl": "legacy"}
 
 
@@ -72,7 +74,9 @@ def head_folders(faces: int, size: int = 512, seed: int = 1):
             folder = Path(temporary) / side
             folder.mkdir()
             for record in scan_folder(made / side).records:
-                (folder / record.path.name).write_bytes(head_png(record, size, rng))
+                picture = folder / record.path.name
+                picture.write_bytes(head_png(record, size, rng))
+                os.utime(picture, times=(picture.stat().st_mtime - AGE_S,) * 2)
             scan_folder(folder).require_all_good()
             folders.append(folder)
         yield folders

@@ -1,69 +1,138 @@
 """How fast are faces fed, and where does the time go?
 
-Each stage apart (read, decode, crop and masks, augment, to tensor) and the whole, cold and warm, from 512 px faceswap
-PNGs to float tensors on the CPU, beside a loader written the peer's way, in one run: python -m benchmarks.loader
+Each stage apart (read, decode, crop and masks, augment, to tensor) and the whole, from 512 px faceswap PNGs to float
+tensors, beside a loader written the peer's way, in one run: python -m benchmarks.loader
+
+The whole, rows ``end_to_end``, by state:
+    cold            a first start, cache folder empty: read every header, decode all faces, one epoch of batches
+    warm            the store is there and mapped
+    warm_uint8      the same, batches handed on as bytes: what the CPU does where a GPU makes the floats
+    cache_device    --cache device: the store in the device's memory; without a GPU that is torch's on the CPU
+    cache_off       --cache off: every batch is decoded
+``device`` says where batches end: with a GPU there are rows of both kinds, and the peer's are on the CPU either way.
+The files are in the system's page cache throughout.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import gc
 import statistics
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from benchmarks import peer
-from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary, timed
+from benchmarks.common import Timing, alone, compare, own_mib, parser, peak_mib, reset_peak, save, show, summary, timed
 from benchmarks.faces import head_folders
 from pipelines.build import make_augmenter
+from pipelines.cache import cached_store
+from pipelines.collate import Collate, collate
+from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version, decode_pictures
-from pipelines.loader import TrainLoader
+from pipelines.loader import PREFETCH, TrainLoader
 from pipelines.sampler import Sampler
-from pipelines.store import StoreSpec, fill_store
+from pipelines.sides import keep_index, make_feed, quiet, scan_side
+from pipelines.store import StoreSpec
 from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import training_masks
+from swapfast.faces.table import index_path, load_index
 from swapfast.system import available_cores
 
-BATCH = 16
+HEAD = 512  # px of the PNGs
 MASKS = ("face", "eye", "mouth")
 THREADS = available_cores()
 PEER_AHEAD = 2 * peer.WORKERS * 2  # twice what its processes have ready
+PROBE = 2  # steps, to find out how many fill the time
 PUBLISHED = {64: 223, 128: 156, 256: 93, 512: 32}  # faceswap itself on two cores, faces/s
 
 
-def spec(size: int) -> StoreSpec:
-    return StoreSpec(size, CropConfig(), MaskConfig(), MASKS)
+@dataclass(frozen=True)
+class Way:
+    """One way to feed; state: see above. where: --cache. device: where the batches are wanted."""
+
+    state: str
+    where: str = "host"
+    backend: str = "opencv"
+    device: str = "cpu"
+
+    def labels(self) -> dict[str, str]:
+        return {"backend": self.backend, "state": self.state, "device": self.device}
 
 
-def make_loader(stores, size: int) -> TrainLoader:
-    sampler = Sampler(1, tuple(len(store) for store in stores), BATCH)
-    augment = make_augmenter("opencv", size, size, (size,), torch.device("cpu"))
-    return TrainLoader(stores, sampler, augment, False, AugmentationConfig())
+WARM = Way("warm")
+ON_CPU = (
+    WARM,
+    Way("warm_uint8"),
+    Way("cache_device", "device"),
+    Way("cache_device", "device", "device"),
+    Way("cache_off", "off"),
+)
+ON_GPU = (
+    Way("warm", device="cuda"),
+    Way("warm", "host", "device", "cuda"),
+    Way("cache_device", "device", "device", "cuda"),
+    Way("cache_off", "off", "device", "cuda"),
+)
 
 
-def resident_mib() -> float:
-    """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+class BytesCollate(Collate):
+    """Hands on the augmenter's bytes, of which ``Collate`` makes floats."""
+
+    def batch(self, faces, planes, draws, ids, step=0) -> Batch:
+        return collate(self.augment(faces, planes, draws), ids, self.masks, self.color_order, step)
 
 
-def read_and_fill(folders: list[Path], size: int) -> list:
-    """What a first start does: parse every header, decode, crop and mask every face."""
-    return [fill_store(spec(size), scan_folder(folder).records)[0] for folder in folders]
+def read_sides(folders: list[Path], cache: Path) -> list:
+    """The faces of both folders, read as a start does it: through the index in the cache folder, if there is one."""
+    return [scan_side(folder, MaskConfig().mask_type, False, cache=cache) for folder in folders]
 
 
-def cold(folders: list[Path], size: int) -> None:
-    """The first epoch: everything from the files to the last batch of float tensors."""
-    stores = read_and_fill(folders, size)
-    steps = -(-len(stores[0]) // BATCH)
-    take(iter(make_loader(stores, size)), steps)
+def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
+    """Both sides' faces decoded, cropped and masked in the cache folder, or found there."""
+    spec = StoreSpec(size, CropConfig(), MaskConfig(), MASKS)
+    sets = []
+    for label, source in zip("AB", sources):
+        sets.append(TrainSet.of(label, source, spec, cached_store(cache, spec, source).store))
+        keep_index(index_path(cache, source.folder.path), source.folder.records)
+    return sets
+
+
+def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoader:
+    """The loader of a training run whose model takes and gives faces of the store's size."""
+    size, device = sets[0].spec.size, torch.device(way.device)
+    sampler = Sampler(1, tuple(map(len, sets)), batch)
+    if way.state == "warm_uint8":
+        made = BytesCollate(OpenCVAugmenter(size, size, (size,)), False, MASKS)
+    else:
+        augment = make_augmenter(way.backend, size, size, (size,), device)
+        made = Collate(augment, way.backend == "device", MASKS, device=device)
+    feed = make_feed(way.where, sets, sampler, device, way.backend, quiet)
+    return TrainLoader(feed, sampler, made, AugmentationConfig(), size)
+
+
+@contextmanager
+def batches_of(sets: list[TrainSet], batch: int, way: Way) -> Iterator[Iterator[Batch]]:
+    """A loader's batches; afterwards its threads and memory are gone, so that the next one is alone."""
+    loader = make_loader(sets, batch, way)
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        batches.close()
+        if isinstance(loader.collate.augment, OpenCVAugmenter):
+            loader.collate.augment.close()
+        del loader, batches
+        gc.collect()
 
 
 def take(batches: Iterator, count: int) -> None:
@@ -72,75 +141,101 @@ def take(batches: Iterator, count: int) -> None:
         next(batches)
 
 
-def peer_seconds(folders: list[Path], size: int, steps: int) -> float:
+def peer_seconds(folders: list[Path], size: int, batch: int, steps: int) -> float:
     """Seconds a step of the peer's way takes, its processes started and their queues drained before."""
-    batches = iter(peer.loader(folders, size, steps + PEER_AHEAD, BATCH))
+    batches = iter(peer.loader(folders, size, steps + PEER_AHEAD, batch))
     take(batches, PEER_AHEAD)
     return timed(lambda: take(batches, steps)) / steps
 
 
-def our_seconds(stores, size: int, steps: int) -> float:
-    """Seconds a step of ours takes, store warm, what was made ahead drained before."""
-    batches = iter(make_loader(stores, size))
-    take(batches, 20)
-    seconds = timed(lambda: take(batches, steps)) / steps
-    batches.close()
-    return seconds
+def our_seconds(sets: list[TrainSet], batch: int, way: Way, steps: int, warm_up: float) -> float:
+    """Seconds a step of ours takes, after ``warm_up`` seconds of it and with what was made ahead drained."""
+    with batches_of(sets, batch, way) as batches:
+        begun = time.perf_counter()
+        take(batches, PREFETCH + 1)
+        while time.perf_counter() - begun < warm_up:
+            next(batches)
+        return timed(lambda: take(batches, steps)) / steps
 
 
-def fill_memory(folders: list[Path], size: int) -> tuple[float, float]:
-    """MiB that the store takes, and that filling it left beside it in a fresh process (DALI's own included)."""
-    before = resident_mib()
-    stores = read_and_fill(folders, size)
-    kept = sum(store.nbytes for store in stores) / 2**20
-    return kept, resident_mib() - before - kept
+def first_epoch(folders: list[Path], size: int, batch: int) -> dict[str, float]:
+    """Seconds of what a first start does, from the files to the last batch of float tensors of an epoch."""
+    with TemporaryDirectory() as cache:
+        times = [time.perf_counter()]
+        sources = read_sides(folders, Path(cache))
+        times.append(time.perf_counter())
+        sets = stored_sets(sources, size, Path(cache))
+        times.append(time.perf_counter())
+        with batches_of(sets, batch, WARM) as batches:
+            take(batches, -(-len(sets[0]) // batch))
+            times.append(time.perf_counter())
+    parts = {name: b - a for name, a, b in zip(("read_s", "fill_s", "batches_s"), times, times[1:])}
+    return {"whole_s": times[-1] - times[0], **parts}
 
 
-def end_to_end(folders: list[Path], size: int, repeats: int, seconds: float) -> list[dict]:
-    """Ours warm and the peer's way in turn, each alone on the machine; then ours cold."""
-    stores = read_and_fill(folders, size)
-    theirs_s = [peer_seconds(folders, size, 4)]
-    ours_s = [our_seconds(stores, size, 20)]
-    steps = [max(4, round(seconds / probe[0])) for probe in (theirs_s, ours_s)]
-    theirs_s, ours_s, peak = [], [], 0.0
+def fill_memory(folders: list[Path], size: int) -> tuple[float, float | None]:
+    """MiB of the store's files, and by how many a fresh process grew that filled and mapped them (DALI's included)."""
+    before = own_mib()
+    with TemporaryDirectory() as cache:
+        sets = stored_sets(read_sides(folders, Path(cache)), size, Path(cache))
+        kept = sum(one.store.nbytes for one in sets) / 2**20
+        return kept, None if before is None else own_mib() - before
+
+
+def end_to_end(
+    folders: list[Path], sets: list[TrainSet], batch: int, repeats: int, seconds: float, ways: tuple[Way, ...]
+) -> list[dict]:
+    """The peer's way, ours in every way and a first start, in turn, each alone on the machine."""
+    size, faces, warm_up = sets[0].spec.size, 2 * batch, seconds / 8
+
+    probe = peer_seconds(folders, size, batch, 2 * peer.WORKERS)
+    peer_steps = max(2, round(seconds / probe / peer.WORKERS)) * peer.WORKERS  # its processes come in turn
+    steps = {way: max(PROBE, round(seconds / our_seconds(sets, batch, way, PROBE, warm_up))) for way in ways}
+    theirs: list[float] = []
+    ours: dict[Way, list[float]] = {way: [] for way in ways}
+    peaks = dict.fromkeys([*ways, "cold"], 0.0)
+    colds = []
     for _ in range(repeats):
-        theirs_s.append(peer_seconds(folders, size, steps[0]))
+        theirs.append(peer_seconds(folders, size, batch, peer_steps))
+        for way in ways:
+            reset_peak()
+            ours[way].append(our_seconds(sets, batch, way, steps[way], warm_up))
+            peaks[way] = max(peaks[way], peak_mib(way.device == "cuda"))
         reset_peak()
-        ours_s.append(our_seconds(stores, size, steps[1]))
-        peak = max(peak, peak_mib())
-    faces = 2 * BATCH
-    per_batch = faces / sum(len(store) for store in stores)
-    reset_peak()
-    first_s = [timed(lambda: cold(folders, size)) * per_batch for _ in range(repeats)]
-    first = Timing(first_s, peak_mib())
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-        kept, beside = alone.submit(fill_memory, folders, size).result()
+        colds.append(first_epoch(folders, size, batch))
+        peaks["cold"] = max(peaks["cold"], peak_mib(False))
+    per_batch = faces / sum(map(len, sets))
+    first = [cold["whole_s"] * per_batch for cold in colds]
+    parts = {name: round(statistics.median(cold[name] for cold in colds), 3) for name in colds[0]}
+    kept, beside = alone(fill_memory, folders, size)
+    memory = {"store_mib": round(kept, 1), "process_mib_beside_store": None if beside is None else round(beside, 1)}
 
-    def ratio(ours: list[float]) -> float:
-        return round(statistics.median(their / our for their, our in zip(theirs_s, ours)), 2)
+    def ratio(seconds: list[float]) -> float:
+        return round(statistics.median(their / our for their, our in zip(theirs, seconds)), 2)
 
     row = {"name": "end_to_end", "size": size}
-    memory = {"store_mib": round(kept, 1), "process_mib_beside_store": round(beside, 1)}
-    warm = Timing(ours_s, peak)
-    return [
-        summary(warm, faces, **row, backend="opencv", state="warm", ratio_to_peer=ratio(ours_s), **memory),
-        summary(first, faces, **row, backend="opencv", state="cold", ratio_to_peer=ratio(first_s)),
-        # The peer's memory is in its own processes and not measured here.
-        summary(Timing(theirs_s, None), faces, **row, backend="peer_loop", state="warm", published=PUBLISHED.get(size)),
-    ]
+    rows = []
+    for way in ways:
+        more = memory if way is WARM else {}
+        timing = Timing(ours[way], peaks[way])
+        rows.append(summary(timing, faces, **row, **way.labels(), ratio_to_peer=ratio(ours[way]), **more))
+    labels = Way("cold").labels()
+    rows.append(summary(Timing(first, peaks["cold"]), faces, **row, **labels, ratio_to_peer=ratio(first), **parts))
+    # The peer's memory is in its own processes and not measured here.
+    labels = {"backend": "peer_loop", "state": "warm", "device": "cpu", "published": PUBLISHED.get(size)}
+    return [*rows, summary(Timing(theirs, None), faces, **row, **labels)]
 
 
-def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
-    """Each stage alone, per 32 faces: ours and the peer's way, in turn, on the same faces."""
-    records = [scan_folder(folder).records for folder in folders]
-    mixed = (records[0][:BATCH] + records[1][:BATCH])[: 2 * BATCH]
+def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
+    """Each stage alone, per batch: ours and the peer's way, in turn, on the same faces."""
+    size = sets[0].spec.size
+    mixed = [record for one in sets for record in one.source.folder.records[:batch]]
     paths = [record.path for record in mixed]
-    images = [p.copy() for batch in decode_pictures(paths, THREADS) for p in batch]
-    stores = read_and_fill(folders, size)
-    loader = make_loader(stores, size)
-    faces, planes = loader.gather(loader.sampler.ids(0))
+    images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
+    loader = make_loader(sets, batch)
+    faces, planes = loader.feed(0, loader.sampler.ids(0))
     draws = loader.draws(0)
-    as_bytes = OpenCVAugmenter(size, size, (size,))
+    as_floats, as_bytes = loader.collate.augment, OpenCVAugmenter(size, size, (size,))
     augmented = as_bytes(faces, planes, draws)
     six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
     rng = np.random.default_rng(1)
@@ -150,41 +245,63 @@ def stages(folders: list[Path], size: int, repeats: int) -> list[dict]:
             crop_face(record, image, CropConfig(), size)
             training_masks(record, CropConfig(), MaskConfig(), size, MASKS)
 
+    # How many faces a call is for, and the call. A folder of fewer than a batch is drawn from more than once.
     calls = {
-        ("decode", "dali"): lambda: list(decode_pictures(paths, THREADS, use_dali=True)),
-        ("decode", "opencv"): lambda: list(decode_pictures(paths, THREADS, use_dali=False)),
-        ("crop_and_masks", "opencv"): crop_and_masks,
-        ("sample_and_gather", "opencv"): lambda: (loader.gather(loader.sampler.ids(0)), loader.draws(0)),
-        ("augment", "opencv"): lambda: as_bytes(faces, planes, draws),
-        ("augment_and_to_tensor", "opencv"): lambda: loader.augment(faces, planes, draws),
-        ("to_tensor", "opencv"): lambda: augmented.to_float(),
-        ("read_parse_crop_masks", "peer_loop"): lambda: [peer.item(path, size) for path in paths],
-        ("augment_and_to_tensor", "peer_loop"): lambda: peer.augment(six.copy(), rng),
+        ("decode", "dali"): (len(paths), lambda: list(decode_pictures(paths, THREADS, use_dali=True))),
+        ("decode", "host"): (len(paths), lambda: list(decode_pictures(paths, THREADS, use_dali=False))),
+        ("crop_and_masks", "opencv"): (len(paths), crop_and_masks),
+        ("sample_and_gather", "opencv"): (
+            len(faces),
+            lambda: (loader.feed(0, loader.sampler.ids(0)), loader.draws(0)),
+        ),
+        ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, planes, draws)),
+        ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, planes, draws)),
+        ("to_tensor", "opencv"): (len(faces), lambda: augmented.to_float()),
+        ("read_parse_crop_masks", "peer_loop"): (len(paths), lambda: [peer.item(path, size) for path in paths]),
+        ("augment_and_to_tensor", "peer_loop"): (len(six), lambda: peer.augment(six.copy(), rng)),
     }
     if dali_version() is None:
         del calls["decode", "dali"]
-    times = compare(calls, repeats)
-    rows = [
-        summary(timing, len(mixed), name=name, size=size, backend=backend, state="warm")
-        for (name, backend), timing in times.items()
+    times = compare({key: call for key, (_, call) in calls.items()}, repeats)
+    as_floats.close()
+    as_bytes.close()
+    return [
+        summary(timing, calls[key][0], name=key[0], size=size, backend=key[1], state="warm")
+        for key, timing in times.items()
     ]
-    scans = compare({"scan": lambda: [scan_folder(folder) for folder in folders]}, repeats, warm_up=1)
-    found = sum(map(len, records))
-    rows.append(summary(scans["scan"], found, name="read_headers", size=size, backend="opencv", state="warm"))
-    return rows
+
+
+def headers(folders: list[Path], repeats: int) -> list[dict]:
+    """Reading both folders' headers, and finding with an index that there is nothing to read."""
+    with TemporaryDirectory() as cache:
+        found = sum(len(source.folder.records) for source in read_sides(folders, Path(cache)))
+        indexes = [index_path(Path(cache), folder) for folder in folders]
+
+        def again() -> None:
+            for index, folder in zip(indexes, folders):
+                assert scan_folder(folder, known=load_index(index, folder)).read == 0
+
+        calls = {"read_headers": lambda: [scan_folder(folder) for folder in folders], "index_again": again}
+        times = compare(calls, repeats, warm_up=1)
+    return [summary(times[name], found, name=name, size=HEAD, backend="opencv", state="warm") for name in calls]
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     arguments.add_argument("--faces", type=int, default=96, help="per side; default 96")
+    arguments.add_argument("--batch", type=int, default=16, help="faces per side and step; default 16")
     options = arguments.parse_args()
-    repeats = 3 if options.quick else 5
-    results = []
-    with head_folders(options.faces) as folders:
+    repeats, seconds = (2, 0.2) if options.quick else (5, 4.0)
+    ways = ON_CPU + (ON_GPU if torch.cuda.is_available() else ())
+    with head_folders(options.faces, HEAD) as folders:
+        results = headers(folders, repeats)
+        show(results)
         for size in options.sizes:
-            rows = stages(folders, size, repeats)
-            rows += end_to_end(folders, size, repeats, 1.0 if options.quick else 5.0)
+            with TemporaryDirectory() as cache:
+                sets = stored_sets(read_sides(folders, Path(cache)), size, Path(cache))
+                rows = stages(sets, options.batch, repeats)
+                rows += end_to_end(folders, sets, options.batch, repeats, seconds, ways)
             show(rows)
             results += rows
     save(results, options.json)

@@ -50,7 +50,7 @@ def item(path: Path, size: int) -> np.ndarray:
 def color_adjust(batch: np.ndarray, rng: np.random.Generator) -> None:
     """LAB jitter by NumPy on the whole batch and CLAHE on a half of it, in place on the first three channels."""
     lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in np.ascontiguousarray(batch[..., :3])])
-    amount = rng.uniform(-1, 1, (len(batch), 1, 1, 3)).astype(np.float32) * (0.3, 0.08, 0.08)
+    amount = (rng.uniform(-1, 1, (len(batch), 1, 1, 3)) * (0.3, 0.08, 0.08)).astype(np.float32)
     up = amount >= 0
     lab = np.where(up, (255 - lab) * amount + lab, lab * (1 + amount)).astype(np.uint8)
     base = max(2, batch.shape[1] // 128)

@@ -26,6 +26,10 @@ from swapfast.system import available_cores, on_all_cores
 
 Progress = Callable[[int, int], None]
 
+# DALI decodes 16 pictures at once and as many ahead. Larger ones are decoded one by one on each core: a JPEG of a few
+# kB may say that it has 134 Mpx, and three such took 3 GiB.
+DALI_PIXELS = 1 << 23
+
 CHANGED = "it has changed since the folder was read; start again"
 
 
@@ -115,7 +119,9 @@ def fill(
     filled, also where ``progress`` raises and the others are not.
     """
     indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    jpegs = source.folder.records.column("encoding")[indices] == 1
+    records = source.folder.records
+    pixels = records.column("width").astype(np.int64) * records.column("height")
+    jpegs = ((records.column("encoding") == 1) & (pixels <= DALI_PIXELS))[indices]
     if dali_version() is None:
         jpegs[:] = False
     bad: dict[int, str] = {}

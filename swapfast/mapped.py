@@ -25,6 +25,8 @@ _DTYPES = {"U8": "|u1", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 << 20  # as safetensors
 _ALIGN = 64
+_CRC = '"crc32": "{}"'  # as it stands in the header, once; it is that of the whole file with zeros in its place
+_NO_CRC = "0" * 8
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
@@ -50,12 +52,12 @@ def _header(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[bytes, dict[st
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Replace ``path`` by these arrays, with a checksum over all. Raises OSError where it cannot be written."""
     shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    _, starts, _ = _header(shapes, metadata)
+    head, starts, _ = _header(shapes, {**metadata, "crc32": _NO_CRC})
     parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8) for name in sorted(starts, key=starts.get)]
-    crc = 0
+    crc = zlib.crc32(head)
     for part in parts:
         crc = zlib.crc32(part, crc)
-    head, _, _ = _header(shapes, {**metadata, "crc32": str(crc)})
+    head = head.replace(_CRC.format(_NO_CRC).encode(), _CRC.format(f"{crc:08x}").encode())
     temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
@@ -127,7 +129,7 @@ def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     first = 8 + length
     arrays, end = {}, first
     for name, (dtype, shape, start, stop) in sorted(
-        ((name, _entry(entry)) for name, entry in entries.items()), key=lambda item: item[1][2]
+        ((name, _entry(entry)) for name, entry in entries.items()), key=lambda item: item[1][2:]
     ):
         if first + start != end:
             raise ValueError("arrays that leave gaps or overlap")
@@ -137,8 +139,10 @@ def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         arrays[name] = np.ndarray(shape, dtype, data, first + start)
     if end != size:
         raise ValueError("truncated or too long")
-    if "crc32" in metadata and metadata["crc32"] != str(zlib.crc32(memoryview(data)[first:])):
-        raise ValueError("damaged (checksum)")
+    if "crc32" in metadata:
+        head = data[:first].replace(_CRC.format(metadata["crc32"]).encode(), _CRC.format(_NO_CRC).encode())
+        if metadata["crc32"] != f"{zlib.crc32(memoryview(data)[first:], zlib.crc32(head)):08x}":
+            raise ValueError("damaged (checksum)")
     return arrays, metadata
 
 

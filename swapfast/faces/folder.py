@@ -23,7 +23,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, read_face, shown
 from swapfast.faces.record import FaceRecord
-from swapfast.faces.table import FaceTable, Packed, pack
+from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.system import available_cores, on_all_cores
 
 SHOWN_BAD = 50
@@ -78,8 +78,9 @@ def scan_folder(
     begun = time.time_ns()
     stats = _file_stats(folder)
     others = frozenset(stats)
-    names = [name for name in stats if not _is_mask_of_another(name, others)]
+    names = [name for name in stats if not name.lower().endswith(".json") and not _is_mask_of_another(name, others)]
     found = {} if known is None else _still_true(known, stats)
+    unchanged = len(found)
     unread = [name for name in names if name not in found]
     task = partial(_read, folder, others=others)
     for name, result in zip(unread, on_all_cores(task, unread, workers, progress), strict=True):
@@ -87,7 +88,7 @@ def scan_folder(
             found[name] = result
     if not found:
         raise SwapfastError(f"{shown(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
-    if known is not None and not unread and len(found) == len(known.columns["kind"]):
+    if known is not None and len(found) == unchanged == len(known.columns["kind"]):
         table = known
     else:
         names = [name for name in names if name in found]
@@ -100,7 +101,7 @@ def scan_folder(
     bad = table.bad(passed_over=masks)
     if not len(table) and not bad:
         raise SwapfastError(f"{shown(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
-    return FaceFolder(folder, table, bad, table.note_counts(), len(unread))
+    return FaceFolder(folder, table, bad, table.note_counts(), len(found) - unchanged)
 
 
 def _read(folder: Path, name: str, others: frozenset[str]) -> Packed | None:
@@ -142,15 +143,13 @@ def _still_true(known: FaceTable, stats: dict[str, tuple[int, int]]) -> dict[str
     """
     rows = {}
     at, files = known.columns["texts_at"], known.columns["files"]
-    bad = known.columns["kind"] == 0
-    has_mask = (at[1:] > at[:-1]) & ~bad
+    bad = known.columns["kind"] == KINDS.index("bad")
+    looks_for_mask = (at[1:] == at[:-1]) & (known.columns["kind"] == KINDS.index("plain"))
     for row, name in enumerate(known.file_names()):
         if name not in stats:
             continue
-        mask = known.mask_name(row) if has_mask[row] else f"{_stem(name)}_mask.png"
+        mask = f"{_stem(name)}_mask.png" if looks_for_mask[row] else known.mask_name(row)
         now = _files(name, mask, stats)
-        if not has_mask[row] and now[2] != _NONE and not bad[row]:
-            continue
         if bad[row] or files[row].tolist() != [list(pair) for pair in now]:
             continue  # bad files are few, and may be so for something that lies beside them
         rows[name] = row

@@ -281,11 +281,12 @@ def load_index(path: Path, folder: Path) -> FaceTable | None:
     """The table of an index file, mapped; None where there is none that this program wrote and nothing damaged."""
     try:
         columns, metadata = open_arrays(path)
-        if metadata.get("what") != "swapfast index" or metadata.get("format") != str(INDEX_FORMAT):
+        expected = {"what": "swapfast index", "format": str(INDEX_FORMAT)}
+        if "crc32" not in metadata or any(metadata.get(name) != value for name, value in expected.items()):
             return None
         sets = [[tuple(texts) for texts in json.loads(metadata[name])] for name in ("notes", "masks")]
         check_columns(columns, *map(len, sets))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return FaceTable(folder, columns, *sets)
 

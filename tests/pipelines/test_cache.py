@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipelines.build import check_prepared, choose_cache, scan_side
 from pipelines.cache import cached_store, clear_cache, list_cache, store_path
 from pipelines.dataset import TrainSet, open_source
 from pipelines.decode import dali_version
@@ -25,6 +24,7 @@ from pipelines.feed import DecodeFeed, HostFeed, PreparedFeed
 from pipelines.fill import fill
 from pipelines.prepare import prepare
 from pipelines.sampler import Sampler
+from pipelines.sides import check_prepared, choose_cache, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
@@ -124,7 +124,7 @@ def test_a_store_that_is_not_one_is_made_anew(folder, tmp_path, damage):
 FILL = """
 import sys
 from pathlib import Path
-from pipelines.build import keep_index, scan_side
+from pipelines.sides import keep_index, scan_side
 from pipelines.cache import cached_store
 from pipelines.store import StoreSpec
 from swapfast import system

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.sampler import Sampler
+from swapfast.errors import SwapfastError
 
 
 def _stream(sampler: Sampler, side: int, steps: int) -> np.ndarray:
@@ -47,3 +48,85 @@ def test_ordinals_count_faces_and_not_steps():
     sampler = Sampler(1, (5, 5), 16)
     assert sampler.ordinals(2**40)[3] == 2**44 + 3
     assert np.array_equal(np.concatenate([Sampler(1, (5, 5), 4).ordinals(s) for s in range(4)]), sampler.ordinals(0))
+
+
+# --- several processes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [8, 9, 11, 16, 33])
+@pytest.mark.parametrize("world", range(1, 9))
+def test_ranks_in_their_order_are_one_process(world, batch):
+    counts = (10, 37)
+    one = Sampler(6, counts, batch)
+    ranks = [Sampler(6, counts, batch, rank, world) for rank in range(world)]
+    sizes = [sampler.batch_size for sampler in ranks]
+    assert sum(sizes) == batch and max(sizes) - min(sizes) <= 1
+    for step in (0, 1, 7, 2**29):
+        assert np.array_equal(np.concatenate([r.ids(step) for r in ranks], axis=1), one.ids(step))
+        assert np.array_equal(np.concatenate([r.ordinals(step) for r in ranks]), one.ordinals(step))
+        for sampler in ranks:
+            assert sampler.ids(step).shape == (2, sampler.batch_size)
+            assert len(sampler.ordinals(step)) == sampler.batch_size
+    assert {r.spare(1, 50, 2) for r in ranks} == {one.spare(1, 50, 2)}
+
+
+def test_every_rank_has_ordinals_of_its_own():
+    """Three processes and eleven faces a step: nobody's draws are another's, and none is left out."""
+    ranks = [Sampler(1, (5, 5), 11, rank, 3) for rank in range(3)]
+    assert [sampler.ordinals(2).tolist() for sampler in ranks] == [
+        [22, 23, 24],
+        [25, 26, 27, 28],
+        [29, 30, 31, 32],
+    ]
+
+
+def test_more_processes_than_faces_a_step_are_refused():
+    assert Sampler(1, (5, 5), 4, 3, 4).batch_size == 1
+    with pytest.raises(SwapfastError, match=r"--batch-size 4: 5 processes need at least one face each"):
+        Sampler(1, (5, 5), 4, 0, 5)
+
+
+@pytest.mark.parametrize(
+    "counts, batch, rank, world", [((0, 5), 4, 0, 1), ((5, 5), 0, 0, 1), ((5, 5), 4, 2, 2), ((5, 5), 4, -1, 2)]
+)
+def test_what_makes_no_sampler(counts, batch, rank, world):
+    with pytest.raises(ValueError, match="a sampler needs"):
+        Sampler(1, counts, batch, rank, world)
+
+
+def test_another_order_may_be_given():
+    """Asked for by side, by how often the side has been gone through, and by how many faces it has."""
+
+    def backwards(side: int, epoch: int, faces: int) -> np.ndarray:
+        return np.roll(np.arange(faces)[::-1], epoch + 10 * side)
+
+    sampler = Sampler(1, (4, 3), 5, permutation=backwards)
+    assert _stream(sampler, 0, 2).tolist() == [3, 2, 1, 0, 0, 3, 2, 1, 1, 0]
+    assert _stream(sampler, 1, 2).tolist() == [0, 2, 1, 1, 0, 2, 2, 1, 0, 0]
+
+
+# --- in the place of a face that cannot be read -----------------------------------------------------------
+
+
+def test_a_spare_is_a_pure_function_within_its_side():
+    one, again = Sampler(9, (50, 3), 8), Sampler(9, (50, 3), 64, 1, 2)
+    asked = [(side, ordinal, attempt) for side in (0, 1) for ordinal in (0, 7, 2**40) for attempt in range(8)]
+    given = [one.spare(*what) for what in asked]
+    assert given == [again.spare(*what) for what in reversed(asked)][::-1], "whatever was asked before"
+    for (side, _, _), spare in zip(asked, given):
+        assert type(spare) is int and 0 <= spare < one.counts[side]
+    assert given != [Sampler(10, (50, 3), 8).spare(*what) for what in asked]
+    wide = Sampler(9, (10**6, 10**6), 8)
+    assert len({wide.spare(*what) for what in asked}) == len(asked), "each attempt, ordinal and side has its own"
+    assert {Sampler(9, (1, 1), 8).spare(*what) for what in asked} == {0}
+
+
+def test_spares_are_uniform():
+    """Chi-square of 10 faces, 99.9 % quantile 27.9: over ordinals, and over the attempts at one."""
+    sampler = Sampler(5, (10, 10), 8)
+    for spares in (
+        [sampler.spare(0, ordinal, 0) for ordinal in range(3000)],
+        [sampler.spare(1, 17, attempt) for attempt in range(3000)],
+    ):
+        counts = np.bincount(spares, minlength=10)
+        assert len(counts) == 10 and ((counts - 300) ** 2 / 300).sum() < 27.9

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.build import TrainRequest, make_set, needed_masks, scan_side
+from pipelines.build import needed_masks
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.fill import fill
+from pipelines.sides import make_set, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast import system
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
@@ -113,8 +114,7 @@ def test_masks_follow_from_the_config():
 
 
 def _read(path, skip_bad, mask_type="extended", cache=None, where="memory"):
-    request = TrainRequest(path, path, path / "model", TrainConfig(), {}, skip_bad=skip_bad, cache_dir=cache)
-    return make_set("A", scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), where, request, 0.0)
+    return make_set("A", scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), where, cache, skip_bad, 0.0)
 
 
 @pytest.mark.parametrize("where", ["memory", "host"])

@@ -1,0 +1,169 @@
+"""What do many faces cost: to begin with, to begin again, in each step, and in memory?
+
+A side of 500, one of 5,000 and one of 50,000 faces (--faces scales all three) beside a side of 1,000, at 64 px. Each
+start is a process of its own and is timed from when its imports are done: python -m benchmarks.scale
+
+    first_start     from nothing but the files to the first batch of float tensors
+    restart         the same with index and store there
+    step            one batch made in the calling thread, after a restart
+    memory          by how much the larger folder's process is larger, per face; mapped files do not count
+
+The faces are a few drawn ones, hard-linked under other names: a file and a row each, and all of them different ones to
+the program except that the files' contents are in the system's page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks.common import Timing, alone, own_mib, parser, peak_mib, reset_peak, save, show, summary
+from benchmarks.faces import head_folders
+from pipelines.build import make_augmenter
+from pipelines.collate import Collate
+from pipelines.loader import TrainLoader
+from pipelines.sampler import Sampler
+from pipelines.sides import keep_index, make_feed, make_set, quiet, scan_side
+from pipelines.store import StoreSpec
+from swapfast.config import TrainConfig
+from swapfast.faces.table import index_path
+
+SIZE, HEAD = 64, 96  # px of the store and of the files
+DRAWN = 32  # different pictures per side; --quick: 4
+OTHER_SIDE = 1000
+BATCH = 16
+WARM_UP = 20
+MASKS = ("face", "eye", "mouth")
+
+
+@dataclass(frozen=True)
+class Started:
+    """What one start took. faces: of both sides. seconds: until the first batch, and its parts.
+
+    steps: seconds of each further batch. feeds: seconds of the part of a step that knows how many faces there are,
+    drawing them and copying them out. own_mib: memory at the end, mapped files not counted.
+    """
+
+    faces: int
+    seconds: dict[str, float]
+    own_mib: float | None
+    peak_mib: float
+    steps: list[float] = field(default_factory=list)
+    feeds: list[float] = field(default_factory=list)
+
+
+def start(folders: list[Path], cache: Path, steps: int) -> Started:
+    """What ``swapfast train`` does until the first batch, less the model; then ``steps`` batches more."""
+    reset_peak()
+    times = [time.perf_counter()]
+    config = TrainConfig(batch_size=BATCH)
+    sources = [scan_side(folder, config.mask.mask_type, False, cache=cache) for folder in folders]
+    times.append(time.perf_counter())
+    spec = StoreSpec(SIZE, config.crop, config.mask, MASKS)
+    sets = [make_set(label, source, spec, "host", cache, False, 0.0) for label, source in zip("AB", sources)]
+    for source in sources:
+        keep_index(index_path(cache, source.folder.path), source.folder.records)
+    times.append(time.perf_counter())
+    device = torch.device("cpu")
+    sampler = Sampler(config.seed, tuple(map(len, sets)), BATCH)
+    augment = make_augmenter("opencv", SIZE, SIZE, (SIZE,), device)
+    feed = make_feed("host", sets, sampler, device, "opencv", quiet)
+    loader = TrainLoader(feed, sampler, Collate(augment, False, MASKS), config.augmentation, SIZE)
+    with contextlib.closing(iter(loader)) as batches:
+        next(batches)
+        times.append(time.perf_counter())
+    parts = dict(zip(("read_s", "store_s", "loader_s"), (b - a for a, b in itertools.pairwise(times))))
+    seconds = {"whole_s": times[-1] - times[0], **parts}
+    made, fed = step_times(loader, steps)
+    gc.collect()
+    return Started(sum(map(len, sets)), seconds, own_mib(), peak_mib(), made, fed)
+
+
+def step_times(loader: TrainLoader, steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of whole steps and of their feeds, one after another in the calling thread."""
+    made, fed = [], []
+    for step in range(1, steps + WARM_UP if steps else 0):
+        begun = time.perf_counter()
+        loader.batch(step)
+        made.append(time.perf_counter() - begun)
+    for step in range(steps + WARM_UP, 2 * steps + WARM_UP):
+        begun = time.perf_counter()
+        loader.feed(step, loader.sampler.ids(step))
+        fed.append(time.perf_counter() - begun)
+    return made[WARM_UP - 1 :], fed
+
+
+def link_faces(pictures: list[Path], folder: Path, count: int) -> Path:
+    """A folder of ``count`` files, each of which is one of the pictures."""
+    folder.mkdir()
+    for number in range(count):
+        os.link(pictures[number % len(pictures)], folder / f"made_up_{number:06d}_0.png")
+    return folder
+
+
+def median_parts(starts: list[Started]) -> dict[str, float]:
+    return {name: round(statistics.median(one.seconds[name] for one in starts), 3) for name in starts[0].seconds}
+
+
+def rows_of(state: str, faces: int, starts: list[Started]) -> list[dict]:
+    """A start's row, and that of its steps if it made some."""
+    labels = {"state": state, "faces": faces, "size": SIZE}
+    memory = [one.own_mib for one in starts if one.own_mib is not None]
+    more = {**median_parts(starts), "own_mib": round(statistics.median(memory), 1) if memory else None}
+    peak = max(one.peak_mib for one in starts)
+    whole = Timing([one.seconds["whole_s"] for one in starts], peak)
+    rows = [summary(whole, starts[0].faces, name=state, **labels, **more)]
+    steps = [seconds for one in starts for seconds in one.steps]
+    if steps:
+        feeds = [seconds for one in starts for seconds in one.feeds]
+        feed_ms, worst_ms = (round(1000 * ms, 4) for ms in (statistics.median(feeds), max(steps)))
+        timing = Timing(steps, peak)
+        rows.append(summary(timing, 2 * BATCH, name="step", **labels, feed_median_ms=feed_ms, worst_ms=worst_ms))
+    return rows
+
+
+def growth(rows: list[dict], state: str, small: int, large: int) -> dict:
+    """By how many KiB a process grows with each face."""
+    own = {row["faces"]: row["own_mib"] for row in rows if row["name"] == state}
+    known = own[small] is not None and own[large] is not None
+    kib = round(1024 * (own[large] - own[small]) / (large - small), 3) if known else None
+    return {"name": "memory", "state": state, "size": SIZE, "faces": [small, large], "kib_per_face": kib}
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--faces", type=int, default=50_000, help="of the largest folder; default 50000")
+    options = arguments.parse_args()
+    repeats, steps, different = (1, 50, 4) if options.quick else (5, 200, DRAWN)
+    scales = sorted({max(1, options.faces // share) for share in (100, 10, 1)})
+    with head_folders(min(different, options.faces), HEAD) as drawn, TemporaryDirectory(dir=drawn[0].parent) as work:
+        pictures = [sorted(folder.glob("*.png")) for folder in drawn]
+        other = link_faces(pictures[1], Path(work) / "b", min(OTHER_SIDE, options.faces))
+        folders = {n: [link_faces(pictures[0], Path(work) / f"a{n}", n), other] for n in scales}
+        caches = {n: Path(work) / f"cache{n}" for n in scales}
+        firsts = {n: [alone(start, folders[n], caches[n], 0)] for n in scales}
+        again: dict[int, list[Started]] = {n: [] for n in scales}
+        for _ in range(repeats):
+            for n in scales:
+                again[n].append(alone(start, folders[n], caches[n], steps))
+    results = []
+    for state, starts in (("first_start", firsts), ("restart", again)):
+        for n in scales:
+            results += rows_of(state, n, starts[n])
+        if len(scales) > 1:
+            results.append(growth(results, state, *scales[-2:]))
+    show(results)
+    save(results, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The two sides of a run: from the folders that are asked for to training sets and the feed of their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.cache import cached_store, has_space
+from pipelines.dataset import TrainSet, bad_faces
+from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
+from pipelines.fill import Source, fill
+from pipelines.preview import evenly
+from pipelines.sampler import Sampler
+from pipelines.store import HostStore, StoreSpec
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.masks import DRAWN_TYPES, check_mask_type
+from swapfast.faces.prepared import is_prepared, open_prepared
+from swapfast.faces.reader import BadFace
+from swapfast.faces.record import FaceRecord
+from swapfast.faces.table import FaceTable, index_path, load_index, save_index
+from swapfast.system import available_memory
+
+FEW_FACES = 25  # below this a model mostly learns the faces by heart
+MEAN_OF = 1024
+DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches want the rest
+MEMORY_SHARE = 0.5
+
+Watch = Callable[[str], Callable[[int, int], None]]
+Say = Callable[[str], None]
+
+
+def no_watch(_description: str) -> Callable[[int, int], None]:
+    """For who does not want to see progress."""
+    return lambda done, total: None
+
+
+def quiet(_line: str) -> None:
+    """For who does not want to hear of it."""
+
+
+def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watch, cache: Path | None = None) -> Source:
+    """Read a folder's headers, or open a prepared set, and see that its faces have the mask asked for.
+
+    cache: where its index lies, if there is one; it is brought up to date where that folder exists. Raises
+    SwapfastError listing every bad file, unless they are to be skipped, and where no face has that mask.
+    """
+    if is_prepared(path):
+        made = open_prepared(path)
+        return Source(made.folder, made)
+    kept = None if cache is None else index_path(cache, path)
+    known = None if kept is None else load_index(kept, path)
+    folder = scan_folder(path, progress=watch(f"reading {path}"), known=known)
+    if kept is not None and folder.records is not known and cache.is_dir():
+        keep_index(kept, folder.records)
+    if mask_type == "none":
+        folder.require_all_good(skip_bad)
+        return Source(folder)
+    lacking = np.flatnonzero(~folder.records.where(lambda record: _has_mask(record, mask_type)))
+    reasons = [_mask_reason(folder.records[int(i)], mask_type) for i in lacking]
+    if reasons and len(reasons) == len(folder.records):
+        check_mask_type(folder.records[0], mask_type)
+    if reasons:
+        folder = folder.without(reasons)
+    folder.require_all_good(skip_bad)
+    return Source(folder)
+
+
+def _has_mask(record: FaceRecord, mask_type: str) -> bool:
+    return _mask_reason(record, mask_type) is None
+
+
+def _mask_reason(record: FaceRecord, mask_type: str) -> BadFace | None:
+    try:
+        check_mask_type(record, mask_type)
+    except SwapfastError as error:
+        return BadFace(record.path, str(error).removeprefix(f"{record.path}: "))
+    return None
+
+
+def keep_index(path: Path, table: FaceTable) -> None:
+    """Save an index. Where that fails there is none: the next start reads the folder again."""
+    with contextlib.suppress(OSError):
+        save_index(path, table)
+
+
+def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
+    """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
+
+    Raises SwapfastError where it shows another, or has no mask of the kind asked for.
+    """
+    made = source.prepared
+    if made is None:
+        return []
+    if made.crop != spec.crop:
+        flags = {"centering": "--centering", "coverage": "--coverage", "vertical_offset": "--vertical-offset"}
+        wanted, has = spec.crop.to_dict(), made.crop.to_dict()
+        differing = [f"{flags[n]} {has[n]} there and {wanted[n]} asked for" for n in flags if has[n] != wanted[n]]
+        raise SwapfastError(f"{made.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew")
+    if "face" in spec.masks and spec.mask != made.mask and spec.mask.mask_type not in DRAWN_TYPES:
+        raise SwapfastError(
+            f"{made.path}: was prepared with --mask-type {made.mask.mask_type}; give the same with the same cleaning, "
+            f"a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
+        )
+    if made.size < spec.size:
+        return [f"warning: {made.path} was prepared at {made.size} px and is enlarged to {spec.size} px"]
+    return []
+
+
+def shown_bytes(count: int) -> str:
+    """1234567 -> '1.2 MiB'."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def choose_cache(
+    asked: str, needed: int, cache: Path, device: torch.device, backend: str, there: int = 0
+) -> tuple[str, str]:
+    """Where decoded faces are kept, 'device', 'host', 'memory' or 'off', and a line that says why.
+
+    asked: --cache. needed: bytes of all faces, of which ``there`` are in the cache folder already.
+    Raises SwapfastError (code 1) where they do not fit where they should.
+    """
+    size = shown_bytes(needed)
+    on_gpu = device.type == "cuda"
+    if asked == "device" or (asked == "auto" and on_gpu and backend == "device"):
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+        room = DEVICE_SHARE if on_gpu else MEMORY_SHARE
+        if needed <= room * free:
+            return "device", f"cache: device, {size} of {shown_bytes(free)} that are free there"
+        if asked == "device":
+            raise SwapfastError(
+                f"--cache device: the faces take {size}, and of the {shown_bytes(free)} that are free there at most "
+                f"{room:.0%} are used for them; train with --cache host",
+                EXIT_FAILED,
+            )
+    if asked == "off":
+        return "off", "cache: off, every batch is decoded"
+    if asked == "host" or has_space(cache, needed - there):
+        return "host", f"cache: host, {size} in {cache}"
+    if needed <= MEMORY_SHARE * available_memory():
+        return "memory", f"cache: {size} in memory, for the disk of {cache} has no room: the next start decodes again"
+    return "off", f"cache: off, for neither the disk of {cache} nor memory has room for {size}"
+
+
+def make_set(
+    side: str,
+    source: Source,
+    spec: StoreSpec,
+    where: str,
+    cache: Path,
+    skip_bad: bool,
+    share: float,
+    watch: Watch = no_watch,
+    say: Say = quiet,
+) -> TrainSet:
+    """A side's training faces, decoded and kept as ``where`` says (see ``choose_cache``).
+
+    Raises SwapfastError listing those that do not decode, unless they are to be skipped.
+    """
+    rows, store, bad = None, None, []
+    progress = watch(f"decoding {source.folder.path}")
+    if where in ("host", "device"):
+        cached = cached_store(cache, spec, source, progress=progress, say=say)
+        store, bad = cached.store, cached.bad
+        if cached.reused:
+            say(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
+    elif where == "memory":
+        store = HostStore.in_memory(spec, len(source))
+        bad = bad_faces(source, fill(spec, source, store, progress=progress))
+    if bad:
+        names = {one.path.name for one in bad}
+        rows = np.array([i for i in range(len(source)) if source.folder.records.name(i) not in names], np.int64)
+        source = source.without(bad)
+    source.folder.require_all_good(skip_bad)
+    return TrainSet.of(side, source, spec, store, rows, share)
+
+
+def make_feed(where: str, sets: list[TrainSet], sampler: Sampler, device: torch.device, backend: str, say: Say) -> Feed:
+    """Where the loader takes a step's bytes from."""
+    if where == "off":
+        device_id = (device.index or 0) if device.type == "cuda" else None
+        feed = DecodeFeed(sets, sampler, device_id=device_id, warn=say)
+        return PreparedFeed(feed) if backend == "device" and PreparedFeed.fits(sets) else feed
+    if where == "device":
+        return DeviceFeed(sets, device)
+    return HostFeed(sets, device if backend == "device" else None)
+
+
+def remarks(sides: list[TrainSet]) -> list[str]:
+    """What a person should know of the folders, a line each."""
+    lines = []
+    for side in sides:
+        folder = side.source.folder
+        notes = "".join(f", {count} with {note}" for note, count in folder.notes.items())
+        held = f", {len(side.validation)} more held out for validation" if len(side.validation) else ""
+        lines.append(f"side {side.side}: {len(side)} faces from {folder.path}{held}{notes}")
+        if folder.bad:
+            lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")
+        if len(side) < FEW_FACES:
+            lines.append(f"warning: side {side.side} has {len(side)} faces; below {FEW_FACES} it learns them by heart")
+    return lines
+
+
+def mean_face(side: TrainSet) -> torch.Tensor:
+    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of 1024 spread over the folder."""
+    chosen = np.unique(evenly(len(side), MEAN_OF))
+    total = np.zeros((side.spec.size, side.spec.size, 3), np.float64)
+    for index in chosen:
+        total += face_of(side, int(index))
+    return torch.from_numpy((total / len(chosen) / 255).astype(np.float32))
+
+
+def face_of(side: TrainSet, index: int) -> np.ndarray:
+    """(S, S, 3) uint8 BGR: one training crop, decoded where no store holds it."""
+    if side.store is not None:
+        return side.store.faces[side.rows[index], ..., :3]
+    face, planes = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.planes_shape, np.uint8)
+    member = int(side.members[index])
+    reason = side.source.put(side.spec, member, face, planes)
+    if reason is not None:
+        raise SwapfastError(f"{side.source.folder.records[member].path}: {reason}")
+    return face[..., :3]
