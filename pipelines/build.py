@@ -216,6 +216,7 @@ def preview_writer(
                 crop=config.crop,
                 mask=config.mask,
                 masked=samples.has_mask,
+                skip_bad=side.store is None,
             )
             for side in sides
         ],

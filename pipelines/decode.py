@@ -16,6 +16,7 @@ from swapfast.faces.prepared import PreparedSet
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or in one phrase why there is none
 
 BATCH = 16
+DALI_PIXELS = 1 << 23  # a batch of larger pictures takes gigabytes at once: these are decoded one by one
 
 
 def dali_version() -> str | None:
@@ -176,8 +177,14 @@ class BatchDecoder:
 
     def _for_dali(self, member: Member, prepared: bool) -> bool:
         """Whether DALI decodes this face, as one of a prepared set or not. Raw ones need no decoding."""
-        made = self.sources[member[0]].prepared
-        return self.use_dali and (made is not None) == prepared and (made is None or made.encoding == "jpeg")
+        source = self.sources[member[0]]
+        if not self.use_dali or (source.prepared is not None) != prepared:
+            return False
+        if prepared:
+            return source.prepared.encoding == "jpeg"
+        row = source.folder.records.rows[member[1]]
+        width, height = (int(source.folder.records.columns[name][row]) for name in ("width", "height"))
+        return width * height <= DALI_PIXELS
 
     def _alone(self, member: Member):
         source = self.sources[member[0]]

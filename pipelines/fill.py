@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipelines.decode import dali_version, decode_encoded, decode_pictures
+from pipelines.decode import DALI_PIXELS, dali_version, decode_encoded, decode_pictures
 from pipelines.store import HostStore, StoreSpec
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import FaceFolder
@@ -28,7 +28,6 @@ Progress = Callable[[int, int], None]
 
 # DALI decodes 16 pictures at once and as many ahead. Larger ones are decoded one by one on each core: a JPEG of a few
 # kB may say that it has 134 Mpx, and three such took 3 GiB.
-DALI_PIXELS = 1 << 23
 
 CHANGED = "it has changed since the folder was read; start again"
 

@@ -14,6 +14,7 @@ from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
+from swapfast.faces.record import FaceRecord
 from swapfast.system import available_cores
 
 
@@ -32,7 +33,8 @@ class PreviewSet:
 
     input: (3, h, w) float32 in 0..1 in ``color_order``, what the model is shown. target: (H, W, 4) float32 in 0..1
     BGR, the whole face at coverage 100 % with its mask (1 everywhere unless ``masked``); its middle H * coverage px
-    are what the model makes. num_images: that many faces spread over the folder, the same every time; 0: all.
+    are what the model makes. num_images: that many faces spread over the folder, the same every time; 0: all. skip_bad:
+    show the next face of the folder in the place of one that cannot be read.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PreviewSet:
         crop: CropConfig | None = None,
         mask: MaskConfig | None = None,
         masked: bool = True,
+        skip_bad: bool = False,
     ) -> None:
         self.side, self.source = side, source
         self.input_size, self.output_size = input_size, output_size
@@ -55,6 +58,7 @@ class PreviewSet:
         self.whole = CropConfig(
             centering=self.crop.centering, coverage=100.0, vertical_offset=self.crop.vertical_offset
         )
+        self.skip_bad = skip_bad
         self.full_size = 2 * round(output_size / (self.crop.coverage / 100) / 2)
 
     def __len__(self) -> int:
@@ -64,11 +68,7 @@ class PreviewSet:
         """Raises SwapfastError naming the file where it cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        member = int(self.chosen[index])
-        try:
-            record, picture = self.source.picture(member)
-        except ValueError as error:
-            raise SwapfastError(f"{self.source.folder.records[member].path}: {error}") from error
+        record, picture = self._picture(int(self.chosen[index]))
         shown = shrink(crop_face(record, picture, self.crop, max(self.input_size, self.output_size)), self.input_size)
         if self.color_order == "rgb":
             shown = shown[..., ::-1]
@@ -77,6 +77,17 @@ class PreviewSet:
         if self.masked:
             target[..., 3:] = training_masks(record, self.whole, self.mask, self.full_size, ["face"])
         return np.ascontiguousarray(shown.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
+
+    def _picture(self, member: int) -> tuple[FaceRecord, np.ndarray]:
+        tries = len(self.source) if self.skip_bad else 1
+        for ahead in range(tries):
+            at = (member + ahead) % len(self.source)
+            try:
+                return self.source.picture(at)
+            except ValueError as error:
+                if ahead == tries - 1:
+                    raise SwapfastError(f"{self.source.folder.records[at].path}: {error}") from error
+        raise AssertionError("there is at least one try")
 
 
 class PreviewLoader:

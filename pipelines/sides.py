@@ -206,21 +206,27 @@ def remarks(sides: list[TrainSet]) -> list[str]:
 
 
 def mean_face(side: TrainSet) -> torch.Tensor:
-    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of 1024 spread over the folder."""
-    chosen = np.unique(evenly(len(side), MEAN_OF))
-    total = np.zeros((side.spec.size, side.spec.size, 3), np.float64)
-    for index in chosen:
-        total += face_of(side, int(index))
-    return torch.from_numpy((total / len(chosen) / 255).astype(np.float32))
+    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of 1024 spread over the folder.
+
+    Raises SwapfastError where not one of them can be read.
+    """
+    total, count = np.zeros((side.spec.size, side.spec.size, 3), np.float64), 0
+    reason = None
+    for index in np.unique(evenly(len(side), MEAN_OF)):
+        face = face_of(side, int(index))
+        if isinstance(face, str):
+            reason = face
+            continue
+        total += face
+        count += 1
+    if not count:
+        raise SwapfastError(f"{side.source.folder.path}: no face of it can be read: {reason}")
+    return torch.from_numpy((total / count / 255).astype(np.float32))
 
 
-def face_of(side: TrainSet, index: int) -> np.ndarray:
-    """(S, S, 3) uint8 BGR: one training crop, decoded where no store holds it."""
+def face_of(side: TrainSet, index: int) -> np.ndarray | str:
+    """(S, S, 3) uint8 BGR: one training crop, or why there is none; decoded where no store holds it."""
     if side.store is not None:
         return side.store.faces[side.rows[index], ..., :3]
     face, planes = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.planes_shape, np.uint8)
-    member = int(side.members[index])
-    reason = side.source.put(side.spec, member, face, planes)
-    if reason is not None:
-        raise SwapfastError(f"{side.source.folder.records[member].path}: {reason}")
-    return face[..., :3]
+    return side.source.put(side.spec, int(side.members[index]), face, planes) or face[..., :3]

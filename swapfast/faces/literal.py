@@ -15,6 +15,7 @@ import re
 
 MAX_CHARS = 8_000_000
 MAX_DEPTH = 32
+MAX_DIGITS = 400  # Python refuses above 4300, in words of its own
 
 # Bare numbers in a list (an embedding), and a list of such lists (landmarks), are one token: most of a header.
 _LIST = r"\[[-+0-9.eE,\ \t\r\n]++\]"
@@ -133,6 +134,8 @@ def parse_literal(text: str, max_chars: int = MAX_CHARS, max_depth: int = MAX_DE
 def _number(text: str) -> int | float:
     text = text.strip()
     if text.lstrip("+-").isdigit():
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(text)} digits")
         return int(text)
     return float(text)
 

@@ -25,7 +25,7 @@ from swapfast.faces.record import MAX_STORED_SIZE, StoredMask
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
-MAX_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 26  # OpenCV needs 12 bytes for each of them on the way
 
 _KEYWORD = b"faceswap"
 _LENGTH_AND_KIND, _CRC = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from

@@ -608,11 +608,10 @@ def test_training_leaves_the_bad_ones_out_or_says_what_they_are(fuzzed, tmp_path
     assert not (tmp_path / "none").exists() and not marker.exists()
 
 
-def test_training_without_a_store_goes_on_or_says_in_one_line_why_not(fuzzed, tmp_path, capsys):
+def test_training_without_a_store_goes_on_too(fuzzed, tmp_path, capsys):
     damaged, _, good, marker = fuzzed
     train = ["train", "-A", damaged, "-B", good, "-t", "tiny", "-b", "2", "-i", "1", "--preview-images", "2", "-n"]
     train += ["--device", "cpu", "-m", tmp_path / "model", "--skip-bad", "--cache", "off"]
     code = cli.main([str(word) for word in train])
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("swapfast: ")]
-    assert code in (0, 2) and len(told) == code // 2 and not marker.exists()
-    assert all(str(damaged) in line for line in told)
+    assert (code, told) == (0, []) and not marker.exists()
