@@ -27,6 +27,7 @@ examples:
   swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
   swapfast evaluate -m model --truth faces/truth                how good the swap is, in dB
   swapfast prepare faces/a prepared/a --size 256                a portable set at training size; train takes it
+  swapfast augment faces/a -o sheet.png                         what training will see of a folder
   swapfast cache model                                          what the next start need not decode again
 """
 
@@ -165,6 +166,18 @@ def _make_parser() -> _Parser:
     ready.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
     ready.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
     _add_settings(ready, ("crop.", "mask."), "settings (as for train)")
+
+    sheet = command("augment", _augment, "draw a contact sheet of what training will see of a folder")
+    sheet.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of faces, or a prepared set")
+    sheet.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the picture: .png or .jpg")
+    sheet.add_argument("-B", "--input-B", type=Path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
+    sheet.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
+    sheet.add_argument("--faces", type=_positive, default=8, help="rows; default 8")
+    sheet.add_argument(
+        "--percentile", type=float, metavar="P", help="pin every draw there, such as 1, 50 or 99, to see the extremes"
+    )
+    sheet.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
+    _add_settings(sheet, ("crop.", "mask.", "augmentation.", "seed"), "settings (as for train)")
 
     cache = command("cache", _cache, "list what a model's cache folder holds, or clear it")
     cache.add_argument("folder", type=Path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
@@ -314,6 +327,27 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     left = f", {len(report.bad)} bad files left out" if report.bad else ""
     per_face = report.bytes / report.faces / 1024
     print(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{left}")
+    return EXIT_DONE
+
+
+def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from pipelines.sheet import SheetRequest, make_sheet
+
+    config = updated(TrainConfig(), _changes(arguments))
+    unwarped = make_sheet(
+        SheetRequest(
+            arguments.folder,
+            arguments.out,
+            config,
+            arguments.input_B,
+            arguments.size,
+            arguments.faces,
+            arguments.percentile,
+            arguments.skip_bad,
+        )
+    )
+    note = f" ({unwarped} of its faces cannot be warped to landmarks)" if unwarped else ""
+    print(f"look at {arguments.out}{note}")
     return EXIT_DONE
 
 

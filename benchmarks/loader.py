@@ -234,7 +234,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
     faces, planes = loader.feed(0, loader.sampler.ids(0))
-    draws = loader.draws(0)
+    draws = loader.draws(0, loader.sampler.ids(0))
     as_floats, as_bytes = loader.collate.augment, OpenCVAugmenter(size, size, (size,))
     augmented = as_bytes(faces, planes, draws)
     six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
@@ -252,7 +252,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
         ("crop_and_masks", "opencv"): (len(paths), crop_and_masks),
         ("sample_and_gather", "opencv"): (
             len(faces),
-            lambda: (loader.feed(0, loader.sampler.ids(0)), loader.draws(0)),
+            lambda: (loader.feed(0, loader.sampler.ids(0)), loader.draws(0, loader.sampler.ids(0))),
         ),
         ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, planes, draws)),
         ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, planes, draws)),

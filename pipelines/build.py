@@ -28,6 +28,7 @@ from pipelines.sides import (
     choose_cache,
     keep_index,
     make_feed,
+    make_matcher,
     make_set,
     mean_face,
     no_watch,
@@ -341,6 +342,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         config.augmentation,
         plan.spec.size,
         start=plan.step,
+        matcher=make_matcher(sides, config, watch),
     )
     run = Run(
         checkpoints=folder,

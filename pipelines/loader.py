@@ -16,9 +16,10 @@ from torch import Tensor
 from pipelines.collate import Collate
 from pipelines.feed import Feed
 from pipelines.sampler import Sampler
-from swapfast.augment.draws import Draws, draw
+from swapfast.augment.draws import Draws, draw, with_landmarks
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
+from swapfast.faces.matching import LandmarkMatcher
 
 PREFETCH = 2  # batches made ahead: one in hand while the other is being made
 
@@ -27,6 +28,8 @@ class TrainLoader:
     """An endless iterable of training batches; batch n is a pure function of (seed, n) and the sampler's rank.
 
     feed: where the bytes come from (feed.py). collate: what becomes of them. size: px of the faces. start: first step.
+    matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``unwarped`` counts the
+    faces for which that was not possible, which are fed as they are.
     On a GPU batches are made on a stream of their own, so that copies and augmentation run beside the training.
     """
 
@@ -39,26 +42,34 @@ class TrainLoader:
         size: int,
         start: int = 0,
         prefetch: int = PREFETCH,
+        matcher: LandmarkMatcher | None = None,
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.prefetch = start, prefetch
+        self.matcher = matcher
+        self.unwarped = 0
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def draws(self, step: int) -> Draws:
-        """The random amounts of step ``step``."""
-        sides = len(self.sampler.counts)
-        ordinals = np.tile(self.sampler.ordinals(step), sides)
-        return draw(
-            self.sampler.seed, ordinals, np.repeat(np.arange(sides), self.sampler.batch_size), self.size, self.config
-        )
+    def draws(self, step: int, ids: np.ndarray) -> Draws:
+        """The random amounts of step ``step``, whose faces are ``ids``."""
+        seed, ordinals = self.sampler.seed, self.sampler.ordinals(step)
+        sides = np.repeat(np.arange(len(ids)), len(ordinals))
+        all_ordinals = np.tile(ordinals, len(ids))
+        drawn = draw(seed, all_ordinals, sides, self.size, self.config)
+        if self.matcher is None:
+            return drawn
+        pairs = self.matcher.get_close_landmarks(ids, self.matcher.choices(seed, ordinals))
+        drawn, warped = with_landmarks(drawn, pairs, seed, all_ordinals, sides)
+        self.unwarped += int(len(warped) - warped.sum())
+        return drawn
 
     def batch(self, step: int) -> Batch:
         """The batch of step ``step``, on the current stream."""
         ids = self.sampler.ids(step)
         faces, planes = self.feed(step, ids)
-        return self.collate.batch(faces, planes, self.draws(step), ids, step)
+        return self.collate.batch(faces, planes, self.draws(step, ids), ids, step)
 
     def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
         if self._stream is None:

@@ -16,9 +16,12 @@ from pipelines.fill import Source, fill
 from pipelines.preview import evenly
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
+from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.crop import crop_shares
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import DRAWN_TYPES, check_mask_type
+from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord
@@ -188,6 +191,19 @@ def make_feed(where: str, sets: list[TrainSet], sampler: Sampler, device: torch.
     if where == "device":
         return DeviceFeed(sets, device)
     return HostFeed(sets, device if backend == "device" else None)
+
+
+def make_matcher(sides: list[TrainSet], config: TrainConfig, watch: Watch = no_watch) -> LandmarkMatcher | None:
+    """Which faces of the other side are warped to, where that is asked for."""
+    if not config.augmentation.warp_to_landmarks:
+        return None
+    return LandmarkMatcher.from_records(
+        [side.source.folder.records.select(side.members) for side in sides],
+        sides[0].spec.size,
+        config.crop.centering,
+        *crop_shares(config.crop),
+        progress=watch("matching landmarks"),
+    )
 
 
 def remarks(sides: list[TrainSet]) -> list[str]:

@@ -162,6 +162,11 @@ class AugmentationConfig(Config):
     color: bool = option(True, "Vary lightness, colour and contrast.", flag="-c/--no-augment-color")
     flip: bool = option(True, "Mirror faces by chance.", flag="-P/--no-flip")
     warp: bool = option(True, "Warp what the model is fed with a random 5x5 grid.", flag="-W/--no-warp")
+    warp_to_landmarks: bool = option(
+        False,
+        "Warp what the model is fed to the landmarks of a similar face of the other side, in place of the random grid.",
+        flag="-M/--warp-to-landmarks",
+    )
     zoom_amount: float = option(5.0, "Largest zoom in and out, percent.", 0.0, 25.0)
     rotation_range: float = option(10.0, "Largest rotation either way, degrees.", 0.0, 25.0)
     shift_range: float = option(5.0, "Largest shift in x and in y, percent of the size.", 0.0, 25.0)
@@ -173,6 +178,11 @@ class AugmentationConfig(Config):
     warp_deviation: float = option(
         100 * 5 / 256, "Deviation of a warp node, percent of the size (faceswap: 5 px of 256).", 0.0, 10.0
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warp_to_landmarks and not self.warp:
+            raise SwapfastError("-M/--warp-to-landmarks with -W/--no-warp: give one of them")
 
 
 @dataclass(kw_only=True)

@@ -265,6 +265,21 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "prepare format": (["prepare", faces / "a", tmp_path / "new", "--format", "png"], r"--format: invalid choice"),
         "prepare bad": (["prepare", mixed, tmp_path / "new"], r"5 of 5 files.*alone.png: "),
         "prepare setting": (["prepare", faces / "a", tmp_path / "new", "-b", "4"], r"unknown flag for prepare '-b'"),
+        "sheet suffix": (["augment", faces / "a", "-o", tmp_path / "new.gif"], r"--out .*new.gif: .*\.png"),
+        "sheet folder": (
+            ["augment", faces / "a", "-o", tmp_path / "no" / "s.png"],
+            r"--out .*: there is no folder .*no",
+        ),
+        "sheet among faces": (
+            ["augment", faces / "a", "-o", faces / "a" / "s.png"],
+            r"--out .*lies in the faces' folder",
+        ),
+        "sheet size": (["augment", faces / "a", "-o", tmp_path / "s.png", "--size", "4096"], r"--size 4096: must lie"),
+        "sheet percentile": (
+            ["augment", faces / "a", "-o", tmp_path / "s.png", "--percentile", "100"],
+            r"--percentile 100: must lie between 0 and 100",
+        ),
+        "warp and no warp": (train("-M", "-W"), r"-M/--warp-to-landmarks with -W/--no-warp: give one"),
         "faces 0": (["synthesize", tmp_path / "new", "--faces", "0"], r"--faces 0"),
         "size": (["synthesize", tmp_path / "new", "--size", "20"], r"--size 20"),
         "out not empty": (["synthesize", faces], r"not empty|already"),
@@ -314,6 +329,12 @@ CASES = [
     "prepare format",
     "prepare bad",
     "prepare setting",
+    "sheet suffix",
+    "sheet folder",
+    "sheet among faces",
+    "sheet size",
+    "sheet percentile",
+    "warp and no warp",
     "faces 0",
     "size",
     "out not empty",
@@ -453,6 +474,40 @@ def test_a_share_is_held_out(faces, tmp_path, run):
     assert not (tmp_path / "n").exists()
 
 
+@pytest.mark.parametrize("backend", ["opencv", "device"])
+def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 2, "-M", "--backend", backend))
+    assert code == 0 and "done: 2 iterations" in out, err
+    state = json.loads((tmp_path / "m" / "checkpoint-00000002" / "state.json").read_text())
+    assert state["config"]["augmentation"]["warp_to_landmarks"] is True
+
+
+def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
+    def sheet(name, *more):
+        code, out, err = run("augment", faces / "a", "-o", tmp_path / name, "--faces", 3, "--size", 64, *more)
+        assert code == 0 and f"look at {tmp_path / name}" in out, err
+        picture = cv2.imread(str(tmp_path / name))
+        assert picture.shape[1] == 6 * 66 - 2
+        rows = picture[-3 * 66 :]
+        return [[rows[66 * row :][:64, 66 * column :][:, :64].astype(int) for column in range(6)] for row in range(3)]
+
+    def apart(one, two):
+        return np.abs(one - two).mean()
+
+    drawn = sheet("drawn.png")
+    for original, colour, target, masks, feed, bent in drawn:
+        assert min(apart(original, colour), apart(colour, target), apart(target, masks)) > 1
+        assert min(apart(target, feed), apart(target, bent), apart(feed, bent)) > 1
+    assert all(apart(*pair) == 0 for rows in zip(sheet("again.png"), drawn) for pair in zip(*rows))
+    zeros = [f"--set=augmentation.{name}=0" for name in ("zoom_amount", "rotation_range", "shift_range")]
+    for original, colour, target, _, feed, _ in sheet("still.png", "-c", "-P", "-W", *zeros):
+        assert apart(original, colour) == apart(original, target) == apart(original, feed) == 0
+    low, high = sheet("low.png", "--percentile", 2, "-P"), sheet("high.jpg", "--percentile", 98, "-P")
+    assert np.mean([row[1].mean() for row in low]) + 20 < np.mean([row[1].mean() for row in high]), "darker and lighter"
+    with_b = sheet("b.png", "-B", faces / "b")
+    assert apart(with_b[0][4], drawn[0][4]) == 0 < apart(with_b[0][5], drawn[0][5])
+
+
 def test_settings_travel_as_toml(tmp_path, run):
     given = [
         "train",
@@ -505,7 +560,8 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
     text = capsys.readouterr().out
     assert left.value.code == 0 and "consent" in text
     assert all(
-        command in text for command in ("synthesize", "inspect", "train", "evaluate", "doctor", "prepare", "cache")
+        command in text
+        for command in ("synthesize", "inspect", "train", "evaluate", "doctor", "prepare", "cache", "augment")
     )
     assert run()[0] == 2
 

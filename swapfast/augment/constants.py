@@ -62,7 +62,8 @@ class ConstantsWarp:
     """Deviations of the warps.
 
     The API's ``maps``, ``pad`` and ``slices`` serve a resize-and-crop of a larger map; ours is written down
-    directly (``geometry.hat_taps``) and needs none. The anchors and grids of the landmark warp come with it.
+    directly (``geometry.hat_taps``) and needs none. Anchors and grid of the landmark warp follow from the size alone
+    (``landmarks.edge_anchors``, ``landmarks.landmark_nodes``).
     """
 
     scale: float  # standard deviation of a node of the 5x5 grid, px

@@ -12,7 +12,7 @@ switching one augmentation off does not move the others:
 
     blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, 2 spare
     blocks 3..15   52 normals: 25 x and 25 y offsets of the 5x5 warp, 2 spare
-    blocks 16..49  136 normals kept for the noise of the warp to landmarks
+    blocks 16..49  136 normals: the noise of the warp to landmarks, x and y of point after point
     block 50       which of the nearest faces the warp to landmarks goes to (faces/matching.py)
 
 Shapes are (N, ...) with all sides of the batch together. Positions are px of the processing size, see batch.py.
@@ -23,10 +23,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from swapfast.augment.constants import ConstantsAugmentation, check_size
+from swapfast.augment.constants import ConstantsAugmentation, ConstantsWarp, check_size
+from swapfast.augment.landmarks import landmark_nodes
 from swapfast.config import AugmentationConfig
 
 STREAM_AUGMENT = 0  # the amounts of this module
@@ -36,6 +38,7 @@ STREAM_SPARE = 2  # which face takes the place of one that cannot be read
 GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3
 _WARP_BLOCKS = 13
+_LANDMARK_BLOCKS = 34
 (_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP) = range(10)
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -97,7 +100,8 @@ class Draws:
     """What happens to each of N faces. All arrays are numpy, one entry per face.
 
     The face is jittered in colour, then moved (rotation, scale, shift), then flipped: that is the target. The
-    feed is the target warped. ``clahe_grid`` 0 means no CLAHE.
+    feed is the target warped, by ``warp`` or, where they are given (``with_landmarks``), by ``landmark_nodes``
+    instead. ``clahe_grid`` 0 means no CLAHE.
     """
 
     size: int  # the processing size the pixel amounts refer to
@@ -108,6 +112,7 @@ class Draws:
     shift: np.ndarray  # (N, 2) px, x and y
     flip: np.ndarray  # (N,) bool
     warp: np.ndarray  # (N, 2, 5, 5) px added to where a node of the grid reads, [:, 0] x, [:, 1] y
+    landmark_nodes: np.ndarray | None = None  # (N, K, K, 2) px (x, y) of the target: where each node reads
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -124,6 +129,11 @@ class Draws:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Draws.{name}: expected shape {shape}, got {getattr(self, name).shape}")
+        if self.landmark_nodes is not None:
+            found = self.landmark_nodes.shape
+            # Five nodes lie elsewhere than any other number of them, see ``geometry.hat_taps``.
+            if len(found) != 4 or found != (n, found[1], found[1], 2) or found[1] < 2 or found[1] == GRID:
+                raise ValueError(f"Draws.landmark_nodes: expected shape ({n}, K, K, 2), K not {GRID}, got {found}")
 
     @classmethod
     def identity(cls, n: int, size: int) -> Draws:
@@ -148,8 +158,8 @@ class Draws:
             index = np.asarray(index)
             if index.ndim != 1:
                 raise TypeError("Draws take a slice or a one-dimensional array of indices")
-        picked = {f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "size"}
-        return Draws(size=self.size, **picked)
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "size"}
+        return Draws(size=self.size, **{name: a if a is None else a[index] for name, a in given.items()})
 
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
@@ -182,11 +192,15 @@ class Draws:
         return flip_points(transform_points(points, self.forward()), self.flip, self.size)
 
     def warp_nodes(self) -> np.ndarray:
-        """(N, 5, 5, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
+        """(N, K, K, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
+
+        K is 5, or that of ``landmark_nodes``; ``geometry.hat_taps`` says where the nodes lie.
 
         Peer: nodes at linspace(0, size, 5), which reads half a pixel to the right and below with no noise at all.
         Ours: half a pixel less, so no noise is no change.
         """
+        if self.landmark_nodes is not None:
+            return self.landmark_nodes
         at = np.linspace(0, self.size, GRID) - 0.5
         nodes = np.empty((len(self), GRID, GRID, 2))
         nodes[..., 0] = self.warp[:, 0] + at
@@ -194,7 +208,7 @@ class Draws:
         return nodes
 
     def control_grid(self) -> np.ndarray:
-        """(N, 5, 5, 2) px (x, y) of the face: where each node of the feed reads.
+        """(N, K, K, 2) px (x, y) of the face: where each node of the feed reads, see ``warp_nodes``.
 
         Movement, flip and warp in one. The nodes' weights at any pixel add up to one, so an affine map of the
         nodes is the same as that map of every pixel.
@@ -223,11 +237,28 @@ def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | Non
     sides: (N,) 0 or 1. size: processing size, px. The same arguments give the same bits; each face's result
     depends on its own ordinal and side only.
     """
-    constants = ConstantsAugmentation.from_config(size, config=config)
-    color, transform = constants.color, constants.transform
     words = random_words(seed, ordinals, sides, range(_UNIFORM_BLOCKS + _WARP_BLOCKS), STREAM_AUGMENT)
     u = uniforms(words[:, : 4 * _UNIFORM_BLOCKS])
-    warp = normals(words[:, 4 * _UNIFORM_BLOCKS :])[:, : 2 * GRID * GRID]
+    return _amounts(u, normals(words[:, 4 * _UNIFORM_BLOCKS :]), size, config)
+
+
+def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | None = None) -> Draws:
+    """Draws in which every amount stands at one point of its distribution, to look at the extremes.
+
+    share: strictly within 0..1; 0.5 is the middle of all. Chances are taken below it: at 0.01 every face is mirrored
+    that may be, at 0.99 none.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share {share}: must lie between 0 and 1, both excluded")
+    u = np.full((faces, 4 * _UNIFORM_BLOCKS), share)
+    return _amounts(u, np.full((faces, 4 * _WARP_BLOCKS), NormalDist().inv_cdf(share)), size, config)
+
+
+def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig | None) -> Draws:
+    """From (N, 12) uniforms in 0..1 and (N, 52) standard normals to what they mean."""
+    constants = ConstantsAugmentation.from_config(size, config=config)
+    color, transform = constants.color, constants.transform
+    warp = z[:, : 2 * GRID * GRID]
     either_way = 2 * u - 1
     step = np.floor(u[:, _CLAHE_GRID] * (color.clahe_max_size + 1)).astype(np.int64)
     grid = color.clahe_base_contrast + step * (color.clahe_base_contrast // 2)
@@ -243,3 +274,26 @@ def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | Non
         flip=u[:, _FLIP] < transform.flip,
         warp=warp.reshape(-1, 2, GRID, GRID) * constants.warp.scale,
     )
+
+
+def with_landmarks(draws: Draws, pairs: np.ndarray, seed: int, ordinals, sides) -> tuple[Draws, np.ndarray]:
+    """The same draws with the warp to landmarks in the random warp's place, and (N,) bool: which faces are warped.
+
+    pairs: (N, 2, 68, 2) landmarks of each face and of its match, px of the crop as it comes in, the match's in its
+    own crop (``LandmarkMatcher.get_close_landmarks``). seed, ordinals, sides: those of ``draw``. The match moves as
+    the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is fed unwarped.
+    """
+    if pairs.shape[1:] != (2, 68, 2) or len(pairs) != len(draws):
+        raise ValueError(f"pairs: expected ({len(draws)}, 2, 68, 2), got {pairs.shape}")
+    with np.errstate(invalid="ignore"):  # points that are no numbers: such a face is not warped
+        own, match = np.moveaxis(draws.move_points(pairs), 1, 0)
+    noise = landmark_noise(seed, ordinals, sides) * ConstantsWarp.from_config(draws.size).lm_scale
+    nodes, warped = landmark_nodes(own, match, noise, draws.size)
+    return dataclasses.replace(draws, landmark_nodes=nodes), warped
+
+
+def landmark_noise(seed: int, ordinals, sides) -> np.ndarray:
+    """(N, 68, 2) standard normals: what moves each landmark of the match, before it is scaled to px."""
+    first = _UNIFORM_BLOCKS + _WARP_BLOCKS
+    blocks = range(first, first + _LANDMARK_BLOCKS)
+    return normals(random_words(seed, ordinals, sides, blocks, STREAM_AUGMENT)).reshape(-1, 68, 2)

@@ -16,9 +16,11 @@ The plain functions above the class are what ``ImageAugmentation`` uses too.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -26,7 +28,7 @@ import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
 from swapfast.augment.constants import CLIP_LIMIT
-from swapfast.augment.draws import Draws, transform_points
+from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
 from swapfast.augment.recycle import Recycler
 from swapfast.augment.result import Augmented
@@ -114,16 +116,16 @@ def move(image: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -
 
 
 def node_rows(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(N, 5, 5, 2) positions of nodes -> (N, 5, 2 S) float32: filled in along each row of nodes, x y x y ...
+    """(N, K, K, 2) positions of nodes -> (N, K, 2 S) float32: filled in along each row of nodes, x y x y ...
 
-    weights: ``hat_weights(S)`` as float32.
+    weights: ``hat_weights(S, K)`` as float32.
     """
     rows = weights @ nodes.astype(np.float32)
     return rows.reshape(len(nodes), nodes.shape[1], 2 * len(weights))
 
 
 def positions(rows: np.ndarray, weights: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """One face's (5, 2 S) ``node_rows`` -> (H, S, 2) px where each px reads, for the H rows of ``weights``."""
+    """One face's (K, 2 S) ``node_rows`` -> (H, S, 2) px where each px reads, for the H rows of ``weights``."""
     filled = np.matmul(weights, rows, out=out)
     return filled.reshape(*filled.shape[:1], -1, 2)
 
@@ -136,11 +138,31 @@ def read_warped(image: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: n
     size = len(weights)
     # Some rows at a time: the map stays in cache, and numpy's BLAS would start threads of its own for a larger
     # product, which at 512 px beside ours cost ten times the product itself.
-    step = max(1, PRODUCT_LIMIT // (2 * size * len(rows)))
-    for first in range(0, size, step):
-        some = slice(first, min(first + step, size))
-        at = positions(rows, weights[some], scratch("map", some.stop - first, 2 * size, kind=np.float32))
+    for some, between in bands(size, len(rows)):
+        buffer = scratch("map", some.stop - some.start, 2 * size, kind=np.float32)
+        at = positions(rows[between], weights[some, between], buffer)
         cv2.remap(image, at, None, cv2.INTER_LINEAR, dst=out[some], borderMode=cv2.BORDER_REPLICATE)
+
+
+@lru_cache(maxsize=64)
+def bands(size: int, nodes: int) -> tuple[tuple[slice, slice], ...]:
+    """The px rows in bands, each with the nodes that it lies between: the product of the two is within the limit.
+
+    A band of h rows touches at most h (nodes - 1) / size + 3 of the nodes; all others have no weight there.
+    """
+    per_row = (nodes - 1) / size
+    most = PRODUCT_LIMIT / (2 * size)  # rows times nodes
+    height = max(1, int((math.sqrt(9 + 4 * per_row * most) - 3) / (2 * per_row)))
+    edges = [(first, min(first + height, size)) for first in range(0, size, height)]
+    return tuple((slice(a, b), slice(a * (nodes - 1) // size, -(-b * (nodes - 1) // size) + 1)) for a, b in edges)
+
+
+@lru_cache(maxsize=64)
+def weights_for(size: int, nodes: int) -> np.ndarray:
+    """``hat_weights`` as float32, shared and so read-only."""
+    weights = hat_weights(size, nodes).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def shrink(images: np.ndarray, size: int, scratch: Scratch) -> np.ndarray:
@@ -189,7 +211,6 @@ class OpenCVAugmenter:
         # A feed, and a target and masks per size, of two batches: where the loader waits for training, 4 % of the
         # arrays are then made anew, and 20 % with room for one batch only.
         self.recycled = Recycler(keep=2 * (1 + 2 * len(self.output_sizes)))
-        self.weights = hat_weights(self.processing_size).astype(np.float32)
 
     def close(self) -> None:
         """End the threads and free the memory of results as soon as nobody holds them; twice does no harm."""
@@ -248,8 +269,8 @@ class _Batch:
         self.jitter = jitter_matrices(draws)
         self.grids = draws.clahe_grid.tolist()
         self.matrices = draws.inverse()
-        self.weights = owner.weights
-        self.node_rows = node_rows(transform_points(draws.warp_nodes(), self.matrices), self.weights)
+        self.nodes = draws.control_grid()
+        self.weights = weights_for(size, self.nodes.shape[1])
         masks = self.face_masks + self.planes.shape[1]
         self.feed = owner.recycled((n, owner.input_size, owner.input_size, 3), owner.dtype)
         self.targets = [owner.recycled((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
@@ -297,7 +318,7 @@ class _Batch:
         # Peer: warps the finished target, a second sampling that blurs. Ours: reads the face once, at the place
         # that movement, flip and warp together point to; what the target has cut off can come in at its edge.
         warped = scratch("warped", *faces.shape)
-        for face, rows, out in zip(faces, self.node_rows[strip], warped):
+        for face, rows, out in zip(faces, node_rows(self.nodes[strip], self.weights), warped):
             read_warped(face, rows, self.weights, out, scratch)
         _put_bgr(shrink(warped, self.feed.shape[1], scratch), self.feed[strip], scratch)
 

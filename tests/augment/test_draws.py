@@ -9,11 +9,21 @@ import numpy as np
 import pytest
 
 from swapfast.augment.augmentation import ConstantsAugmentation
-from swapfast.augment.draws import STREAM_AUGMENT, STREAM_ORDER, Draws, draw, philox4x32, random_words
+from swapfast.augment.draws import (
+    STREAM_AUGMENT,
+    STREAM_ORDER,
+    Draws,
+    draw,
+    landmark_noise,
+    philox4x32,
+    random_words,
+    with_landmarks,
+)
 from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
+from swapfast.faces.matching import MATCH_BLOCK
 
-FIELDS = [f.name for f in dataclasses.fields(Draws) if f.name != "size"]
+FIELDS = [f.name for f in dataclasses.fields(Draws) if f.name not in ("size", "landmark_nodes")]  # what is drawn
 
 # Random123's tests/kat_vectors, lines "philox4x32 10": counter, key, result.
 KNOWN_ANSWERS = [
@@ -122,6 +132,77 @@ def test_amounts_fill_their_ranges_evenly(within):
     within("largest correlation of two slots", np.abs(correlation).max(), 5 / np.sqrt(n))
 
 
+def test_noise_of_landmarks_is_normal(within):
+    """N(0, 2/256 of the size), the peer's, over a hundred thousand draws: each number, and any two, x and y too."""
+    n, size = 100_000, 512
+    deviation = ConstantsAugmentation.from_config(size).warp.lm_scale
+    within("deviation of the peer's, px", abs(deviation - 2 / 256 * size), 0)
+    sums = np.zeros((4, 136))
+    products = np.zeros((136, 136))
+    for start in range(0, n, 20_000):
+        ordinals = np.arange(start, start + 20_000)
+        noise = landmark_noise(11, ordinals, ordinals % 2).reshape(-1, 136)
+        sums += [(noise**k).sum(0) for k in (1, 2, 3, 4)]
+        products += noise.T @ noise
+    mean, square, cube, fourth = sums / n
+    within("mean", np.abs(mean).max(), 4.5 / np.sqrt(n))
+    within("deviation", np.abs(np.sqrt(square) - 1).max(), 4.5 / np.sqrt(2 * n))
+    within("skew", np.abs(cube).max(), 4.5 * np.sqrt(15 / n))
+    within("kurtosis", np.abs(fourth - 3).max(), 4.5 * np.sqrt(96 / n))
+    within("largest correlation of two", np.abs(products / n - np.eye(136)).max(), 5.5 / np.sqrt(n))
+
+
+def test_noise_of_landmarks_has_its_own_slots():
+    """Blocks 16 to 49: no word of the other amounts or of the choice of the match, whatever else is switched."""
+    noise = landmark_noise(3, [5, 6], [0, 1])
+    assert noise.shape == (2, 68, 2)
+    assert np.array_equal(noise[1:], landmark_noise(3, [6], [1]))
+    before, own, behind = (
+        random_words(3, [5], [0], blocks, STREAM_AUGMENT) for blocks in (range(16), range(16, 50), range(50, 51))
+    )
+    assert MATCH_BLOCK == 50 and own.shape == (1, 136)
+    assert not np.isin(own, before).any() and not np.isin(own, behind).any()
+    radius = np.sqrt(-2 * np.log((own[0, :2] + 0.5) / 2**32))[0]  # Box and Muller, by hand
+    angle = 2 * np.pi * (own[0, 1] + 0.5) / 2**32
+    assert np.allclose(noise[0, 0], [radius * np.cos(angle), radius * np.sin(angle)], rtol=1e-12)
+    assert not np.intersect1d(noise, draw(3, [5, 6], [0, 1], 256).warp).size
+
+
+def landmark_pairs(n: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0.1 * size, 0.9 * size, (n, 2, 68, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("off", [{}, {"color": False}, {"flip": False}, {"warp": False}])
+def test_warp_to_landmarks_takes_the_place_of_the_random_warp_and_of_nothing_else(off):
+    n, size = 6, 64
+    ordinals, sides = np.arange(n), np.arange(n) % 2
+    plain = draw(3, ordinals, sides, size, AugmentationConfig(**off))
+    d, warped = with_landmarks(plain, landmark_pairs(n, size), 3, ordinals, sides)
+    for name in FIELDS:
+        assert np.array_equal(getattr(d, name), getattr(plain, name)), name
+    assert warped.all() and plain.landmark_nodes is None
+    assert d.warp_nodes().shape == d.control_grid().shape == (n, 33, 33, 2)
+    assert plain.control_grid().shape == (n, 5, 5, 2)
+    without = dataclasses.replace(d, warp=np.zeros_like(d.warp))
+    assert np.array_equal(d.control_grid(), without.control_grid())
+
+
+def test_warp_to_landmarks_depends_on_the_face_alone():
+    n, size = 7, 64
+    ordinals, sides, pairs = np.arange(n) + 2**33, np.arange(n) % 2, landmark_pairs(n, size)
+    d, _ = with_landmarks(draw(3, ordinals, sides, size), pairs, 3, ordinals, sides)
+    for pick in (slice(2, 5), np.array([6, 0, 3]), np.arange(n) > 4):
+        part, _ = with_landmarks(
+            draw(3, ordinals[pick], sides[pick], size), pairs[pick], 3, ordinals[pick], sides[pick]
+        )
+        assert np.array_equal(part.landmark_nodes, d.landmark_nodes[pick])
+        assert np.array_equal(part.landmark_nodes, d[pick].landmark_nodes)
+        assert np.array_equal(part.control_grid(), d[pick].control_grid())
+    for seed, shift in ((4, 0), (3, 1)):
+        other, _ = with_landmarks(d, pairs, seed, ordinals + shift, sides)
+        assert not np.array_equal(other.landmark_nodes, d.landmark_nodes)
+
+
 @pytest.mark.parametrize("steps", [1, 8])
 def test_clahe_grids_follow_their_base(steps):
     for size, base in ((64, 2), (383, 2), (384, 3), (1024, 8)):
@@ -152,6 +233,9 @@ def test_a_wrong_range_is_the_users_error_and_a_wrong_shape_the_programs():
             draw(0, [0], [0], size)
     with pytest.raises(ValueError, match="lab"):
         dataclasses.replace(Draws.identity(3, 64), lab=np.zeros((2, 3)))
+    for shape in ((3, 5, 5, 2), (2, 33, 33, 2), (3, 33, 32, 2), (3, 33, 33), (3, 1, 1, 2)):
+        with pytest.raises(ValueError, match="landmark_nodes"):
+            dataclasses.replace(Draws.identity(3, 64), landmark_nodes=np.zeros(shape))
     with pytest.raises(TypeError):
         Draws.identity(3, 64)[1]
 
@@ -159,3 +243,5 @@ def test_a_wrong_range_is_the_users_error_and_a_wrong_shape_the_programs():
 def test_no_faces_draw_nothing():
     d = draw(0, [], [], 64)
     assert len(d) == 0 and d.control_grid().shape == (0, 5, 5, 2) and d.inverse().shape == (0, 2, 3)
+    d, warped = with_landmarks(d, np.zeros((0, 2, 68, 2)), 0, [], [])
+    assert d.control_grid().shape == (0, 33, 33, 2) and warped.shape == (0,)

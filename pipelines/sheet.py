@@ -1,0 +1,106 @@
+"""`swapfast augment`: what training will see of a folder, as one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipelines.build import needed_masks
+from pipelines.dataset import bad_faces, open_source
+from pipelines.fill import Source, fill
+from pipelines.preview import evenly
+from pipelines.sides import check_prepared, scan_side
+from pipelines.store import HostStore, StoreSpec
+from swapfast.augment.checks import LARGEST_SIZE
+from swapfast.augment.constants import SMALLEST_SIZE
+from swapfast.augment.draws import draw, draw_at, with_landmarks
+from swapfast.config import TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.crop import crop_shares
+from swapfast.faces.matching import LandmarkMatcher
+from swapfast.files import write_file
+from swapfast.preview.contact import contact_sheet
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class SheetRequest:
+    """What the command line asks for. other: the folder whose landmarks faces are warped to, by default their own.
+
+    percentile: pins every draw there, in 0..100, both ends excluded; None draws as training does.
+    """
+
+    folder: Path
+    out: Path
+    config: TrainConfig
+    other: Path | None = None
+    size: int = 256
+    faces: int = 8
+    percentile: float | None = None
+    skip_bad: bool = False
+
+
+def check_request(request: SheetRequest) -> None:
+    """Raises SwapfastError naming the flag that cannot be."""
+    if request.out.suffix.lower() not in SUFFIXES:
+        raise SwapfastError(f"-o/--out {request.out}: give a name that ends in {', '.join(SUFFIXES)}")
+    if not request.out.absolute().parent.is_dir():
+        raise SwapfastError(f"-o/--out {request.out}: there is no folder {request.out.absolute().parent}")
+    if request.folder.resolve() in request.out.absolute().resolve().parents:
+        raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {request.folder}; choose another")
+    if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:
+        raise SwapfastError(f"--size {request.size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE}")
+    if not 1 <= request.faces <= 64:
+        raise SwapfastError(f"--faces {request.faces}: must lie within 1 and 64")
+    if request.percentile is not None and not 0 < request.percentile < 100:
+        raise SwapfastError(f"--percentile {request.percentile:g}: must lie between 0 and 100, both excluded")
+
+
+def make_sheet(request: SheetRequest) -> int:
+    """Write the sheet; returns how many faces it shows could not be warped to landmarks."""
+    check_request(request)
+    config = request.config
+    spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
+    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad)
+    check_prepared(whole, spec)
+    chosen = _chosen(whole, request.faces)
+    store = HostStore.in_memory(spec, len(chosen))
+    bad = fill(spec, chosen, store)
+    if bad:
+        chosen.without(bad_faces(chosen, bad)).folder.require_all_good()
+    ordinals, seed = np.arange(len(chosen)), config.seed
+    if request.percentile is None:
+        draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
+    else:
+        draws = draw_at(request.percentile / 100, len(chosen), spec.size, config.augmentation)
+    bent, warped = with_landmarks(draws, _pairs(chosen, request, spec), seed, ordinals, np.zeros_like(ordinals))
+    sheet = contact_sheet(store.faces, store.planes, spec.masks, draws, bent)
+    _, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
+    write_file(request.out, encoded.tobytes())
+    return int(len(warped) - warped.sum())
+
+
+def _chosen(source: Source, count: int) -> Source:
+    """Some faces spread over the folder, each once."""
+    members = np.unique(evenly(len(source), min(count, len(source))))
+    records = source.folder.records.select(members)
+    return Source(dataclasses.replace(source.folder, records=records), source.prepared)
+
+
+def _pairs(chosen: Source, request: SheetRequest, spec: StoreSpec) -> np.ndarray:
+    """(N, 2, 68, 2) landmarks of the chosen faces, each with those of the nearest face of the other folder.
+
+    Of its own folder that is the second nearest, the nearest being itself.
+    """
+    other = open_source(request.other or request.folder)
+    matcher = LandmarkMatcher.from_records(
+        [chosen.folder.records, other.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
+    )
+    column = min(0 if request.other else 1, matcher.closest[0].shape[1] - 1)
+    ids = np.stack([np.arange(len(chosen)), np.zeros(len(chosen), np.int64)])
+    columns = np.stack([np.full(len(chosen), column), np.zeros(len(chosen), np.int64)])
+    return matcher.get_close_landmarks(ids, columns)[: len(chosen)]

@@ -1,0 +1,60 @@
+"""A contact sheet of what training will see of a folder: a row per face, a column per step of the augmentation."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from swapfast.augment.draws import Draws
+from swapfast.augment.opencv import OpenCVAugmenter, Scratch, jitter_matrices, recolor
+
+COLUMNS = ("original", "colour", "target", "masks", "feed", "feed, landmarks")
+TINTS = {"face": (80, 200, 80), "eye": (255, 160, 60), "mouth": (80, 80, 255)}  # BGR
+GAP = 2
+_INK, _PAPER = (230, 230, 230), 32
+
+
+def contact_sheet(
+    faces: np.ndarray, planes: np.ndarray, masks: tuple[str, ...], draws: Draws, landmarks: Draws
+) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: N faces in rows, COLUMNS from left to right.
+
+    faces: (N, S, S, 3) or (N, S, S, 4) with the face mask, planes: (N, K, S, S), uint8; masks: the names of all masks.
+    draws: what happens to each; landmarks: the same with the warp to landmarks.
+    """
+    size = faces.shape[1]
+    with OpenCVAugmenter(size, size, (size,)) as augment:
+        plain, bent = augment(faces, planes, draws), augment(faces, planes, landmarks)
+    coloured = recolor(faces, jitter_matrices(draws), draws.clahe_grid.tolist(), Scratch())[..., :3]
+    target = _pixels(plain.targets[0])
+    drawn = np.zeros((len(faces), 0, size, size), np.uint8) if plain.masks is None else plain.masks[0].numpy()
+    columns = [faces[..., :3], coloured, target, _tinted(target, drawn, masks), _pixels(plain.feed), _pixels(bent.feed)]
+    return _sheet(columns, size)
+
+
+def _pixels(images) -> np.ndarray:
+    """(N, 3, H, W) bytes of the augmenter -> (N, H, W, 3)."""
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def _tinted(images: np.ndarray, drawn: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Images (N, S, S, 3) with each of their (N, M, S, S) masks as a veil of its own colour."""
+    result = images.astype(np.float32)
+    for name, mask in zip(names, drawn.transpose(1, 0, 2, 3)):
+        veil = mask[..., None].astype(np.float32) * (0.45 / 255)
+        result += (np.array(TINTS[name], np.float32) - result) * veil
+    return np.rint(result).astype(np.uint8)
+
+
+def _sheet(columns: list[np.ndarray], size: int) -> np.ndarray:
+    scale = max(0.35, size / 256 * 0.6)
+    head = int(40 * scale) + 6
+    cell = size + GAP
+    sheet = np.full((head + len(columns[0]) * cell, len(columns) * cell - GAP, 3), _PAPER, np.uint8)
+    for column, (name, images) in enumerate(zip(COLUMNS, columns)):
+        left = column * cell
+        cv2.putText(sheet, name, (left + 3, head - 8), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
+        for row, image in enumerate(images):
+            top = head + row * cell
+            sheet[top : top + size, left : left + size] = image
+    return sheet

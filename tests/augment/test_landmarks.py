@@ -1,0 +1,467 @@
+"""The warp to landmarks against the peer's maps, a float64 Delaunay by definition, and as properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from slow_references import bilinear, pictures, psnr
+
+from swapfast.augment import landmarks, opencv
+from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
+from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.geometry import hat_weights
+from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes
+from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.config import AugmentationConfig
+
+SIZES = (64, 128)  # of the golden file
+
+
+def filled(nodes: np.ndarray, size: int) -> np.ndarray:
+    """(N, K, K, 2) nodes -> (N, size, size, 2) where each px reads."""
+    weights = hat_weights(size, nodes.shape[1])
+    return np.einsum("ij,njkc,lk->nilc", weights, nodes, weights, optimize=True)
+
+
+def at_points(nodes: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
+    """(N, P, 2): where px ``points`` (N, P, 2) of each face read."""
+    scale = (nodes.shape[1] - 1) / (size - 1)
+    return np.stack([bilinear(grid, *(p.T * scale)) for grid, p in zip(nodes, points)])
+
+
+def lattice(size: int, nodes: int = NODES) -> np.ndarray:
+    """(nodes, nodes, 2): each node's own place."""
+    return np.stack(np.meshgrid(*[np.linspace(0, size - 1, nodes)] * 2), axis=-1)
+
+
+def arc(x, y, width, height, start, end, count) -> np.ndarray:
+    angle = np.deg2rad(np.linspace(start, end, count))
+    return np.stack([x + width * np.cos(angle), y + height * np.sin(angle)], axis=-1)
+
+
+def plain_face() -> np.ndarray:
+    """(68, 2) landmarks of a face that looks straight ahead; the image is 0..1."""
+    ring = np.arange(6) * 60 - 180
+    eyes = [arc(x, 0.4, 0.06, 0.025, a, a, 1) for x in (0.34, 0.66) for a in ring]
+    lips = [arc(0.5, 0.72, 0.12, 0.05, 180, 510, 12), arc(0.5, 0.72, 0.08, 0.015, 180, 495, 8)]
+    brows = [arc(x, 0.34, 0.1, 0.06, 190, 350, 5) for x in (0.33, 0.67)]
+    nose = [np.stack([np.full(4, 0.5), np.linspace(0.4, 0.54, 4)], -1), arc(0.5, 0.56, 0.07, 0.03, 180, 0, 5)]
+    return np.concatenate([arc(0.5, 0.4, 0.37, 0.5, 180, 0, 17), *brows, *nose, *eyes, *lips])
+
+
+PARTS = (17, 22, 27, 36, 42, 48, 68)  # where jaw, brows, nose, eyes and mouth end
+
+
+def faces_like(n: int, size: int, seed: int, turn: float = 0.0, spread: float = 0.002) -> np.ndarray:
+    """(n, 68, 2) float32 px: ``plain_face`` with the whole, its parts and points varied, the points by ``spread``.
+
+    turn: pushes the near cheek of the jaw inward, as in a head that looks to the side.
+    """
+    rng = np.random.default_rng(seed)
+    face = plain_face() + rng.normal(0, spread, (n, 68, 2))
+    for first, last in zip((0, *PARTS), PARTS):
+        middle = face[:, first:last].mean(axis=1, keepdims=True)
+        grown = (face[:, first:last] - middle) * rng.uniform(0.92, 1.08, (n, 1, 2))
+        face[:, first:last] = middle + grown + rng.normal(0, 0.005, (n, 1, 2))
+    face[:, :17, 0] += turn * np.linspace(1, 0.3, 17)
+    face = 0.5 + (face - 0.5) * rng.uniform(0.95, 1.05, (n, 1, 2)) + rng.normal(0, 0.006, (n, 1, 2))
+    return (face * (size - 1)).astype(np.float32)
+
+
+def noise_like(n: int, size: int, seed: int) -> np.ndarray:
+    return landmark_noise(seed, np.arange(n), 0) * (2 / 256 * size)
+
+
+# ---- against the peer ----------------------------------------------------------------------------------------
+
+
+def put_back(maps: np.ndarray) -> np.ndarray:
+    """(N, 2, S, S) maps of the peer, transposed -> (N, S, S, 2) as they were meant, x and y."""
+    return np.stack([maps[:, 1].transpose(0, 2, 1), maps[:, 0].transpose(0, 2, 1)], axis=-1).astype(np.float64)
+
+
+def report(within, name: str, error: np.ndarray, mean: float, p95: float, most: float) -> None:
+    error = np.linalg.norm(error, axis=-1)
+    within(f"{name}: mean, px", error.mean(), mean)
+    within(f"{name}: 95 of 100 below, px", np.percentile(error, 95), p95)
+    within(f"{name}: largest, px", error.max(), most)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("size", SIZES)
+def test_points_kept_are_the_peers_but_for_the_tip_of_a_brow(golden, size):
+    g = golden("aug_warp_landmarks")
+    theirs = g[f"kept_{size}"]
+    ours = landmarks._kept(g[f"src_{size}"], g[f"dst_{size}"] + g[f"noise_{size}"])
+    assert ours[:, 17].all() and not theirs[:, 17].any(), "point 17 is no jaw"
+    others = np.arange(68) != 17
+    assert np.array_equal(ours[:, others], theirs[:, :68][:, others])
+    assert theirs[:, 68:].all()
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("size", SIZES)
+def test_map_is_the_peers_put_back_the_right_way_round(golden, within, monkeypatch, size):
+    """33 nodes against a map of every px: the tolerances are those measured for the method (mean .16, p95 .70)."""
+    g = golden("aug_warp_landmarks")
+    given = [g[f"{name}_{size}"] for name in ("src", "dst", "noise")]
+    theirs = put_back(g[f"map_{size}"])
+    assert not g[f"nan_{size}"].any()
+    ours, warped = landmark_nodes(*given, size)
+    assert warped.all()
+    report(within, f"{size} px, ours", filled(ours, size) - theirs, 0.16, 0.7, 4)
+    report(within, f"{size} px, moved by", theirs - lattice(size, size), 1.2, 3.6, 6)
+
+    kept = landmarks._kept
+    monkeypatch.setattr(landmarks, "_kept", lambda *points: kept(*points) & (np.arange(68) != 17))
+    report(within, f"{size} px, no point 17", filled(landmark_nodes(*given, size)[0], size) - theirs, 0.16, 0.7, 4)
+    every = landmark_nodes(*given, size, nodes=size)[0]
+    report(within, f"{size} px, every px, no point 17", every - theirs, 1e-4, 1e-4, 1e-3)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("size", SIZES)
+def test_image_is_the_peers_put_back_the_right_way_round(golden, at_least, size):
+    g = golden("aug_warp_landmarks")
+    images = g[f"img_{size}"]
+    nodes, _ = landmark_nodes(*(g[f"{name}_{size}"] for name in ("src", "dst", "noise")), size)
+    d = dataclasses.replace(Draws.identity(len(images), size), landmark_nodes=nodes)
+    with OpenCVAugmenter(size, size, [size], threads=1) as augment:
+        feed = augment(images, None, d).feed.permute(0, 2, 3, 1).numpy()
+    expected = [
+        cv2.remap(image, at.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for image, at in zip(images, put_back(g[f"map_{size}"]))
+    ]
+    at_least(f"{size} px: feed, dB", psnr(feed, expected), 30)
+    at_least(f"{size} px: feed over no warp at all, dB", psnr(feed, expected) - psnr(images, expected), 6)
+    own_map = [bilinear(image, at[..., 0], at[..., 1]) for image, at in zip(images, filled(nodes, size))]
+    at_least(f"{size} px: feed against its own map, dB", psnr(feed, own_map), 57)
+
+
+# ---- against the definition ----------------------------------------------------------------------------------
+
+
+def delaunay(points: np.ndarray) -> np.ndarray:
+    """(T, 3) all triangles with no point inside their circumcircle, by trying all."""
+    triples = np.array(list(itertools.combinations(range(len(points)), 3)))
+    a, b, c = points[triples].astype(np.float64).transpose(1, 0, 2)
+    b, c = b - a, c - a
+    cross = 2 * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
+    proper = np.abs(cross) > 1e-9
+    triples, a, b, c, cross = triples[proper], a[proper], b[proper], c[proper], cross[proper]
+    bb, cc = (b**2).sum(1), (c**2).sum(1)
+    centre = np.stack([c[:, 1] * bb - b[:, 1] * cc, b[:, 0] * cc - c[:, 0] * bb], -1) / cross[:, None]
+    squared = (centre**2).sum(1)
+    centre += a
+    empty = np.ones(len(triples), bool)
+    for point in points.astype(np.float64):
+        empty &= ((centre - point) ** 2).sum(1) >= squared * (1 - 1e-9) - 1e-9
+    return triples[empty]
+
+
+def read_by_definition(own: np.ndarray, target: np.ndarray, kept: np.ndarray, at: np.ndarray, size: int):
+    """(M, 2) where px ``at`` (M, 2) of one face read: barycentric in the triangle they lie in; float64 throughout."""
+    anchors = edge_anchors(size)
+    source, target = np.concatenate([own[kept], anchors]), np.concatenate([target[kept], anchors]).astype(np.float64)
+    result = np.full(at.shape, np.nan)
+    for i, j, k in delaunay(target):
+        edges = np.stack([target[j] - target[i], target[k] - target[i]], axis=1)
+        share = np.linalg.solve(edges, (at - target[i]).T)
+        inside = (share >= -1e-9).all(0) & (share.sum(0) <= 1 + 1e-9)
+        result[inside] = source[i] + (source[[j, k]] - source[i]).T.dot(share).T[inside]
+    return result
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+@pytest.mark.parametrize("size", [48, 100])
+def test_nodes_read_where_the_definition_says(within, size, turn):
+    """Also for turned heads, whose jaw lies on the face and is left out, and with landmarks outside the image."""
+    own, match = faces_like(5, size, 1, turn), faces_like(5, size, 2, turn)
+    own[3, :, 0] += 0.35 * size
+    match[3, :, 0] += 0.35 * size
+    noise = noise_like(5, size, 3)
+    match[4, 14:17, 0] = size - 1 - np.array([0.01, 0.1, 1])  # close to the rim, which must stay all the same
+    noise[4] = 0
+    nodes, warped = landmark_nodes(own, match, noise, size)
+    assert warped.all()
+    kept = landmarks._kept(own, match + noise)
+    assert (match[3] + noise[3]).max() > size and own[:3].max() < 1.1 * size
+    assert kept[:, 17:].all() and (kept[:, :17].all() if turn == 0 else (~kept[:, :17]).any(1).all())
+    at = lattice(size).reshape(-1, 2)
+    moved = (match + noise).astype(np.float32)
+    expected = [read_by_definition(*face, at, size) for face in zip(own, moved, kept)]
+    assert np.isfinite(expected).all()
+    # Where a noisy landmark nearly meets its neighbour, a node on the edge between takes either side's word.
+    error = np.linalg.norm(nodes.reshape(len(own), -1, 2) - expected, axis=-1)
+    within("99.9 of 100 nodes, px", np.percentile(error, 99.9), 1e-4)
+    within("all nodes, px", error.max(), 0.05)
+
+
+# ---- landmarks land where they should ------------------------------------------------------------------------
+
+
+def landing(within, name: str, own, match, size: int, limit: float = 0.5, noisy: float = 0.005) -> None:
+    """How far from its place the feed shows a landmark, in the mean over those kept and in the image.
+
+    limit: px, without noise. noisy: with it, of the size: two thirds of a px at 128, where the noise is 1 px in x and
+    in y. Noise moves every point by itself, and 33 nodes do not tell the points of an eye apart: their own error on
+    average over the image, not at its worst places, is the .16 px above.
+    """
+    for what, noise, most in (
+        ("no noise", np.zeros((len(own), 68, 2)), limit),
+        ("noise", noise_like(len(own), size, 1), noisy * size),
+    ):
+        target = match + noise
+        nodes, warped = landmark_nodes(own, match, noise, size)
+        assert warped.all()
+        shown = landmarks._kept(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+        error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
+        moved = np.linalg.norm(target - own, axis=-1)[shown].mean()
+        within(f"{name}: mean px, {what}, moved {moved:.2f}", error.mean(), most)
+        every, _ = landmark_nodes(own, match, noise, size, nodes=4 * size)
+        error = np.linalg.norm(at_points(every, target, size) - own, axis=-1)[shown]
+        within(f"{name}: mean px, {what}, 4 nodes a px", error.mean(), 0.1)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("size", SIZES)
+def test_golden_landmarks_land(golden, within, size):
+    g = golden("aug_warp_landmarks")
+    landing(within, f"{size} px", g[f"src_{size}"], g[f"dst_{size}"], size)
+
+
+def test_landmarks_of_photographs_land(photographs, within):
+    """Of real faces, each warped to the most similar face of another picture."""
+    size = 256
+    read = [json.loads(path.read_text()) for path in sorted((photographs / "aligned").glob("[ab]/*.json"))]
+    faces = np.array([np.array(one["landmarks"]) * ((size - 1) / (one["size"] - 1)) for one in read])[::5]
+    assert len(faces) > 20
+    far = ((faces[:, None] - faces) ** 2).sum((2, 3)) + np.where(np.eye(len(faces)), np.inf, 0)
+    landing(within, f"{size} px", faces, faces[far.argmin(1)], size)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_random_landmarks_land(within, size):
+    landing(within, f"{size} px", faces_like(16, size, 5), faces_like(16, size, 6), size)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
+    """Through the whole of OpenCVAugmenter, moved, flipped and warped: found by its centre of mass."""
+    size, n = 256, 48
+    ordinals = np.arange(n)
+    pairs = np.stack([faces_like(n, size, 8), faces_like(n, size, 9)], axis=1)
+    plain = draw(6, ordinals, 0, size, AugmentationConfig(color=False, rotation_range=20.0, zoom_amount=10.0))
+    which = np.resize([8, 30, 33, 36, 45, 48, 54, 57], n)  # chin, nose, corners of eyes and mouth, lower lip
+    own, match = (plain.move_points(pairs[:, i]) for i in (0, 1))
+    if noisy:
+        d, warped = with_landmarks(plain, pairs, 6, ordinals, 0)
+        match = match + landmark_noise(6, ordinals, 0) * (2 / 256 * size)
+    else:
+        nodes, warped = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
+        d = dataclasses.replace(plain, landmark_nodes=nodes)
+    assert warped.all() and d.flip.any() and not d.flip.all()
+    own, match = own[ordinals, which], match[ordinals, which]
+    y, x = np.mgrid[:size, :size]
+    dots = [255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 2.0**2)) for px, py in pairs[ordinals, 0, which]]
+    faces = np.repeat(np.rint(dots).astype(np.uint8)[..., None], 3, axis=-1)
+    with OpenCVAugmenter(size, size, [size]) as augment:
+        result = augment(faces, None, d)
+
+    def centres(images) -> np.ndarray:
+        mass = images[:, 0].double().numpy()
+        total = mass.sum((1, 2))
+        return np.stack([(mass * x).sum((1, 2)) / total, (mass * y).sum((1, 2)) / total], -1)
+
+    within("target, largest, px", np.linalg.norm(centres(result.targets[0]) - own, axis=1).max(), 0.05)
+    error = np.linalg.norm(centres(result.feed) - match, axis=1)
+    moved = np.linalg.norm(own - match, axis=1).mean()
+    assert moved > 3
+    within(f"feed, mean px, moved {moved:.1f}", error.mean(), 1.5 if noisy else 1.0)
+
+
+# ---- properties ----------------------------------------------------------------------------------------------
+
+
+def test_a_face_that_is_its_own_match_does_not_move_by_a_bit():
+    for size in (16, 64, 100, 128):
+        own = faces_like(5, size, 1)
+        nodes, warped = landmark_nodes(own, own, np.zeros((5, 68, 2)), size)
+        assert warped.all()
+        assert np.array_equal(nodes, np.broadcast_to(lattice(size), nodes.shape))
+        d = dataclasses.replace(Draws.identity(5, size), landmark_nodes=nodes)
+        images = pictures(5, size)
+        with OpenCVAugmenter(size, size, [size], threads=1) as augment:
+            assert np.array_equal(augment(images, None, d).feed.permute(0, 2, 3, 1), images)
+
+
+def test_the_rim_stays_where_it_is(within):
+    size = 128
+    nodes, warped = landmark_nodes(faces_like(16, size, 1), faces_like(16, size, 2), noise_like(16, size, 3), size)
+    moved = np.abs(nodes - lattice(size))
+    assert warped.all() and moved.max() > 3
+    for rim in (moved[:, 0], moved[:, -1], moved[:, :, 0], moved[:, :, -1]):
+        within("the rim, px", rim.max(), 0)
+
+
+def spoilt(own: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Landmarks (68, 2) of faces that cannot be warped, by what is wrong with them."""
+    line = np.stack([np.linspace(5, size - 5, 68)] * 2, -1)
+    return {
+        "NaN": np.where(np.arange(68)[:, None] == 30, np.nan, own),
+        "infinite": np.where(np.arange(68)[:, None] == 3, np.inf, own),
+        "one far outside": np.where(np.arange(68)[:, None] == 60, [2.5 * size, 5], own),
+        "all far outside": own - 1e7,
+        "as large as numbers get": own * 1e36,
+        "on a slanting line": line,
+        "on a level line": line * [1, 0] + [0, 9],
+        "on an upright line": line * [0, 1] + [9, 0],
+        "all the same": np.full((68, 2), size / 2),
+        "two places": np.where(np.arange(68)[:, None] % 2, [9.0, 9.0], [30.0, 40.0]),
+        "the core on a line": np.concatenate([own[:17], line[17:]]),
+    }
+
+
+@pytest.mark.parametrize("where", ["own", "match"])
+def test_a_face_that_cannot_be_warped_stays_as_it_is(where):
+    size = 64
+    good = faces_like(1, size, 1)[0]
+    bad = spoilt(good, size)
+    n = len(bad) + 2
+    pairs = np.stack([faces_like(n, size, 4), faces_like(n, size, 5)], axis=1)
+    pairs[1:-1, ["own", "match"].index(where)] = np.array(list(bad.values()), np.float32)
+    ordinals = np.arange(n)
+    d, warped = with_landmarks(Draws.identity(n, size), pairs, 1, ordinals, 0)
+    assert {name: bool(w) for name, w in zip(bad, warped[1:-1])} == dict.fromkeys(bad, False)
+    assert warped[[0, -1]].all() and np.isfinite(d.landmark_nodes).all()
+    stay = lattice(size)
+    assert (d.landmark_nodes[~warped] == stay).all()
+    for face in (0, -1):  # the others do not notice
+        alone, _ = with_landmarks(Draws.identity(1, size), pairs[[face]], 1, ordinals[[face]], 0)
+        assert np.array_equal(alone.landmark_nodes[0], d.landmark_nodes[face])
+        assert not np.array_equal(d.landmark_nodes[face], stay)
+    images = pictures(n, size)
+    with OpenCVAugmenter(size, size, [size], threads=1) as augment:
+        feed = augment(images, None, d).feed.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(feed[~warped], images[~warped])
+
+
+@pytest.mark.parametrize("kind", ["whole px", "doubled points", "a square lattice", "on the rim", "far apart"])
+def test_awkward_points_give_a_bounded_map(within, kind):
+    """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""
+    size, n = 64, 64
+    rng = np.random.default_rng(0)
+    own, match = faces_like(n, size, 1, spread=0.03), faces_like(n, size, 2, spread=0.03)
+    if kind == "whole px":
+        own, match = np.rint(own), np.rint(match)
+    elif kind == "doubled points":
+        match[:, 1::2] = match[:, ::2]
+    elif kind == "a square lattice":
+        match = np.stack(np.meshgrid(np.arange(17), np.arange(4)), -1).reshape(1, 68, 2) * 4.0 - [1, 0]
+        match = np.repeat(match, n, axis=0)
+    elif kind == "on the rim":
+        match[:, :17] = np.clip(match[:, :17] * 1.5 - size / 4, 0, size - 1)
+    else:
+        own, match = (rng.uniform(-size, 2 * size, (n, 68, 2)).astype(np.float32) for _ in range(2))
+    nodes, warped = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
+    assert warped.all() and np.isfinite(nodes).all()
+    # The offset at a node lies between those of the corners around it.
+    reach = np.abs(own - match).max((1, 2))
+    within("offset, of the largest landmark's", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 1 + 1e-6)
+
+
+def test_batch_order_and_threads_change_no_bit():
+    size, n = 128, 37
+    given = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
+    given[0][5] = np.nan
+    nodes, warped = landmark_nodes(*given, size)
+    assert warped.sum() == n - 1
+    with ThreadPoolExecutor(3) as pool:  # it holds no state that two callers could share
+        for again, same in pool.map(lambda _: landmark_nodes(*given, size), range(6)):
+            assert np.array_equal(nodes, again) and np.array_equal(warped, same)
+    order = np.random.default_rng(0).permutation(n)
+    for pick in (slice(0, 1), slice(3, 10), order):
+        part, _ = landmark_nodes(*(a[pick] for a in given), size)
+        assert np.array_equal(part, nodes[pick])
+    empty, none = landmark_nodes(*(a[:0] for a in given), size)
+    assert empty.shape == (0, NODES, NODES, 2) and none.shape == (0,)
+
+
+def test_movement_flip_and_warp_in_one_are_the_steps_after_each_other(within):
+    """The map of the composed nodes against: the warp's map, then flip and movement undone at each px."""
+    size, n = 128, 12
+    ordinals = np.arange(n)
+    config = AugmentationConfig(rotation_range=25.0, zoom_amount=20.0, shift_range=10.0)
+    pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
+    d, warped = with_landmarks(draw(3, ordinals, 1, size, config), pairs, 3, ordinals, 1)
+    assert warped.any() and d.flip.any() and not d.flip.all()
+    steps = filled(d.warp_nodes(), size)
+    steps[d.flip, ..., 0] = size - 1 - steps[d.flip, ..., 0]
+    back = np.linalg.inv(d.forward())
+    steps = np.einsum("nij,nhwj->nhwi", back[:, :2, :2], steps) + back[:, None, None, :2, 2]
+    weights = opencv.weights_for(size, NODES)
+    rows = opencv.node_rows(d.control_grid(), weights)
+    composed = [
+        np.concatenate([opencv.positions(r[b], weights[a, b]) for a, b in opencv.bands(size, NODES)]) for r in rows
+    ]
+    within("opencv's map, px", np.abs(composed - steps).max(), 1e-3)
+
+
+def test_backends_agree(device, at_least):
+    size, n = 128, 6
+    ordinals = np.arange(n)
+    pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
+    d, _ = with_landmarks(draw(4, ordinals, 0, size, AugmentationConfig(color=False)), pairs, 4, ordinals, 0)
+    faces = pictures(n, size)
+    with OpenCVAugmenter(size, size, [size]) as augment:
+        ours = augment(faces, None, d).to_float().feed
+    theirs = DeviceAugmenter(size, size, [size])(torch.from_numpy(faces).to(device), None, d).feed.cpu()
+    at_least("landmarks, feed of the backends, dB", psnr(ours, theirs, 1), 55)
+
+
+def test_the_steps_in_order_show_what_the_whole_shows(at_least):
+    size, n = 128, 6
+    ordinals = np.arange(n)
+    pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
+    d, _ = with_landmarks(draw(9, ordinals, 0, size, AugmentationConfig(color=False)), pairs, 9, ordinals, 0)
+    faces, step = pictures(n, size), ImageAugmentation(n, size, draws=d)
+    with OpenCVAugmenter(size, size, [size]) as augment:
+        whole = augment(faces, None, d).feed.permute(0, 2, 3, 1).numpy()
+    inner = (slice(None), slice(16, -16), slice(16, -16))  # at the rim the whole may see beyond the target
+    steps = step.warp(step.random_flip(step.transform(faces)[0])[0])
+    at_least("two samplings against one, dB", psnr(steps[inner], whole[inner]), 32)
+
+
+@pytest.mark.parametrize("nodes", [5, 17, 33, 64])
+@pytest.mark.parametrize("size", [16, 65, 256, 300, 1024])
+def test_bands_hold_all_the_weight_there_is(within, size, nodes):
+    """Each band of rows has the nodes that count for it, and no product is one that BLAS would spread over threads."""
+    weights = hat_weights(size, nodes)
+    left = weights.copy()
+    seen = 0
+    for some, between in opencv.bands(size, nodes):
+        assert some.start == seen and between.stop <= nodes
+        seen = some.stop
+        left[some, between] = 0
+        height, used = some.stop - some.start, between.stop - between.start
+        assert height == 1 or 2 * size * height * used <= opencv.PRODUCT_LIMIT
+    assert seen == size and not left.any()
+
+
+def test_wrong_shapes_are_refused():
+    own = faces_like(2, 64, 1)
+    noise = np.zeros((2, 68, 2))
+    for bad in ((own[:1], own, noise), (own, own[:, :5], noise), (own, own, noise[..., :1])):
+        with pytest.raises(ValueError, match="expected"):
+            landmark_nodes(*bad, 64)
+    with pytest.raises(ValueError, match="pairs"):
+        with_landmarks(Draws.identity(2, 64), own, 0, [0, 1], 0)
+    with pytest.raises(ValueError, match="pairs"):
+        with_landmarks(Draws.identity(3, 64), np.stack([own, own], 1), 0, [0, 1], 0)
