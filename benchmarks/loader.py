@@ -114,7 +114,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
     if way.state == "warm_uint8":
         made = BytesCollate(OpenCVAugmenter(size, size, (size,)), False, MASKS)
     else:
-        augment = make_augmenter(way.backend, size, size, (size,), device)
+        augment = make_augmenter(way.backend, size, size, (size,), device, AugmentationConfig())
         made = Collate(augment, way.backend == "device", MASKS, device=device)
     feed = make_feed(way.where, sets, sampler, device, way.backend, quiet)
     return TrainLoader(feed, sampler, made, AugmentationConfig(), size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
-from swapfast.config import TrainConfig, settings, updated
+from swapfast.config import AugmentationConfig, TrainConfig, settings, updated
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import mask_names
 from swapfast.faces.table import index_path
@@ -127,7 +127,14 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     )
 
 
-def make_augmenter(backend: str, processing_size: int, input_size: int, output_sizes, device: torch.device):
+def make_augmenter(
+    backend: str,
+    processing_size: int,
+    input_size: int,
+    output_sizes: Sequence[int],
+    device: torch.device,
+    config: AugmentationConfig | None = None,
+):
     """The augmentation of ``backend``, 'opencv' or 'device', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
@@ -136,9 +143,9 @@ def make_augmenter(backend: str, processing_size: int, input_size: int, output_s
         from swapfast.augment.opencv import OpenCVAugmenter
 
         return OpenCVAugmenter(processing_size, input_size, output_sizes, as_float=device.type == "cpu")
-    from swapfast.augment.augmentation import DeviceAugmenter  # brings kornia, seconds to import
+    from swapfast.augment.augmentation import DeviceAugmenter
 
-    return DeviceAugmenter(processing_size, input_size, output_sizes)
+    return DeviceAugmenter(processing_size, input_size, output_sizes, config)
 
 
 def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
@@ -334,7 +341,8 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         optimizer.load_state_dict(plan.checkpoint.tensors["optimizer"])
     say(f"model {model.name}, {backend} augmentation, training on {device}, batch {config.batch_size} per side")
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size)
-    augment = make_augmenter(backend, plan.spec.size, model.input_size, model.output_sizes, device)
+    sizes = model.input_size, model.output_sizes
+    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation)
     loader = TrainLoader(
         make_feed(where, sides, sampler, device, backend, say),
         sampler,

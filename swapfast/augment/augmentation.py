@@ -6,14 +6,17 @@ steps, for arrays (OpenCV) and tensors (torch) alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from swapfast.augment import color, geometry, opencv
-from swapfast.augment.checks import check_inputs, check_sizes
+from swapfast.augment.checks import check_colors, check_inputs, check_sizes
+from swapfast.augment.clahe import largest_grid
 from swapfast.augment.constants import (
     ConstantsAugmentation,
     ConstantsColor,
@@ -24,6 +27,8 @@ from swapfast.augment.draws import Draws, draw, flip_points, transform_points
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig
+
+ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration may ask for
 
 __all__ = [
     "Augmented",
@@ -40,11 +45,29 @@ class DeviceAugmenter:
     """Augments whole batches on the device they are on, in float32.
 
     processing_size: px of the faces that come in. input_size: px of the feed. output_sizes: px of the targets.
+    config: what the draws come from. It decides how much room CLAHE takes and whether colour is touched at all;
+    without it there is room for any, which at 64 px costs half as much again. compile: make one function of it by
+    ``torch.compile``, anew for every shape of batch (20 s on a CPU), a tenth of the kernels from then on. PyTorch
+    makes eight such functions in a process (``torch._dynamo.config.recompile_limit``) and refuses a ninth.
+
+    Nothing here waits for the device, and no shape depends on what is drawn.
     """
 
-    def __init__(self, processing_size: int, input_size: int, output_sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        processing_size: int,
+        input_size: int,
+        output_sizes: Sequence[int],
+        config: AugmentationConfig | None = None,
+        compile: bool = False,
+    ) -> None:
         sizes = check_sizes(processing_size, input_size, output_sizes)
         self.processing_size, self.input_size, self.output_sizes = sizes
+        constants = ConstantsColor.from_config(self.processing_size, config or ANY_CONFIG)
+        self.largest_grid = largest_grid(constants)
+        self.recolors = self.largest_grid > 0 or any(constants.lab_adjust)
+        self._compiled = torch.compile(_augment, fullgraph=True, dynamic=False) if compile else None
+        self._has_tables: set[tuple] = set()
 
     def __call__(self, faces: Tensor, planes: Tensor | None, draws: Draws) -> Augmented:
         """Augment N faces of S px.
@@ -52,42 +75,95 @@ class DeviceAugmenter:
         faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
         other masks, or None. Returns float32 0..1 on the faces' device.
         """
-        size = self.processing_size
-        check_inputs(faces, planes, draws, size, torch.Tensor, torch.uint8)
-        amounts = Amounts(draws, faces.device)
-        pixels = to_unit(faces.permute(0, 3, 1, 2))
-        images = color.color_adjust(pixels[:, :3], amounts.factor, amounts.offset, amounts.grids)
-        channels = [images, pixels[:, 3:]] + ([] if planes is None else [to_unit(planes)])
-        moved = geometry.sample(torch.cat(channels, dim=1), geometry.affine_map(amounts.inverse, size))
-        warped = geometry.sample(images, geometry.control_map(amounts.nodes, size))
-        outputs = [geometry.shrink(moved, s) for s in self.output_sizes]
-        return Augmented(
-            feed=_channels_last(geometry.shrink(warped, self.input_size)),
-            targets=[_channels_last(output[:, :3]) for output in outputs],
-            masks=[output[:, 3:] for output in outputs] if moved.shape[1] > 3 else None,
+        check_inputs(faces, planes, draws, self.processing_size, torch.Tensor, torch.uint8)
+        check_colors(draws, self.recolors, self.largest_grid)
+        amounts = send(packed_amounts(draws), faces.device)
+        feed, targets, masks = self._function(faces, planes, amounts)(faces, planes, amounts, *self._options())
+        return Augmented(feed=feed, targets=targets, masks=masks)
+
+    def _options(self) -> tuple[int, list[int], int | None]:
+        return self.input_size, self.output_sizes, self.largest_grid if self.recolors else None
+
+    def _function(self, faces: Tensor, planes: Tensor | None, amounts: Tensor) -> Callable:
+        """``_augment``, compiled where that is wanted and there is something to compile it for."""
+        if self._compiled is None or not len(faces):
+            return _augment
+        tables = faces.device, amounts.shape[1]
+        if tables not in self._has_tables:  # what is made while compiling would be made in every batch
+            _augment(faces[:1], None if planes is None else planes[:1], amounts[:1], *self._options())
+            self._has_tables.add(tables)
+        return self._compiled
+
+
+def _augment(
+    faces: Tensor,
+    planes: Tensor | None,
+    packed: Tensor,
+    input_size: int,
+    output_sizes: list[int],
+    largest: int | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor] | None]:
+    """The part that is tensors only: (feed, targets, masks) as in ``Augmented``.
+
+    packed: ``packed_amounts`` on the device. largest: the largest CLAHE grid, None to leave colours alone.
+    """
+    size = faces.shape[1]
+    amounts = Amounts.of(packed)
+    # Images and masks apart, and each channel a plane of its own: what is computed for three channels does not
+    # step over a fourth.
+    pixels = faces.permute(0, 3, 1, 2)
+    images = to_unit(pixels[:, :3])
+    if largest is not None:
+        images = color.color_adjust(images, amounts.factor, amounts.offset, amounts.grids, largest)
+    at = geometry.affine_map(amounts.inverse, size)
+    moved = geometry.read(images, at)
+    warped = geometry.read(images, geometry.control_map(amounts.nodes, size))
+    feed = _channels_last(geometry.shrink(warped, input_size))
+    targets = [_channels_last(geometry.shrink(moved, s)) for s in output_sizes]
+    planes = [p for p in (pixels[:, 3:], planes) if p is not None and p.shape[1]]
+    if not planes:
+        return feed, targets, None
+    masks = geometry.read(to_unit(torch.cat(planes, dim=1) if len(planes) > 1 else planes[0]), at)
+    return feed, targets, [geometry.shrink(masks, s) for s in output_sizes]
+
+
+def packed_amounts(draws: Draws) -> np.ndarray:
+    """(N, 13 + 2 K^2) float32: what ``Amounts`` takes apart, for one copy to the device.
+
+    Worked out in float64 on the host, so every backend and device starts from the same numbers.
+    """
+    n, size = len(draws), draws.size
+    factor, offset = draws.lab_affine()
+    inverse = geometry.relative_matrix(draws.inverse(), size).reshape(n, 6)
+    nodes = geometry.relative(draws.control_grid(), size)
+    parts = [factor, offset, draws.clahe_grid[:, None], inverse, nodes.reshape(n, math.prod(nodes.shape[1:]))]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class Amounts(NamedTuple):
+    """A batch's amounts as the kernels take them; positions are ``geometry.relative``."""
+
+    factor: Tensor  # (N, 3) of LAB
+    offset: Tensor  # (N, 3)
+    grids: Tensor  # (N,) int32
+    inverse: Tensor  # (N, 2, 3) px of the target -> position in the face
+    nodes: Tensor  # (N, K, K, 2) position in the face that each node of the feed reads
+
+    @classmethod
+    def of(cls, packed: Tensor) -> Amounts:
+        n, count = len(packed), math.isqrt((packed.shape[1] - 13) // 2)
+        return cls(
+            factor=packed[:, 0:3],
+            offset=packed[:, 3:6],
+            grids=packed[:, 6].to(torch.int32),
+            inverse=packed[:, 7:13].reshape(n, 2, 3),
+            nodes=packed[:, 13:].reshape(n, count, count, 2),
         )
 
 
-class Amounts:
-    """A batch's amounts where the kernels need them: float32 on the device, sent in one copy, grids on the host.
-
-    They are worked out in float64 on the host, so every backend and device starts from the same numbers.
-    """
-
-    def __init__(self, draws: Draws, device: torch.device | str) -> None:
-        n = len(draws)
-        factor, offset = draws.lab_affine()
-        parts = [factor, offset, draws.inverse().reshape(n, 6), draws.control_grid().reshape(n, 50)]
-        packed = send(np.concatenate(parts, axis=1).astype(np.float32), device)
-        self.factor, self.offset = packed[:, 0:3], packed[:, 3:6]
-        self.inverse = packed[:, 6:12].reshape(n, 2, 3)
-        self.nodes = packed[:, 12:].reshape(n, 5, 5, 2)
-        self.grids = draws.clahe_grid.tolist()
-
-
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 of any layout -> float32 0..1."""
-    return pixels.to(torch.float32) / 255
+    """uint8 0..255 of any layout -> float32 0..1, dense in the order of the dimensions."""
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -127,8 +203,11 @@ class ImageAugmentation:
             matrices = opencv.jitter_matrices(self.draws)
             return opencv.recolor(batch, matrices, self.draws.clahe_grid.tolist(), opencv.Scratch()).copy()
 
-        def adjust(images: Tensor, amounts: Amounts) -> Tensor:
-            return color.color_adjust(images, amounts.factor, amounts.offset, amounts.grids)
+        largest = int(self.draws.clahe_grid.max(initial=0))
+
+        def adjust(images: Tensor) -> Tensor:
+            amounts = Amounts.of(send(packed_amounts(self.draws), images.device))
+            return color.color_adjust(images, amounts.factor, amounts.offset, amounts.grids, largest)
 
         return self._on_device(batch, adjust)
 
@@ -144,9 +223,11 @@ class ImageAugmentation:
         if isinstance(batch, np.ndarray):
             return np.stack([_move_any(image, matrix) for image, matrix in zip(batch, inverse)]), moved
 
-        def move(images: Tensor, amounts: Amounts) -> Tensor:
-            matrix = send(inverse.astype(np.float32), images.device)
-            return geometry.sample(images, geometry.affine_map(matrix, self.processing_size))
+        matrices = geometry.relative_matrix(inverse, self.processing_size).astype(np.float32)
+
+        def move(images: Tensor) -> Tensor:
+            at = geometry.affine_map(send(matrices, images.device), self.processing_size)
+            return geometry.read(images, at)
 
         return self._on_device(batch, move), moved
 
@@ -164,14 +245,14 @@ class ImageAugmentation:
         return torch.where(where, batch.flip(2), batch), moved
 
     def warp(self, batch):
-        """Warp (N, S, S, C) images by the 5x5 grid.
+        """Warp (N, S, S, C) images by the grid of nodes: 5x5, or that of the warp to landmarks.
 
         Peer: the map is half a pixel off and what lies outside is black. Ours: neither.
         """
         self._check(batch)
         nodes = self.draws.warp_nodes()
         if isinstance(batch, np.ndarray):
-            weights = geometry.hat_weights(self.processing_size).astype(np.float32)
+            weights = geometry.hat_weights(self.processing_size, nodes.shape[1]).astype(np.float32)
             rows = opencv.node_rows(nodes, weights)
             batch, scratch = np.ascontiguousarray(batch), opencv.Scratch()
             warped = np.empty_like(batch)
@@ -179,9 +260,11 @@ class ImageAugmentation:
                 opencv.read_warped(image, row, weights, out, scratch)
             return warped
 
-        def warp(images: Tensor, amounts: Amounts) -> Tensor:
-            at = send(nodes.astype(np.float32), images.device)
-            return geometry.sample(images, geometry.control_map(at, self.processing_size))
+        places = geometry.relative(nodes, self.processing_size).astype(np.float32)
+
+        def warp(images: Tensor) -> Tensor:
+            at = geometry.control_map(send(places, images.device), self.processing_size)
+            return geometry.read(images, at)
 
         return self._on_device(batch, warp)
 
@@ -197,7 +280,7 @@ class ImageAugmentation:
     def _on_device(self, batch: Tensor, change) -> Tensor:
         images = batch.permute(0, 3, 1, 2)
         bytes_wanted = batch.dtype == torch.uint8
-        result = change(to_unit(images) if bytes_wanted else images, Amounts(self.draws, batch.device))
+        result = change(to_unit(images) if bytes_wanted else images)
         if bytes_wanted:
             result = (result * 255).round().clamp(0, 255).to(torch.uint8)
         return result.permute(0, 2, 3, 1)

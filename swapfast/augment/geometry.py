@@ -10,32 +10,34 @@ sums of a few taps give a face the same bits whatever batch it is in.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from swapfast.augment.draws import GRID
-from swapfast.augment.transfer import constant
+from swapfast.augment.transfer import constant, table
 
 
-def hat_taps(size: int) -> tuple[np.ndarray, np.ndarray]:
+def hat_taps(size: int, nodes: int = GRID) -> tuple[np.ndarray, np.ndarray]:
     """For each of ``size`` px: (size,) the lower of the two nodes it lies between and (size,) the upper's weight.
 
-    Pixel j lies at (j + 1/2) * 4 / size on the axis of the five nodes. It is the map that faceswap gets by
-    resizing the nodes to 1.25 times the size and cutting out the middle.
+    Five nodes are the random warp's: pixel j lies at (j + 1/2) * 4 / size on their axis. It is the map that faceswap
+    gets by resizing the nodes to 1.25 times the size and cutting out the middle. Any other number (33 for the
+    landmark warp) spreads from the first pixel's centre to the last one's: pixel j at j * (nodes - 1) / (size - 1).
     """
-    at = (np.arange(size) + 0.5) * (GRID - 1) / size
-    low = np.minimum(at.astype(np.int64), GRID - 2)
+    if nodes == GRID:
+        at = (np.arange(size) + 0.5) * (GRID - 1) / size
+    else:
+        at = np.arange(size) * (nodes - 1) / (size - 1)
+    low = np.minimum(at.astype(np.int64), nodes - 2)
     return low, at - low
 
 
-def hat_weights(size: int) -> np.ndarray:
-    """``hat_taps`` as a (size, 5) matrix H: a map is H @ nodes @ H.T."""
-    low, upper = hat_taps(size)
-    weights = np.zeros((size, GRID))
+def hat_weights(size: int, nodes: int = GRID) -> np.ndarray:
+    """``hat_taps`` as a (size, nodes) matrix H: a map is H @ nodes @ H.T."""
+    low, upper = hat_taps(size, nodes)
+    weights = np.zeros((size, nodes))
     weights[np.arange(size), low] = 1 - upper
     weights[np.arange(size), low + 1] = upper
     return weights
@@ -51,8 +53,9 @@ def area_taps(size: int, smaller: int) -> tuple[np.ndarray, np.ndarray]:
     taps = int(np.ceil(ratio)) + 1
     index = np.floor(start).astype(np.int64)[:, None] + np.arange(taps)
     covered = np.minimum(index + 1, (start + ratio)[:, None]) - np.maximum(index, start[:, None])
-    share = np.clip(covered, 0, None)
-    share[index >= size] = 0
+    share = np.where(index < size, np.clip(covered, 0, None), 0)
+    used = share.max(0) > 1e-9  # 96 -> 64 px: three px fit below one and a half, but none covers three
+    index, share = index[:, used], share[:, used]
     return np.minimum(index, size - 1), share / share.sum(1, keepdims=True)
 
 
@@ -64,37 +67,76 @@ def area_weights(size: int, smaller: int) -> np.ndarray:
     return weights
 
 
-@lru_cache(maxsize=64)
-def _hat_tensors(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    low, upper = hat_taps(size)
-    return torch.from_numpy(low).to(device), torch.from_numpy(upper.astype(np.float32)).to(device)
+@table
+def _hat_nodes(size: int, nodes: int) -> np.ndarray:
+    """(2, size): the lower and the upper node."""
+    low, _ = hat_taps(size, nodes)
+    return np.stack([low, low + 1])
 
 
-@lru_cache(maxsize=64)
-def _area_tensors(size: int, smaller: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    index, share = area_taps(size, smaller)
-    return torch.from_numpy(index).to(device), torch.from_numpy(share.astype(np.float32)).to(device)
+@table
+def _hat_upper(size: int, nodes: int) -> np.ndarray:
+    return hat_taps(size, nodes)[1].astype(np.float32)
+
+
+@table
+def _area_index(size: int, smaller: int) -> np.ndarray:
+    """(taps, smaller): each tap's px side by side."""
+    return area_taps(size, smaller)[0].T
+
+
+@table
+def _area_share(size: int, smaller: int) -> np.ndarray:
+    return area_taps(size, smaller)[1].T.astype(np.float32)
+
+
+@table
+def _steps(size: int) -> np.ndarray:
+    return np.arange(size, dtype=np.float32)
+
+
+def relative(positions, size: int):
+    """Positions of any shape in px of an image of that size -> -1 at its first px's centre, 1 at its last's."""
+    return positions * (2 / (size - 1)) - 1
+
+
+def relative_matrix(matrix: np.ndarray, size: int) -> np.ndarray:
+    """(N, 2, 3) matrices px -> px to matrices px -> ``relative`` positions."""
+    scaled = matrix * (2 / (size - 1))
+    scaled[:, :, 2] -= 1
+    return scaled
 
 
 def affine_map(matrix: Tensor, size: int) -> Tensor:
-    """(N, 2, 3) matrices, px of the result -> px of the image, to (N, size, size, 2) positions."""
-    at = torch.arange(size, device=matrix.device, dtype=matrix.dtype)
-    a = matrix[:, :, :, None, None]
-    return torch.stack([a[:, i, 0] * at + a[:, i, 1] * at[:, None] + a[:, i, 2] for i in (0, 1)], dim=-1)
+    """(N, 2, 3) matrices, px of the result -> positions in any unit, to (N, size, size, 2) positions."""
+    at = _steps(size, matrix.device)[:, None]
+    along = matrix[:, None, None, :, 0] * at
+    down = torch.addcmul(matrix[:, None, :, 2], matrix[:, None, :, 1], at)
+    return along + down[:, :, None]
 
 
 def control_map(nodes: Tensor, size: int) -> Tensor:
-    """(N, 5, 5, 2) px where the nodes read -> (N, size, size, 2) px where each pixel reads, linear in between."""
-    low, upper = _hat_tensors(size, nodes.device)
-    columns = nodes[:, :, low] + upper[:, None] * (nodes[:, :, low + 1] - nodes[:, :, low])
-    return columns[:, low] + upper[:, None, None] * (columns[:, low + 1] - columns[:, low])
+    """(N, K, K, 2) positions that the nodes read -> (N, size, size, 2) that each px reads, linear in between.
+
+    The positions' unit is any. Where the nodes lie is ``hat_taps``'.
+    """
+    count = nodes.shape[1]
+    low, high = _hat_nodes(size, count, nodes.device)
+    share = _hat_upper(size, count, nodes.device).to(nodes.dtype)[:, None]
+    columns = torch.lerp(nodes.index_select(2, low), nodes.index_select(2, high), share)
+    return torch.lerp(columns.index_select(1, low), columns.index_select(1, high), share[:, None])
+
+
+def read(images: Tensor, positions: Tensor) -> Tensor:
+    """Read (N, C, H, W) images at (N, h, w, 2) ``relative`` positions: bilinear, edges repeated -> (N, C, h, w)."""
+    return F.grid_sample(images, positions, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def sample(images: Tensor, positions: Tensor) -> Tensor:
-    """Read (N, C, H, W) images at (N, h, w, 2) px positions: bilinear, edges repeated -> (N, C, h, w)."""
+    """``read`` for positions in px. On whole maps that is two kernels more than to make the few nodes relative."""
     height, width = images.shape[-2:]
     scale = constant((2 / (width - 1), 2 / (height - 1)), positions.device, positions.dtype)
-    return F.grid_sample(images, positions * scale - 1, mode="bilinear", padding_mode="border", align_corners=True)
+    return read(images, positions * scale - 1)
 
 
 def flip(images: Tensor, flags: Tensor) -> Tensor:
@@ -112,6 +154,11 @@ def shrink(images: Tensor, smaller: int) -> Tensor:
     if size % smaller == 0:
         return F.avg_pool2d(images, size // smaller)
     # torch's adaptive pooling and mode="area" give every px they touch the full weight: 40 to 44 dB only.
-    index, share = _area_tensors(size, smaller, images.device)
-    rows = sum(images[:, :, index[:, k]] * share[:, k, None] for k in range(index.shape[1]))
-    return sum(rows[:, :, :, index[:, k]] * share[:, k] for k in range(index.shape[1]))
+    index, share = _area_index(size, smaller, images.device), _area_share(size, smaller, images.device)
+    rows = images.index_select(2, index[0]) * share[0, :, None]
+    for k in range(1, len(index)):
+        rows = torch.addcmul(rows, images.index_select(2, index[k]), share[k, :, None])
+    small = rows.index_select(3, index[0]) * share[0]
+    for k in range(1, len(index)):
+        small = torch.addcmul(small, rows.index_select(3, index[k]), share[k])
+    return small

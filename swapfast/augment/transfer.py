@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import numpy as np
 import torch
@@ -28,3 +29,20 @@ def send_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(len(values),) on ``device``: sent when it is first asked for and kept. Not to be written to."""
     return torch.tensor(values, dtype=dtype).to(device)
+
+
+def table(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """Turns a function of plain values to an array into one of the same values and a device to a tensor.
+
+    It is made and sent when it is first asked for and kept. Not to be written to. A plain dictionary, because
+    ``torch.compile`` takes what is in one for an input, and looks behind ``lru_cache``.
+    """
+    kept: dict[tuple, Tensor] = {}
+
+    @wraps(make)
+    def on_device(*values) -> Tensor:
+        if values not in kept:
+            kept[values] = torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
+        return kept[values]
+
+    return on_device

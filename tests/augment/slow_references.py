@@ -90,3 +90,33 @@ def jittered(lab: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     r = amounts.astype(np.float64).reshape(len(lab), *[1] * (lab.ndim - 2), 3)
     v = lab.astype(np.float64)
     return np.where(r >= 0, v + (255 - v) * r, v * (1 + r))
+
+
+def equalized_slowly(plane: np.ndarray, grid: int, clip_limit: float) -> np.ndarray:
+    """CLAHE of one (S, S) plane of bytes, tile by tile and bin by bin, in float64."""
+    size = len(plane)
+    border = -size % grid
+    bordered = np.pad(plane, (0, border), mode="reflect")
+    tile = len(bordered) // grid
+    limit = max(int(clip_limit * tile**2 / 256), 1)
+    curves = np.empty((grid, grid, 256))
+    for row in range(grid):
+        for column in range(grid):
+            part = bordered[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+            counts = np.bincount(part.ravel(), minlength=256)
+            excess = np.maximum(counts - limit, 0).sum()
+            counts = np.minimum(counts, limit) + excess // 256
+            rest = excess % 256
+            if rest:
+                counts[:: max(256 // rest, 1)][:rest] += 1
+            curves[row, column] = np.rint(np.cumsum(counts) * 255 / tile**2)
+    result = np.empty(plane.shape)
+    for y in range(size):
+        for x in range(size):
+            # Between the centres of four tiles; outside the outermost centres their tiles count for both.
+            v, u = (y / tile - 0.5), (x / tile - 0.5)
+            (top, left), (fv, fu) = np.floor([v, u]).astype(int), np.mod([v, u], 1)
+            rows, columns = np.clip([top, top + 1], 0, grid - 1), np.clip([left, left + 1], 0, grid - 1)
+            four = curves[np.ix_(rows, columns)][..., plane[y, x]]
+            result[y, x] = [1 - fv, fv] @ four @ [1 - fu, fu]
+    return np.rint(result)

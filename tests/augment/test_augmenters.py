@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from slow_references import mask_planes, pictures, psnr
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from swapfast.augment.augmentation import DeviceAugmenter
 from swapfast.augment.draws import Draws, draw
@@ -121,6 +123,69 @@ def test_an_earlier_result_outlives_later_calls():
         assert all(torch.equal(a, b) for a, b in zip(tensors(first), kept))
 
 
+class AsksTheDevice(TorchDispatchMode):
+    """Notes every operation whose shape or value the host would have to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "bincount"):
+            self.asked.append(name)
+        if name.startswith(("index", "_unique", "unique")) and any(
+            isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(args)
+        ):
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_never_asks_the_device(device):
+    faces, planes = (torch.from_numpy(a).to(device) for a in batch(5, 64))
+    augment = DeviceAugmenter(64, 48, [20, 64])
+    augment(faces, planes, draw(1, np.arange(5), 0, 64))
+    with AsksTheDevice() as mode:
+        result = augment(faces, planes, draw(1, np.arange(5, 10), 0, 64))
+        assert not mode.asked
+        result.feed.max().item()
+        assert mode.asked, "the test would have seen it"
+
+
+def test_a_configuration_decides_what_is_worked_out(device):
+    """Room for its own grids only, no colour at all without any; draws from another are refused."""
+    faces, planes = (torch.from_numpy(a).to(device) for a in batch(4, 64))
+    d = draw(1, np.arange(4), 0, 64)
+    assert d.clahe_grid.max() > 2
+    whole = DeviceAugmenter(64, 64, [64])(faces, planes, d)
+    own = DeviceAugmenter(64, 64, [64], AugmentationConfig())(faces, planes, d)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(own)))
+    none, only_lab = AugmentationConfig(color=False), AugmentationConfig(color_clahe_chance=0)
+    without = draw(1, np.arange(4), 0, 64, none)
+    same = DeviceAugmenter(64, 64, [64], none)(faces, planes, without)
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors(same), tensors(DeviceAugmenter(64, 64, [64])(faces, planes, without)))
+    )
+    with pytest.raises(ValueError, match="CLAHE"):
+        DeviceAugmenter(64, 64, [64], only_lab)(faces, planes, d)
+    with pytest.raises(ValueError, match="colours"):
+        DeviceAugmenter(64, 64, [64], none)(faces, planes, draw(1, np.arange(4), 0, 64, only_lab))
+    with pytest.raises(ValueError, match="CLAHE"):
+        DeviceAugmenter(64, 64, [64])(faces, planes, dataclasses.replace(d, clahe_grid=np.full(4, 11)))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_faces_and_a_warp_of_many_nodes(device, n):
+    """The warp to landmarks has 33 nodes along an edge; where they read their own places nothing moves."""
+    size = 64
+    faces = torch.from_numpy(batch(n, size)[0]).to(device)
+    at = np.linspace(0, size - 1, 33)
+    nodes = np.broadcast_to(np.stack(np.meshgrid(at, at), -1), (n, 33, 33, 2))
+    d = dataclasses.replace(Draws.identity(n, size), landmark_nodes=nodes.copy())
+    feed = DeviceAugmenter(size, size, [size])(faces, None, d).feed
+    assert (feed.permute(0, 2, 3, 1) - faces[..., :3] / 255).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_faces_give_empty_tensors(device, backend):
     faces, planes = np.zeros((0, 64, 64, 4), np.uint8), np.zeros((0, 2, 64, 64), np.uint8)
@@ -144,7 +209,11 @@ def test_what_does_not_fit_is_refused(device, backend):
     other = {"opencv": DeviceAugmenter, "device": OpenCVAugmenter}[backend](64, 64, [64])
     with pytest.raises(ValueError, match="faces"):
         other(*((faces, planes) if backend == "opencv" else map(torch.from_numpy, (faces, planes))), d)
-    for sizes in ((64, 128, [64]), (64, 64, [128]), (64, 64, []), (64, 64, [64, 64]), (8, 8, [8]), (64, 0, [64])):
+    for sizes in (
+        *((64, 128, [64]), (64, 64, [128]), (64, 64, []), (64, 64, [64, 64]), (8, 8, [8]), (64, 0, [64])),
+        *((2048, 64, [64]), (64.5, 64, [64]), (64, 32.5, [64]), (64, 64, [48.5]), (64, float("nan"), [64])),
+        *((64, "big", [64]), (None, 64, [64]), (64, True, [64])),
+    ):
         with pytest.raises(ValueError, match="size"):
             run(backend, device, sizes, faces, planes, d)
 
