@@ -35,6 +35,7 @@ from swapfast.augment.result import Augmented
 from swapfast.system import available_cores
 
 PRODUCT_LIMIT = 2**18  # multiplications at once; OpenBLAS starts threads above
+PARTS_FROM = 192  # px: from there masks that are mostly black are moved in part
 STRIP_PIXELS = 2**16  # handled at once by one thread: most of seven images of 3 or 4 bytes a pixel fit its cache
 
 
@@ -113,6 +114,49 @@ def move(image: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (image.shape[1], image.shape[0])
     return cv2.warpAffine(image, matrix, size, dst=out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def move_part(plane: np.ndarray, matrix: np.ndarray, outs: Sequence[np.ndarray], scratch: Scratch) -> None:
+    """``move`` for a mask (S, S) most of which is black, such as eyes and mouth, to bytes or floats of its size.
+
+    Only the part where it is not is resampled: a tenth of the time at 512 px.
+    """
+    size = len(plane)
+    x, y, width, height = cv2.boundingRect(plane)
+    if x == 0 or y == 0 or x + width == size or y + height == size:
+        # It goes on beyond the edge, or there is nothing at all.
+        if width:
+            moved = move(plane, matrix, out=scratch("whole plane", size, size))
+        for out in outs:
+            _put(moved, out) if width else out.fill(0)
+        return
+    source = plane[y - 1 : y + height + 1, x - 1 : x + width + 1]  # with a black rim, which is repeated around it
+    rows, columns = _reached(matrix, x - 1, y - 1, x + width, y + height, size)
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, 0] * columns.start + matrix[:, 1] * rows.start - (x - 1, y - 1)
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    for out in outs:
+        out.fill(0)
+    if min(shape) > 0:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        moved = cv2.warpAffine(source, shifted, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        for out in outs:
+            _put(moved, out[rows, columns])
+
+
+def _reached(
+    matrix: np.ndarray, left: float, top: float, right: float, bottom: float, size: int
+) -> tuple[slice, slice]:
+    """(rows, columns) of the result that read from the box given, in px of the image; see ``move``."""
+    (a, b, c), (d, e, f) = cv2.invertAffineTransform(matrix).tolist()
+    xs = [a * x + b * y + c for x in (left, right) for y in (top, bottom)]
+    ys = [d * x + e * y + f for x in (left, right) for y in (top, bottom)]
+
+    def within(values: list[float]) -> slice:
+        first = min(max(int(min(values)) - 1, 0), size)
+        return slice(first, max(min(int(max(values)) + 2, size), first))
+
+    return within(ys), within(xs)
 
 
 def node_rows(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -299,8 +343,13 @@ class _Batch:
                 _put_planes(small, [3], masks[:1, strip], scratch)
 
     def _move_planes(self, strip: slice, scratch: Scratch) -> None:
-        """The other masks, up to four as the channels of one image."""
+        """The other masks, up to four as the channels of one image, or each where it is not black."""
         n, count, size, _ = self.planes[strip].shape
+        if size >= PARTS_FROM and all(masks.shape[-1] == size for masks in self.masks):
+            for index, matrix in zip(range(strip.start, strip.stop), self.matrices[strip]):
+                for plane, *outs in zip(self.planes[index], *(masks[self.face_masks :, index] for masks in self.masks)):
+                    move_part(plane, matrix, outs, scratch)
+            return
         for first in range(0, count, 4):
             used = min(4, count - first)
             pairs = [c for channel in range(used) for c in (channel, channel)]
