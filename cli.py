@@ -216,11 +216,12 @@ class Bars:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._bar = bar = Progress(console=Console(stderr=True))
+        self._bar = bar = Progress(console=Console(stderr=True), redirect_stdout=False)
         task = bar.add_task(description, total=None)
-        bar.start()
 
         def update(done: int, total: int) -> None:
+            if done < total:
+                bar.start()  # not before there is something to show: what is known already is never read
             bar.update(task, completed=done, total=total)
             if done >= total:
                 bar.stop()
@@ -299,9 +300,10 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         if plan.step >= request.iterations:
             print(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
-        with plan.checkpoints.locked():
+    with plan.checkpoints.locked():
+        with Bars() as bars:
             trainer = build_trainer(plan, stop, lambda line: print(line, flush=True), bars)
-            trainer.train()
+        trainer.train()
     if stop:
         print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
         return EXIT_STOPPED

@@ -233,7 +233,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     paths = [record.path for record in mixed]
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
-    faces, planes = loader.feed(0, loader.sampler.ids(0))
+    faces, planes, _ = loader.feed(0, loader.sampler.ids(0))
     draws = loader.draws(0, loader.sampler.ids(0))
     as_floats, as_bytes = loader.collate.augment, OpenCVAugmenter(size, size, (size,))
     augmented = as_bytes(faces, planes, draws)

@@ -15,7 +15,7 @@ import torch
 
 from pipelines.cache import store_path
 from pipelines.collate import Collate
-from pipelines.dataset import TrainSet, split
+from pipelines.dataset import TrainSet, check_prepared, split
 from pipelines.decode import dali_version
 from pipelines.fill import Source
 from pipelines.loader import TrainLoader
@@ -24,7 +24,6 @@ from pipelines.sampler import Sampler
 from pipelines.sides import (
     Say,
     Watch,
-    check_prepared,
     choose_cache,
     keep_index,
     make_feed,
@@ -268,7 +267,10 @@ class Plan:
 
 
 def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
-    """Check everything that can be checked before anything is written; raises SwapfastError where it fails."""
+    """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
+
+    Only what was read of a folder is kept, where there is a cache folder already.
+    """
     inputs = (request.input_a, request.input_b)
     checkpoints = model_folder(request.model_dir)
     for flag, folder in (("--model-dir", request.model_dir), ("--cache-dir", request.cache)):
@@ -329,10 +331,10 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, watch, say)
         for label, source in zip("AB", plan.sources)
     ]
-    if where in ("host", "device"):
-        for source in plan.sources:
-            if source.prepared is None:
-                keep_index(index_path(request.cache, source.folder.path), source.folder.records)
+    for source in plan.sources:
+        kept = index_path(request.cache, source.folder.path)
+        if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
+            keep_index(kept, source.folder.records)
     for line in (*plan.lines, *remarks(sides)):
         say(line)
     model = plan.model.to(device, memory_format=torch.channels_last)

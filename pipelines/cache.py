@@ -11,8 +11,10 @@ leaves behind is removed by the next run.
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.fill import Progress, Source, fill
+from pipelines.fill import Progress, Source, checked_bytes, fill
 from pipelines.store import HostStore, StoreSpec, shared_array
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.reader import BadFace
@@ -33,6 +35,7 @@ from swapfast.mapped import NewArrays, open_arrays
 STORE_FORMAT = 1
 REASON_BYTES = 200
 WAY_OUT = "choose another --cache-dir, or train with --cache off"
+_NAMES = re.compile(r"(index-[0-9a-f]{16}|store-[0-9a-f]{16}-[0-9a-f]{16}(-begun)?)\.safetensors")
 _SPARE_BYTES = 64 << 20  # left free on the disk
 
 
@@ -106,7 +109,6 @@ def cached_store(
     cache: Path,
     spec: StoreSpec,
     source: Source,
-    device_id: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> CachedStore:
@@ -123,17 +125,14 @@ def cached_store(
             arrays, reused = _open(path, spec, count), count
             if arrays is None:
                 _check_space(cache, count * spec.bytes_per_face)
-                reused = _make(path, spec, source, device_id, progress)
-                arrays = _open(path, spec, count)
+                arrays, reused = _make(path, spec, source, progress)
     except OSError as error:
         raise cannot_write(path, error, WAY_OUT) from error
-    if arrays is None:
-        raise SwapfastError(f"{path}: is not what was just written there; {WAY_OUT}", EXIT_FAILED)
     return CachedStore(HostStore(spec, arrays["faces"], arrays["planes"]), _bad(source, arrays["reasons"]), reused)
 
 
-def _make(path: Path, spec: StoreSpec, source: Source, device_id: int | None, progress: Progress | None) -> int:
-    """Write a store; returns how many of its faces came from others."""
+def _make(path: Path, spec: StoreSpec, source: Source, progress: Progress | None) -> tuple[dict[str, np.ndarray], int]:
+    """Write a store; returns its arrays and how many of its faces came from other stores."""
     count, contents = len(source), _contents(source)
     metadata = {
         "what": "swapfast store",
@@ -147,22 +146,36 @@ def _make(path: Path, spec: StoreSpec, source: Source, device_id: int | None, pr
         store = HostStore(spec, arrays["faces"], arrays["planes"])
         missing = _copy_known(path, spec, store, contents)
         good = shared_array((count,))
+        # A store that lacks faces only for now is kept under another name, for the next start to copy from.
+        begun = path.with_name(f"{path.stem}-begun.safetensors")
         try:
-            bad = fill(spec, source, store, missing, device_id=device_id, progress=progress, good=good)
+            bad = fill(spec, source, store, missing, progress=progress, good=good)
         except KeyboardInterrupt:
-            # What is decoded is kept as a store of its own, for the next start to copy from.
             for index in missing[good[missing] == 0]:
                 _put_reason(arrays["reasons"][index], "not decoded yet")
-            new.path = path.with_name(f"{path.stem}-begun.safetensors")
+            new.path = begun
             new.commit()
             raise
         for index, reason in bad.items():
             _put_reason(arrays["reasons"][index], reason)
+        if not all(_for_good(source, index) for index in bad):
+            new.path = begun
         new.commit()
     for old in _others(path, spec):
-        if describe_file(old).get("folder") == metadata["folder"]:
+        if old != new.path and describe_file(old).get("folder") == metadata["folder"]:
             old.unlink(missing_ok=True)  # this folder as it was; who has it mapped keeps it until the end
-    return count - len(missing)
+    return arrays, count - len(missing)
+
+
+def _for_good(source: Source, index: int) -> bool:
+    """Whether a bad face stays bad as long as its key is the same: not where its file cannot be read just now."""
+    if source.prepared is not None:
+        return False  # another copy of the set has the same key and may be whole
+    try:
+        checked_bytes(source.folder.records[index])
+    except ValueError:
+        return False
+    return True
 
 
 def _put_reason(row: np.ndarray, reason: str) -> None:
@@ -224,7 +237,9 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    break  # this file system has no locks: then two runs may do the same work, each for itself
                 if not told:
                     say(f"another run is decoding the same faces into {path.parent}; waiting for it")
                     told = True
@@ -237,7 +252,14 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 def _leftovers(cache: Path) -> list[Path]:
     """What nobody writes to any more. An hour's grace, since the writer may live on another machine."""
     old = time.time() - 3600
-    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and path.stat().st_mtime < old]
+    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and _time(path) < old]
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()  # somebody else has just removed it
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -257,6 +279,15 @@ def describe_file(path: Path) -> dict[str, str]:
         return {}
 
 
+def _options(metadata: dict[str, str]) -> dict | None:
+    """What a store was made with; None for an index, and where it cannot be read."""
+    try:
+        options = json.loads(metadata["options"])
+        return options if isinstance(options["size"], int) else None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
 def list_cache(cache: Path) -> list[dict]:
     """Every file of a cache folder: its name, kind, bytes, what folder it is of and what of it.
 
@@ -265,16 +296,18 @@ def list_cache(cache: Path) -> list[dict]:
     if not cache.is_dir():
         raise SwapfastError(f"{cache}: no such folder; give a cache folder or a model folder that has one")
     found = []
-    for path in sorted((*cache.glob("index-*.safetensors"), *cache.glob("store-*.safetensors"))):
+    for path in sorted(path for path in cache.iterdir() if _NAMES.fullmatch(path.name)):
         metadata = describe_file(path)
-        what = metadata.get("what", "damaged").removeprefix("swapfast ")
+        what = metadata.get("what", "damaged")
+        if what not in ("swapfast index", "swapfast store", "damaged"):
+            continue
         found.append(
             {
                 "file": path.name,
-                "what": what,
+                "what": what.removeprefix("swapfast "),
                 "bytes": path.stat().st_size,
                 "folder": metadata.get("folder"),
-                "options": json.loads(metadata["options"]) if "options" in metadata else None,
+                "options": _options(metadata),
             }
         )
     left = _leftovers(cache)

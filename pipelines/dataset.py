@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.fill import Source, fill
+from pipelines.fill import Progress, Source, fill
 from pipelines.sampler import Permutation, Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.folder import FaceFolder, scan_folder
+from swapfast.faces.folder import is_mask_of_another, scan_folder
+from swapfast.faces.masks import DRAWN_TYPES
 from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace
+from swapfast.faces.table import FaceTable
 
 _LABELS = string.ascii_uppercase + string.digits + string.ascii_lowercase
 
@@ -31,25 +33,57 @@ def get_label(index: int, num_identities: int, next_identity: bool = False) -> s
     return _LABELS[(index + next_identity) % num_identities]
 
 
+def to_float32(in_array: np.ndarray) -> np.ndarray:
+    """uint8 in 0..255 -> float32 in 0..1, exactly v / 255."""
+    return np.divide(in_array, np.float32(255), dtype=np.float32)
+
+
 def get_sorted_images(folder: str | Path) -> list[str]:
-    """The full paths of a folder's pictures, sorted by name. Raises SwapfastError where there are none."""
+    """The full paths of a folder's pictures that are not masks, sorted by name, good or bad; none is read.
+
+    Raises SwapfastError where there are none.
+    """
     folder = Path(folder)
     try:
-        names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        there = {p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()}
     except OSError as error:
         raise SwapfastError(f"{folder}: cannot be read ({error.strerror})") from error
-    names = [name for name in names if not name.startswith(".")]
+    pictures = (name for name in there if Path(name).suffix.lower() in PICTURE_SUFFIXES)
+    names = sorted(name for name in pictures if not is_mask_of_another(name, frozenset(there)))
     if not names:
         raise SwapfastError(f"{folder}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return [str(folder / name) for name in names]
 
 
-def open_source(path: Path, folder: FaceFolder | None = None) -> Source:
-    """The faces of a folder, scanned unless ``folder`` is given, or of a prepared set."""
+def open_source(path: Path, progress: Progress | None = None, known: FaceTable | None = None) -> Source:
+    """The faces of a folder (see ``scan_folder``), or of a prepared set."""
     if is_prepared(path):
         made = open_prepared(path)
         return Source(made.folder, made)
-    return Source(scan_folder(path) if folder is None else folder)
+    return Source(scan_folder(path, progress=progress, known=known))
+
+
+def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
+    """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
+
+    Raises SwapfastError where it shows another, or has no mask of the kind asked for.
+    """
+    made = source.prepared
+    if made is None:
+        return []
+    if made.crop != spec.crop:
+        flags = {"centering": "--centering", "coverage": "--coverage", "vertical_offset": "--vertical-offset"}
+        wanted, has = spec.crop.to_dict(), made.crop.to_dict()
+        differing = [f"{flags[n]} {has[n]} there and {wanted[n]} asked for" for n in flags if has[n] != wanted[n]]
+        raise SwapfastError(f"{made.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew")
+    if "face" in spec.masks and spec.mask != made.mask and spec.mask.mask_type not in DRAWN_TYPES:
+        raise SwapfastError(
+            f"{made.path}: was prepared with --mask-type {made.mask.mask_type}; give the same with the same cleaning, "
+            f"a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
+        )
+    if made.size < spec.size:
+        return [f"warning: {made.path} was prepared at {made.size} px and is enlarged to {spec.size} px"]
+    return []
 
 
 def held_out(pixels: np.ndarray, share: float) -> np.ndarray:
@@ -120,6 +154,7 @@ class TrainSet:
         source = open_source(Path(image_folder))
         source.folder.require_all_good()
         spec = StoreSpec(size, crop or CropConfig(), mask or MaskConfig(), masks)
+        check_prepared(source, spec)
         store = HostStore.in_memory(spec, len(source))
         bad = fill(spec, source, store)
         if bad:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +19,10 @@ from swapfast.faces.prepared import PreparedSet
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or in one phrase why there is none
 
 BATCH = 16
-DALI_PIXELS = 1 << 23  # a batch of larger pictures takes gigabytes at once: these are decoded one by one
+_ANY_JPEG = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
+# DALI decodes 16 pictures at once and as many ahead. Larger ones are decoded one by one on each core: a JPEG of a few
+# kB may say that it has 134 Mpx, and three such took 3 GiB.
+DALI_PIXELS = 1 << 23
 
 
 def dali_version() -> str | None:
@@ -28,9 +34,7 @@ def dali_version() -> str | None:
     return nvidia.dali.__version__
 
 
-def decode_pictures(
-    paths: Sequence[Path], threads: int, device_id: int | None = None, use_dali: bool | None = None
-) -> Iterator[list[Decoded]]:
+def decode_pictures(paths: Sequence[Path], threads: int, use_dali: bool | None = None) -> Iterator[list[Decoded]]:
     """Yields the decoded pictures of ``paths`` in order, some at a time.
 
     An array is valid until the next batch is asked for. use_dali: None takes it where it is installed.
@@ -39,7 +43,7 @@ def decode_pictures(
         return iter(())
     if use_dali is None:
         use_dali = dali_version() is not None
-    return _with_dali(paths, threads, device_id) if use_dali else _with_opencv(paths, threads)
+    return _with_dali(paths, threads) if use_dali else _with_opencv(paths, threads)
 
 
 def _try_read(path: Path) -> Decoded:
@@ -55,7 +59,7 @@ def _with_opencv(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]
             yield list(pool.map(_try_read, paths[start : start + BATCH]))
 
 
-def _with_dali(paths: Sequence[Path], threads: int, device_id: int | None) -> Iterator[list[Decoded]]:
+def _with_dali(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
     from pipelines.graph import decoding_pipeline
 
     names = [str(path) for path in paths]
@@ -65,12 +69,10 @@ def _with_dali(paths: Sequence[Path], threads: int, device_id: int | None) -> It
         """DALI asks ahead, also beyond the end; there any picture will do."""
         return names[run * size : (run + 1) * size] or names[:1]
 
-    pipeline = decoding_pipeline(paths_of, size, threads, device_id)
+    pipeline = decoding_pipeline(paths_of, size, threads)
     for start in range(0, len(names), size):
         try:
             (output,) = pipeline.run()
-            if device_id is not None:
-                output = output.as_cpu()
             yield [output.at(i) for i in range(len(output))]
         except RuntimeError:
             # DALI says that the batch is bad and seldom which file: decode it again, one by one.
@@ -78,7 +80,7 @@ def _with_dali(paths: Sequence[Path], threads: int, device_id: int | None) -> It
 
 
 def decode_encoded(
-    prepared: PreparedSet, rows: Sequence[int], threads: int, device_id: int | None = None
+    prepared: PreparedSet, rows: Sequence[int], threads: int
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray] | str]]:
     """Yields the (S, S, 3) BGR pictures and (3, S, S) masks of a prepared set's JPEGs in order, some at a time.
 
@@ -90,15 +92,14 @@ def decode_encoded(
 
     def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """DALI asks ahead, also beyond the end; there any picture will do."""
-        pairs = [prepared.bytes_of(row) for row in rows[run * size : (run + 1) * size] or rows[:1]]
-        return _as_arrays(pairs)
+        return _as_arrays([(prepared, row) for row in rows[run * size : (run + 1) * size] or rows[:1]])
 
-    pipeline = encoded_pipeline(bytes_of, size, threads, device_id)
+    pipeline = encoded_pipeline(bytes_of, size, threads)
     for start in range(0, len(rows), size):
         these = rows[start : start + size]
         damage = [prepared.damage(row) for row in these]
         try:
-            faces, masks = (out if device_id is None else out.as_cpu() for out in pipeline.run())
+            faces, masks = pipeline.run()
         except RuntimeError:
             yield [_try_prepared(prepared, row) for row in these]
             continue
@@ -106,8 +107,17 @@ def decode_encoded(
         yield [reason or (faces.at(i), masks.at(i).reshape(3, edge, edge)) for i, reason in enumerate(damage)]
 
 
-def _as_arrays(pairs: Sequence[tuple[memoryview, memoryview]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Encoded faces and masks in the form that DALI takes."""
+def _as_arrays(faces: Sequence[tuple[PreparedSet, int]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Encoded faces and masks in the form that DALI takes; in place of one that cannot be had, any picture.
+
+    Nothing may be raised where DALI asks. ``PreparedSet.damage`` tells which these are.
+    """
+    pairs = []
+    for prepared, row in faces:
+        try:
+            pairs.append(prepared.bytes_of(row))
+        except ValueError:
+            pairs.append((_ANY_JPEG, _ANY_JPEG))
     return [np.frombuffer(face, np.uint8) for face, _ in pairs], [np.frombuffer(mask, np.uint8) for _, mask in pairs]
 
 
@@ -119,6 +129,7 @@ def _try_prepared(prepared: PreparedSet, row: int) -> tuple[np.ndarray, np.ndarr
 
 
 Member = tuple[int, int]  # a side, and which of its source's faces
+LEFT_OUT = "left out"
 
 
 class BatchDecoder:
@@ -142,16 +153,22 @@ class BatchDecoder:
         self._pipelines: dict[bool, tuple[int, object]] = {}  # prepared? -> the step that comes next, the pipeline
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._held: list = []
+        self._any: str | None = None
+        self.left_out: set[Member] = set()  # not to be decoded any more: some other picture takes their place
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
 
     def __call__(self, step: int) -> list:
         members = self.members_of(step)
-        results: list = [None] * len(members)
-        self._held.clear()
+        results: list = [LEFT_OUT if member in self.left_out else None for member in members]
+        del self._held[:-2]  # of tensors that a device may still be reading
         for prepared in (False, True):
             places = [i for i, member in enumerate(members) if self._for_dali(member, prepared)]
             if places:
                 for place, decoded in zip(places, self._by_dali(step, [members[i] for i in places], prepared)):
-                    results[place] = decoded
+                    results[place] = results[place] or decoded
         others = [i for i, decoded in enumerate(results) if decoded is None]
         for place, decoded in zip(others, self._pool.map(self._alone, [members[i] for i in others])):
             results[place] = decoded
@@ -166,7 +183,7 @@ class BatchDecoder:
         members = self.members_of(step)
         if any(self._damage(member) for member in members):
             return None
-        pipeline = self._pipeline(step, len(members), prepared=True)
+        pipeline = self._pipeline(step, prepared=True)
         try:
             faces, masks = pipeline.run() if self.device_id is None else pipeline.run(torch.cuda.current_stream())
         except RuntimeError:
@@ -196,26 +213,45 @@ class BatchDecoder:
         return int(self.sources[member[0]].folder.records.rows[member[1]])
 
     def _path(self, member: Member) -> str:
+        if member in self.left_out:
+            return self._any_picture()
         records = self.sources[member[0]].folder.records
         return str(records.folder / records.name(member[1]))
 
+    def _any_picture(self) -> str:
+        """A file that DALI can decode, for the place of one that is left out."""
+        if self._any is None:
+            with tempfile.NamedTemporaryFile(suffix=".jpg", delete=False) as file:
+                file.write(_ANY_JPEG)
+            self._any = file.name
+            weakref.finalize(self, Path(file.name).unlink, missing_ok=True)
+        return self._any
+
     def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list | None:
-        pipeline = self._pipeline(step, len(members), prepared)
+        pipeline = self._pipeline(step, prepared)
         damage = [self._damage(member) if prepared else None for member in members]
         try:
             outputs = [out if self.device_id is None else out.as_cpu() for out in pipeline.run()]
         except RuntimeError:
             # DALI says that the batch is bad and seldom which file: decode it again, one by one.
             return list(self._pool.map(self._alone, members))
+        if any(len(output) != len(members) for output in outputs):
+            return list(self._pool.map(self._alone, members))
         self._held += outputs
         if not prepared:
             return [outputs[0].at(i) for i in range(len(members))]
         sizes = [self.sources[side].prepared.size for side, _ in members]
-        pairs = [(outputs[0].at(i), outputs[1].at(i).reshape(3, size, size)) for i, size in enumerate(sizes)]
-        return [reason or pair for reason, pair in zip(damage, pairs)]
+        return [
+            reason or (outputs[0].at(i), outputs[1].at(i).reshape(3, size, size))
+            for i, (reason, size) in enumerate(zip(damage, sizes))
+        ]
 
-    def _pipeline(self, step: int, size: int, prepared: bool):
-        """The pipeline whose next run is ``step``: the one there is if steps follow one another, else a new one."""
+    def _pipeline(self, step: int, prepared: bool):
+        """The pipeline whose next run is ``step``: the one there is if steps follow one another, else a new one.
+
+        There is room for all faces of a step, of which another number may be DALI's each time.
+        """
+        size = len(self.members_of(step))
         following, pipeline = self._pipelines.get(prepared, (None, None))
         if following != step:
             pipeline = (self._encoded_from if prepared else self._files_from)(step, size)
@@ -229,7 +265,8 @@ class BatchDecoder:
         from pipelines.graph import decoding_pipeline
 
         def paths_of(run: int) -> list[str]:
-            return [self._path(m) for m in self.members_of(step + run) if self._for_dali(m, False)]
+            members = self.members_of(step + run)
+            return [self._path(m) for m in members if self._for_dali(m, False)] or [self._path(members[0])]
 
         return decoding_pipeline(paths_of, size, self.threads, self.device_id)
 
@@ -237,7 +274,8 @@ class BatchDecoder:
         from pipelines.graph import encoded_pipeline
 
         def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-            members = [m for m in self.members_of(step + run) if self._for_dali(m, True)]
-            return _as_arrays([self.sources[m[0]].prepared.bytes_of(self._row(m)) for m in members])
+            all_of = self.members_of(step + run)
+            members = [m for m in all_of if self._for_dali(m, True)]
+            return _as_arrays([(self.sources[m[0]].prepared, self._row(m)) for m in members or all_of[:1]])
 
         return encoded_pipeline(bytes_of, size, self.threads, self.device_id)

@@ -1,14 +1,16 @@
-"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and planes of all sides, A's first.
+"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and planes of all sides, A's first, and their ids.
 
 ``HostFeed``    the stores in host memory; on a GPU through two pinned buffers, copied on the loader's own stream
 ``DeviceFeed``  a store in device memory: one gather
 ``DecodeFeed``  no store: DALI decodes the batch
 ``PreparedFeed``  no store, prepared JPEGs: DALI decodes the batch where it is augmented
-ids: (sides, B) numbers of training faces. faces: (N, S, S, 3 or 4), planes: (N, K, S, S), uint8.
+ids: (sides, B) numbers of training faces; others than those asked for where a file cannot be read.
+faces: (N, S, S, 3 or 4), planes: (N, K, S, S), uint8.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,14 +21,14 @@ from torch import Tensor
 from pipelines.collate import Pixels
 from pipelines.dataset import TrainSet
 from pipelines.decode import BatchDecoder, dali_version
-from pipelines.fill import put_prepared
+from pipelines.fill import UNUSABLE, checked_bytes, put_prepared
 from pipelines.sampler import Sampler
 from pipelines.store import DeviceStore
 from swapfast.augment.transfer import send
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.system import available_cores
 
-Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels]]
+Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels, np.ndarray]]
 
 PINNED_BUFFERS = 2
 _PLANES = ("face", "eye", "mouth")  # of a prepared set
@@ -61,13 +63,13 @@ class HostFeed:
         self._pinned: list[_Pinned] = []
         self._arrays: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels]:
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.planes_shape)]
         if self.device is None:
             if self._arrays is None or self._arrays[0].shape != shapes[0]:
                 self._arrays = tuple(np.empty(shape, np.uint8) for shape in shapes)
             self._take(ids, *self._arrays)
-            return self._arrays
+            return *self._arrays, ids
         if len(self._pinned) < PINNED_BUFFERS:
             self._pinned.append(_Pinned(shapes))
             buffer = self._pinned[-1]
@@ -75,7 +77,7 @@ class HostFeed:
             buffer = self._pinned[step % PINNED_BUFFERS]
             buffer.copied.synchronize()
         self._take(ids, *(tensor.numpy() for tensor in buffer.tensors))
-        return buffer.send(self.device)
+        return *buffer.send(self.device), ids
 
     def _take(self, ids: np.ndarray, faces: np.ndarray, planes: np.ndarray) -> None:
         size = ids.shape[1]
@@ -91,9 +93,9 @@ class DeviceFeed:
         self.sets, self.device = sets, device
         self.store = DeviceStore([one.store for one in sets], device)
 
-    def __call__(self, step: int, ids: np.ndarray) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
         rows = [first + one.rows[wanted] for first, one, wanted in zip(self.store.first, self.sets, ids, strict=True)]
-        return self.store.gather(send(np.concatenate(rows), self.device))
+        return *self.store.gather(send(np.concatenate(rows), self.device)), ids
 
 
 class DecodeFeed:
@@ -114,6 +116,7 @@ class DecodeFeed:
         self.sets, self.sampler, self.warn = sets, sampler, warn
         self.spec = sets[0].spec
         self.bad: set[tuple[int, int]] = set()  # (side, member)
+        self._lock = threading.Lock()
         self.decoder = BatchDecoder(
             [one.source for one in sets], self._members, threads or available_cores(), device_id
         )
@@ -124,51 +127,66 @@ class DecodeFeed:
         ids = self.sampler.ids(step)
         return [(side, int(one.members[i])) for side, one in enumerate(self.sets) for i in ids[side]]
 
-    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels]:
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         members = self._members(step)
         faces = np.empty((len(members), *self.spec.face_shape), np.uint8)
         planes = np.empty((len(members), *self.spec.planes_shape), np.uint8)
         decoded = self.decoder(step)
         ordinals = np.tile(self.sampler.ordinals(step), len(self.sets))
+        used = ids.copy()
 
         def put(place: int) -> None:
-            reason = decoded[place]
-            if not isinstance(reason, str):
-                reason = self._put(*members[place], decoded[place], faces[place], planes[place])
-            if reason is not None:
-                self._leave_out(*members[place], reason)
-                self._replace(members[place][0], int(ordinals[place]), faces[place], planes[place])
+            side, member = members[place]
+            if (side, member) not in self.bad:
+                reason = decoded[place]
+                if not isinstance(reason, str):
+                    reason = self._put(side, member, decoded[place], faces[place], planes[place])
+                if reason is None:
+                    return
+                self._leave_out(side, member, reason)
+            used.flat[place] = self._replace(side, int(ordinals[place]), faces[place], planes[place])
 
         list(self._pool.map(put, range(len(members))))
-        return faces, planes
+        return faces, planes, used
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+        self.decoder.close()
 
     def _put(self, side: int, member: int, decoded, face: np.ndarray, planes: np.ndarray) -> str | None:
         source = self.sets[side].source
         record = source.folder.records[member]
         try:
             if source.prepared is None:
+                checked_bytes(record)
                 self.spec.put(record, decoded, face, planes)
             else:
                 put_prepared(self.spec, source.prepared, record, *decoded, face, planes)
-        except (ValueError, MemoryError, SwapfastError) as error:
+        except UNUSABLE as error:
             return str(error).removeprefix(f"{record.path}: ")
         return None
 
     def _leave_out(self, side: int, member: int, reason: str) -> None:
-        if (side, member) not in self.bad:
+        with self._lock:
+            if (side, member) in self.bad:
+                return
             self.bad.add((side, member))
-            record = self.sets[side].source.folder.records[member]
-            self.warn(f"warning: side {self.sets[side].side}: {record.path}: {reason}; left out from now on")
+            self.decoder.left_out.add((side, member))
+        record = self.sets[side].source.folder.records[member]
+        self.warn(f"warning: side {self.sets[side].side}: {record.path}: {reason}; left out from now on")
 
-    def _replace(self, side: int, ordinal: int, face: np.ndarray, planes: np.ndarray) -> None:
+    def _replace(self, side: int, ordinal: int, face: np.ndarray, planes: np.ndarray) -> int:
+        """Put another face there; returns its number."""
         one = self.sets[side]
         for attempt in range(MAX_SPARES):
-            member = int(one.members[self.sampler.spare(side, ordinal, attempt)])
+            spare = self.sampler.spare(side, ordinal, attempt)
+            member = int(one.members[spare])
             if (side, member) in self.bad:
                 continue
             reason = one.source.put(self.spec, member, face, planes)
             if reason is None:
-                return
+                return spare
             self._leave_out(side, member, reason)
         raise SwapfastError(
             f"side {one.side}: {len([b for b in self.bad if b[0] == side])} of {len(one)} faces cannot be read any "
@@ -195,7 +213,7 @@ class PreparedFeed:
             one is not None and (one.encoding, one.size, one.mask) == ("jpeg", spec.size, spec.mask) for one in made
         )
 
-    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels]:
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         decoded = self.by_one.decoder.tensors(step)
         if decoded is None:
             return self.by_one(step, ids)
@@ -203,4 +221,4 @@ class PreparedFeed:
         if self.spec.face_channels == 4:
             faces = torch.cat([faces, masks[:, 0].unsqueeze(-1)], dim=-1)
         wanted = [_PLANES.index(name) for name in self.spec.masks if name != "face"]
-        return faces, torch.stack([masks[:, i] for i in wanted], dim=1) if wanted else masks[:, :0]
+        return faces, torch.stack([masks[:, i] for i in wanted], dim=1) if wanted else masks[:, :0], ids

@@ -1,8 +1,8 @@
 """Every face decoded, cropped and masked once, on all cores.
 
 PNGs are decoded by worker processes, which write into shared memory: what limits there is one core's decoder
-(swapfast/faces/image.py), and a GPU does not take PNGs. JPEGs are decoded by DALI, on a GPU where there is one, and
-cropped by threads.
+(swapfast/faces/image.py), and a GPU does not take PNGs. JPEGs are decoded by DALI and cropped by threads: on the CPU,
+for a GPU decodes them slightly differently, and a store's content must not depend on the machine.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from swapfast.system import available_cores, on_all_cores
 
 Progress = Callable[[int, int], None]
 
-# DALI decodes 16 pictures at once and as many ahead. Larger ones are decoded one by one on each core: a JPEG of a few
-# kB may say that it has 134 Mpx, and three such took 3 GiB.
-
+UNUSABLE = (ValueError, MemoryError, SwapfastError, cv2.error)  # what a picture that is no good may raise
 CHANGED = "it has changed since the folder was read; start again"
 
 
@@ -51,10 +49,7 @@ class Source:
         record = self.folder.records[index]
         if self.prepared is not None:
             return record, self.prepared.read(int(self.folder.records.rows[index]))[0]
-        data = read_bytes(record.path)
-        if record.pixels and digest_pixels(data) != record.pixels:
-            raise ValueError(CHANGED)
-        return record, decode_image(data)
+        return record, decode_image(checked_bytes(record))
 
     def put(self, spec: StoreSpec, index: int, face: np.ndarray, planes: np.ndarray) -> str | None:
         """Write one face to the arrays given, or say in a phrase why it cannot be."""
@@ -65,9 +60,17 @@ class Source:
             else:
                 row = int(self.folder.records.rows[index])
                 put_prepared(spec, self.prepared, self.folder.records[index], *self.prepared.read(row), face, planes)
-        except (ValueError, MemoryError, SwapfastError) as error:
+        except UNUSABLE as error:
             return _reason(error, self.folder.records[index])
         return None
+
+
+def checked_bytes(record: FaceRecord) -> bytes:
+    """A picture's file. Raises ValueError where it cannot be read or is not the one whose landmarks are known."""
+    data = read_bytes(record.path)
+    if record.pixels and digest_pixels(data) != record.pixels:
+        raise ValueError(CHANGED)
+    return data
 
 
 def _reason(error: Exception, record: FaceRecord) -> str:
@@ -108,7 +111,6 @@ def fill(
     store: HostStore,
     indices: Sequence[int] | None = None,
     threads: int | None = None,
-    device_id: int | None = None,
     progress: Progress | None = None,
     good: np.ndarray | None = None,
 ) -> dict[int, str]:
@@ -147,7 +149,6 @@ def fill(
             store,
             indices[jpegs].tolist(),
             threads or available_cores(),
-            device_id,
             lambda done: tell(len(others) + done, total),
             good,
         )
@@ -160,7 +161,6 @@ def _fill_by_dali(
     store: HostStore,
     indices: list[int],
     threads: int,
-    device_id: int | None,
     tell: Callable[[int], None],
     good: np.ndarray,
 ) -> dict[int, str]:
@@ -173,18 +173,19 @@ def _fill_by_dali(
             return decoded
         try:
             if prepared is None:
+                checked_bytes(record)
                 spec.put(record, decoded, store.faces[index], store.planes[index])
             else:
                 put_prepared(spec, prepared, record, *decoded, store.faces[index], store.planes[index])
-        except (ValueError, MemoryError, SwapfastError) as error:
+        except UNUSABLE as error:
             return _reason(error, record)
         good[index] = 1
         return None
 
     if prepared is None:
-        batches = decode_pictures([records[i].path for i in indices], threads, device_id)
+        batches = decode_pictures([records[i].path for i in indices], threads)
     else:
-        batches = decode_encoded(prepared, [int(records.rows[i]) for i in indices], threads, device_id)
+        batches = decode_encoded(prepared, [int(records.rows[i]) for i in indices], threads)
     bad, done = {}, 0
     with ThreadPoolExecutor(threads) as pool:
         for batch in batches:

@@ -48,6 +48,7 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.prefetch = start, prefetch
         self.matcher = matcher
+        self._own: Iterator[Batch] | None = None
         self.unwarped = 0
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -68,7 +69,7 @@ class TrainLoader:
     def batch(self, step: int) -> Batch:
         """The batch of step ``step``, on the current stream."""
         ids = self.sampler.ids(step)
-        faces, planes = self.feed(step, ids)
+        faces, planes, ids = self.feed(step, ids)
         return self.collate.batch(faces, planes, self.draws(step, ids), ids, step)
 
     def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
@@ -77,6 +78,16 @@ class TrainLoader:
         with torch.cuda.stream(self._stream):
             batch = self.batch(step)
             return batch, self._stream.record_event()
+
+    def __next__(self) -> Batch:
+        """The next batch of an iteration of its own, begun at the first call."""
+        if self._own is None:
+            self._own = iter(self)
+        return next(self._own)
+
+    def close(self) -> None:
+        """End the threads of the feed, where it has some."""
+        getattr(self.feed, "close", lambda: None)()
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from ``start`` on, made ahead by a thread of their own."""

@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from pipelines.fill import Source
+from pipelines.fill import UNUSABLE, Source
 from pipelines.sampler import Sampler
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
-from swapfast.faces.record import FaceRecord
 from swapfast.system import available_cores
 
 
@@ -68,7 +67,20 @@ class PreviewSet:
         """Raises SwapfastError naming the file where it cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        record, picture = self._picture(int(self.chosen[index]))
+        member = int(self.chosen[index])
+        tries = len(self.source) if self.skip_bad else 1
+        for ahead in range(tries):
+            at = (member + ahead) % len(self.source)
+            try:
+                return self._item(at)
+            except UNUSABLE as error:
+                if ahead == tries - 1:
+                    path = self.source.folder.records[at].path
+                    raise SwapfastError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        raise AssertionError("there is at least one try")
+
+    def _item(self, member: int) -> tuple[np.ndarray, np.ndarray]:
+        record, picture = self.source.picture(member)
         shown = shrink(crop_face(record, picture, self.crop, max(self.input_size, self.output_size)), self.input_size)
         if self.color_order == "rgb":
             shown = shown[..., ::-1]
@@ -77,17 +89,6 @@ class PreviewSet:
         if self.masked:
             target[..., 3:] = training_masks(record, self.whole, self.mask, self.full_size, ["face"])
         return np.ascontiguousarray(shown.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
-
-    def _picture(self, member: int) -> tuple[FaceRecord, np.ndarray]:
-        tries = len(self.source) if self.skip_bad else 1
-        for ahead in range(tries):
-            at = (member + ahead) % len(self.source)
-            try:
-                return self.source.picture(at)
-            except ValueError as error:
-                if ahead == tries - 1:
-                    raise SwapfastError(f"{self.source.folder.records[at].path}: {error}") from error
-        raise AssertionError("there is at least one try")
 
 
 class PreviewLoader:

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from pipelines.build import needed_masks
-from pipelines.dataset import bad_faces, open_source
+from pipelines.dataset import bad_faces, check_prepared, open_source
 from pipelines.fill import Source, fill
 from pipelines.preview import evenly
-from pipelines.sides import check_prepared, scan_side
+from pipelines.sides import scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.checks import LARGEST_SIZE
 from swapfast.augment.constants import SMALLEST_SIZE

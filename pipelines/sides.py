@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.cache import cached_store, has_space
-from pipelines.dataset import TrainSet, bad_faces
+from pipelines.cache import cached_store, has_space, store_path
+from pipelines.dataset import TrainSet, bad_faces, open_source
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
 from pipelines.fill import Source, fill
 from pipelines.preview import evenly
@@ -19,10 +19,8 @@ from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.crop import crop_shares
-from swapfast.faces.folder import scan_folder
-from swapfast.faces.masks import DRAWN_TYPES, check_mask_type
+from swapfast.faces.masks import check_mask_type
 from swapfast.faces.matching import LandmarkMatcher
-from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable, index_path, load_index, save_index
@@ -30,6 +28,7 @@ from swapfast.system import available_memory
 
 FEW_FACES = 25  # below this a model mostly learns the faces by heart
 MEAN_OF = 1024
+MEAN_OF_DECODED = 64  # where no store holds them
 DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches want the rest
 MEMORY_SHARE = 0.5
 
@@ -52,12 +51,12 @@ def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watc
     cache: where its index lies, if there is one; it is brought up to date where that folder exists. Raises
     SwapfastError listing every bad file, unless they are to be skipped, and where no face has that mask.
     """
-    if is_prepared(path):
-        made = open_prepared(path)
-        return Source(made.folder, made)
     kept = None if cache is None else index_path(cache, path)
     known = None if kept is None else load_index(kept, path)
-    folder = scan_folder(path, progress=watch(f"reading {path}"), known=known)
+    source = open_source(path, watch(f"reading {path}"), known)
+    if source.prepared is not None:
+        return source
+    folder = source.folder
     if kept is not None and folder.records is not known and cache.is_dir():
         keep_index(kept, folder.records)
     if mask_type == "none":
@@ -88,30 +87,8 @@ def _mask_reason(record: FaceRecord, mask_type: str) -> BadFace | None:
 def keep_index(path: Path, table: FaceTable) -> None:
     """Save an index. Where that fails there is none: the next start reads the folder again."""
     with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_index(path, table)
-
-
-def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
-    """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
-
-    Raises SwapfastError where it shows another, or has no mask of the kind asked for.
-    """
-    made = source.prepared
-    if made is None:
-        return []
-    if made.crop != spec.crop:
-        flags = {"centering": "--centering", "coverage": "--coverage", "vertical_offset": "--vertical-offset"}
-        wanted, has = spec.crop.to_dict(), made.crop.to_dict()
-        differing = [f"{flags[n]} {has[n]} there and {wanted[n]} asked for" for n in flags if has[n] != wanted[n]]
-        raise SwapfastError(f"{made.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew")
-    if "face" in spec.masks and spec.mask != made.mask and spec.mask.mask_type not in DRAWN_TYPES:
-        raise SwapfastError(
-            f"{made.path}: was prepared with --mask-type {made.mask.mask_type}; give the same with the same cleaning, "
-            f"a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
-        )
-    if made.size < spec.size:
-        return [f"warning: {made.path} was prepared at {made.size} px and is enlarged to {spec.size} px"]
-    return []
 
 
 def shown_bytes(count: int) -> str:
@@ -149,6 +126,11 @@ def choose_cache(
     return "off", f"cache: off, for neither the disk of {cache} nor memory has room for {size}"
 
 
+def _may_lie_on_disk(cache: Path, spec: StoreSpec, source: Source) -> bool:
+    """Whether a store is there already or the disk has room for it."""
+    return store_path(cache, spec, source).is_file() or has_space(cache, len(source) * spec.bytes_per_face)
+
+
 def make_set(
     side: str,
     source: Source,
@@ -166,12 +148,12 @@ def make_set(
     """
     rows, store, bad = None, None, []
     progress = watch(f"decoding {source.folder.path}")
-    if where in ("host", "device"):
+    if where == "host" or (where == "device" and _may_lie_on_disk(cache, spec, source)):
         cached = cached_store(cache, spec, source, progress=progress, say=say)
         store, bad = cached.store, cached.bad
         if cached.reused:
             say(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
-    elif where == "memory":
+    elif where in ("memory", "device"):
         store = HostStore.in_memory(spec, len(source))
         bad = bad_faces(source, fill(spec, source, store, progress=progress))
     if bad:
@@ -222,13 +204,13 @@ def remarks(sides: list[TrainSet]) -> list[str]:
 
 
 def mean_face(side: TrainSet) -> torch.Tensor:
-    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of 1024 spread over the folder.
+    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of MEAN_OF spread over the folder.
 
     Raises SwapfastError where not one of them can be read.
     """
     total, count = np.zeros((side.spec.size, side.spec.size, 3), np.float64), 0
     reason = None
-    for index in np.unique(evenly(len(side), MEAN_OF)):
+    for index in np.unique(evenly(len(side), MEAN_OF_DECODED if side.store is None else MEAN_OF)):
         face = face_of(side, int(index))
         if isinstance(face, str):
             reason = face

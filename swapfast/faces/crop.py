@@ -19,6 +19,8 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import PADDING_SHARE, transform_points
 from swapfast.faces.record import FaceRecord
 
+MAX_CELLS = 8192  # per edge of the finer grid that is averaged: 192 MiB
+
 
 def crop_shares(crop: CropConfig) -> tuple[float, float]:
     """(coverage, vertical offset) as shares: CropConfig keeps percent, the mathematics shares."""
@@ -145,7 +147,8 @@ def sample_square(image: np.ndarray, matrix: np.ndarray, size: int, border: int 
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     if scale >= 1:
         return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
-    k = math.ceil(1 / scale)
+    # A face wider than MAX_CELLS px is sampled more coarsely than its own pixels: memory has a limit.
+    k = min(math.ceil(1 / scale), max(1, MAX_CELLS // size))
     # Crop pixel q is the cells k*q .. k*q + k - 1, so its centre lies at k*q + (k - 1) / 2.
     fine = matrix * k
     fine[:, 2] += (k - 1) / 2

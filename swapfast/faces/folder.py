@@ -78,7 +78,7 @@ def scan_folder(
     begun = time.time_ns()
     stats = _file_stats(folder)
     others = frozenset(stats)
-    names = [name for name in stats if not name.lower().endswith(".json") and not _is_mask_of_another(name, others)]
+    names = [name for name in stats if not name.lower().endswith(".json") and not is_mask_of_another(name, others)]
     found = {} if known is None else _still_true(known, stats)
     unchanged = len(found)
     unread = [name for name in names if name not in found]
@@ -161,7 +161,8 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def _is_mask_of_another(name: str, others: frozenset[str]) -> bool:
+def is_mask_of_another(name: str, others: frozenset[str]) -> bool:
+    """Whether a file is, by its name, the mask of one of the ``others`` beside it."""
     stem = _stem(name)
     if not stem.endswith("_mask") or f"{stem}.json" in others:
         return False

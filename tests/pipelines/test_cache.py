@@ -15,16 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from pipelines.cache import cached_store, clear_cache, list_cache, store_path
-from pipelines.dataset import TrainSet, open_source
+from pipelines.dataset import TrainSet, check_prepared, open_source
 from pipelines.decode import dali_version
 from pipelines.feed import DecodeFeed, HostFeed, PreparedFeed
 from pipelines.fill import fill
 from pipelines.prepare import prepare
 from pipelines.sampler import Sampler
-from pipelines.sides import check_prepared, choose_cache, scan_side
+from pipelines.sides import choose_cache, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
@@ -213,12 +213,34 @@ def test_a_file_that_changes_between_reading_and_decoding_is_named(folder, tmp_p
     assert [bad.path.name for bad in made.bad] == ["0004.png"] and "changed" in made.bad[0].reason
 
 
+@pytest.mark.parametrize("encoding", ["png", "jpg"])
+def test_a_file_that_could_not_be_read_just_then_is_tried_again(folder, tmp_path, encoding):
+    """Gone, or another one under its name: neither is taken for that face, and neither is held against it."""
+    for path in folder.glob("????.png") if encoding == "jpg" else ():
+        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+        path.unlink()
+    gone, other = folder / f"0003.{encoding}", folder / f"0004.{encoding}"
+    whole = {path: path.read_bytes() for path in (gone, other)}
+    source = open_source(folder)
+    gone.unlink()
+    other.write_bytes(cv2.imencode(f".{encoding}", 255 - cv2.imread(str(other)))[1].tobytes())
+    made = cached_store(tmp_path / "cache", SPEC, source)
+    assert [bad.path for bad in made.bad] == [gone, other]
+    for path, content in whole.items():
+        path.write_bytes(content)
+    made = cached_store(tmp_path / "cache", SPEC, source)
+    assert (made.bad, made.reused) == ([], 12) and _same(made.store, _expected(folder))
+    assert len(list((tmp_path / "cache").glob("store-*"))) == 1
+
+
 def test_listing_and_clearing(folder, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     source = scan_side(folder, "extended", False, cache=cache)
     cached_store(cache, SPEC, source)
     (cache / "notes.txt").write_text("not ours")
+    for name in ("store-mine.safetensors", f"store-{'0' * 16}-{'1' * 16}.safetensors"):
+        save_file({"x": np.zeros(3, np.float32)}, cache / name, {"what": "somebody else's", "options": "{"})
     left = cache / f"{TEMPORARY}999999999-store-0-0.safetensors"
     left.write_bytes(b"0123")
     os.utime(left, (time.time() - 9999, time.time() - 9999))
@@ -230,7 +252,7 @@ def test_listing_and_clearing(folder, tmp_path):
     ]
     assert found[1]["options"]["size"] == 48 and found[1]["bytes"] > 14 * SPEC.bytes_per_face
     assert clear_cache(cache) == sum(one["bytes"] for one in found)
-    assert [path.name for path in cache.iterdir()] == ["notes.txt"] and list_cache(cache) == []
+    assert len(list(cache.iterdir())) == 3 and list_cache(cache) == [], "what is not ours stays"
     with pytest.raises(SwapfastError, match="no such folder"):
         list_cache(tmp_path / "nowhere")
 
@@ -301,11 +323,17 @@ def test_a_damaged_face_of_a_prepared_set_is_named(folder, tmp_path, encoding):
     cached = cached_store(tmp_path / "cache", SPEC, source)
     name = made.folder.records.name(3)
     assert [(bad.path.name, bad.reason) for bad in cached.bad] == [(name, "damaged (checksum)")]
+    opened = open_source(tmp_path / "set")
+    shard.rename(tmp_path / "elsewhere.tar")
+    lost = cached_store(tmp_path / "lost", SPEC, opened)
+    assert len(lost.bad) == 14, "a line each, and no traceback"
+    (tmp_path / "elsewhere.tar").rename(shard)
+    assert len(cached_store(tmp_path / "lost", SPEC, source).bad) == 1
     sampler = Sampler(3, (14, 14), 14)
     sets = [TrainSet.of(side, source, SPEC, None) for side in "AB"]
     ids = sampler.ids(0)
     feed = DecodeFeed(sets, sampler, warn=told.append)
-    faces, _ = (PreparedFeed(feed) if PreparedFeed.fits(sets) else feed)(0, ids)
+    faces, _, _ = (PreparedFeed(feed) if PreparedFeed.fits(sets) else feed)(0, ids)
     assert len(told) == 2 and all(f"{name}: damaged (checksum)" in line for line in told)
     for place, face in enumerate(ids.reshape(-1)):
         assert np.array_equal(faces[place], whole.faces[face]) == (face != 3)

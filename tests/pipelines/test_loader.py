@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from pipelines import decode
 from pipelines.build import make_augmenter
 from pipelines.cache import cached_store
 from pipelines.collate import Collate
@@ -254,15 +257,56 @@ def test_a_file_that_vanishes_or_breaks_during_the_run_is_named_and_left_out(mak
     assert any("0001.png" in line and "side B" in line for line in told)
     replaced = 0
     for one, two in zip(before, after):
-        assert np.array_equal(one.ids, two.ids)
         for side in range(2):
             for place, face in enumerate(one.ids[side]):
                 same = torch.equal(one.targets[0][place, side], two.targets[0][place, side])
                 assert same == (face != gone[side]), "only these faces are replaced"
+                assert (two.ids[side, place] == face) == same and two.ids[side, place] != gone[side]
                 replaced += not same
     assert replaced >= 3
     again = make(sets=sets, feed=feed, start=3)
     assert _equal(again.batch(3), after[3])
+    shutil.copy(made_faces / "a" / "0003.png", tmp_path / "a")
+    assert _equal(loader.batch(4), after[4]), "what comes back later does not change the batch"
+
+
+def test_another_picture_under_the_same_name_is_not_trained_with_old_landmarks(make, made_faces, tmp_path):
+    sets = _copied(made_faces, tmp_path)
+    told: list[str] = []
+    cv2.imwrite(str(tmp_path / "a" / "0003.png"), cv2.imread(str(tmp_path / "a" / "0003.png"))[::-1])
+    loader = make(batch=14, sets=sets, feed=lambda sets, sampler: DecodeFeed(sets, sampler, warn=told.append))
+    assert 3 not in loader.batch(0).ids[0]
+    assert len(told) == 1 and "0003.png: it has changed since the folder was read" in told[0]
+
+
+def test_pictures_too_large_for_a_batch_of_dali_are_decoded_apart(make, made_faces, tmp_path, monkeypatch):
+    """Their number differs from step to step."""
+    _copied(made_faces, tmp_path)
+    for name in ("0002", "0005", "0006"):
+        enlarged = cv2.resize(cv2.imread(str(tmp_path / "a" / f"{name}.png")), None, fx=2, fy=2)
+        cv2.imwrite(str(tmp_path / "a" / f"{name}.png"), enlarged)
+        described = json.loads((tmp_path / "a" / f"{name}.json").read_text())
+        described["landmarks"] = (2 * np.array(described["landmarks"])).tolist()
+        described.pop("mask", None)
+        (tmp_path / "a" / f"{name}.json").write_text(json.dumps(described))
+        (tmp_path / "a" / f"{name}_mask.png").unlink()
+    sets = [TrainSet.from_folder(side.upper(), tmp_path / side, 64) for side in "ab"]
+    monkeypatch.setattr(decode, "DALI_PIXELS", 96 * 96)
+    loader = make(batch=3, sets=sets, feed=lambda sets, sampler: DecodeFeed(sets, sampler))
+    stored = make(batch=3, sets=sets)
+    assert all(_equal(loader.batch(step), stored.batch(step)) for step in range(12))
+
+
+def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_path):
+    sets = _copied(made_faces, tmp_path)
+    matcher = LandmarkMatcher.from_records([one.source.folder.records for one in sets], 64, "face", 1.0, 0.0)
+    (tmp_path / "a" / "0003.png").unlink()
+    options = {"batch": 14, "sets": sets, "matcher": matcher, "config": AugmentationConfig(color=False)}
+    batch = make(feed=lambda sets, sampler: DecodeFeed(sets, sampler), **options).batch(0)
+    draws = make(**options).draws(0, batch.ids)
+    faces, planes, _ = HostFeed(sets)(0, batch.ids)
+    expected = make(**options).collate.batch(faces, planes, draws, batch.ids)
+    assert torch.equal(expected.inputs[0], batch.inputs[0])
 
 
 def test_a_folder_that_is_gone_ends_the_run_with_one_line(make, made_faces, tmp_path):
