@@ -22,6 +22,11 @@ from swapfast.faces.crop import crop_window, cut_square, resize_square
 from swapfast.faces.masks import training_masks
 from swapfast.faces.record import FaceRecord
 
+try:
+    from scipy.interpolate import griddata
+except ImportError:  # nothing else here needs it
+    griddata = None
+
 MASKS = ["face", "eye", "mouth"]
 WORKERS = 2
 
@@ -100,6 +105,78 @@ def augment(batch: np.ndarray, rng: np.random.Generator) -> list[torch.Tensor]:
     color_adjust(batch, rng)
     moved = transform(batch, rng)
     feed = warp(np.ascontiguousarray(moved[..., :3]), rng)
+    return [to_tensor(feed), to_tensor(moved[..., :3]), to_tensor(moved[..., 3:])]
+
+
+def clahe(lab: np.ndarray, rng: np.random.Generator) -> None:
+    """The part of ``color_adjust`` that CLAHE is, in place on the first of (N, S, S, 3) uint8 channels."""
+    base = max(2, lab.shape[1] // 128)
+    for image in lab:
+        if rng.random() < 0.5:
+            grid = int(base + rng.integers(0, 5) * (base // 2))
+            image[..., 0] = cv2.createCLAHE(2.0, (grid, grid)).apply(np.ascontiguousarray(image[..., 0]))
+
+
+def shrink(batch: np.ndarray, size: int) -> np.ndarray:
+    """Each image with its masks, six channels at once, to a smaller output size."""
+    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in batch])
+
+
+def warp_landmarks(images: np.ndarray, pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The warp to landmarks: a map of every pixel, linear inside the triangles between the points, for each image.
+
+    pairs: (N, 2, 68, 2) px, the points of each image and of its match. Jaw points that lie on the face are left out.
+    """
+    size = images.shape[1]
+    last, half = size - 1, size // 2 - 1
+    anchors = [(0, 0), (0, last), (last, last), (last, 0), (half, 0), (half, last), (last, half), (0, half)]
+    matches = pairs[:, 1] + rng.normal(0, 2 / 256 * size, pairs[:, 1].shape)
+    result = np.empty_like(images)
+    for source, target, own, match in zip(images, result, pairs[:, 0], matches.astype(np.float32)):
+        hull = cv2.convexHull(np.concatenate([own[17:], match[17:]]).astype(np.int32))
+        inside = [
+            any(cv2.pointPolygonTest(hull, (float(x), float(y)), False) >= 0 for x, y in (own[i], match[i]))
+            for i in range(17)
+        ]
+        kept = [i for i in range(68) if i >= 17 or not inside[i]]
+        at = landmark_map(
+            *(np.concatenate([points[kept], anchors]).astype(np.float32) for points in (own, match)), size
+        )
+        cv2.remap(source, at.astype(np.float32), None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_TRANSPARENT)
+    return result
+
+
+def landmark_map(own: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 2): where each pixel reads: at the points ``match`` (P, 2) those of ``own``.
+
+    The peer has it from scipy's griddata. Where there is no scipy, OpenCV triangulates, the triangles are painted with
+    their numbers, and each pixel goes through its triangle's matrix: the same map, worked out for all pixels as well.
+    """
+    x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    if griddata is not None:
+        return griddata(match, own, (x, y), method="linear", fill_value=0)
+    far = 1000 * size
+    subdivision = cv2.Subdiv2D((-far, -far, 2 * far, 2 * far))
+    subdivision.insert(match)
+    corners = subdivision.getTriangleList().reshape(-1, 3, 2)
+    corners = corners[(np.abs(corners) <= 2 * size).all((1, 2))]  # the others lead to the frame around it all
+    number = {point.tobytes(): i for i, point in enumerate(match)}
+    places = np.array([[number[point.tobytes()] for point in corner] for corner in corners])
+    matrices = (
+        np.linalg.pinv(np.dstack([corners, np.ones((len(corners), 3, 1), np.float32)])) @ own[places]
+    )  # (T, 3, 2)
+    painted = np.zeros((size, size), np.int32)
+    for i, corner in enumerate(np.rint(corners * 16).astype(np.int32)):
+        cv2.fillConvexPoly(painted, corner, i, shift=4)
+    at = matrices.astype(np.float32)[painted]
+    return at[..., 0, :] * x[..., None] + at[..., 1, :] * y[..., None] + at[..., 2, :]
+
+
+def augment_to_landmarks(batch: np.ndarray, pairs: np.ndarray, rng: np.random.Generator) -> list[torch.Tensor]:
+    """``augment`` with the warp to landmarks; pairs: as they lie in the moved images."""
+    color_adjust(batch, rng)
+    moved = transform(batch, rng)
+    feed = warp_landmarks(np.ascontiguousarray(moved[..., :3]), pairs, rng)
     return [to_tensor(feed), to_tensor(moved[..., :3]), to_tensor(moved[..., 3:])]
 
 

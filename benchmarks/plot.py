@@ -99,19 +99,38 @@ def plain(value: float, _place: object = None) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 
-def write_ratio(axes: Axes, row: dict, line: Line) -> None:
+def times(ratio: float) -> str:
+    """'12×', and '4.2×' or '0.55×' below ten."""
+    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.2g}×"
+
+
+def write_ratio(axes: Axes, row: dict, color: str, above: bool) -> None:
     """How many times the peer's speed a point is; what is slower stands below, where the peer's line is not."""
     ratio = row["ratio_to_peer"]
     text = axes.annotate(
-        f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.2g}×",
+        times(ratio),
         (row["size"], row["faces_per_s"]),
-        (0, 8 if line.above and ratio >= 1 else -15),
+        (0, 8 if above and ratio >= 1 else -15),
         textcoords="offset points",
         ha="center",
         fontsize=9,
-        color=line.color,
+        color=color,
     )
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
+def logarithmic(axes: Axes, sizes: set[int]) -> None:
+    """Both axes logarithmic, the sizes that there are marked below, and room for the ratios."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.08, y=0.1)
+    axes.set_xlabel("size of a face, px (logarithmic)")
+    axes.grid(which="major", color="#DDDDDD")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_loader(axes: Axes, results: list[dict]) -> None:
@@ -128,20 +147,9 @@ def draw_loader(axes: Axes, results: list[dict]) -> None:
             axes.plot(x, y, style, color=line.color, marker=line.marker, lw=1.8, ms=6, label=line.label + where)
             for row in rows:
                 if row.get("ratio_to_peer") is not None:
-                    write_ratio(axes, row, line)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    low, high = axes.get_ylim()
-    axes.set_ylim(low / 1.3, high * 1.3)  # for the ratios
-    axes.margins(x=0.08)
-    axes.set_xlabel("size of a face, px (logarithmic)")
+                    write_ratio(axes, row, line.color, line.above)
+    logarithmic(axes, sizes)
     axes.set_ylabel("faces per second, both sides (logarithmic)")
-    axes.grid(which="major", color="#DDDDDD")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     title = "numbers at the points: times the peer's speed in the same run"
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, title=title)
 

@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from torch import Tensor
+
+from benchmarks import augment as augment_benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
+UNTIMED = ("memory", "copy_bandwidth")  # rows that are not about faces
+STEPS = ("color", "clahe", "transform", "warp", "warp_landmarks", "masks_targets", "to_float")
 
 
 def call(name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -41,18 +47,24 @@ def scale(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("scale"), "scale", "--faces", 200)
 
 
+@pytest.fixture(scope="module")
+def augment(tmp_path_factory) -> Path:
+    tiny = ("--sizes", 32, 64, "--batch", 4, "--faces", 2, "--threads", 1)
+    return written(tmp_path_factory.mktemp("augment"), "augment", *tiny)
+
+
 def rows_of(file: Path) -> list[dict]:
     return json.loads(file.read_text())["results"]
 
 
-@pytest.mark.parametrize("name", ["loader", "decode", "scale"])
+@pytest.mark.parametrize("name", ["loader", "decode", "scale", "augment"])
 def test_a_benchmark_says_where_it_ran_and_gives_numbers_that_fit_together(name, request):
     content = json.loads(request.getfixturevalue(name).read_text())
     environment = content["environment"]
     for key in ("processor", "cores", "gpus", "driver", "versions", "torch_threads", "opencv_threads", "commit"):
         assert key in environment
     assert {"torch", "dali", "kornia", "opencv"} <= set(environment["versions"])
-    timed = [row for row in content["results"] if row["name"] != "memory"]
+    timed = [row for row in content["results"] if row["name"] not in UNTIMED and not row.get("estimate")]
     needed = {"name", "size", "batch", "median_ms", "iqr_ms", "faces_per_s", "repeats", "peak_mib"}
     assert timed and all(needed <= set(row) for row in timed)
     for row in timed:
@@ -93,6 +105,79 @@ def test_the_scale_benchmark_has_a_row_for_every_number_of_faces(scale):
     restarts = [row for row in rows if row["name"] == "restart"]
     assert all(row["whole_s"] >= row["read_s"] > 0 for row in restarts)
     assert [row["state"] for row in rows if row["name"] == "memory"] == ["first_start", "restart"]
+
+
+def test_the_augment_benchmark_has_every_step_of_every_backend(augment):
+    rows = [row for row in rows_of(augment) if row["device"] == "cpu"]
+    found = {(row["size"], row["name"], row["backend"]) for row in rows}
+    for name in (*STEPS, "whole", "whole_landmarks"):
+        for backend in ("peer_loop", "opencv", "torch_cpu", "kornia"):
+            assert {(32, name, backend), (64, name, backend)} <= found
+    assert all(row["ratio_to_peer"] == 1 for row in rows if row["backend"] == "peer_loop")
+    assert all(row["ratio_to_peer"] > 0 and row["added_mib"] >= 0 and row["threads"] == 1 for row in rows)
+
+
+def test_the_augment_benchmark_speaks_of_a_gpu_measured_or_estimated(augment):
+    content = json.loads(augment.read_text())
+    rows = [row for row in content["results"] if row["backend"] == "device_eager" and row["name"] == "whole"]
+    assert [row["size"] for row in rows] == [32, 64]
+    assert all(0 < row["floor_fraction"] < 1 and row["device"] == "cuda" for row in rows)
+    measured = [row for row in content["results"] if row["name"] in ("copy_bandwidth", "host_to_device")]
+    if content["environment"]["gpus"] and measured:
+        assert len(measured) == 3 and all(row["gb_per_s"] > 1 for row in measured)
+        assert all(row["device_ms"] > 0 and row["beside_mib"] >= 0 for row in rows)
+    else:
+        assert all(row["estimate"] and row["kernels"] > 10 and "median_ms" not in row for row in rows)
+
+
+def decibels(a: Tensor, b: Tensor) -> float:
+    return float(-10 * np.log10(np.mean((a.double().numpy() - b.double().numpy()) ** 2)))
+
+
+@pytest.mark.parametrize("name", ["whole", "whole_landmarks"])
+def test_the_backends_that_are_compared_do_the_same_work(name, tmp_path):
+    data = augment_benchmark.make_data(augment_benchmark.make_records(tmp_path, 2), 128, 4)
+    there = {backend.name: backend for backend in augment_benchmark.backends(1, False) if backend.device == "cpu"}
+    made = {key: backend.make(data)[name]() for key, backend in there.items()}
+    opencv = made["opencv"]
+    for key, least in (("torch_cpu", (40, 40, 60)), ("kornia", (32, 40, 60))):  # kornia warps what has been moved
+        other = made[key]
+        found = (
+            decibels(opencv.feed, other.feed),
+            *map(decibels, (opencv.targets[0], opencv.masks[0]), (other.targets[0], other.masks[0])),
+        )
+        assert all(a > b for a, b in zip(found, least)), f"{key}: {found} dB"
+    feed, target, masks = made["peer_loop"]  # its amounts are its own
+    assert feed.shape == target.shape == masks.shape == (4, 128, 128, 3)
+    assert 0.2 < float(feed.mean()) / float(opencv.feed.mean()) < 5
+
+
+def test_augment_results_become_a_table_and_a_diagram(augment, tmp_path):
+    content = json.loads(augment.read_text())
+    gpu = [row | {"device": "cuda", "backend": "device_eager"} for row in content["results"] if row["name"] == "whole"]
+    gpu = [row | {"faces_per_s": 123456.0, "ratio_to_peer": 12.3} for row in gpu if not row.get("estimate")]
+    other, image = tmp_path / "gpu.json", tmp_path / "plot.png"
+    other.write_text(json.dumps(content | {"results": gpu}))
+
+    result = call("compare", augment, other, "-o", image, "--markdown")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    head = next(line for line in lines if line.startswith("|"))
+    assert "the peer's way" in head and "OpenCV" in head and "kornia" in head
+    speeds = [line for line in lines if line.startswith("| 64 px")]
+    assert "(1×)" in speeds[0] and any("123,456 (12×)" in line for line in speeds)
+    pixels = cv2.imread(str(image))
+    drawn = (pixels < 200).any(axis=2)
+    # Two diagrams side by side, and more in each than a frame.
+    assert all(0.01 < half.mean() < 0.6 for half in np.array_split(drawn, 2, axis=1))
+
+    plain = call("compare", augment, "--names", "clahe")
+    assert plain.returncode == 0 and plain.stdout.count("64 px") == 1 and "|" not in plain.stdout
+
+
+def test_a_comparison_of_nothing_is_refused(scale, tmp_path):
+    result = call("compare", scale, "-o", tmp_path / "plot.png")
+    assert result.returncode == 1 and "no augment results" in result.stderr
 
 
 def test_a_plot_shows_something(loader, decode, tmp_path):

@@ -400,9 +400,8 @@ from pathlib import Path
 
 resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
 import numpy as np
-from pipelines.dataset import open_source
 from pipelines.decode import BatchDecoder, dali_version
-from pipelines.fill import DALI_PIXELS, fill
+from pipelines.fill import DALI_PIXELS, Source, fill
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.image import read_image
@@ -428,7 +427,7 @@ told, arrays = {}, {}
 found = scan_folder(folder, workers=2)
 told["bad"] = {face.path.name: face.reason for face in found.bad}
 told["scanned"] = grown()
-source = open_source(folder, found)
+source = Source(found)
 for kind in ("extended", "file"):
     if kind == "file":
         has = np.flatnonzero([record.mask_file is not None for record in source.folder.records])

@@ -1,0 +1,612 @@
+"""How fast is the augmentation, step by step and whole, on every backend: python -m benchmarks.augment
+
+Backends take turns on the same faces with 3 masks, each from bytes to floats:
+    peer_loop        one image after another, six channels together: benchmarks/peer.py
+    opencv           OpenCVAugmenter, and the plain functions that it is made of
+    torch_cpu        DeviceAugmenter on tensors of the CPU, not compiled
+    kornia           kornia's functions put together as a user of kornia would
+    device_eager     DeviceAugmenter on a GPU, not compiled; only where there is one
+    device_compiled  the same compiled; without a GPU on the CPU, where it takes minutes, with --compile
+
+Rows by ``name``:
+    color            LAB jitter and CLAHE, LAB there and back included
+    clahe            the part of it that CLAHE is, from lightness to lightness
+    transform        rotate, zoom, shift and flip image and masks
+    warp             the 5x5 warp of the image: the map and reading it
+    warp_landmarks   the warp to landmarks: from points to nodes or to the peer's map of all pixels, and reading
+    masks_targets    image and masks to target and masks of half the size (whole gives none smaller)
+    to_float         bytes to floats in 0..1: the peer and OpenCV at the end, the others at the beginning
+    whole            all that a batch needs with the 5x5 warp, its random amounts included; one feed and one target
+    whole_landmarks  the same with the warp to landmarks
+    host_to_device   the batch's bytes from pinned memory to the GPU
+    copy_bandwidth   1 GiB from one place of the GPU's memory to another
+Steps do not add up to the whole: it shares work between them, and the peer's CLAHE is by a chance of its own.
+
+In a row:
+    threads          of the backend: OpenCV's own for the peer, PyTorch's, those of OpenCVAugmenter
+    median_ms        wall time from call to finished result, on a GPU with all that the host does
+    device_ms        on a GPU: its own time, measured while the host is ahead of it (CUDA events)
+    ratio_to_peer    the median of ratios, each of two runs in the same turn
+    peak_mib         most memory in use during a call: of the process, or on the GPU; all backends' inputs are in it
+    added_mib        by how much the call raised it, results included; without a GPU at the first call
+    beside_mib       on a GPU: the part of it that is not results
+    floor_fraction   on a GPU: the share of device_ms that 42 bytes a px take at copy_bandwidth. With ``estimate``,
+                     where there is no GPU: from the bytes that benchmarks/graph_cost.py counts, not from a clock
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import gc
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import local
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import graph_cost, peer
+from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
+from swapfast.augment import clahe, color, geometry, opencv
+from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
+from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
+from swapfast.augment.draws import GRID, Draws, draw, with_landmarks
+from swapfast.augment.opencv import OpenCVAugmenter, Scratch, tall
+from swapfast.augment.result import Augmented
+from swapfast.augment.transfer import send
+from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
+from swapfast.faces.crop import crop_face, crop_shares
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.image import read_image
+from swapfast.faces.masks import training_masks
+from swapfast.faces.matching import LandmarkMatcher
+from swapfast.faces.record import FaceRecord
+from swapfast.faces.synthetic import synthesize
+from swapfast.system import available_cores
+
+MASKS = ("face", "eye", "mouth")
+CONFIG = AugmentationConfig()
+FLOOR_BYTES = (3 + len(MASKS)) * (1 + 4) + 3 * 4  # a px: bytes read once; target, masks and feed written as float32
+PICTURE = 256  # px of the drawn pictures; crops above are smoother than real ones, which hardly any time depends on
+SEED = 1
+COPIED = 2**30  # bytes
+HEAD_START = 6 * 10**7  # of the GPU's cycles, some 30 ms: longer than the host needs to ask for a batch
+
+Call = Callable[[], object]
+
+
+# ---- what all start from -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """N faces of S px, the first half side A's, and what is drawn for them."""
+
+    faces: np.ndarray  # (N, S, S, 4) uint8, BGR and the face mask
+    planes: np.ndarray  # (N, 2, S, S) uint8, the other masks
+    pairs: np.ndarray  # (N, 2, 68, 2) px, landmarks of each face and of its match
+
+    @property
+    def size(self) -> int:
+        return self.faces.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def draw(self) -> Draws:
+        """The amounts of the batch, drawn anew: the same each time."""
+        return draw(SEED, np.arange(len(self)), 0, self.size, CONFIG)
+
+    def draw_landmarks(self) -> Draws:
+        return self.to_landmarks(self.draw())
+
+    def to_landmarks(self, draws: Draws) -> Draws:
+        return with_landmarks(draws, self.pairs, SEED, np.arange(len(self)), 0)[0]
+
+    @cached_property
+    def six(self) -> np.ndarray:
+        """(N, S, S, 6) uint8: as the peer has them."""
+        return np.concatenate([self.faces, self.planes.transpose(0, 2, 3, 1)], axis=3)
+
+
+def make_records(folder: Path, faces: int) -> list[list[FaceRecord]]:
+    """Of each side: made-up faces in plain pictures."""
+    synthesize(folder / "made", faces=faces, size=PICTURE, pairs=0, seed=SEED, workers=1)
+    return [scan_folder(folder / "made" / side).records for side in "ab"]
+
+
+def make_data(records: list[list[FaceRecord]], size: int, batch: int) -> Data:
+    """A batch of crops; where it is larger than there are faces, they come again."""
+    crop, half = CropConfig(), batch // 2
+    made = []
+    for record in (record for side in records for record in side):
+        masks = training_masks(record, crop, MaskConfig(), size, MASKS)
+        made.append(np.dstack([crop_face(record, read_image(record.path), crop, size), masks]))
+    index = [np.resize(np.arange(len(side)), half) for side in records]
+    six = np.stack(made)[np.concatenate([index[0], len(records[0]) + index[1]])]
+    matcher = LandmarkMatcher.from_records(records, size, crop.centering, *crop_shares(crop))
+    pairs = matcher.get_close_landmarks(np.stack(index), matcher.choices(SEED, np.arange(half)))
+    return Data(np.ascontiguousarray(six[..., :4]), np.ascontiguousarray(six[..., 4:].transpose(0, 3, 1, 2)), pairs)
+
+
+# ---- the peer ------------------------------------------------------------------------------------------------
+
+
+def peer_calls(data: Data, threads: int) -> dict[str, Call]:
+    """The peer's way. It changes what it is given, so it is given copies where that would show."""
+    rng = np.random.default_rng(SEED)
+    six = data.six
+    bgr = np.ascontiguousarray(six[..., :3])
+    lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in bgr])
+    pairs = data.draw().move_points(data.pairs)
+    calls = {
+        "color": lambda: peer.color_adjust(bgr.copy(), rng),
+        "clahe": lambda: peer.clahe(lab.copy(), rng),
+        "transform": lambda: peer.transform(six, rng),
+        "warp": lambda: peer.warp(bgr, rng),
+        "warp_landmarks": lambda: peer.warp_landmarks(bgr, pairs, rng),
+        "masks_targets": lambda: peer.shrink(six, data.size // 2),
+        "to_float": lambda: [peer.to_tensor(part) for part in (bgr, six[..., :3], six[..., 3:])],
+        "whole": lambda: peer.augment(six.copy(), rng),
+        "whole_landmarks": lambda: peer.augment_to_landmarks(six.copy(), pairs, rng),
+    }
+    return {name: partial(with_opencv_threads, threads, call) for name, call in calls.items()}
+
+
+def with_opencv_threads(threads: int, call: Call) -> object:
+    """A call with OpenCV's own threads, which ours (``OpenCVAugmenter``) have switched off."""
+    cv2.setNumThreads(threads)
+    try:
+        return call()
+    finally:
+        cv2.setNumThreads(1)
+
+
+# ---- OpenCV --------------------------------------------------------------------------------------------------
+
+
+def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
+    """Steps by the plain functions of ``opencv``, in strips on threads as ``OpenCVAugmenter`` does them."""
+    size, half, count = data.size, data.size // 2, len(data)
+    faces, planes, draws = data.faces, data.planes, data.draw()
+    augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
+    as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
+    jitter, grids, inverse = opencv.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
+    moved, packed = faces.copy(), np.zeros_like(faces)
+    moved_planes, moved_parts, feed = faces.copy(), np.empty_like(planes), np.empty_like(faces)
+    target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
+    lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
+    equalized = np.empty_like(lightness)
+    run = partial(in_strips, ThreadPoolExecutor(threads), local(), strips(count, size, threads))
+
+    def recolor(strip: slice, scratch: Scratch) -> None:
+        opencv.recolor(faces[strip], jitter[strip], grids[strip], scratch)
+
+    def equalize(strip: slice, scratch: Scratch) -> None:
+        for grid, before, after in zip(grids[strip], lightness[strip], equalized[strip]):
+            if grid:
+                opencv.equalize(before, grid, out=after)
+
+    def transform(strip: slice, scratch: Scratch) -> None:
+        for i in range(count)[strip]:
+            opencv.move(faces[i], inverse[i], out=moved[i])
+            if size >= opencv.PARTS_FROM:
+                for plane, out in zip(planes[i], moved_parts[i]):
+                    opencv.move_part(plane, inverse[i], [out], scratch)
+                continue
+            cv2.mixChannels(list(planes[i]), [packed[i]], [0, 0, 0, 1, 1, 2, 1, 3])
+            opencv.move(packed[i], inverse[i], out=moved_planes[i])
+
+    def warp(draws: Draws) -> None:
+        nodes = draws.control_grid()
+        weights = opencv.weights_for(size, nodes.shape[1])
+
+        def read(strip: slice, scratch: Scratch) -> None:
+            for face, rows, out in zip(faces[strip], opencv.node_rows(nodes[strip], weights), feed[strip]):
+                opencv.read_warped(face, rows, weights, out, scratch)
+
+        run(read)
+
+    def shrink(strip: slice, scratch: Scratch) -> None:
+        small = opencv.shrink(moved[strip], half, scratch)
+        cv2.cvtColor(tall(small), cv2.COLOR_BGRA2BGR, dst=tall(target[strip]))
+        cv2.mixChannels([tall(small)], [tall(masks[0, strip])], [3, 0])
+        small = opencv.shrink(moved_planes[strip], half, scratch)
+        cv2.mixChannels([tall(small)], [tall(mask[strip]) for mask in masks[1:]], [0, 0, 2, 1])
+
+    return {
+        "color": partial(run, recolor),
+        "clahe": partial(run, equalize),
+        "transform": partial(run, transform),
+        "warp": lambda: warp(draws),
+        "warp_landmarks": lambda: warp(data.to_landmarks(draws)),
+        "masks_targets": partial(run, shrink),
+        "to_float": as_bytes.to_float,
+        "whole": lambda: augment(faces, planes, data.draw()),
+        "whole_landmarks": lambda: augment(faces, planes, data.draw_landmarks()),
+    }
+
+
+def strips(count: int, size: int, threads: int) -> list[slice]:
+    """As ``OpenCVAugmenter`` cuts a batch."""
+    length = max(1, min(opencv.STRIP_PIXELS // size**2, -(-count // (3 * threads))))
+    return [slice(first, min(first + length, count)) for first in range(0, count, length)]
+
+
+def in_strips(pool: ThreadPoolExecutor, own: local, parts: list[slice], work: Callable[[slice, Scratch], None]) -> None:
+    """``work`` on all parts, each thread with intermediate images of its own."""
+
+    def one(part: slice) -> None:
+        if not hasattr(own, "scratch"):
+            own.scratch = Scratch()
+        work(part, own.scratch)
+
+    list(pool.map(one, parts))
+
+
+# ---- the device backend --------------------------------------------------------------------------------------
+
+
+def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
+    """Steps by the functions of ``_augment``, each compiled on its own where that is wanted.
+
+    Faces are on the device. Amounts are too, but for the warp to landmarks, which includes the host's part, and the
+    whole.
+    """
+    size, half, draws = data.size, data.size // 2, data.draw()
+    faces, planes = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.planes).to(device)
+    amounts = Amounts.of(send(packed_amounts(draws), device))
+    largest = clahe.largest_grid(ConstantsColor.from_config(size, CONFIG))
+    augment = DeviceAugmenter(size, size, [size], CONFIG, compile=compiled)
+
+    def floats(faces: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = faces.permute(0, 3, 1, 2)
+        return to_unit(pixels[:, :3]), to_unit(torch.cat([pixels[:, 3:], planes], dim=1))
+
+    images, masks = floats(faces, planes)
+    lightness = color.bgr_to_lab(images)[0].contiguous()
+
+    def transform(images: Tensor, masks: Tensor, inverse: Tensor) -> list[Tensor]:
+        at = geometry.affine_map(inverse, size)
+        return [geometry.read(images, at), geometry.read(masks, at)]
+
+    def warp(images: Tensor, nodes: Tensor) -> Tensor:
+        return geometry.read(images, geometry.control_map(nodes, size))
+
+    def shrink(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        small = geometry.shrink(images, half).contiguous(memory_format=torch.channels_last)
+        return small, geometry.shrink(masks, half)
+
+    def recolor(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor) -> Tensor:
+        return color.color_adjust(images, factor, offset, grids, largest)
+
+    def equalize(lightness: Tensor, grids: Tensor) -> Tensor:
+        return clahe.equalize(lightness, grids, largest)
+
+    def made(step: Callable, *first: Tensor) -> Callable:
+        """The step, compiled if wanted; it has been called before, as what it looks up must be there by then."""
+        if not compiled:
+            return step
+        step(*first)
+        return torch.compile(step, fullgraph=True, dynamic=False)
+
+    recolor = made(recolor, images, *amounts[:3])
+    equalize = made(equalize, lightness, amounts.grids)
+    transform = made(transform, images, masks, amounts.inverse)
+    warp, bend = made(warp, images, amounts.nodes), made(warp, images, landmark_places(data, draws, device))
+    shrink, floats = made(shrink, images, masks), made(floats, faces, planes)
+    return {
+        "color": lambda: recolor(images, *amounts[:3]),
+        "clahe": lambda: equalize(lightness, amounts.grids),
+        "transform": lambda: transform(images, masks, amounts.inverse),
+        "warp": lambda: warp(images, amounts.nodes),
+        "warp_landmarks": lambda: bend(images, landmark_places(data, draws, device)),
+        "masks_targets": lambda: shrink(images, masks),
+        "to_float": lambda: floats(faces, planes),
+        "whole": lambda: augment(faces, planes, data.draw()),
+        "whole_landmarks": lambda: augment(faces, planes, data.draw_landmarks()),
+    }
+
+
+def landmark_places(data: Data, draws: Draws, device: str) -> Tensor:
+    """(N, K, K, 2) where the nodes of the warp to landmarks read, worked out on the host and sent."""
+    nodes = geometry.relative(data.to_landmarks(draws).control_grid(), data.size)
+    return send(nodes.astype(np.float32), device)
+
+
+# ---- kornia --------------------------------------------------------------------------------------------------
+
+
+def kornia_calls(data: Data, device: str) -> dict[str, Call]:
+    """Steps by kornia's functions, with amounts as they come from the host."""
+    from kornia.geometry.transform import resize
+
+    draws, half = data.draw(), data.size // 2
+    faces, planes = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.planes).to(device)
+    six = kornia_float(faces, planes)
+    images = six[:, :3].contiguous()
+    lightness = color.bgr_to_lab(images)[0][:, None] / 255
+    return {
+        "color": lambda: kornia_color(images, draws),
+        "clahe": lambda: kornia_clahe(lightness, draws.clahe_grid),
+        "transform": lambda: kornia_transform(six, draws),
+        "warp": lambda: kornia_warp(images, draws),
+        "warp_landmarks": lambda: kornia_warp(images, data.to_landmarks(draws)),
+        "masks_targets": lambda: resize(six, (half, half), interpolation="area"),
+        "to_float": lambda: kornia_float(faces, planes),
+        "whole": lambda: kornia_whole(faces, planes, data.draw()),
+        "whole_landmarks": lambda: kornia_whole(faces, planes, data.draw_landmarks()),
+    }
+
+
+def kornia_float(faces: Tensor, planes: Tensor) -> Tensor:
+    """(N, 6, S, S) floats in 0..1: BGR and the masks."""
+    return torch.cat([faces.permute(0, 3, 1, 2), planes], dim=1).float() / 255
+
+
+def kornia_color(images: Tensor, draws: Draws) -> Tensor:
+    """Jitter and CLAHE of BGR images in kornia's LAB, L* 0..100."""
+    from kornia.color import lab_to_rgb, rgb_to_lab
+
+    factor, offset = draws.lab_affine()  # of L = 2.55 L*, a = a* + 128, b = b* + 128
+    offset = offset * (1 / 2.55, 1, 1) + (factor - 1) * (0, 128, 128)
+    factor, offset = (torch.from_numpy(a).to(images)[:, :, None, None] for a in (factor, offset))
+    lab = rgb_to_lab(images.flip(1)) * factor + offset
+    lightness = kornia_clahe((lab[:, :1] / 100).clamp(0, 1), draws.clahe_grid)
+    return lab_to_rgb(torch.cat([lightness * 100, lab[:, 1:]], dim=1)).flip(1)
+
+
+def kornia_clahe(lightness: Tensor, grids: np.ndarray) -> Tensor:
+    """(N, 1, S, S) in 0..1; kornia takes one grid for a call, so the faces of a grid go together."""
+    from kornia.enhance import equalize_clahe
+
+    result = lightness.clone()
+    for grid in np.unique(grids[grids > 0]).tolist():
+        some = torch.from_numpy(np.flatnonzero(grids == grid)).to(lightness.device)
+        result[some] = equalize_clahe(lightness[some], CLIP_LIMIT, (grid, grid))
+    return result
+
+
+def kornia_transform(images: Tensor, draws: Draws) -> Tensor:
+    """Move, then flip where drawn."""
+    from kornia.geometry.transform import hflip, warp_affine
+
+    matrix = torch.from_numpy(draws.forward()[:, :2]).to(images)
+    moved = warp_affine(images, matrix, images.shape[-2:], padding_mode="border")
+    flip = torch.from_numpy(draws.flip).to(images.device)[:, None, None, None]
+    return torch.where(flip, hflip(moved), moved)
+
+
+def kornia_warp(images: Tensor, draws: Draws) -> Tensor:
+    """Nodes blown up to a map, which is read. kornia has no warp of triangles: its user needs nodes like ours."""
+    from kornia.geometry.transform import remap
+
+    size = images.shape[-1]
+    nodes = torch.from_numpy(draws.warp_nodes()).to(images).permute(0, 3, 1, 2)
+    if nodes.shape[-1] == GRID:
+        inner = slice(size // 8, size // 8 + size)
+        at = F.interpolate(nodes, size=size * 5 // 4, mode="bilinear")[:, :, inner, inner]
+    else:
+        at = F.interpolate(nodes, size=size, mode="bilinear", align_corners=True)
+    return remap(images, at[:, 0], at[:, 1], padding_mode="border", align_corners=True)
+
+
+def kornia_whole(faces: Tensor, planes: Tensor, draws: Draws) -> Augmented:
+    """Colour, movement, warp: one after the other."""
+    six = kornia_float(faces, planes)
+    moved = kornia_transform(torch.cat([kornia_color(six[:, :3], draws), six[:, 3:]], dim=1), draws)
+    target, masks = moved[:, :3], moved[:, 3:]
+    return Augmented(kornia_warp(target, draws), [target], [masks])
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """name: as in the rows. device: where it works. make: its steps for some data, by name."""
+
+    name: str
+    device: str
+    make: Callable[[Data], dict[str, Call]]
+    compiled: bool = False
+
+    def labels(self, threads: int) -> dict[str, object]:
+        return {"backend": self.name, "device": self.device, "threads": threads if self.device == "cpu" else None}
+
+
+def backends(threads: int, compile_on_cpu: bool) -> list[Backend]:
+    """The peer first."""
+    found = [
+        Backend("peer_loop", "cpu", partial(peer_calls, threads=threads)),
+        Backend("opencv", "cpu", partial(opencv_calls, threads=threads)),
+        Backend("torch_cpu", "cpu", partial(device_calls, device="cpu", compiled=False)),
+        Backend("kornia", "cpu", partial(kornia_calls, device="cpu")),
+    ]
+    if torch.cuda.is_available():
+        found += [
+            Backend("kornia", "cuda", partial(kornia_calls, device="cuda")),
+            Backend("device_eager", "cuda", partial(device_calls, device="cuda", compiled=False)),
+            Backend("device_compiled", "cuda", partial(device_calls, device="cuda", compiled=True), compiled=True),
+        ]
+    elif compile_on_cpu:
+        found.append(Backend("device_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
+    return found
+
+
+def used_memory(call: Call, backend: Backend) -> dict[str, float]:
+    """MiB at most in use during one call, how many the call added, and of these on a GPU those beside its results."""
+    if backend.compiled or backend.device == "cuda":
+        call()  # compiles, and loads what CUDA needs
+    if backend.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        peak, results = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated() - before
+        del result
+        found = {"peak_mib": peak, "added_mib": peak - before, "beside_mib": peak - before - results}
+        return {name: round(value / 2**20, 1) for name, value in found.items()}
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)  # what others have freed must not serve this one unseen
+    reset_peak()
+    before = peak_mib(False)
+    call()
+    return {"peak_mib": round(peak_mib(False), 1), "added_mib": round(peak_mib(False) - before, 1)}
+
+
+def device_ms(call: Call, repeats: int) -> float:
+    """Median of the GPU's own time for a call. It is kept busy until the host has asked for all of it.
+
+    Where a call waits for the GPU (kornia's do), what the host does after that counts too.
+    """
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(HEAD_START)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return round(statistics.median(times), 4)
+
+
+def copy_row(repeats: int) -> dict:
+    """How fast the GPU's memory is: bytes read and written, per second."""
+    source, target = (torch.empty(COPIED, dtype=torch.uint8, device="cuda") for _ in range(2))
+    ms = device_ms(lambda: target.copy_(source), repeats)
+    return {
+        "name": "copy_bandwidth",
+        "backend": "device",
+        "device": "cuda",
+        "bytes": COPIED,
+        "device_ms": ms,
+        "gb_per_s": round(2 * COPIED / ms / 1e6, 1),
+    }
+
+
+def transfer_row(data: Data, repeats: int) -> dict:
+    """The batch's bytes on their way to the GPU."""
+    pinned = [torch.from_numpy(array).pin_memory() for array in (data.faces, data.planes)]
+    given = sum(array.nbytes for array in (data.faces, data.planes))
+
+    def call() -> list[Tensor]:
+        return [array.to("cuda", non_blocking=True) for array in pinned]
+
+    timing = compare({"copy": call}, repeats)["copy"]
+    ms = device_ms(call, repeats)
+    labels = {"name": "host_to_device", "size": data.size, "backend": "device", "device": "cuda"}
+    return summary(timing, len(data), **labels, device_ms=ms, bytes=given, gb_per_s=round(given / ms / 1e6, 1))
+
+
+def ratio(theirs: Timing, ours: Timing) -> float:
+    return round(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)), 3)
+
+
+def step_rows(
+    name: str, data: Data, calls: dict[Backend, Call], repeats: int, threads: int, speed: float
+) -> list[dict]:
+    """One step on all backends. speed: the GPU's copy bandwidth, GB/s."""
+    memory = {backend: used_memory(call, backend) for backend, call in calls.items()}
+    times = compare(calls, repeats, warm_up=1)
+    theirs = next(iter(times.values()))
+    rows = []
+    for backend, timing in times.items():
+        more = {"ratio_to_peer": ratio(theirs, timing)}
+        if backend.name == "peer_loop" and "landmarks" in name:
+            more["triangles"] = "opencv" if peer.griddata is None else "scipy"
+        if backend.device == "cuda":
+            more["device_ms"] = device_ms(calls[backend], repeats)
+            if name.startswith("whole"):
+                floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
+                more.update(floor_ms=round(floor, 4), floor_fraction=round(floor / more["device_ms"], 4))
+        labels = {"name": name, "size": data.size, **backend.labels(threads), **more}
+        rows.append(summary(timing, len(data), **labels) | memory[backend])
+    return rows
+
+
+def estimates(size: int, batch: int, eager_only: bool) -> list[dict]:
+    """Kernels and bytes of the device backend where no GPU is there to be measured."""
+    cpu, masks = torch.device("cpu"), len(MASKS)
+    counts = {"device_eager": graph_cost.eager_cost(size, batch, masks, CONFIG, cpu)}
+    if not eager_only:  # half a minute
+        counts["device_compiled"] = graph_cost.compiled_cost(size, batch, masks, CONFIG, cpu)
+    pixels = batch * size**2
+    return [
+        {
+            "name": "whole",
+            "size": size,
+            "backend": backend,
+            "device": "cuda",
+            "estimate": True,
+            "batch": batch,
+            "kernels": kernels,
+            "bytes_per_pixel": round(touched / pixels, 1),
+            "floor_bytes_per_pixel": FLOOR_BYTES,
+            "floor_fraction": round(FLOOR_BYTES * pixels / touched, 4),
+        }
+        for backend, (kernels, touched) in counts.items()
+    ]
+
+
+def size_rows(data: Data, used: Sequence[Backend], repeats: int, threads: int, speed: float) -> list[dict]:
+    """All steps of one size."""
+    gc.collect()  # the last size's threads and memory
+    if any(backend.compiled for backend in used):
+        torch._dynamo.reset()  # it makes eight functions of one and no more: those of the last size go
+    steps = {backend: backend.make(data) for backend in used}
+    rows = []
+    for name in next(iter(steps.values())):
+        calls = {backend: steps[backend][name] for backend in used}
+        rows += step_rows(name, data, calls, repeats, threads, speed)
+        show(rows[-len(calls) :])
+    return rows
+
+
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
+    flags.add_argument("--batch", type=int, default=64, help="faces of both sides together; default 64")
+    flags.add_argument("--faces", type=int, default=8, help="different ones of each side; default 8")
+    flags.add_argument("--threads", type=int, default=available_cores(), help="of every backend; default all cores")
+    flags.add_argument("--compile", action="store_true", help="also compiled where there is no GPU: takes minutes")
+    options = flags.parse_args()
+    if options.batch % 2:
+        flags.error(f"--batch {options.batch}: two sides need an even number")
+    repeats = 3 if options.quick else 11
+    torch.set_num_threads(options.threads)
+    on_gpu = torch.cuda.is_available()
+    used = backends(options.threads, options.compile)
+    results, speed = [], 0.0
+    if on_gpu:
+        results.append(copy_row(repeats))
+        speed = results[0]["gb_per_s"]
+        show(results)
+    with TemporaryDirectory() as folder:
+        records = make_records(Path(folder), options.faces)
+        for backend in used:  # libraries load what they need before any memory is looked at
+            if not backend.compiled:
+                for call in backend.make(make_data(records, 32, 2)).values():
+                    call()
+        for size in options.sizes:
+            data = make_data(records, size, options.batch)
+            results += size_rows(data, used, repeats, options.threads, speed)
+            more = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
+            show(more)
+            results += more
+    save(results, options.json)
+
+
+if __name__ == "__main__":
+    main()
