@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import json
 import multiprocessing
 import os
@@ -73,8 +74,9 @@ def _command() -> str:
     return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *given])
 
 
+@functools.cache
 def environment() -> dict:
-    """Hardware, driver, versions, threads and commit."""
+    """Hardware, driver, versions, threads, load and commit, as they were when it was first asked for."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -189,7 +191,8 @@ def summary(timing: Timing, faces: int, /, **labels) -> dict:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The flags every benchmark has."""
+    """The flags every benchmark has. Notes the environment: the load and the commit are those of the beginning."""
+    environment()
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     made.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not to quote")

@@ -4,7 +4,8 @@ Each stage apart (read, decode, crop and masks, augment, to tensor) and the whol
 tensors, beside a loader written the peer's way, in one run: python -m benchmarks.loader
 
 The whole, rows ``end_to_end``, by state:
-    cold            a first start, cache folder empty: read every header, decode all faces, one epoch of batches
+    cold            a first start, cache folder empty: read every header, decode all faces, one epoch of batches; on
+                    --cold-faces a side, the drawn ones linked under other names
     warm            the store is there and mapped
     warm_uint8      the same, batches handed on as bytes: what the CPU does where a GPU makes the floats
     cache_device    --cache device: the store in the device's memory; without a GPU that is torch's on the CPU
@@ -29,7 +30,7 @@ import torch
 
 from benchmarks import peer
 from benchmarks.common import Timing, alone, compare, own_mib, parser, peak_mib, reset_peak, save, show, summary, timed
-from benchmarks.faces import head_folders
+from benchmarks.faces import head_folders, link_faces
 from pipelines.build import make_augmenter
 from pipelines.cache import cached_store
 from pipelines.collate import Collate, collate
@@ -170,7 +171,7 @@ def first_epoch(folders: list[Path], size: int, batch: int) -> dict[str, float]:
             take(batches, -(-len(sets[0]) // batch))
             times.append(time.perf_counter())
     parts = {name: b - a for name, a, b in zip(("read_s", "fill_s", "batches_s"), times, times[1:])}
-    return {"whole_s": times[-1] - times[0], **parts}
+    return {"faces": sum(map(len, sets)), "whole_s": times[-1] - times[0], **parts}
 
 
 def fill_memory(folders: list[Path], size: int) -> tuple[float, float | None]:
@@ -183,9 +184,15 @@ def fill_memory(folders: list[Path], size: int) -> tuple[float, float | None]:
 
 
 def end_to_end(
-    folders: list[Path], sets: list[TrainSet], batch: int, repeats: int, seconds: float, ways: tuple[Way, ...]
+    folders: list[Path],
+    large: list[Path],
+    sets: list[TrainSet],
+    batch: int,
+    repeats: int,
+    seconds: float,
+    ways: tuple[Way, ...],
 ) -> list[dict]:
-    """The peer's way, ours in every way and a first start, in turn, each alone on the machine."""
+    """The peer's way, ours in every way and a first start on the ``large`` folders, in turn, each alone."""
     size, faces, warm_up = sets[0].spec.size, 2 * batch, seconds / 8
 
     probe = peer_seconds(folders, size, batch, 2 * peer.WORKERS)
@@ -202,10 +209,9 @@ def end_to_end(
             ours[way].append(our_seconds(sets, batch, way, steps[way], warm_up))
             peaks[way] = max(peaks[way], peak_mib(way.device == "cuda"))
         reset_peak()
-        colds.append(first_epoch(folders, size, batch))
+        colds.append(first_epoch(large, size, batch))
         peaks["cold"] = max(peaks["cold"], peak_mib(False))
-    per_batch = faces / sum(map(len, sets))
-    first = [cold["whole_s"] * per_batch for cold in colds]
+    first = [cold["whole_s"] * faces / cold["faces"] for cold in colds]
     parts = {name: round(statistics.median(cold[name] for cold in colds), 3) for name in colds[0]}
     kept, beside = alone(fill_memory, folders, size)
     memory = {"store_mib": round(kept, 1), "process_mib_beside_store": None if beside is None else round(beside, 1)}
@@ -290,18 +296,22 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     arguments.add_argument("--faces", type=int, default=96, help="per side; default 96")
+    arguments.add_argument("--cold-faces", type=int, default=512, help="per side of a first start; default 512")
     arguments.add_argument("--batch", type=int, default=16, help="faces per side and step; default 16")
     options = arguments.parse_args()
     repeats, seconds = (2, 0.2) if options.quick else (5, 4.0)
     ways = ON_CPU + (ON_GPU if torch.cuda.is_available() else ())
-    with head_folders(options.faces, HEAD) as folders:
+    with head_folders(options.faces, HEAD) as folders, TemporaryDirectory(dir=folders[0].parent) as work:
+        large = [
+            link_faces(sorted(folder.glob("*.png")), Path(work) / folder.name, options.cold_faces) for folder in folders
+        ]
         results = headers(folders, repeats)
         show(results)
         for size in options.sizes:
             with TemporaryDirectory() as cache:
                 sets = stored_sets(read_sides(folders, Path(cache)), size, Path(cache))
                 rows = stages(sets, options.batch, repeats)
-                rows += end_to_end(folders, sets, options.batch, repeats, seconds, ways)
+                rows += end_to_end(folders, large, sets, options.batch, repeats, seconds, ways)
             show(rows)
             results += rows
     save(results, options.json)

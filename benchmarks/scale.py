@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.common import Timing, alone, own_mib, parser, peak_mib, reset_peak, save, show, summary
-from benchmarks.faces import head_folders
+from benchmarks.faces import head_folders, link_faces
 from pipelines.build import make_augmenter
 from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
@@ -100,14 +99,6 @@ def step_times(loader: TrainLoader, steps: int) -> tuple[list[float], list[float
         loader.feed(step, loader.sampler.ids(step))
         fed.append(time.perf_counter() - begun)
     return made[WARM_UP - 1 :], fed
-
-
-def link_faces(pictures: list[Path], folder: Path, count: int) -> Path:
-    """A folder of ``count`` files, each of which is one of the pictures."""
-    folder.mkdir()
-    for number in range(count):
-        os.link(pictures[number % len(pictures)], folder / f"made_up_{number:06d}_0.png")
-    return folder
 
 
 def median_parts(starts: list[Started]) -> dict[str, float]:

@@ -34,7 +34,9 @@ def written(folder: Path, name: str, *arguments: object) -> Path:
 
 @pytest.fixture(scope="module")
 def loader(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("loader"), "loader", "--sizes", 64, "--faces", 6, "--batch", 4)
+    return written(
+        tmp_path_factory.mktemp("loader"), "loader", "--sizes", 64, "--faces", 6, "--cold-faces", 12, "--batch", 4
+    )
 
 
 @pytest.fixture(scope="module")

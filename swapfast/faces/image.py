@@ -45,7 +45,7 @@ def decode_image(data: bytes) -> np.ndarray:
         except Exception:  # it raises nothing more special; OpenCV decides, and gives the reason
             pass
         else:
-            return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+            return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, dst=rgb)
     return _decode(data, cv2.IMREAD_COLOR)
 
 

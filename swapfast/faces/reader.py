@@ -9,13 +9,13 @@ Nothing is decoded here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from swapfast.faces import jpeg, png
 from swapfast.faces.alignment import align, to_68
@@ -96,19 +96,20 @@ def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
 def digest_pixels(data: bytes) -> bytes:
     """8 bytes from a picture's pixels as they are encoded: for a PNG from its first IDAT on, else from the whole file.
 
-    A new mask in a faceswap header, which lies before the pixels, does not change it.
+    A new mask in a faceswap header, which lies before the pixels, does not change it. XXH3 takes a sixth of SHA-256's
+    time; it tells a person's pictures apart and is no proof against who builds two that are alike.
     """
     start = max(data.find(b"IDAT"), 0) if data.startswith(png.SIGNATURE) else 0
-    return hashlib.sha256(memoryview(data)[start:]).digest()[:8]
+    return xxhash.xxh3_64_digest(memoryview(data)[start:])
 
 
 def _digest_content(data: bytes, pixels: bytes, *companions: bytes) -> bytes:
     """16 bytes from everything that makes a face. The pixels are not gone through a second time."""
     start = max(data.find(b"IDAT"), 0) if data.startswith(png.SIGNATURE) else 0
-    digest = hashlib.sha256(data[:start] + pixels)
-    for companion in companions:
-        digest.update(hashlib.sha256(companion).digest())
-    return digest.digest()[:16]
+    digest = xxhash.xxh3_128(memoryview(data)[:start])
+    for part in (pixels, *map(xxhash.xxh3_128_digest, companions)):
+        digest.update(part)
+    return digest.digest()
 
 
 def _head(path: Path, data: bytes, info: png.PngInfo) -> FaceRecord:

@@ -21,7 +21,7 @@ from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.mapped import open_arrays, write_arrays
 
-INDEX_FORMAT = 1  # raised whenever reading a file finds more or other things than before
+INDEX_FORMAT = 2  # raised whenever reading a file finds more or other things than before
 
 KINDS = ("bad", "head", "plain", "prepared")
 ENCODINGS = ("png", "jpeg", "raw")
