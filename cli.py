@@ -118,7 +118,7 @@ def _make_parser() -> _Parser:
     make.add_argument("--pairs", type=int, default=40, help="true swaps; default 40")
     make.add_argument("--seed", type=int, default=1, help="the people follow from it; default 1")
 
-    look = command("inspect", _inspect, "say what a folder of faces holds and list every bad file")
+    look = command("inspect", _inspect, "say what a folder of faces or a prepared set holds and list every bad file")
     look.add_argument("folder", type=Path, metavar="FOLDER")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -199,29 +199,34 @@ class Bars:
     """Progress bars on a terminal, one at a time, nothing elsewhere; the terminal is put right on leaving."""
 
     def __init__(self) -> None:
-        self._bar = None
+        self._shown = None
 
     def __enter__(self) -> Bars:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._shown is not None:
+            self._shown.stop()
+
+    def _show(self, bar) -> None:
+        if self._shown is not bar:
+            self.__exit__()
+            self._shown = bar
+            bar.start()
 
     def __call__(self, description: str) -> Callable[[int, int], None]:
-        """Start a bar; what is returned is to be called with (done, total)."""
-        self.__exit__()
+        """A bar, shown from when what is returned is first called with (done, total) until they are equal."""
         if not sys.stderr.isatty():
             return lambda done, total: None
         from rich.console import Console
         from rich.progress import Progress
 
-        self._bar = bar = Progress(console=Console(stderr=True), redirect_stdout=False)
+        bar = Progress(console=Console(stderr=True), redirect_stdout=False)
         task = bar.add_task(description, total=None)
 
         def update(done: int, total: int) -> None:
             if done < total:
-                bar.start()  # not before there is something to show: what is known already is never read
+                self._show(bar)  # not before there is something to show: what is known already is never read
             bar.update(task, completed=done, total=total)
             if done >= total:
                 bar.stop()
@@ -247,8 +252,11 @@ def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.faces.folder import describe, inspect_folder
+    from swapfast.faces.prepared import inspect_prepared, is_prepared
 
-    report = inspect_folder(arguments.folder)
+    inspect = inspect_prepared if is_prepared(arguments.folder) else inspect_folder
+    with Bars() as bars:
+        report = inspect(arguments.folder, progress=bars("decoding faces"))
     print(json.dumps(report, indent=1) if arguments.json else describe(report))
     return EXIT_FAILED if report["bad"] else EXIT_DONE
 
@@ -325,6 +333,7 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             config.mask,
             arguments.skip_bad,
             progress=bars("preparing faces"),
+            scanning=bars(f"reading {arguments.folder}"),
         )
     left = f", {len(report.bad)} bad files left out" if report.bad else ""
     per_face = report.bytes / report.faces / 1024

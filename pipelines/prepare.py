@@ -16,9 +16,9 @@ import numpy as np
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
-from swapfast.faces.folder import FaceFolder, scan_folder
+from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import decode_image, read_bytes
-from swapfast.faces.masks import check_mask_type, training_masks
+from swapfast.faces.masks import training_masks
 from swapfast.faces.prepared import (
     FORMATS,
     PLANES,
@@ -83,7 +83,10 @@ def prepare(
     source = Path(os.path.abspath(folder)).name
     try:
         with _signals_raise(), NewPreparedSet(out, size, encoding, crop, mask, source, shard_bytes) as new:
-            found = _scanned(folder, mask.mask_type, skip_bad, workers, scanning)
+            found = scan_folder(folder, workers, scanning)
+            found.require_all_good(skip_bad)
+            found = found.with_mask(mask.mask_type)
+            found.require_all_good(skip_bad)
             bad = _write(new, found.records, crop, mask, skip_bad, workers, progress)
             found = found.without(bad)
             found.require_all_good(skip_bad)
@@ -110,33 +113,6 @@ def _signals_raise() -> Iterator[None]:
         return
     with StopRequest().listening():
         yield
-
-
-def _scanned(
-    folder: Path, mask_type: str, skip_bad: bool, workers: int | None, progress: Progress | None
-) -> FaceFolder:
-    """The faces of a folder that have the mask asked for. Raises SwapfastError as ``prepare``."""
-    found = scan_folder(folder, workers, progress)
-    found.require_all_good(skip_bad)
-    if mask_type == "none":
-        return found
-    lacking = np.flatnonzero(~found.records.where(lambda record: _mask_error(record, mask_type) is None)).tolist()
-    if lacking and len(lacking) == len(found.records):
-        raise _mask_error(found.records[0], mask_type)
-    bad = []
-    for record in found.records.select(lacking):
-        bad.append(BadFace(record.path, str(_mask_error(record, mask_type)).removeprefix(f"{record.path}: ")))
-    found = found.without(bad) if bad else found
-    found.require_all_good(skip_bad)
-    return found
-
-
-def _mask_error(record: FaceRecord, mask_type: str) -> SwapfastError | None:
-    try:
-        check_mask_type(record, mask_type)
-    except SwapfastError as error:
-        return error
-    return None
 
 
 def _write(

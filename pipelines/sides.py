@@ -19,10 +19,7 @@ from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.crop import crop_shares
-from swapfast.faces.masks import check_mask_type
 from swapfast.faces.matching import LandmarkMatcher
-from swapfast.faces.reader import BadFace
-from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable, index_path, load_index, save_index
 from swapfast.system import available_memory
 
@@ -59,29 +56,9 @@ def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watc
     folder = source.folder
     if kept is not None and folder.records is not known and cache.is_dir():
         keep_index(kept, folder.records)
-    if mask_type == "none":
-        folder.require_all_good(skip_bad)
-        return Source(folder)
-    lacking = np.flatnonzero(~folder.records.where(lambda record: _has_mask(record, mask_type)))
-    reasons = [_mask_reason(folder.records[int(i)], mask_type) for i in lacking]
-    if reasons and len(reasons) == len(folder.records):
-        check_mask_type(folder.records[0], mask_type)
-    if reasons:
-        folder = folder.without(reasons)
+    folder = folder.with_mask(mask_type)
     folder.require_all_good(skip_bad)
     return Source(folder)
-
-
-def _has_mask(record: FaceRecord, mask_type: str) -> bool:
-    return _mask_reason(record, mask_type) is None
-
-
-def _mask_reason(record: FaceRecord, mask_type: str) -> BadFace | None:
-    try:
-        check_mask_type(record, mask_type)
-    except SwapfastError as error:
-        return BadFace(record.path, str(error).removeprefix(f"{record.path}: "))
-    return None
 
 
 def keep_index(path: Path, table: FaceTable) -> None:

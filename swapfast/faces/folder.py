@@ -20,7 +20,7 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.faces.image import read_image
-from swapfast.faces.masks import read_mask_file
+from swapfast.faces.masks import check_mask_type, read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, read_face, shown
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
@@ -53,6 +53,20 @@ class FaceFolder:
         keep = [i for i in range(len(self.records)) if self.records.name(i) not in names]
         records = self.records.select(keep)
         return dataclasses.replace(self, records=records, bad=[*self.bad, *bad], notes=records.note_counts())
+
+    def with_mask(self, mask_type: str) -> FaceFolder:
+        """The same less the faces that have no mask of this type, which are added to the bad ones.
+
+        Raises SwapfastError where not one has it, and for a type that there is not.
+        """
+        if mask_type == "none":
+            return self
+        lacking = np.flatnonzero(~self.records.where(lambda record: _mask_error(record, mask_type) is None)).tolist()
+        if lacking and len(lacking) == len(self.records):
+            check_mask_type(self.records[0], mask_type)
+        records = self.records.select(lacking)
+        bad = [BadFace(one.path, _mask_error(one, mask_type).removeprefix(f"{one.path}: ")) for one in records]
+        return self.without(bad) if bad else self
 
     def require_all_good(self, skip_bad: bool = False) -> None:
         """Raises one SwapfastError that lists every bad file; with ``skip_bad``, only where no face is left."""
@@ -102,6 +116,14 @@ def scan_folder(
     if not len(table) and not bad:
         raise SwapfastError(f"{shown(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return FaceFolder(folder, table, bad, table.note_counts(), len(found) - unchanged)
+
+
+def _mask_error(record: FaceRecord, mask_type: str) -> str | None:
+    try:
+        check_mask_type(record, mask_type)
+    except SwapfastError as error:
+        return str(error)
+    return None
 
 
 def _read(folder: Path, name: str, others: frozenset[str]) -> Packed | None:
@@ -176,18 +198,22 @@ def is_mask_of_another(name: str, others: frozenset[str]) -> bool:
 def inspect_folder(folder: Path, workers: int | None = None, progress: Progress | None = None) -> dict:
     """A JSON-ready report; see ``describe``. Raises SwapfastError only where there is no folder or picture in it.
 
-    Unlike ``scan_folder`` it decodes, and so also finds damage that only the pixels show. yaw and pitch: degrees.
+    Unlike ``scan_folder`` it decodes, and so also finds damage that only the pixels show.
     """
     found = scan_folder(folder, workers)
     damage = _damaged(found, workers or available_cores(), progress)
-    good = [record for record in found.records if record.path not in damage]
-    bad = [*found.bad, *(BadFace(path, reason) for path, reason in damage.items())]
+    return report_of(found.without([BadFace(path, reason) for path, reason in damage.items()]), _mask_kinds)
+
+
+def report_of(found: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[str]]) -> dict:
+    """A JSON-ready report on faces all of which are known to be good or bad. yaw and pitch: degrees."""
+    good, bad = list(found.records), found.bad
     return {
         "folder": str(found.path),
         "faces": len(good),
         "kinds": _counted(record.kind for record in good),
         "sizes": _counted(f"{record.width}x{record.height}" for record in good),
-        "masks": _counted(name for record in good for name in _mask_kinds(record)),
+        "masks": _counted(name for record in good for name in masks_of(record)),
         "landmarks": "68 points each",
         "yaw": _spread([record.alignment.yaw for record in good]),
         "pitch": _spread([record.alignment.pitch for record in good]),

@@ -41,7 +41,7 @@ from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_landmarks
-from swapfast.faces.folder import FaceFolder
+from swapfast.faces.folder import FaceFolder, report_of
 from swapfast.faces.reader import BadFace, shown
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
@@ -266,6 +266,15 @@ class PreparedSet:
         except ValueError as error:
             return str(error)
         return None
+
+
+def inspect_prepared(
+    path: Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict:
+    """A report on a prepared set like that on a folder (folder.py), every face read. Raises as ``open_prepared``."""
+    made = open_prepared(path)
+    masks = [name for name in PLANES if name != "face" or made.mask.mask_type != "none"]
+    return report_of(made.folder.without(made.verify(workers, progress)), lambda record: masks)
 
 
 def is_prepared(path: Path) -> bool:

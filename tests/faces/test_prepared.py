@@ -16,7 +16,7 @@ from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_face, crop_landmarks
-from swapfast.faces.folder import scan_folder
+from swapfast.faces.folder import describe, scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.prepared import (
@@ -26,6 +26,7 @@ from swapfast.faces.prepared import (
     check_format,
     decode,
     encode,
+    inspect_prepared,
     is_prepared,
     make_sample,
     open_prepared,
@@ -237,6 +238,17 @@ def test_a_flipped_bit_is_that_faces_and_no_others(mine, part):
         made.read(25)
     assert made.damage(25) == "damaged (checksum)" and made.damage(24) is None
     assert [(bad.path, bad.reason) for bad in made.verify()] == [(made.folder.records[25].path, "damaged (checksum)")]
+    report = inspect_prepared(mine)
+    name = made.folder.records.name(25)
+    assert report["faces"] == 39 and report["bad"] == [{"file": name, "reason": "damaged (checksum)"}]
+
+
+def test_inspecting_a_set_tells_what_it_holds(jpegs):
+    report = inspect_prepared(jpegs)
+    assert json.loads(json.dumps(report)) == report
+    assert (report["faces"], report["kinds"], report["sizes"]) == (40, {"prepared": 40}, {"48x48": 40})
+    assert report["masks"] == {"eye": 40, "face": 40, "mouth": 40} and report["bad"] == []
+    assert "every file is good" in describe(report)
 
 
 def _refused(path, match):
