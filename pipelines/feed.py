@@ -222,3 +222,7 @@ class PreparedFeed:
             faces = torch.cat([faces, masks[:, 0].unsqueeze(-1)], dim=-1)
         wanted = [_PLANES.index(name) for name in self.spec.masks if name != "face"]
         return faces, torch.stack([masks[:, i] for i in wanted], dim=1) if wanted else masks[:, :0], ids
+
+    def close(self) -> None:
+        """End the threads."""
+        self.by_one.close()

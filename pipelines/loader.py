@@ -70,7 +70,9 @@ class TrainLoader:
         """The batch of step ``step``, on the current stream."""
         ids = self.sampler.ids(step)
         faces, planes, ids = self.feed(step, ids)
-        return self.collate.batch(faces, planes, self.draws(step, ids), ids, step)
+        batch = self.collate.batch(faces, planes, self.draws(step, ids), ids, step)
+        batch.ordinals = self.sampler.ordinals(step)
+        return batch
 
     def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
         if self._stream is None:

@@ -21,7 +21,7 @@ CASES = {  # of collate_full: feed px, output px in the order of the arrays, col
     "nowarp": (64, (64,), "bgr"),
     "nocolor_noflip": (96, (96,), "bgr"),
 }
-NOT_BUILT = {"wtl"}  # warp to landmarks
+NO_LANDMARKS = {"wtl"}  # the file does not tell to which points this case was warped
 
 
 # --- the peer's way, with its defects and without ---------------------------------------------------------
@@ -125,7 +125,7 @@ def worst(a, b) -> float:
 @pytest.fixture(scope="module", params=CASES)
 def case(request, golden):
     g = golden("collate_full")
-    assert {name.split("_draw")[0] for name in g.files if "_draw" in name} == {*CASES, *NOT_BUILT}
+    assert {name.split("_draw")[0] for name in g.files if "_draw" in name} == {*CASES, *NO_LANDMARKS}
     return request.param, g
 
 
@@ -182,7 +182,7 @@ def batch(case, drawn, backend, device):
 
 @pytest.mark.golden
 def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, within, at_least):
-    """Moved exactly and not on a grid of 1/32 px, jitter rounded: 1 level; with float LAB and kornia's CLAHE by dB."""
+    """Moved exactly and not on a grid of 1/32 px, jitter rounded: 1 level; with LAB in float by dB."""
     name, g = case
     _, sizes, order = CASES[name]
     moved = peers_move(peers_color(peers_order(g[f"{name}_data"])[..., :3], drawn, right=True), drawn, together=False)

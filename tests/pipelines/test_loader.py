@@ -192,27 +192,29 @@ def test_faces_that_cannot_be_warped_are_counted_and_fed_as_they_are(make, sides
 # --- wherever the bytes come from -------------------------------------------------------------------------
 
 
-def _feeds(sides, device, cache):
+def _feeds(sides, device, cache, backend="opencv"):
     """The same faces from a mapped file, from the device and from DALI, batch for batch."""
     stored = [cached_store(cache, one.spec, one.source).store for one in sides]
+    to_device = device if backend == "device" else None
     mapped = [dataclasses.replace(one, store=store) for one, store in zip(sides, stored)]
     return {
-        "host": lambda sets, sampler: HostFeed(mapped),
+        "host": lambda sets, sampler: HostFeed(mapped, to_device),
         "device": lambda sets, sampler: DeviceFeed(mapped, device),
         "off": lambda sets, sampler: DecodeFeed(sides, sampler, threads=2),
         "off, one thread": lambda sets, sampler: DecodeFeed(sides, sampler, threads=1),
     }
 
 
-def test_device_host_and_off_give_the_same_bits(make, sides, device, tmp_path):
+@pytest.mark.parametrize("backend", ["opencv", "device"])
+def test_device_host_and_off_give_the_same_bits(make, sides, device, tmp_path, backend):
     """Over two epochs of the smaller side (9 faces, 6 a step), started anew in the middle, and backwards."""
-    expected = [make().batch(step) for step in range(4)]
-    for name, feed in _feeds(sides, device, tmp_path).items():
-        straight = list(itertools.islice(make(feed=feed), 4))
+    expected = [make(backend).batch(step) for step in range(4)]
+    for name, feed in _feeds(sides, device, tmp_path, backend).items():
+        straight = list(itertools.islice(make(backend, feed=feed), 4))
         assert all(_equal(a, b) for a, b in zip(straight, expected)), name
-        late = list(itertools.islice(make(feed=feed, start=2, prefetch=1), 2))
+        late = list(itertools.islice(make(backend, feed=feed, start=2, prefetch=1), 2))
         assert all(_equal(a, b) for a, b in zip(late, expected[2:])), name
-        backwards = make(feed=feed)
+        backwards = make(backend, feed=feed)
         assert all(_equal(backwards.batch(step), expected[step]) for step in (3, 1, 0, 1)), name
 
 
