@@ -194,7 +194,7 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
         if backend == "opencv" or "nocolor" in name:
             within(f"{backend} {name} target {size}, levels", worst(ours, expected), 1.001)
         else:
-            at_least(f"{backend} {name} target {size}, dB", psnr(ours, expected), 34 if drawn.size < 128 else 43)
+            at_least(f"{backend} {name} target {size}, dB", psnr(ours, expected), 43)
         theirs = peers_order(g[f"{name}_target{index}"])
         theirs = theirs[..., ::-1] if order == "rgb" else theirs
         if "nocolor" in name:
@@ -233,7 +233,7 @@ def test_feeds_are_the_peers_without_its_half_pixel_and_its_black_rim(case, draw
     if backend == "opencv" or "nocolor" in name:
         within(f"{backend} {name} feed, levels", worst(ours, expected), 1.001)
     else:
-        at_least(f"{backend} {name} feed, dB", psnr(ours, expected), 34 if drawn.size < 128 else 38)
+        at_least(f"{backend} {name} feed, dB", psnr(ours, expected), 38)
     twice = area(np.concatenate([peers_warp(moved, drawn, right=True)] * 2, -1), feed_size)[..., :3]
     rim = feed_size // 8
     inner = (slice(None), slice(rim, -rim), slice(rim, -rim))
