@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from swapfast.config import AugmentationConfig
 
-SMALLEST_SIZE = 16  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
+SMALLEST_SIZE = 32  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
 CLIP_LIMIT = 2.0  # of CLAHE: the highest a histogram bin may be, in mean heights
 DEFAULT = AugmentationConfig()
 
