@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import json
 import sys
 import tomllib
@@ -139,6 +140,13 @@ def _make_parser() -> _Parser:
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     train.add_argument(
         "--backend", choices=("auto", "opencv", "device"), default="auto", help="where faces are augmented"
+    )
+    train.add_argument(
+        "-r",
+        "--lr-finder",
+        action="store_true",
+        help="look for a learning rate first, once per model, and train at it instead of --learning-rate; what was "
+        "found is kept in MODEL/lr_finder.json, the curve in lr_finder.png (--lr-finder-mode)",
     )
     train.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
     train.add_argument(
@@ -285,7 +293,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         print(wanted.to_toml(), end="")
         return EXIT_DONE
 
-    from pipelines.build import TrainRequest, build_trainer, plan_run
+    from pipelines.build import TrainRequest, build_trainer, find_rate, plan_run
 
     request = TrainRequest(
         input_a=arguments.input_A,
@@ -302,15 +310,21 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         logs=not arguments.no_logs,
         cache_mode=arguments.cache,
         cache_dir=arguments.cache_dir,
+        lr_finder=arguments.lr_finder,
     )
     with Bars() as bars:
         plan = plan_run(request, bars)
-        if plan.step >= request.iterations:
+        if plan.step >= request.iterations and not plan.only_graph:
             print(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     with plan.checkpoints.locked():
         with Bars() as bars:
-            trainer = build_trainer(plan, stop, lambda line: print(line, flush=True), bars)
+            say = functools.partial(print, flush=True)
+            trainer = build_trainer(plan, stop, say, bars)
+            if plan.finds_rate:
+                find_rate(plan, trainer, say, bars("looking for a learning rate"))
+        if plan.only_graph:
+            return EXIT_STOPPED if stop else EXIT_DONE
         trainer.train()
     if stop:
         print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")

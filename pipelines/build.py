@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
+import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +37,9 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
+from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, TrainConfig, settings, updated
-from swapfast.errors import SwapfastError
+from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.masks import mask_names
 from swapfast.faces.table import index_path
 from swapfast.files import write_file
@@ -45,6 +48,7 @@ from swapfast.models import SIDES, FaceAutoencoder, build_model
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
+from swapfast.training.lr_finder import GRAPH, RESULT
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.stop import StopRequest
 from swapfast.training.tensorboard import TorchTensorBoard
@@ -73,6 +77,7 @@ class TrainRequest:
     logs: bool = True
     cache_mode: str = "auto"
     cache_dir: Path | None = None
+    lr_finder: bool = False
 
     @property
     def cache(self) -> Path:
@@ -123,6 +128,7 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
         loss.mouth_multiplier,
         model.output_sizes[0],
         loss.mask_loss_function if loss.learn_mask else None,
+        Path(loss.lpips_weights) if loss.lpips_weights else None,
     )
 
 
@@ -177,7 +183,12 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
             f"--model-dir {folder.folder} holds another model: {'; '.join(differing)}. Leave these as they are or "
             "choose another --model-dir"
         )
-    return wanted, checkpoint, [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
+    lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
+    rate = checkpoint.state.get("lr_finder")
+    if request.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
+        wanted = updated(wanted, {"optimizer.learning_rate": rate}, f"{where}: lr_finder")
+        lines.append(f"learning rate {rate:.3g}, which was found before")
+    return wanted, checkpoint, lines
 
 
 def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
@@ -265,6 +276,17 @@ class Plan:
         """Iterations the model has had."""
         return 0 if self.checkpoint is None else self.checkpoint.step
 
+    @property
+    def only_graph(self) -> bool:
+        """Whether to look for a learning rate and leave."""
+        return self.request.lr_finder and self.config.lr_finder.mode == "graph_and_exit"
+
+    @property
+    def finds_rate(self) -> bool:
+        """Whether to look for a learning rate: once per model, but for the mode that only looks."""
+        found = self.checkpoint is not None and "lr_finder" in self.checkpoint.state
+        return self.request.lr_finder and (self.only_graph or not found)
+
 
 def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
     """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
@@ -338,7 +360,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     for line in (*plan.lines, *remarks(sides)):
         say(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
-    optimizer = Optimizer(model, config.optimizer)
+    optimizer = Optimizer(model, config.optimizer, config.precision == "fp16", config.optimizer.warmup)
     if plan.checkpoint is not None:
         optimizer.load_state_dict(plan.checkpoint.tensors["optimizer"])
     say(f"model {model.name}, {backend} augmentation, training on {device}, batch {config.batch_size} per side")
@@ -358,14 +380,62 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         checkpoints=folder,
         iterations=request.iterations,
         save_interval=request.save_interval,
-        state=run_state(config, sides),
+        state=run_state(config, sides) | kept_state(plan.checkpoint),
         tensors={"faces": {f"mean_{name}": mean_face(side) for name, side in zip(SIDES, sides)}},
         preview=preview_writer(model, sides, config, plan.samples, folder.folder),
         tensorboard=TorchTensorBoard(folder.folder / "logs", warn=say) if request.logs else None,
         stop=stop,
         saved_step=None if plan.checkpoint is None else plan.step,
+        nan=config.nan,
+        batches_from=functools.partial(batches_from, loader),
     )
-    return Trainer(model, plan.loss, optimizer, loader, run, plan.step)
+    return Trainer(model, plan.loss, optimizer, loader, run, plan.step, config.precision)
+
+
+def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:
+    """The batches of ``loader`` from ``step`` on; those before must be used up."""
+    loader.start = step
+    return iter(loader)
+
+
+def kept_state(checkpoint: Checkpoint | None) -> dict:
+    """What every later checkpoint says too: the learning rate that was found for the model."""
+    return {} if checkpoint is None else {k: checkpoint.state[k] for k in ("lr_finder",) if k in checkpoint.state}
+
+
+def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, int], None]) -> None:
+    """Look for a learning rate, say it, and train at it unless only the graph is wanted.
+
+    It goes into the configuration that the checkpoints keep, so a resumed model has it. Raises SwapfastError (code 1)
+    where none is found that could be used.
+    """
+    options, folder = plan.config.lr_finder, plan.checkpoints.folder
+    found = trainer.optimizer.find_learning_rate(
+        trainer,
+        options.iterations,
+        options.start,
+        options.end,
+        options.strength,
+        options.mode,
+        folder=folder,
+        progress=progress,
+    )
+    if trainer.run.stop:
+        return
+    graph = "" if options.mode == "set" else f"; look at {folder / GRAPH}"
+    if not found:
+        message = f"no learning rate found: the loss did not fall in {options.iterations} steps{graph}"
+        if plan.only_graph:
+            say(message)
+            return
+        raise SwapfastError(
+            f"{message}. Give more --lr-finder-iterations, or a --learning-rate without --lr-finder", EXIT_FAILED
+        )
+    rate = json.loads((folder / RESULT).read_text(encoding="utf-8"))["learning_rate"]
+    say(f"learning rate {rate:.3g} found{graph}")
+    if not plan.only_graph:
+        trainer.run.state["config"]["optimizer"]["learning_rate"] = rate
+        trainer.run.state["lr_finder"] = rate
 
 
 def load_model(path: Path, device: torch.device) -> tuple[FaceAutoencoder, TrainConfig, np.ndarray]:

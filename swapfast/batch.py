@@ -56,6 +56,7 @@ class Batch:
     inputs: per side a (B, 3, h, w) tensor, augmented and warped: what the model sees.
     targets: per output size, smallest first, a (B, sides, 3, H, W) tensor: what it should make of it.
     step: the step it belongs to, from 0; ids: (sides, B) the faces' numbers in their folders.
+    ordinals: (B,) the how-manieth face of its side each one is, the same on every side.
     """
 
     inputs: list[Tensor]
@@ -63,6 +64,7 @@ class Batch:
     meta: BatchMeta
     step: int
     ids: object = None
+    ordinals: object = None
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch on ``device``; copies from pinned memory do not wait."""

@@ -189,7 +189,9 @@ class AugmentationConfig(Config):
 class LossConfig(Config):
     """What the model is asked to get right."""
 
-    functions: list[str] = option(["ssim", "mse"], "Up to four loss functions, added.", flag="--loss")
+    functions: list[str] = option(
+        ["ssim", "mse"], "Up to four loss functions, added: see docs/losses.md.", flag="--loss"
+    )
     weights: list[float] = option([100.0, 100.0], "Their weights, percent.", flag="--loss-weights")
     penalized_mask_loss: bool = option(
         True, "Count only what lies inside the face mask.", fixed=True, flag="--no-penalized-mask"
@@ -206,6 +208,7 @@ class LossConfig(Config):
         False, "Let the model predict the face mask as its last output.", fixed=True, flag="--learn-mask"
     )
     mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
+    lpips_weights: str = option("", "Folder of the networks' weights that lpips_* need: see docs/losses.md.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,15 +222,96 @@ class LossConfig(Config):
                 raise SwapfastError(f"--loss-weights {weight!r}: must lie within 0 and 400 percent")
 
 
+OPTIMIZER_NAMES = ("adabelief", "adam", "adamax", "adamw", "lion", "nadam", "rms-prop")
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig(Config):
-    """How the weights move."""
+    """How the weights move. The peer's ``save_optimizer`` is not here: a run that resumes exactly needs its state."""
 
-    optimizer: str = option("adam", "The optimizer.", choices=("adam",), fixed=True)
+    optimizer: str = option(
+        "adam",
+        "adam and adamw, which never wait for a GPU, or adabelief (with --epsilon-exponent -16), adamax, lion (with a "
+        "tenth of adam's learning rate), nadam or rms-prop, which do once a step.",
+        choices=OPTIMIZER_NAMES,
+        fixed=True,
+        flag="--optimizer",
+    )
     learning_rate: float = option(5e-5, "Step size.", 1e-8, 1.0, flag="--learning-rate")
-    epsilon_exponent: int = option(-7, "Adam's epsilon is ten to this power.", -20, 0)
-    beta_1: float = option(0.9, "Decay of the gradient's mean.", 0.0, 0.9999)
-    beta_2: float = option(0.999, "Decay of the squared gradient's mean.", 0.0, 0.999999)
+    warmup: int = option(
+        0, "Steps of the weights over which the step size rises linearly, 0 for none.", 0, 5000, flag="-a/--warmup"
+    )
+    epsilon_exponent: int = option(
+        -7,
+        "What keeps a division from being by zero is ten to this power; lion has none.",
+        -20,
+        0,
+        flag="--epsilon-exponent",
+    )
+    gradient_clipping: str = option(
+        "none",
+        "Limit large steps: autoclip (the norm of all gradients, to a percentile of the norms so far), global_norm "
+        "(the same, to a number), norm (of each weight) or value (of each element).",
+        choices=("none", "autoclip", "global_norm", "norm", "value"),
+        flag="--clip",
+    )
+    clipping_value: float = option(
+        1.0, "That number, or for autoclip the percentile divided by ten.", 0.0, 10.0, flag="--clip-value"
+    )
+    autoclip_history: int = option(
+        10000, "How many norms autoclip looks back on, 0 for all of them.", 0, 100_000, flag="--autoclip-history"
+    )
+    weight_decay: float = option(
+        0.0, "Pull the weights towards zero, biases excepted.", 0.0, 1.0, flag="--weight-decay"
+    )
+    gradient_accumulation: int = option(
+        1,
+        "Batches of which the weights make one step, along the mean of their gradients.",
+        1,
+        100,
+        flag="--accumulation",
+    )
+    beta_1: float = option(0.9, "Decay of the gradient's mean; rms-prop has none.", 0.0, 0.9999)
+    beta_2: float = option(0.999, "Decay of the squared gradient's mean; rms-prop has its own, 0.99.", 0.0, 0.999999)
+    amsgrad: bool = option(
+        False, "Divide by the largest variance so far; adabelief, adam and adamw.", fixed=True, flag="--amsgrad"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clipping_value == 0 and self.gradient_clipping not in ("none", "autoclip"):
+            raise SwapfastError(
+                f"--clip-value 0.0 with --clip {self.gradient_clipping}: nothing would ever move; give a larger value"
+            )
+
+
+@dataclass(kw_only=True)
+class LearningRateFinderConfig(Config):
+    """How ``--lr-finder`` looks for a learning rate."""
+
+    iterations: int = option(1000, "Steps of the search.", 100, 10000, flag="--lr-finder-iterations")
+    mode: str = option(
+        "set",
+        "set (train at the rate found), graph_and_set (draw the curve too) or graph_and_exit (draw it and stop).",
+        choices=("set", "graph_and_set", "graph_and_exit"),
+        flag="--lr-finder-mode",
+    )
+    strength: str = option(
+        "default",
+        "The rate of the lowest loss is divided by 10 (default), 5 (aggressive) or 2.5 (extreme).",
+        choices=("default", "aggressive", "extreme"),
+        flag="--lr-finder-strength",
+    )
+    start: float = option(1e-10, "Rate at which the search begins.", 1e-12, 1e-2, flag="--lr-finder-start")
+    end: float = option(1e-1, "Rate at which it ends.", 1e-9, 1.0, flag="--lr-finder-end")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start >= self.end:
+            raise SwapfastError(
+                f"--lr-finder-start {self.start:g} with --lr-finder-end {self.end:g}: the rate rises from start to "
+                "end; give a larger end"
+            )
 
 
 @dataclass(kw_only=True)
@@ -269,12 +353,27 @@ class TrainConfig(Config):
         fixed=True,
         flag="--validation",
     )
+    precision: str = option(
+        "fp32",
+        "What the model computes in: fp32, bf16, or fp16 with a scaled loss. The weights are kept in fp32.",
+        choices=("fp32", "bf16", "fp16"),
+        flag="--precision",
+    )
+    nan: str = option(
+        "stop",
+        "What to do about a loss or gradient that is not finite; it never reaches the weights. stop: end the run. "
+        "skip: leave the step out, give up at the tenth in a row. rollback: go back to the weights of the last "
+        "checkpoint, halve the learning rate and go on behind that batch, five times at most.",
+        choices=("stop", "skip", "rollback"),
+        flag="--nan",
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_finder: LearningRateFinderConfig = field(default_factory=LearningRateFinderConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
 

@@ -13,6 +13,8 @@ import pytest
 from torch import Tensor
 
 from benchmarks import augment as augment_benchmark
+from swapfast.config import OPTIMIZER_NAMES
+from swapfast.training.clip import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 UNTIMED = ("memory", "copy_bandwidth")  # rows that are not about faces
@@ -55,11 +57,16 @@ def augment(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("augment"), "augment", *tiny)
 
 
+@pytest.fixture(scope="module")
+def optimizers(tmp_path_factory) -> Path:
+    return written(tmp_path_factory.mktemp("optimizers"), "optimizers", "--model", "tiny", "--batch", 2)
+
+
 def rows_of(file: Path) -> list[dict]:
     return json.loads(file.read_text())["results"]
 
 
-@pytest.mark.parametrize("name", ["loader", "decode", "scale", "augment"])
+@pytest.mark.parametrize("name", ["loader", "decode", "scale", "augment", "optimizers"])
 def test_a_benchmark_says_where_it_ran_and_gives_numbers_that_fit_together(name, request):
     content = json.loads(request.getfixturevalue(name).read_text())
     environment = content["environment"]
@@ -130,6 +137,17 @@ def test_the_augment_benchmark_speaks_of_a_gpu_measured_or_estimated(augment):
         assert all(row["device_ms"] > 0 and row["beside_mib"] >= 0 for row in rows)
     else:
         assert all(row["estimate"] and row["kernels"] > 10 and "median_ms" not in row for row in rows)
+
+
+def test_the_optimizer_benchmark_has_every_optimizer_and_every_way_to_clip(optimizers):
+    rows = rows_of(optimizers)
+    assert [row["name"] for row in rows].count("train_step") == 1
+    steps = {row["optimizer"]: row for row in rows if row["name"] == "optimizer"}
+    assert set(steps) == {*OPTIMIZER_NAMES, "torch_adam"}
+    assert all(row["ratio_to_adam"] > 0 and 0 < row["share_of_train_step"] < 1 for row in steps.values())
+    clips = {row["method"]: row for row in rows if row["name"] == "clip"}
+    assert set(clips) == {*METHODS, "torch_clip_grad_norm"}
+    assert all(abs(row["share_of_train_step"]) < 1 for row in clips.values())
 
 
 def decibels(a: Tensor, b: Tensor) -> float:

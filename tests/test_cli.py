@@ -116,6 +116,73 @@ def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run, device):
         _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (whole, parts)), device)
 
 
+def test_a_run_is_exact_in_the_middle_of_warm_up_and_accumulation(faces, tmp_path, run, device):
+    """Stopped with two of three gradients collected; the flags need not be repeated."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = ["--optimizer", "adabelief", "-a", 4, "--accumulation", 3, "--clip", "autoclip", "--weight-decay", 0.01]
+    assert run(*_train(faces, whole, "-i", 8, *flags))[0] == 0
+    assert run(*_train(faces, parts, "-i", 5, *flags))[0] == 0
+    waiting = load_file(parts / "checkpoint-00000005" / "optimizer.safetensors")
+    assert waiting["@collected"].tolist() == [2, 3] and any(key.endswith("waiting_grad") for key in waiting)
+    assert run(*_train(faces, parts, "-i", 8))[0] == 0
+    for name in ("model", "optimizer"):
+        _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (whole, parts)), device)
+
+
+def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
+    """Before the first step, and once: a resumed run has it, with the flag and without."""
+    model, plain = tmp_path / "model", tmp_path / "plain"
+    search = ["-r", "--lr-finder-iterations", 100, "--lr-finder-start", 1e-5, "--lr-finder-end", 1]
+    code, out, err = run(*_train(faces, model, "-i", 2, *search, "--lr-finder-mode", "graph_and_set"))
+    assert code == 0, err
+    rate = json.loads((model / "lr_finder.json").read_text())["learning_rate"]
+    assert f"learning rate {rate:.3g} found; look at {model / 'lr_finder.png'}" in out
+    state = json.loads((model / "checkpoint-00000002" / "state.json").read_text())
+    assert state["config"]["optimizer"]["learning_rate"] == state["lr_finder"] == rate
+    assert run(*_train(faces, plain, "-i", 5, "--learning-rate", rate))[0] == 0
+    code, out, _ = run(*_train(faces, model, "-i", 3, *search))
+    assert code == 0 and f"learning rate {rate:.3g}, which was found before" in out
+    go_on = ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, "-i", 5]
+    assert run(*go_on)[0] == 0
+    for name in ("model", "optimizer"):  # the search took none of the run's batches
+        _same(*(m / "checkpoint-00000005" / f"{name}.safetensors" for m in (model, plain)), device)
+
+
+def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
+    search = ["-r", "--lr-finder-iterations", 100, "--lr-finder-mode", "graph_and_exit", "--lr-finder-start", 1e-5]
+    for already in (0, 2):
+        model = tmp_path / f"m{already}"
+        if already:
+            assert run(*_train(faces, model, "-i", already))[0] == 0
+        before = {path: path.read_bytes() for path in model.rglob("*.safetensors")}
+        code, out, err = run(*_train(faces, model, "-i", 2, *search))
+        assert code == 0 and re.search(r"learning rate \S+ found; look at .*lr_finder.png", out), (out, err)
+        assert cv2.imread(str(model / "lr_finder.png")) is not None
+        checkpoints = [path.name for path in model.glob("checkpoint-*")]
+        assert checkpoints == ["checkpoint-00000002"][: bool(already)]
+        assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("stop", r"the loss \(\w+ of side A.* became non-finite at iteration \d+ \(ordinals \d+ to \d+ of each side\)"),
+        ("skip", r"the 10th step in a row; the checkpoint of iteration \d+ is finite"),
+        ("rollback", r"went back to the weights of iteration \d+ and goes on behind it at learning rate 0.5 "),
+    ],
+    ids=["stop", "skip", "rollback"],
+)
+def test_a_rate_that_blows_up_is_answered(policy, said, faces, tmp_path, run):
+    """Every weight moves by 1 a step, which float16 cannot bear. What is saved is finite whatever the answer."""
+    model = tmp_path / "model"
+    blow_up = ["--learning-rate", 1, "--optimizer", "lion", "--precision", "fp16", "-i", 16, "-s", 1]
+    code, out, err = run(*_train(faces, model, *blow_up, "--nan", policy))
+    assert code == 1 or policy == "rollback", (out, err)
+    assert re.search(said, out + err) and "Traceback" not in err, (out, err)
+    saved = list(model.glob("checkpoint-*/model.safetensors"))
+    assert saved and all(torch.isfinite(weight).all() for path in saved for weight in load_file(path).values())
+
+
 def _start(faces: Path, model: Path, device) -> subprocess.Popen:
     """A run in a process of its own that has printed its first loss line."""
     command = [
@@ -225,7 +292,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "batch of words": (train("-b", "many"), r"-b/--batch-size: invalid int value: 'many'"),
         "iterations 0": (train("-i", "0"), r"-i/--iterations: '0': must be a whole number of at least 1"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
-        "unknown loss": (train("--loss", "sssim", "--loss-weights", "100"), r"unknown loss function 'sssim'.*mae, mse"),
+        "unknown loss": (
+            train("--loss", "sssim", "--loss-weights", "100"),
+            r"unknown loss function 'sssim'.*mae, ms_ssim, mse",
+        ),
         "losses and weights": (
             train("--loss", "mae"),
             r"--loss mae with --loss-weights 100.0 100.0: .*one weight for each",
@@ -280,6 +350,27 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             r"--percentile 100: must lie between 0 and 100",
         ),
         "warp and no warp": (train("-M", "-W"), r"-M/--warp-to-landmarks with -W/--no-warp: give one"),
+        "optimizer": (
+            train("--optimizer", "adamn"),
+            r"unknown --optimizer 'adamn'. Did you mean 'adam\w*'\?.*rms-prop",
+        ),
+        "clip": (train("--clip", "auto"), r"unknown --clip 'auto'.*autoclip, global_norm, none, norm, value"),
+        "clip value": (
+            train("--clip", "autoclip", "--clip-value", "11"),
+            r"--clip-value 11.0: must lie within 0.0 and 10",
+        ),
+        "clip to nothing": (train("--clip", "norm", "--clip-value", "0"), r"--clip-value 0.0 with --clip norm"),
+        "history": (train("--autoclip-history", "-1"), r"--autoclip-history -1: must lie within 0 and 100000"),
+        "warm-up": (train("-a", "5001"), r"-a/--warmup 5001: must lie within 0 and 5000"),
+        "accumulation": (train("--accumulation", "0"), r"--accumulation 0: must lie within 1 and 100"),
+        "decay": (train("--weight-decay", "-0.1"), r"--weight-decay -0.1: must lie within 0.0 and 1.0"),
+        "precision": (train("--precision", "fp8"), r"unknown --precision 'fp8'.*bf16, fp16, fp32"),
+        "nan": (train("--nan", "ignore"), r"unknown --nan 'ignore'.*rollback, skip, stop"),
+        "rates reversed": (
+            train("--lr-finder", "--lr-finder-start", "1e-3", "--lr-finder-end", "1e-6"),
+            r"--lr-finder-start 0.001 with --lr-finder-end 1e-06: the rate rises from start to end",
+        ),
+        "finder steps": (train("-r", "--lr-finder-iterations", "5"), r"--lr-finder-iterations 5: must lie within 100"),
         "faces 0": (["synthesize", tmp_path / "new", "--faces", "0"], r"--faces 0"),
         "size": (["synthesize", tmp_path / "new", "--size", "20"], r"--size 20"),
         "out not empty": (["synthesize", faces], r"not empty|already"),
@@ -335,6 +426,18 @@ CASES = [
     "sheet size",
     "sheet percentile",
     "warp and no warp",
+    "optimizer",
+    "clip",
+    "clip value",
+    "clip to nothing",
+    "history",
+    "warm-up",
+    "accumulation",
+    "decay",
+    "precision",
+    "nan",
+    "rates reversed",
+    "finder steps",
     "faces 0",
     "size",
     "out not empty",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
 from swapfast.batch import Batch, BatchMeta
-from swapfast.config import OptimizerConfig
+from swapfast.config import OPTIMIZER_NAMES, OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
@@ -21,22 +23,35 @@ from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer, model_folder
 
 
-def _batches(device, start=0, poison=None):
-    """Batch n is a function of n, as the loader's are."""
+def _batches(device, start=0, poison=()):
+    """Batch n is a function of n, as the loader's are; those in ``poison`` hold a NaN on side A."""
     for step in itertools.count(start):
         generator = torch.Generator().manual_seed(step)
         faces = torch.rand(2, 3, 1, 1, 1, generator=generator) * torch.linspace(0, 1, 64)
         faces = faces.expand(2, 3, 3, 64, 64).clone()
-        if step == poison:
+        if step in poison:
             faces[0, 0, 0, 0, 0] = float("nan")
         faces = faces.to(device)
         masks = torch.ones(3, 2, 1, 64, 64, device=device)
-        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        ordinals = np.arange(3 * step, 3 * step + 3, dtype=np.uint64)
+        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step, ordinals=ordinals)
 
 
-def _trainer(tmp_path, device, iterations, step=0, interval=1000, poison=None, **run):
+def _trainer(
+    tmp_path,
+    device,
+    iterations,
+    step=0,
+    interval=1000,
+    poison=(),
+    config=None,
+    warmup=0,
+    precision="fp32",
+    rewinds=False,
+    **run,
+):
     model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
-    optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
+    optimizer = Optimizer(model, config or OptimizerConfig(learning_rate=1e-3), precision == "fp16", warmup)
     folder = CheckpointFolder(tmp_path / "model")
     found = folder.load()
     if found:
@@ -45,12 +60,20 @@ def _trainer(tmp_path, device, iterations, step=0, interval=1000, poison=None, *
         optimizer.load_state_dict(found[0].tensors["optimizer"])
     loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, 64)
     output = run.pop("output", io.StringIO())
+    if rewinds:
+        run["batches_from"] = lambda step: _batches(device, step, poison)
     run = Run(folder, iterations, interval, progress=ProgressLine(output), saved_step=step if found else None, **run)
-    return Trainer(model, loss, optimizer, _batches(device, step, poison), run, step)
+    return Trainer(model, loss, optimizer, _batches(device, step, poison), run, step, precision)
 
 
 def _losses(trainer, steps):
     return [[side.total.item() for side in trainer.train_one_batch()] for _ in range(steps)]
+
+
+def _same_weights(one, two, device):
+    """Bit for bit on a CPU; a GPU's atomics leave a little."""
+    rtol, atol = (0, 0) if device.type == "cpu" else (1e-3, 1e-4)
+    torch.testing.assert_close(dict(one.model.state_dict()), dict(two.model.state_dict()), rtol=rtol, atol=atol)
 
 
 def test_the_loss_falls(tmp_path, device):
@@ -96,31 +119,174 @@ def test_a_request_to_stop_saves_that_step(tmp_path, device):
     assert trainer.run.stop.reason == "SIGTERM" and trainer.run.checkpoints.steps() == [3]
 
 
-def test_a_broken_loss_is_never_saved(tmp_path, device):
-    with pytest.raises(
-        SwapfastError, match=r"the loss .* non-finite at iteration 5; .*iteration 4 is finite"
-    ) as caught:
-        _trainer(tmp_path, device, 9, interval=4, poison=4).train()
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+def test_resuming_is_exact_in_the_middle_of_everything(name, tmp_path, device):
+    """Warm-up, an accumulation and a history of norms that has begun to forget, through checkpoints on the disk."""
+    config = OptimizerConfig(
+        optimizer=name,
+        learning_rate=1e-3,
+        gradient_accumulation=3,
+        gradient_clipping="autoclip",
+        autoclip_history=2,
+        weight_decay=0.01,
+    )
+    straight = _losses(_trainer(tmp_path / "whole", device, 99, config=config, warmup=5), 14)
+    pieces = []
+    for stop in (4, 8, 14):
+        trainer = _trainer(tmp_path, device, stop, config=config, warmup=5)
+        pieces += _losses(trainer, stop - trainer.step)
+        trainer.save()
+    assert pieces == straight if device.type == "cpu" else pieces == pytest.approx(straight, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
+def test_no_answer_changes_a_run_that_needs_none(policy, tmp_path, device):
+    trainer = _trainer(tmp_path / policy, device, 5, interval=2, nan=policy)
+    trainer.train()
+    other = _trainer(tmp_path / "other", device, 5)
+    other.train()
+    _same_weights(trainer, other, device)
+
+
+def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
+    said = (
+        r"the loss \(ssim of side A, mae of side A\) became non-finite at iteration 5 \(ordinals 12 to 14 of each "
+        r"side\) and did not reach the weights; the checkpoint of iteration 4 is finite. .*--nan skip or --nan rollback"
+    )
+    with pytest.raises(SwapfastError, match=said) as caught:
+        _trainer(tmp_path, device, 9, interval=4, poison=(4,)).train()
     assert caught.value.code == 1
     folder = CheckpointFolder(tmp_path / "model")
     assert folder.steps() == [4]
     assert all(torch.isfinite(w).all() for w in folder.load()[0].tensors["model"].values())
 
 
-def test_broken_weights_are_never_saved(tmp_path, device):
-    """One infinite gradient: the loss of that step is still finite, the weights after it are not."""
-    trainer = _trainer(tmp_path, device, 9, interval=4)
+def _poison_gradient(trainer, *steps):
+    """One infinite gradient in each of these steps; their losses are finite."""
     backward = trainer.optimizer.backward
 
     def poisoned(loss):
         backward(loss)
-        if trainer.step == 7:
-            next(trainer.model.parameters()).grad[0, 0, 0, 0] = float("inf")
+        if trainer.step in steps:
+            trainer.model.encoder[2][0].weight.grad[0, 0, 0, 0] = float("inf")
 
     trainer.optimizer.backward = poisoned
-    with pytest.raises(SwapfastError, match=r"the weights \(.*weight\) became non-finite at iteration 8.*iteration 4"):
+    return trainer
+
+
+def test_a_broken_gradient_stops_the_run(tmp_path, device):
+    trainer = _poison_gradient(_trainer(tmp_path, device, 9, interval=4), 5)
+    said = r"the gradient \(encoder.2.0.weight\) became non-finite at iteration 6 \(ordinals 15 to 17.*iteration 4"
+    with pytest.raises(SwapfastError, match=said):
         trainer.train()
     assert CheckpointFolder(tmp_path / "model").steps() == [4]
+    assert all(torch.isfinite(w).all() for w in trainer.model.state_dict().values())
+
+
+def test_weights_that_overflow_are_never_saved(tmp_path, device):
+    trainer = _trainer(tmp_path, device, 4, interval=4)
+    with torch.no_grad():
+        trainer.model.decoders["b"].face[0][0].bias[0] = float("inf")
+    trainer.optimizer.report = {}
+    trainer.step, trainer.run.saved_step = 4, 3
+    with pytest.raises(SwapfastError, match=r"the weights \(decoders.b.*bias\) became non-finite at iteration 4;"):
+        trainer.save()
+    assert CheckpointFolder(tmp_path / "model").steps() == []
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_skipping_leaves_out_the_step_and_no_more(what, tmp_path, device):
+    """The run equals one whose batches lack the broken ones, but for the count; resuming is exact too."""
+    output = io.StringIO()
+    poison = (2, 5) if what == "loss" else ()
+    trainer = _trainer(tmp_path / "skip", device, 8, interval=3, poison=poison, nan="skip", output=output)
+    if what == "gradient":
+        _poison_gradient(trainer, 2, 5)
+    trainer.train()
+    clean = _trainer(tmp_path / "clean", device, 6)
+    clean.batches = (batch for batch in _batches(device) if batch.step not in (2, 5))
+    clean.train()
+    _same_weights(clean, trainer, device)
+    text = output.getvalue()
+    assert trainer.step == 8 and text.count("was left out") == 2
+    assert f"warning: the {what} (" in text and "iteration 3 (ordinals 6 to 8" in text and "iteration 6" in text
+    averages = re.findall(r"since last save: (\S+)", text)
+    assert averages and all(np.isfinite(float(value)) for value in averages)
+
+
+def test_skipping_has_an_end(tmp_path, device):
+    trainer = _trainer(tmp_path, device, 99, interval=5, poison=range(7, 99), nan="skip")
+    with pytest.raises(SwapfastError, match=r"iteration 17 .*the 10th step in a row; the checkpoint of iteration 15"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("noticed", [0.0, 1e9])
+def test_going_back_takes_the_last_checkpoint_and_the_next_batch(what, noticed, tmp_path, device):
+    """Whenever the host hears of it: weights of iteration 3, half the rate, batches from 5 on."""
+    output = io.StringIO()
+    poison = (4,) if what == "loss" else ()
+    arguments = {"interval": 3, "poison": poison, "nan": "rollback", "rewinds": True}
+    trainer = _trainer(tmp_path / "model", device, 9, output=output, **arguments)
+    trainer.run.progress.interval_s = noticed
+    if what == "gradient":
+        _poison_gradient(trainer, 4)
+    trainer.train()
+    assert trainer.step == 9 and trainer.optimizer.learning_rate == 0.5e-3
+    said = "went back to the weights of iteration 3 and goes on behind it at learning rate 0.0005 (rollback 1 of 5)"
+    assert output.getvalue().count(said) == 1
+
+    by_hand = _trainer(tmp_path / "hand", device, 3)
+    by_hand.train()
+    by_hand.optimizer.set_lr(0.5e-3)
+    by_hand.batches = _batches(device, 5)
+    _losses(by_hand, 4)
+    _same_weights(by_hand, trainer, device)
+    resumed = _trainer(tmp_path / "model", device, 12, **arguments)
+    assert resumed.step == 9 and resumed.optimizer.learning_rate == 0.5e-3 and resumed.optimizer.rollbacks == 1
+
+
+def test_going_back_at_the_very_beginning(tmp_path, device):
+    """The first weights are kept for that, so the first batch may be a bad one."""
+    trainer = _trainer(tmp_path, device, 4, poison=(0,), nan="rollback", rewinds=True)
+    trainer.train()
+    assert trainer.step == 4 and CheckpointFolder(tmp_path / "model").steps() == [0, 4]
+
+
+def test_going_back_has_an_end(tmp_path, device):
+    trainer = _trainer(tmp_path, device, 40, interval=2, poison=range(5, 40), nan="rollback", rewinds=True)
+    with pytest.raises(SwapfastError, match=r"iteration 11 .*--nan rollback: it went back 5 times already.*lower") as e:
+        trainer.train()
+    assert e.value.code == 1
+    assert trainer.optimizer.learning_rate == pytest.approx(1e-3 / 32)
+
+
+def test_going_back_over_weights_that_overflowed(tmp_path, device):
+    trainer = _trainer(tmp_path, device, 9, interval=3, nan="rollback", rewinds=True)
+    trainer.run.iterations = 3
+    trainer.train()
+    with torch.no_grad():
+        trainer.model.decoders["b"].face[0][0].bias[0] = float("inf")
+    trainer.step = 4
+    trainer.save()
+    assert trainer.optimizer.rollbacks == 1 and CheckpointFolder(tmp_path / "model").steps() == [3, 4]
+    assert all(
+        torch.isfinite(w).all() for w in CheckpointFolder(tmp_path / "model").load()[0].tensors["model"].values()
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(precision, tmp_path, device):
+    """And saves and resumes; the weights stay float32."""
+    losses = _losses(_trainer(tmp_path / "whole", device, 99, precision=precision), 14)
+    assert sum(losses[-1]) < 0.9 * sum(losses[0])
+    _trainer(tmp_path, device, 4, precision=precision).train()
+    resumed = _trainer(tmp_path, device, 99, precision=precision)
+    assert all(weight.dtype == torch.float32 for weight in resumed.model.parameters())
+    after = _losses(resumed, 3)
+    assert after == losses[4:7] if device.type == "cpu" else after == pytest.approx(losses[4:7], rel=1e-3)
+    if precision == "fp16":
+        assert resumed.optimizer.state_dict()["@scaler.scale"] <= 2**16
 
 
 def test_where_the_batches_end_so_does_training(tmp_path, device):
@@ -163,12 +329,13 @@ def test_the_line_and_the_scalars(tmp_path, device):
     lines = output.getvalue().splitlines()
     number = r"\d+\.\d+"
     line = rf"\[\d\d:\d\d:\d\d\] \[#00004\] Loss A: {number}, Loss B: {number} \| {number} it/s, \d+ faces/s, "
-    assert any(__import__("re").match(line + rf"waiting for data {number} %$", text) for text in lines), lines
+    assert any(re.match(line + rf"waiting for data {number} %$", text) for text in lines), lines
     assert any(text.startswith("[Saved model] - Average total loss since last save: ") for text in lines)
     events = EventAccumulator(str(tmp_path / "logs" / "train"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"batch_total", "batch_face_A", "batch_unweighted_B/ssim", "batch_weighted_A/mae", "speed/data_wait"} <= tags
+    assert {"gradient/norm", "learning_rate"} <= tags and not any(tag.startswith("nonfinite") for tag in tags)
     totals = events.Scalars("batch_total")
     assert [event.step for event in totals] == [1, 2, 3, 4]
     sides = [events.Scalars(f"batch_face_{side}")[-1].value for side in "AB"]

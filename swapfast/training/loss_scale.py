@@ -1,0 +1,44 @@
+"""Keeping small gradients alive in float16."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FIRST, HIGHEST, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
+
+
+class LossScaler:
+    """The factor by which the loss is raised before backward: halved after an overflow, doubled after 2000 good steps.
+
+    torch's GradScaler with the same numbers, but that its parts can be used apart: clipping and unscaling become one
+    factor that the fused optimizers apply as they go. It is never below 1, so an overflow there is no overflow but a
+    broken gradient. All of it stays on the device.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.scale = torch.tensor(FIRST, device=device)
+        self._good_steps = torch.tensor(0, device=device)
+
+    @property
+    def exhausted(self) -> Tensor:
+        """Whether the scale cannot be lowered any more, a bool on the device."""
+        return self.scale <= 1
+
+    def update(self, overflow: Tensor) -> None:
+        """A step has been made, or left out for an overflow (a bool on the device)."""
+        good = torch.where(overflow, 0, self._good_steps + 1)
+        grow = good >= GROWTH_INTERVAL
+        self.scale = torch.where(overflow, self.scale / 2, torch.where(grow, self.scale * 2, self.scale))
+        self.scale = self.scale.clamp(1.0, HIGHEST)
+        self._good_steps = torch.where(grow, 0, good)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """'scale' and 'good_steps'."""
+        return {"scale": self.scale, "good_steps": self._good_steps}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``state_dict`` gave, or begin anew where that is nothing."""
+        device = self.scale.device
+        self.scale = state.get("scale", torch.tensor(FIRST)).to(device)
+        self._good_steps = state.get("good_steps", torch.tensor(0)).to(device)

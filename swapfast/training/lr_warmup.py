@@ -1,0 +1,47 @@
+"""Small steps first."""
+
+from __future__ import annotations
+
+import torch
+
+
+class WarmupScheduler:
+    """Raises an optimizer's learning rates over the first ``steps`` of its steps, and leaves them alone afterwards.
+
+    Step n, counted from 1, is made at base * min(1, n / steps), so the first one moves already; the peer makes its
+    first at rate 0, and so on one behind. steps: 0 is no warm-up.
+    last_epoch: the last step that was made, counted from 0 (torch's word); -1 for none. The rates the optimizer has
+    when this is made are the base ones.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, last_epoch: int = -1) -> None:
+        self.optimizer = optimizer
+        self.steps = steps
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch + 1
+        self._apply()
+
+    def get_lr(self) -> list[float]:
+        """The rate of each parameter group for the step that comes next."""
+        factor = 1.0 if self.last_epoch + 1 >= self.steps else (self.last_epoch + 1) / self.steps
+        return [base * factor for base in self.base_lrs]
+
+    def step(self) -> None:
+        """A step has been made: set the rates for the next one."""
+        self.last_epoch += 1
+        if self.last_epoch < self.steps:
+            self._apply()
+
+    def set_base(self, lr: float) -> None:
+        """Another base rate for all groups."""
+        self.base_lrs = [lr] * len(self.base_lrs)
+        self._apply()
+
+    def go_to(self, step: int) -> None:
+        """As if ``step`` steps had been made."""
+        self.last_epoch = step
+        self._apply()
+
+    def _apply(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = lr
