@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from swapfast.batch import BatchMeta
-from swapfast.errors import SwapfastError
+from swapfast.errors import SwapfastError, unknown_name
 from swapfast.losses.registry import get_loss
 
 
@@ -45,32 +48,47 @@ class BatchLoss:
         return dataclasses.replace(self, unweighted=move(self.unweighted), weighted=move(self.weighted), mask=mask)
 
 
+MOST_FUNCTIONS = 4
+Masks = tuple[Tensor | None, list[tuple[Tensor, float]]]  # the face, and parts with how much more they count
+
+
 def _added_weights(functions: Sequence[str], weights: Sequence[float]) -> Mapping[str, float]:
     """The weight of each function.
 
     The peer keeps functions in a dict, so that one chosen twice loses its first weight. Ours adds the two.
     """
+    if len(functions) != len(weights):
+        raise SwapfastError(f"loss functions {', '.join(functions)}: {len(weights)} weights given, one for each wanted")
+    if sum(name != "none" for name in functions) > MOST_FUNCTIONS:
+        raise SwapfastError(f"loss functions {', '.join(functions)}: give at most {MOST_FUNCTIONS}")
     added: dict[str, float] = {}
-    for name, weight in zip(functions, weights, strict=True):
-        if weight < 0:
-            raise SwapfastError(f"loss {name}: weight {weight} must not be negative")
+    for name, weight in zip(functions, weights):
+        if not 0 <= weight < math.inf:
+            raise SwapfastError(f"loss {name}: weight {weight} must not be negative, and finite")
         if name != "none":
             added[name] = added.get(name, 0.0) + weight
     if not added:
         raise SwapfastError("loss functions: give at least one besides 'none'")
+    if not any(added.values()):
+        raise SwapfastError(f"loss functions {', '.join(added)}: all weights are 0, so nothing would be learned")
     return added
 
 
 class LossCollator(nn.Module):
     """Calls the chosen loss functions, masks and weights them.
 
-    Per function and output: L = loss * face; L += L * eye * eye_multiplier; L += L * mouth * mouth_multiplier;
-    then the mean over C, H, W (what lies outside the mask counts in the denominator). So an eye's pixel counts
-    1 + eye_multiplier times, which is how faceswap computes it although its help says multiplier.
+    A spatial function's map is masked: L = loss * face; L += L * eye * eye_multiplier; L += L * mouth *
+    mouth_multiplier; then the mean over C, H, W (what lies outside the mask counts in the denominator). So an eye's
+    pixel counts 1 + eye_multiplier times, which is how faceswap computes it although its help says multiplier.
+    For the others, which give one value per item, both images are masked before: loss(face) + eye_multiplier *
+    loss(eye) + mouth_multiplier * loss(mouth). A multiplier of 1 is off.
 
-    functions, weights: names and their factors (1.0 is 100 %); 'none' is skipped, one named twice adds up.
+    functions, weights: names, up to four, and their factors (1.0 is 100 %); 'none' is skipped, one named twice adds up.
     color_order: of the images, for functions that care. use_mask: the penalised mask loss.
     smallest_output: px, for functions that build pyramids. mask_loss: 'mse', 'mae' or None (no learned mask).
+    weights_folder: of the networks of lpips (docs/losses.md).
+
+    Raises SwapfastError for an unknown function, a wrong weight or an output too small for a function.
     """
 
     def __init__(
@@ -83,18 +101,25 @@ class LossCollator(nn.Module):
         mouth_multiplier: float,
         smallest_output: int,
         mask_loss: str | None = None,
+        weights_folder: Path | None = None,
     ) -> None:
         super().__init__()
+        if color_order not in ("bgr", "rgb"):
+            raise unknown_name("color order", color_order, ("bgr", "rgb"))
         self.weights = _added_weights(functions, weights)
-        self.functions = {name: get_loss(name).function for name in self.weights}
-        self.color_order = color_order
+        known = {"color_order": color_order, "weights_folder": weights_folder}
+        specs = {name: get_loss(name) for name in self.weights}
+        self.functions = {
+            name: partial(spec.function, **{key: known[key] for key in spec.takes}) for name, spec in specs.items()
+        }
+        self.spatial = {name for name, spec in specs.items() if spec.spatial}
         self.use_mask = use_mask
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier
         self.mask_loss = get_loss(mask_loss).function if mask_loss else None
         blank = torch.zeros(1, 3, smallest_output, smallest_output)
         for function in self.functions.values():
-            function(blank, blank)  # an output that is too small is refused here and not in the first step
+            function(blank, blank)  # a small output or missing weights are refused here and not in the first step
 
     def forward(self, y_true_all: list[Tensor], y_pred_all: list[Tensor], meta: BatchMeta) -> BatchLoss:
         """Losses of one side.
@@ -108,7 +133,7 @@ class LossCollator(nn.Module):
             raise SwapfastError("the loss needs a face mask and the batch has none: choose a --mask-type")
         with torch.autocast(y_pred_all[0].device.type, enabled=False):
             unweighted = [
-                {name: self._per_item(loss(y_true, y_pred), meta, output) for name, loss in self.functions.items()}
+                {name: self._per_item(name, y_true, y_pred, self._masks(meta, output)) for name in self.functions}
                 for output, (y_true, y_pred) in enumerate(zip(y_true_all, y_pred_all))
             ]
             mask = None
@@ -117,11 +142,34 @@ class LossCollator(nn.Module):
         weighted = [{name: v * self.weights[name] for name, v in output.items()} for output in unweighted]
         return BatchLoss(unweighted, weighted, mask)
 
-    def _per_item(self, loss: Tensor, meta: BatchMeta, output: int) -> Tensor:
-        """(N, C, H, W) per-pixel loss -> (N,), masked and with eyes and mouth weighted."""
-        if self.use_mask:
-            loss = loss * meta.mask_face[output]
-        for mask, multiplier in ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier)):
-            if mask is not None and multiplier > 1:
-                loss = loss + loss * mask[output] * multiplier
-        return loss.flatten(1).mean(1)
+    def _masks(self, meta: BatchMeta, output: int) -> Masks:
+        """What counts in that output: the face, or None for all of it, and the parts that count more."""
+        parts = ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier))
+        more = [(mask[output], multiplier) for mask, multiplier in parts if mask is not None and multiplier > 1]
+        return meta.mask_face[output] if self.use_mask else None, more
+
+    def _per_item(self, name: str, y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
+        """(N,) loss of one function, masked and with eyes and mouth weighted."""
+        per_item = _of_map if name in self.spatial else _of_masked_images
+        return per_item(self.functions[name], y_true, y_pred, masks)
+
+
+def _of_map(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
+    """The map of a spatial function, masked."""
+    # The peer masks the map in place, which breaks the backward of flip. Ours makes new tensors.
+    face, more = masks
+    loss = function(y_true, y_pred)
+    if face is not None:
+        loss = loss * face
+    for part, multiplier in more:
+        loss = loss + loss * part * multiplier
+    return loss.flatten(1).mean(1)
+
+
+def _of_masked_images(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
+    """A function of whole images, given masked ones."""
+    face, more = masks
+    loss = function(y_true, y_pred) if face is None else function(y_true * face, y_pred * face)
+    for part, multiplier in more:
+        loss = loss + multiplier * function(y_true * part, y_pred * part)
+    return loss

@@ -1,14 +1,29 @@
-"""Each loss against faceswap's numbers, a float64 run of itself and its limits."""
+"""Each loss against faceswap's numbers, the formula written plainly in float64, and its limits.
+
+Where float32 of faceswap itself is far off float64 the tolerance says so: 'peer's noise' was measured when the numbers
+were made, and what stands beside it here is measured against float64.
+"""
 
 from __future__ import annotations
+
+import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import plain_losses
 from swapfast.errors import SwapfastError
 from swapfast.losses import LOSSES, get_loss
-from swapfast.losses.structure import blur
+from swapfast.losses.filters import blur, enlarge, mix_colors
+from swapfast.losses.pixel import general_penalty, smooth_loss
+
+OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
+BY_ITEM = {"ffl", "l_inf_norm"}
+# Of these faceswap's numbers hold a defect; what they should be is in loss_fixed_layout_refs.
+MENDED = ("gmsd", "l_inf_norm", "pixel_gradient_diff")
+GOLDEN = {"flip_bgr": "flip", "flip_rgb": partial(get_loss("flip").function, color_order="rgb")}
 
 
 def _inputs(golden, key, device):
@@ -18,65 +33,338 @@ def _inputs(golden, key, device):
     return torch.from_numpy(true).to(device), torch.from_numpy(pair[f"pred_{key}"]).to(device)
 
 
+def _value_and_gradient(loss, true, pred):
+    pred = pred.detach().requires_grad_()
+    value = loss(true, pred)
+    return value.detach().double().cpu().numpy(), torch.autograd.grad(value.mean(), pred)[0].double().cpu().numpy()
+
+
+def _relative(found, wanted) -> float:
+    """Largest error as a share of the largest wanted value."""
+    return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+def _function(name):
+    found = GOLDEN.get(name, name)
+    return get_loss(found).function if isinstance(found, str) else found
+
+
+def _keys(vectors):
+    return [
+        key.removeprefix("grad_")
+        for key in vectors.files
+        if key in {f"grad_{k}" for k in ("64", "128", "256", "rand64")}
+    ]
+
+
+PEERS = ["mae", "mse", "logcosh", "smooth_loss", "ssim", "ffl", "laploss", "flip_bgr", "flip_rgb"]
+
+
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ["ssim", "mse", "mae"])
+@pytest.mark.parametrize("name", PEERS)
 def test_values_and_gradients_are_the_peers(golden, device, within, name):
-    vectors, loss = golden(f"loss_{name}"), get_loss(name).function
-    keys = [k.removeprefix("mean64_") for k in vectors.files if k.startswith("mean64_")]
+    vectors, loss = golden(f"loss_{name}"), _function(name)
+    keys = _keys(vectors)
     assert keys
     for key in keys:
         true, pred = _inputs(golden, key, device)
-        pred.requires_grad_()
-        value = loss(true, pred)
-        (grad,) = torch.autograd.grad(value.mean(), pred)
-        mean64 = float(vectors[f"mean64_{key}"])
-        within(f"{name} {key} mean, relative", abs(value.double().mean().item() - mean64) / mean64, 1e-5)
-        items = value.detach().double().flatten(1).mean(1).cpu().numpy()
-        items64 = vectors[f"item64_{key}"]
+        value, grad = _value_and_gradient(loss, true, pred)
+        value64, grad64 = _value_and_gradient(loss, true.double(), pred.double())
+        theirs, their_grad = vectors[f"value_{key}"], vectors[f"grad_{key}"]
+        mean64, items64 = float(vectors[f"mean64_{key}"]), vectors[f"item64_{key}"]
+        within(f"{name} {key} mean, relative", abs(value.mean() / mean64 - 1), 1e-5)
+        items = value.reshape(len(value), -1).mean(1)
         within(f"{name} {key} per item, relative", np.abs(items / items64 - 1).max(), 1e-5)
-        value64 = loss(true.double(), pred.detach().double()).cpu().numpy()
-        within(f"{name} {key} against float64", np.abs(value.detach().cpu().numpy() - value64).mean(), 2e-5)
-        if f"value_{key}" in vectors.files and vectors[f"value_{key}"].ndim == 4:
-            # Float32 cancels in ssim's variance on flat areas: the peer is 2.3e-5 off float64 there, ours 8e-6.
-            difference = np.abs(value64 - vectors[f"value_{key}"])
-            within(f"{name} {key} value, worst pixel", difference.max(), 2e-3 if name == "ssim" else 1e-6)
-            within(f"{name} {key} value, mean pixel", difference.mean(), 5e-5)
-        if f"grad_{key}" in vectors.files:
-            theirs = vectors[f"grad_{key}"]
-            noise = float(vectors[f"grad_rel_f32_vs_f64_{key}"])
-            error = np.abs(grad.cpu().numpy() - theirs).max() / np.abs(theirs).max()
-            within(f"{name} {key} gradient, relative (peer's noise {noise:.0e})", error, 1e-4 + noise)
+        if name == "ssim":
+            # Float32 cancels in the variance of flat areas: the peer is 2.3e-5 off float64 there, ours 8e-6.
+            within(f"{name} {key} against float64, mean pixel", np.abs(value - value64).mean(), 2e-5)
+            within(f"{name} {key} value, worst pixel", np.abs(value64 - theirs).max(), 2e-3)
+            within(f"{name} {key} value, mean pixel", np.abs(value64 - theirs).mean(), 5e-5)
+        elif name != "ffl":  # whose map lies among frequencies; its mean above is what counts
+            within(f"{name} {key} value, worst pixel, relative", _relative(value, theirs), 1e-5)
+        noise = float(vectors[f"grad_rel_f32_vs_f64_{key}"])
+        within(f"{name} {key} gradient (peer's noise {noise:.0e})", _relative(grad, their_grad), 1e-4 + noise)
+        within(f"{name} {key} gradient against float64", _relative(grad, grad64), 1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.golden
+@pytest.mark.parametrize("name", MENDED)
+def test_where_the_peer_is_wrong_ours_is_what_it_meant(golden, device, within, name):
+    vectors = golden("loss_fixed_layout_refs")
+    value, grad = _value_and_gradient(_function(name), *_inputs(golden, "64", device))
+    wanted = vectors[f"value_{name}"]
+    wanted = wanted.transpose(0, 3, 1, 2) if name == "pixel_gradient_diff" else wanted  # stored as NHWC
+    within(f"{name} mean, relative", abs(value.mean() / wanted.astype(np.float64).mean() - 1), 1e-5)
+    within(f"{name} value, relative", _relative(value, wanted), 1e-5)
+    within(f"{name} gradient, relative", _relative(grad, vectors[f"grad_{name}"]), 1e-4)
+    for key in _keys(golden(f"loss_{name}")):
+        wrong = float(golden(f"loss_{name}")[f"mean64_{key}"])
+        ours = _value_and_gradient(_function(name), *_inputs(golden, key, device))[0].mean()
+        assert abs(ours / wrong - 1) > 1e-4, f"{key}: the peer's defect, reproduced"
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("key", ["64", "128", "256"])
+def test_ms_ssim_is_the_peers(golden, device, within, key):
+    """Where a contrast term crosses 0 the loss leaps (0.0448th power), so that rounding decides some pixels.
+
+    Of the 256 px pair one pixel is at 0 in float32 and above it in float64; of the 64 and 128 px pairs the peer's own
+    float64 run gives NaN. Hence the mean, the median and the bulk of the gradient instead of the worst pixel.
+    """
+    vectors, loss = golden("loss_ms_ssim"), _function("ms_ssim")
+    true, pred = _inputs(golden, key, device)
+    value, grad = _value_and_gradient(loss, true, pred)
+    theirs, their_grad = vectors[f"value_{key}"].astype(np.float64), vectors[f"grad_{key}"]
+    within(f"ms_ssim {key} mean, relative", abs(value.mean() / theirs.mean() - 1), 5e-5)
+    within(f"ms_ssim {key} value, median pixel", np.median(np.abs(value - theirs)), 1e-5)
+    within(f"ms_ssim {key} value, worst pixel", np.abs(value - theirs).max(), 1e-2)
+    off = np.abs(grad - their_grad) / np.abs(their_grad).max()
+    within(f"ms_ssim {key} gradient, 99 % of values, relative", np.quantile(off, 0.99), 1e-4)
+    if f"item64_{key}" in vectors.files:
+        noise = float(vectors[f"grad_rel_f32_vs_f64_{key}"])
+        items64 = vectors[f"item64_{key}"]
+        within(f"ms_ssim {key} per item, relative", np.abs(value.mean((1, 2, 3)) / items64 - 1).max(), 1e-5)
+        within(f"ms_ssim {key} gradient, worst (peer's noise {noise:.0e})", off.max(), 2 * noise)
+
+
+@pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip"])
+def test_shortcuts_equal_the_formula_written_plainly(device, within, name):
+    """In float64, where nothing is lost in rounding."""
+    generator = torch.Generator().manual_seed(11)
+    true = torch.rand(2, 3, 70, 83, generator=generator, dtype=torch.float64).to(device)
+    pred = (true + 0.2 * torch.randn(true.shape, generator=generator, dtype=torch.float64).to(device)).clamp(0, 1)
+    value, grad = _value_and_gradient(_function(name), true, pred)
+    plain, plain_grad = _value_and_gradient(getattr(plain_losses, name), true, pred)
+    within(f"{name} value, float64", np.abs(value - plain).max(), 1e-9)
+    within(f"{name} gradient, float64, relative", _relative(grad, plain_grad), 1e-6)
+
+
+@pytest.mark.golden
+def test_smooth_loss_near_a_square(golden, device, within):
+    vectors = golden("loss_smooth_loss")
+    value, grad = _value_and_gradient(partial(smooth_loss, alpha=1.9999), *_inputs(golden, "64", device))
+    within("smooth_loss alpha 1.9999 value", _relative(value, vectors["value_64_a1.9999"]), 1e-5)
+    within("smooth_loss alpha 1.9999 gradient", _relative(grad, vectors["grad_64_a1.9999"]), 1e-4)
+
+
+@pytest.mark.golden
+def test_numbers_per_item_are_the_means_of_ours(golden, device, within):
+    """The peer's variants that return (N,): means of maps, of ssim inside the border, of ffl over 16 patches."""
+    true, pred = _inputs(golden, "64", device)
+    inner = lambda true, pred: _function("ssim")(true, pred)[..., 5:-5, 5:-5].mean((1, 2, 3))  # noqa: E731
+    per_item = {
+        "smooth_loss_nonspatial": lambda true, pred: _function("smooth_loss")(true, pred).mean((1, 2, 3)),
+        "laploss_nonspatial": lambda true, pred: _function("laploss")(true, pred).mean((1, 2, 3)),
+        "flip_rgb_nonspatial": lambda true, pred: _function("flip_rgb")(true, pred).mean((1, 2, 3)),
+        "ssim_nonspatial": inner,
+        "ffl_nonspatial_patch4": partial(get_loss("ffl").function, patches=4),
+    }
+    for variant, loss in per_item.items():
+        name, _, suffix = variant.partition("_nonspatial")
+        vectors = golden(f"loss_{name}")
+        value, grad = _value_and_gradient(loss, true, pred)
+        within(f"{variant} value, relative", _relative(value, vectors[f"value_64_nonspatial{suffix}"]), 5e-5)
+        within(f"{variant} gradient, relative", _relative(grad, vectors[f"grad_64_nonspatial{suffix}"]), 2e-4)
+
+
+def _random_pair(name, size, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 3 if name == "flip" else 2, size, size + 1)
+    true = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return true, torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_gradient_in_float64(name):
-    generator = torch.Generator().manual_seed(3)
-    true = torch.rand(1, 2, 12, 12, generator=generator, dtype=torch.float64)
-    pred = torch.rand(1, 2, 12, 12, generator=generator, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: get_loss(name).function(true, p), pred)
+    size = {"ms_ssim": 48, "laploss": 32}.get(name, 12)
+    true, pred = _random_pair(name, size)
+    if name in ("ms_ssim", "laploss"):  # all derivatives of that many pixels take long: one along a random direction
+        pred = (true + 0.1 * (pred.detach() - 0.5)).requires_grad_() if name == "ms_ssim" else pred
+        assert torch.autograd.gradcheck(
+            lambda p: get_loss(name).function(true, p).mean(), pred, fast_mode=True, eps=1e-7
+        )
+    else:
+        assert torch.autograd.gradcheck(lambda p: get_loss(name).function(true, p), pred)
 
 
-def test_blur_equals_padding_and_a_square_convolution(device, within):
-    images = torch.rand(2, 3, 33, 47, generator=torch.Generator().manual_seed(1)).to(device)
-    offset = torch.arange(11, dtype=torch.float64) - 5
-    kernel = torch.exp(-offset.square() / (2 * 1.5**2))
-    kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
-    padded = torch.nn.functional.pad(images.double().cpu(), (5, 5, 5, 5), mode="reflect")
-    expected = torch.nn.functional.conv2d(padded, kernel.expand(3, 1, 11, 11), groups=3)
-    within("blur", (blur(images, 11, 1.5).double().cpu() - expected).abs().max(), 1e-6)
+@pytest.mark.parametrize("name", OWN)
+def test_shapes_and_sizes(device, name):
+    spec = get_loss(name)
+    size = max(spec.smallest, 32)
+    true, pred = (torch.rand(2, 3, size, size, device=device) for _ in range(2))
+    shape = spec.function(true, pred).shape
+    assert shape == (2,) if name in BY_ITEM else shape in ((2, 3, size, size), (2, 1, size, size))
+    assert spec.spatial == (name not in BY_ITEM)
+    if spec.smallest > 1:
+        small = torch.rand(1, 3, spec.smallest - 1, spec.smallest - 1, device=device)
+        with pytest.raises(SwapfastError, match=rf"{name}: .* smaller than {spec.smallest} px"):
+            spec.function(small, small)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("true, pred", [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.5, 0.5)])
-def test_flat_images_give_finite_values_and_gradients(device, name, true, pred):
-    y_true = torch.full((2, 3, 32, 32), true, device=device)
-    y_pred = torch.full((2, 3, 32, 32), pred, device=device).requires_grad_()
-    value = get_loss(name).function(y_true, y_pred)
-    value.mean().backward()
-    assert torch.isfinite(value).all() and torch.isfinite(y_pred.grad).all()
-    assert value.mean().item() == pytest.approx(0.0, abs=1e-5) if true == pred else value.mean() > 0.5
+@pytest.mark.parametrize("name", OWN)
+def test_float32_inside_autocast_and_on_half_precision(device, name):
+    """Equal to the bit, value and gradient; the same where a run lets products be TF32 or bfloat16."""
+    generator = torch.Generator().manual_seed(4)
+    true, pred = (torch.rand(2, 3, 64, 64, generator=generator).to(device, torch.bfloat16) for _ in range(2))
+
+    def run(true, pred):
+        pred = pred.detach().requires_grad_()
+        value = get_loss(name).function(true, pred)
+        (grad,) = torch.autograd.grad(value.mean(), pred)
+        assert value.dtype == torch.float32
+        return value, grad.float()
+
+    plain = run(true.float(), pred.float())
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        mixed = run(true.float(), pred.float())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        coarse = run(true.float(), pred.float())
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for other in (mixed, coarse):
+        assert torch.equal(plain[0], other[0]) and torch.equal(plain[1], other[1])
+    half, grad = run(true, pred)
+    assert torch.equal(plain[0], half)
+    torch.testing.assert_close(grad, plain[1].bfloat16().float())
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_order_of_colours_does_not_matter_if_it_is_told(device, name):
+    generator = torch.Generator().manual_seed(6)
+    true, pred = (torch.rand(2, 3, 64, 64, generator=generator).to(device) for _ in range(2))
+    spec = get_loss(name)
+    bgr, rgb = ({"color_order": order} if "color_order" in spec.takes else {} for order in ("bgr", "rgb"))
+    value = spec.function(true, pred, **bgr)
+    flipped = spec.function(true.flip(1), pred.flip(1), **rgb)
+    if flipped.ndim == 4 and flipped.shape[1] == 3:
+        flipped = flipped.flip(1)
+    torch.testing.assert_close(value, flipped, rtol=1e-5, atol=1e-6)
+    if bgr:
+        assert (value - spec.function(true, pred, **rgb)).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_memory_order_does_not_matter(device, name):
+    true, pred = (torch.rand(2, 3, 64, 64, device=device) for _ in range(2))
+    value, grad = _value_and_gradient(get_loss(name).function, true, pred)
+    last = [image.contiguous(memory_format=torch.channels_last) for image in (true, pred)]
+    other, other_grad = _value_and_gradient(get_loss(name).function, *last)
+    np.testing.assert_allclose(other, value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other_grad, grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_pictures_stay_as_they_were_and_the_target_gets_no_gradient(device, name):
+    true, pred = (torch.rand(1, 3, 64, 64, device=device) for _ in range(2))
+    before = true.clone(), pred.clone()
+    true.requires_grad_(), pred.requires_grad_()
+    get_loss(name).function(true, pred).mean().backward()
+    assert torch.equal(true, before[0]) and torch.equal(pred, before[1])
+    assert true.grad is None and pred.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip", "laploss", "ffl"])
+def test_a_compiled_step_gets_the_same(device, name):
+    """Not fused by the compiler's second half, which takes long and is not ours."""
+    true, pred = (torch.rand(1, 3, 64, 64, device=device) for _ in range(2))
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda true, pred: 2 * get_loss(name).function(true, pred), backend="aot_eager")
+    value, grad = _value_and_gradient(compiled, true, pred)
+    plain, plain_grad = _value_and_gradient(get_loss(name).function, true, pred)
+    np.testing.assert_allclose(value, 2 * plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad, 2 * plain_grad, rtol=1e-4, atol=1e-9)
+
+
+def test_the_precision_of_products_is_left_as_it_was(device):
+    """However it was set: torch's older way to ask refuses to answer after the newer way to set."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        pytest.skip("torch before 2.9 has one way only")
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32"
+        image = torch.rand(1, 3, 32, 32, device=device, requires_grad=True)
+        get_loss("ssim").function(torch.zeros_like(image), image).mean().backward()
+        assert [kind.fp32_precision for kind in kinds] == ["tf32", "tf32"]
+    finally:
+        for kind, precision in zip(kinds, before):
+            kind.fp32_precision = precision
+
+
+def _edge_cases(device):
+    """As loss_edge_cases was made: 64 px, one colour, opposites."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    checker = ((x + y) % 2).float().expand(2, 3, 64, 64).to(device)
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)).to(device)
+    grey, black, white = (torch.full((2, 3, 64, 64), value, device=device) for value in (0.5, 0.0, 1.0))
+    return {
+        "flat_vs_flat": (grey, grey),
+        "black_vs_black": (black, black),
+        "white_vs_white": (white, white),
+        "black_vs_white": (black, white),
+        "white_vs_black": (white, black),
+        "negative_of": (noise, 1 - noise),
+        "checker_inverse": (checker, 1 - checker),
+        "identical": (noise, noise),
+        "outside": (noise, 3 * noise - 1),
+    }
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_images_give_finite_values_and_gradients(device, name, dtype):
+    for case, (true, pred) in _edge_cases(device).items():
+        pred = pred.to(dtype, copy=True).requires_grad_()
+        value = get_loss(name).function(true.to(dtype), pred)
+        value.mean().backward()
+        assert torch.isfinite(value).all(), case
+        assert torch.isfinite(pred.grad).all(), case
+        if true is pred or case in ("flat_vs_flat", "black_vs_black", "white_vs_white", "identical"):
+            # Flat areas leave SSIM the rounding of its variances: the peer has 1.3e-4 there.
+            assert value.abs().max().item() <= (2e-4 if name == "ssim" else 1e-5), case
+
+
+@pytest.mark.golden
+def test_means_of_extreme_images_are_the_peers(golden, device, within):
+    """Where its defects do not enter: those that mend the layout see these images alike, but for its checkers."""
+    cases = json.loads((golden.folder / "loss_edge_cases.json").read_text())
+    images = _edge_cases(device)
+    for key, wanted in cases.items():
+        name, _, case = key.partition("/")
+        if case == "negative_of" or key == "pixel_gradient_diff/checker_inverse":
+            continue  # of a picture that is not stored; of derivatives along rows and colours
+        true, pred = images[case]
+        mean = get_loss(name).function(true, pred).mean().item()
+        within(f"{key} mean", abs(mean - wanted["mean"]), 2e-4 if key == "ssim/flat_vs_flat" else 2e-5)
+
+
+def test_filters_equal_padding_and_a_square_convolution(device, within):
+    images = torch.rand(2, 3, 33, 147, generator=torch.Generator().manual_seed(1)).to(device)
+    for size, sigma, border in ((11, 1.5, "reflect"), (5, 1.0, "replicate"), (3, 1.5, "reflect")):
+        expected = plain_losses.square(images.double().cpu(), plain_losses.gaussian(size, sigma), border)
+        found = blur(images, size, sigma, border=border).double().cpu()
+        within(f"blur {size} {border}", (found - expected).abs().max(), 1e-6)
+    expected = torch.nn.functional.interpolate(images.double().cpu(), (130, 301), mode="bilinear", align_corners=False)
+    within("enlarge", (enlarge(images, 130, 301).double().cpu() - expected).abs().max(), 1e-6)
+    swapped = mix_colors(images, ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    assert torch.equal(swapped, images.flip(1))
+
+
+def test_small_differences_keep_their_digits():
+    """Of 1e-4, where log(cosh) and powers less 1 written plainly in float32 are noise."""
+    true, pred = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 1e-4)
+    assert get_loss("logcosh").function(true, pred)[0, 0, 0, 0].item() == pytest.approx(5e-9, rel=1e-6)
+    exact = 1 / 255 * (np.sqrt((255e-4) ** 2 + 1) - 1)
+    assert get_loss("smooth_loss").function(true, pred)[0, 0, 0, 0].item() == pytest.approx(exact, rel=1e-5)
+    assert general_penalty(torch.tensor(0.0), 1.0, 0.1).item() == 0
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(SwapfastError, match=r"unknown loss function 'sism'. Did you mean 'ssim'\?.*mae, mse, ssim"):
+    with pytest.raises(SwapfastError, match=r"unknown loss function 'sism'. Did you mean 'ssim'\?.*mae, ms_ssim, mse"):
         get_loss("sism")
+    with pytest.raises(SwapfastError, match=r"cannot be cut into 5 equal parts"):
+        get_loss("ffl").function(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), patches=5)

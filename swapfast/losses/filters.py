@@ -1,0 +1,234 @@
+"""Smoothing and edge filters that losses share, always in full precision."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from swapfast.errors import SwapfastError
+
+Border = Literal["reflect", "replicate"]
+Taps = tuple[float, ...]  # weights of an odd window, the pixel itself in the middle
+
+# Rows of a filter's matrix that are multiplied at once: on a CPU the fastest of 8, 16, 32 and 64 at 128 px; a GPU would
+# rather multiply zeros than start more kernels.
+BLOCK, BLOCK_ELSEWHERE = 32, 128
+
+
+def float32_loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that works in float32 on half precision and inside autocast, in float64 where it is given float64.
+
+    Its gradient goes to ``y_pred`` alone: the other is a target.
+    """
+
+    @functools.wraps(function)
+    def loss(y_true: Tensor, y_pred: Tensor, *args, **options) -> Tensor:
+        dtype = torch.promote_types(torch.promote_types(y_true.dtype, y_pred.dtype), torch.float32)
+        with torch.autocast(y_pred.device.type, enabled=False):
+            return function(y_true.detach().to(dtype), y_pred.to(dtype), *args, **options)
+
+    return loss
+
+
+def refuse_smaller(name: str, images: Tensor, smallest: int) -> None:
+    """Raise SwapfastError where (N, C, H, W) images have an edge below ``smallest`` px."""
+    if min(images.shape[-2:]) < smallest:
+        raise SwapfastError(f"loss {name}: an output of {min(images.shape[-2:])} px is smaller than {smallest} px")
+
+
+@functools.lru_cache(maxsize=64)
+def gaussian(size: int, sigma: float) -> Taps:
+    """``size`` weights that add up to 1."""
+    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    weights = torch.exp(-offset.square() / (2 * sigma * sigma))
+    return tuple((weights / weights.sum()).tolist())
+
+
+# torch.compile leaves these functions out of its graphs (their Functions switch precision, which it cannot trace).
+# torch.compiler.disable would load the compiler, two seconds, already on import; this does when one is first called.
+outside_graphs = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products of float32 in float32: neither autocast nor TF32, whose 10 bits drown the variances of SSIM.
+
+    A loss multiplies little, so it need not follow where a run lets its convolutions be less precise.
+    """
+    before = _matmul_precision()
+    _set_matmul_precision(("ieee", "ieee") if isinstance(before, tuple) else "highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _set_matmul_precision(before)
+
+
+def _matmul_precision() -> tuple[str, str] | str:
+    """That of GPUs and of CPUs, or before torch 2.9 of both. The old way to ask fails where the new was used to set."""
+    if hasattr(torch.backends.mkldnn, "matmul"):
+        return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    return torch.get_float32_matmul_precision()
+
+
+def _set_matmul_precision(precision: tuple[str, str] | str) -> None:
+    if isinstance(precision, str):
+        torch.set_float32_matmul_precision(precision)
+    else:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precision
+
+
+Band = tuple[tuple[slice, slice, Tensor], ...]  # (rows, the columns they need, their weights)
+
+
+def _band(matrix: Tensor) -> Band:
+    """A banded matrix cut into rows, each part with no more columns than it needs."""
+    block, parts = BLOCK if matrix.device.type == "cpu" else BLOCK_ELSEWHERE, []
+    for first in range(0, len(matrix), block):
+        used = matrix[first : first + block].any(dim=0).nonzero()
+        low, high = int(used[0]), int(used[-1]) + 1
+        rows = slice(first, min(first + block, len(matrix)))
+        parts.append((rows, slice(low, high), matrix[rows, low:high].contiguous()))
+    return tuple(parts)
+
+
+@functools.lru_cache(maxsize=256)
+def _bands(edge: int, taps: Taps, border: Border, dtype: torch.dtype, device: torch.device) -> tuple[Band, Band]:
+    """The (edge, edge) matrix that filters a line of ``edge`` px, and its transpose."""
+    size = len(taps)
+    rows = torch.arange(edge).repeat_interleave(size)
+    columns = rows + torch.arange(-(size // 2), size // 2 + 1).repeat(edge)
+    if border == "reflect":
+        columns = columns.abs()
+        columns = torch.where(columns >= edge, 2 * (edge - 1) - columns, columns)
+    matrix = torch.zeros(edge, edge, dtype=torch.float64)
+    weights = torch.tensor(taps, dtype=torch.float64).repeat(edge)
+    matrix.index_put_((rows, columns.clamp(0, edge - 1)), weights, accumulate=True)
+    matrix = matrix.to(device, dtype)
+    return _band(matrix), _band(matrix.T)
+
+
+def _multiply(down: Band, across: Band, images: Tensor) -> Tensor:
+    """down @ image @ across.T for each image of contiguous (M, H, W)."""
+    count, _, width = images.shape
+    half = images.new_empty(count, down[-1][0].stop, width)
+    for rows, columns, weights in down:
+        torch.bmm(weights.expand(count, *weights.shape), images[:, columns], out=half[:, rows])
+    lines = half.view(-1, width)
+    filtered = images.new_empty(len(lines), across[-1][0].stop)
+    for rows, columns, weights in across:
+        torch.mm(lines[:, columns], weights.T, out=filtered[:, rows])
+    return filtered.view(count, -1, filtered.shape[-1])
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A separable filter for images of one size, on contiguous (..., H, W) tensors, outside autograd."""
+
+    down: tuple[Band, Band]
+    across: tuple[Band, Band]
+
+    @classmethod
+    def of(cls, images: Tensor, down: Taps, across: Taps, border: Border = "reflect") -> Filter:
+        """The filter ``down`` along H and ``across`` along W for such images."""
+        height, width = images.shape[-2:]
+        kind = images.dtype, images.device
+        return cls(_bands(height, down, border, *kind), _bands(width, across, border, *kind))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._times(0, images)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """The gradient of what was filtered: filtering is linear, so that is the transposed filter."""
+        return self._times(1, grad)
+
+    def _times(self, which: int, images: Tensor) -> Tensor:
+        with full_precision(images.device):
+            flat = images.reshape(-1, *images.shape[-2:])
+            done = _multiply(self.down[which], self.across[which], flat)
+        return done.view(*images.shape[:-2], *done.shape[-2:])
+
+
+@functools.lru_cache(maxsize=64)
+def _enlarging_bands(edge: int, to: int, dtype: torch.dtype, device: torch.device) -> tuple[Band, Band]:
+    """The (to, edge) matrix that enlarges a line, pixels being areas and borders repeated, and its transpose."""
+    at = ((torch.arange(to, dtype=torch.float64) + 0.5) * (edge / to) - 0.5).clamp(min=0)
+    low = at.long().clamp(max=edge - 1)
+    matrix, rows = torch.zeros(to, edge, dtype=torch.float64), torch.arange(to)
+    matrix.index_put_((rows, low), 1 - (at - low), accumulate=True)
+    matrix.index_put_((rows, (low + 1).clamp(max=edge - 1)), at - low, accumulate=True)
+    matrix = matrix.to(device, dtype)
+    return _band(matrix), _band(matrix.T)
+
+
+@outside_graphs
+def enlarge(images: Tensor, height: int, width: int) -> Tensor:
+    """(N, C, h, w) to (N, C, height, width), bilinear: interpolate(align_corners=False) in a third of its time."""
+    kind = images.dtype, images.device
+    down = _enlarging_bands(images.shape[-2], height, *kind)
+    return _Separable.apply(images.contiguous(), Filter(down, _enlarging_bands(images.shape[-1], width, *kind)))
+
+
+class _Separable(torch.autograd.Function):
+    """A Function because the backward too must be in full precision."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, filter: Filter) -> Tensor:
+        ctx.filter = filter
+        return filter(images)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.filter.backward(grad.contiguous()), None
+
+
+@outside_graphs
+def separable(images: Tensor, down: Taps, across: Taps, border: Border = "reflect") -> Tensor:
+    """Filter (N, C, H, W) with ``down`` along H and ``across`` along W; returns the same shape.
+
+    Correlation, as in conv2d. Banded matrix products equal padding and a square convolution to float rounding (2e-7)
+    and take half a separable convolution's time on a CPU, where depthwise convolutions are slow.
+    """
+    return _Separable.apply(images.contiguous(), Filter.of(images, down, across, border))
+
+
+@outside_graphs
+def blur(images: Tensor, size: int, sigma: float, border: Border = "reflect") -> Tensor:
+    """Gaussian blur of (N, C, H, W) with an odd window; returns the same shape."""
+    taps = gaussian(size, sigma)
+    return separable(images, taps, taps, border)
+
+
+class _Mix(torch.autograd.Function):
+    """A 3x3 matrix on every pixel's colour; a Function for the reason that ``_Separable`` is one."""
+
+    @staticmethod
+    def forward(ctx, colors: Tensor, matrix: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        with full_precision(colors.device):
+            return torch.bmm(matrix.expand(len(colors), *matrix.shape), colors)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        with full_precision(grad.device):
+            return torch.bmm(ctx.matrix.T.expand(len(grad), *ctx.matrix.T.shape), grad), None
+
+
+@functools.lru_cache(maxsize=32)
+def _matrix(rows: tuple[Taps, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).to(device, dtype)
+
+
+@outside_graphs
+def mix_colors(images: Tensor, matrix: tuple[Taps, ...]) -> Tensor:
+    """(N, C, H, W) with each pixel's colour multiplied by ``matrix``, given by its rows; returns as many channels."""
+    mixed = _Mix.apply(images.flatten(2), _matrix(matrix, images.dtype, images.device))
+    return mixed.view(len(images), len(matrix), *images.shape[2:])
