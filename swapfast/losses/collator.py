@@ -49,6 +49,7 @@ class BatchLoss:
 
 
 MOST_FUNCTIONS = 4
+MASK_LOSSES = ("mse", "mae")
 Masks = tuple[Tensor | None, list[tuple[Tensor, float]]]  # the face, and parts with how much more they count
 
 
@@ -117,6 +118,11 @@ class LossCollator(nn.Module):
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier
         self.mask_loss = get_loss(mask_loss).function if mask_loss else None
+        if mask_loss not in (None, "", *MASK_LOSSES):
+            raise unknown_name("loss of the learned mask", mask_loss, MASK_LOSSES)
+        for name, multiplier in (("eye", eye_multiplier), ("mouth", mouth_multiplier)):
+            if not 0 <= multiplier < math.inf:
+                raise SwapfastError(f"{name} multiplier {multiplier}: must not be negative, and finite")
         blank = torch.zeros(1, 3, smallest_output, smallest_output)
         for function in self.functions.values():
             function(blank, blank)  # a small output or missing weights are refused here and not in the first step

@@ -37,6 +37,15 @@ def float32_loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return loss
 
 
+def safe_power(base: Tensor, exponent: Tensor | float) -> Tensor:
+    """base ** exponent of base >= 0 and exponent >= 0: at a base of 0 it is 0, with slope 0 instead of an infinite one.
+
+    NaN stays NaN: a broken prediction must not look like a perfect one.
+    """
+    zero = base == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, base) ** exponent)
+
+
 def refuse_smaller(name: str, images: Tensor, smallest: int) -> None:
     """Raise SwapfastError where (N, C, H, W) images have an edge below ``smallest`` px."""
     if min(images.shape[-2:]) < smallest:
@@ -93,7 +102,8 @@ def _band(matrix: Tensor) -> Band:
     block, parts = BLOCK if matrix.device.type == "cpu" else BLOCK_ELSEWHERE, []
     for first in range(0, len(matrix), block):
         used = matrix[first : first + block].any(dim=0).nonzero()
-        low, high = int(used[0]), int(used[-1]) + 1
+        # A derivative's row may be empty: at a border that mirrors, what it takes away is what it adds.
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
         rows = slice(first, min(first + block, len(matrix)))
         parts.append((rows, slice(low, high), matrix[rows, low:high].contiguous()))
     return tuple(parts)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swapfast.errors import SwapfastError
-from swapfast.losses.filters import blur, enlarge, float32_loss, refuse_smaller
+from swapfast.losses.filters import blur, enlarge, float32_loss, refuse_smaller, safe_power
 
 
 @float32_loss
@@ -30,7 +30,7 @@ def focal_frequency_loss(y_true: Tensor, y_pred: Tensor, alpha: float = 1.0, pat
     spectrum = torch.fft.rfft2(difference, norm="ortho")  # the left half: the rest mirrors it
     power = spectrum.real.square() + spectrum.imag.square()
     largest = power.amax(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
-    focal = power * (power / largest) ** (alpha / 2) if alpha != 1 else power**1.5 / largest.sqrt()
+    focal = power * safe_power(power / largest, alpha / 2) if alpha != 1 else power**1.5 / largest.sqrt()
     columns = difference.shape[-1]
     mirrored = torch.full((focal.shape[-1],), 2.0, dtype=focal.dtype, device=focal.device)
     mirrored[0] = 1.0

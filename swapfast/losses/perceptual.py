@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from swapfast.losses.filters import Taps, float32_loss, mix_colors, outside_graphs, separable
+from swapfast.losses.filters import Taps, float32_loss, mix_colors, outside_graphs, safe_power, separable
 
 ColorOrder = Literal["bgr", "rgb"]
 
@@ -44,12 +44,6 @@ _OPPONENT = torch.tensor([[0, 1, 0], [1, -1, 0], [0, 1, -1]], dtype=torch.float6
 RGB_TO_OPPONENT, OPPONENT_TO_RGB = _rows(_OPPONENT), _rows(torch.linalg.inv(_OPPONENT))
 
 
-def _safe_power(base: Tensor, exponent: float) -> Tensor:
-    """base ** exponent of base >= 0, with slope 0 instead of an infinite one at 0."""
-    positive = base > 0
-    return torch.where(positive, torch.where(positive, base, 1.0) ** exponent, 0.0)
-
-
 def _linear(images: Tensor) -> Tensor:
     """sRGB to linear light."""
     dark = images <= 0.04045
@@ -70,7 +64,7 @@ def _lab(linear: Tensor) -> Tensor:
 def _color_distance(a: Tensor, b: Tensor) -> Tensor:
     """HyAB distance of two Lab images to the power of 0.7, (N, H, W)."""
     lightness, green, blue = (a - b).unbind(1)
-    return _safe_power(lightness.abs() + _safe_power(green.square() + blue.square(), 0.5), COLOR_EXPONENT)
+    return safe_power(lightness.abs() + safe_power(green.square() + blue.square(), 0.5), COLOR_EXPONENT)
 
 
 @outside_graphs
@@ -129,7 +123,7 @@ def _seen(opponent: Tensor, pixels_per_degree: float) -> Tensor:
 def _strength(luminance: Tensor, derivative: Taps, smooth: Taps) -> Tensor:
     x = separable(luminance, smooth, derivative, "replicate")
     y = separable(luminance, derivative, smooth, "replicate")
-    return _safe_power(x.square() + y.square(), 0.5)
+    return safe_power(x.square() + y.square(), 0.5)
 
 
 def _features(opponent: Tensor, pixels_per_degree: float) -> tuple[Tensor, Tensor]:
@@ -163,7 +157,6 @@ def flip(
         KNEE_VALUE + (distance - KNEE) / (1 - KNEE) * (1 - KNEE_VALUE),
     )
     edges, points = ((a - b).abs() for a, b in zip(features_true, features_pred))
-    feature = _safe_power(torch.maximum(edges, points) / math.sqrt(2), FEATURE_EXPONENT)
+    feature = safe_power(torch.maximum(edges, points) / math.sqrt(2), FEATURE_EXPONENT)
     # The peer keeps away from 0 by a small number. Ours is 0 there, with slope 0 instead of an infinite one.
-    differs = color > 0
-    return torch.where(differs, torch.where(differs, color, 1.0) ** (1 - feature), 0.0)
+    return safe_power(color, 1 - feature)

@@ -202,6 +202,35 @@ def test_shapes_and_sizes(device, name):
 
 
 @pytest.mark.parametrize("name", OWN)
+def test_sizes_that_blocks_of_rows_do_not_divide(device, within, name):
+    """And the least size: float32 against float64."""
+    smallest = get_loss(name).smallest
+    for size in (smallest, 33, 65, 129):
+        if size < smallest:
+            continue
+        generator = torch.Generator().manual_seed(size)
+        true, pred = (torch.rand(1, 3, size, size, generator=generator).to(device) for _ in range(2))
+        single = _value_and_gradient(get_loss(name).function, true, pred)
+        double = _value_and_gradient(get_loss(name).function, true.double(), pred.double())
+        within(
+            f"{size} px: mean, relative", abs(single[0].mean() - double[0].mean()) / max(double[0].mean(), 1e-9), 2e-5
+        )
+        assert np.isfinite(single[1]).all()
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("share", ["all", "one pixel"])
+def test_a_broken_prediction_is_not_a_perfect_one(device, name, share):
+    true, pred = (torch.rand(2, 3, 64, 64, device=device) for _ in range(2))
+    where = (slice(None),) if share == "all" else (0, 1, 20, 20)
+    pred[where] = torch.nan
+    values = get_loss(name).function(true, pred)
+    assert values[0].isnan().any()
+    if share == "all":
+        assert values.flatten(1).isnan().all() if values.ndim > 1 else values.isnan().all()
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_float32_inside_autocast_and_on_half_precision(device, name):
     """Equal to the bit, value and gradient; the same where a run lets products be TF32 or bfloat16."""
     generator = torch.Generator().manual_seed(4)
