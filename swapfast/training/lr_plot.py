@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from swapfast.training.plot import GRID, INK, line, text
+
 WIDTH, HEIGHT = 960, 540
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 30, 50, 60
-_INK, _GRID, _RAW, _CURVE, _FOUND = (40, 40, 40), (225, 225, 225), (205, 190, 170), (170, 90, 20), (40, 40, 200)  # BGR
-_SUBPIXEL = 4  # bits
+_RAW, _CURVE, _FOUND = (205, 190, 170), (170, 90, 20), (40, 40, 200)  # BGR
 
 
 class _Axes:
@@ -32,28 +33,17 @@ class _Axes:
         return _TOP + min(max((self.top - loss) / (self.top - self.bottom), 0.0), 1.0) * height
 
 
-def _text(image: np.ndarray, text: str, x: float, y: float, color=_INK, right: bool = False) -> None:
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
-    at = (int(x) - (width if right else width // 2), int(y))
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
-
-
-def _line(image: np.ndarray, points: Sequence[tuple[float, float]], color, thickness: int = 1) -> None:
-    fixed = np.round(np.array(points) * (1 << _SUBPIXEL)).astype(np.int32)
-    cv2.polylines(image, [fixed], False, color, thickness, cv2.LINE_AA, _SUBPIXEL)
-
-
 def _grid(image: np.ndarray, axes: _Axes) -> None:
     for power in range(math.ceil(axes.low), math.floor(axes.high) + 1):
         x = axes.x(10.0**power)
-        _line(image, [(x, _TOP), (x, HEIGHT - _BOTTOM)], _GRID)
-        _text(image, f"1e{power}", x, HEIGHT - _BOTTOM + 20)
+        line(image, [(x, _TOP), (x, HEIGHT - _BOTTOM)], GRID)
+        text(image, f"1e{power}", x, HEIGHT - _BOTTOM + 20)
     for part in np.linspace(0, 1, 6):
         loss = axes.bottom + part * (axes.top - axes.bottom)
-        _line(image, [(_LEFT, axes.y(loss)), (WIDTH - _RIGHT, axes.y(loss))], _GRID)
-        _text(image, f"{loss:.4g}", _LEFT - 8, axes.y(loss) + 4, right=True)
-    cv2.rectangle(image, (_LEFT, _TOP), (WIDTH - _RIGHT, HEIGHT - _BOTTOM), _INK, 1)
-    _text(image, "learning rate", (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 15)
+        line(image, [(_LEFT, axes.y(loss)), (WIDTH - _RIGHT, axes.y(loss))], GRID)
+        text(image, f"{loss:.4g}", _LEFT - 8, axes.y(loss) + 4, right=True)
+    cv2.rectangle(image, (_LEFT, _TOP), (WIDTH - _RIGHT, HEIGHT - _BOTTOM), INK, 1)
+    text(image, "learning rate", (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 15)
 
 
 def draw_curve(
@@ -67,11 +57,11 @@ def draw_curve(
     axes = _Axes(rates, min(max(smoothed), 2 * smoothed[0]), min(losses) * 0.95)
     _grid(image, axes)
     for values, color, thickness in ((losses, _RAW, 1), (smoothed, _CURVE, 2)):
-        _line(image, [(axes.x(rate), axes.y(value)) for rate, value in zip(rates, values)], color, thickness)
+        line(image, [(axes.x(rate), axes.y(value)) for rate, value in zip(rates, values)], color, thickness)
     title = "no learning rate was found"
     if found is not None:
         x = axes.x(min(max(found, rates[0]), rates[-1]))
-        _line(image, [(x, _TOP), (x, HEIGHT - _BOTTOM)], _FOUND, 2)
+        line(image, [(x, _TOP), (x, HEIGHT - _BOTTOM)], _FOUND, 2)
         title = f"learning rate found: {found:.3g}"
-    _text(image, f"smoothed loss; {title}", (_LEFT + WIDTH - _RIGHT) / 2, 30, _INK if found is None else _FOUND)
+    text(image, f"smoothed loss; {title}", (_LEFT + WIDTH - _RIGHT) / 2, 30, INK if found is None else _FOUND)
     return cv2.imencode(".png", image)[1].tobytes()

@@ -70,9 +70,21 @@ class ProgressLine:
         else:
             self._write(line)
 
+    def validation(self, step: int, sides: dict[str, float]) -> None:
+        """[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234"""
+        losses = ", ".join(f"Validation {side.upper()}: {value:.5f}" for side, value in sides.items())
+        self.say(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}")
+
     def say(self, text: str) -> None:
         """A whole line that stays."""
         if self._width:
             self._write("")
             self._width = 0
         self._write(text)
+
+
+class NoProgress(ProgressLine):
+    """For processes that leave it to another one to speak."""
+
+    def _write(self, text: str, end: str = "\n") -> None:
+        pass

@@ -1,0 +1,130 @@
+"""The loss on held-out faces is the loss, per face, and measuring it leaves training as it was."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+
+import pytest
+import torch
+
+from swapfast.batch import Batch, BatchMeta
+from swapfast.config import OptimizerConfig
+from swapfast.losses import LossCollator
+from swapfast.models.tiny import tiny
+from swapfast.training.checkpoint import CheckpointFolder
+from swapfast.training.optimizer import Optimizer
+from swapfast.training.progress import ProgressLine
+from swapfast.training.steplog import StepLog, read_steps
+from swapfast.training.tensorboard import TorchTensorBoard
+from swapfast.training.trainer import Run, Trainer
+from swapfast.training.validation import evaluating, validation_losses
+
+
+def _faces(count, seed, device):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, 64, 64, generator=generator).to(device)
+
+
+def _one_side(count, seed, device):
+    faces = _faces(count, seed, device)
+    return Batch([faces], [faces[:, None]], BatchMeta([torch.ones(count, 1, 1, 64, 64, device=device)]), 0)
+
+
+def _held_out(device):
+    """Five faces of A in batches of three and two, and one of B."""
+    return [(0, _one_side(3, 1, device)), (0, _one_side(2, 2, device)), (1, _one_side(1, 3, device))]
+
+
+def _loss():
+    return LossCollator(["mae", "mse"], [1.0, 0.5], "bgr", True, 1, 1, 64)
+
+
+def _batches(device):
+    for step in itertools.count():
+        sides = [_faces(2, 100 + 2 * step + side, device) for side in (0, 1)]
+        masks = torch.ones(2, 2, 1, 64, 64, device=device)
+        yield Batch(sides, [torch.stack(sides, 1)], BatchMeta([masks]), step)
+
+
+def _trainer(folder, device, iterations=6, **run):
+    model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
+    optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
+    output = run.pop("output", io.StringIO())
+    run = Run(CheckpointFolder(folder), iterations, 3, progress=ProgressLine(output), **run)
+    return Trainer(model, _loss(), optimizer, _batches(device), run)
+
+
+def test_every_face_counts_the_same(device):
+    model, loss = tiny().initialise(5).to(device), _loss()
+    values = validation_losses(model, loss, _held_out(device))
+    for side, seeds in (("a", (1, 2)), ("b", (3,))):
+        faces = torch.cat([_faces({1: 3, 2: 2, 3: 1}[seed], seed, device) for seed in seeds])
+        with torch.no_grad():
+            made = model.swap(faces, to=side)[0]
+        label = side.upper()
+        mae, mse = (made - faces).abs().mean().item(), (made - faces).square().mean().item()
+        assert values[f"validation_unweighted_{label}/mae"] == pytest.approx(mae, rel=1e-4)
+        assert values[f"validation_unweighted_{label}/mse"] == pytest.approx(mse, rel=1e-4)
+        assert values[f"validation_face_{label}"] == pytest.approx(mae + 0.5 * mse, rel=1e-4)
+    assert values["validation_total"] == values["validation_face_A"] + values["validation_face_B"]
+
+
+def test_nothing_held_out():
+    assert validation_losses(tiny(), _loss(), []) == {}
+
+
+def test_parts_go_back_to_their_own_modes(device):
+    """A frozen part is in evaluation mode for good, also where measuring fails."""
+    model = tiny()
+    model.encoder.eval()
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        assert not model.training and not torch.is_grad_enabled()
+        raise KeyboardInterrupt
+    assert model.training and model.decoders.training and not model.encoder.training and torch.is_grad_enabled()
+
+
+def test_training_is_the_same_to_the_bit_with_and_without(tmp_path, device):
+    plain = _trainer(tmp_path / "plain", device)
+    plain.train()
+    for interval in (0, 1, 4):
+        measured = _trainer(
+            tmp_path / str(interval), device, validation=_held_out(device), validation_interval=interval
+        )
+        measured.train()
+        rtol, atol = (0, 0) if device.type == "cpu" else (1e-3, 1e-4)
+        for one, two in ((plain.model, measured.model), (plain.optimizer, measured.optimizer)):
+            torch.testing.assert_close(dict(one.state_dict()), dict(two.state_dict()), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("interval, steps", [(0, [3, 6, 8]), (2, [2, 4, 6, 8]), (5, [5, 8])])
+def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
+    """At every save or at its own interval, and at the end; in the JSONL, for TensorBoard and as a line."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = io.StringIO()
+    trainer = _trainer(
+        tmp_path / "model",
+        device,
+        8,
+        output=output,
+        tensorboard=TorchTensorBoard(tmp_path / "logs"),
+        step_log=StepLog(tmp_path / "logs"),
+        validation=_held_out(device),
+        validation_interval=interval,
+    )
+    trainer.train()
+    seen = EventAccumulator(str(tmp_path / "logs" / "train"), {"scalars": 0})
+    seen.Reload()
+    scalars = seen.Scalars("validation_face_A")
+    assert [scalar.step for scalar in scalars] == steps
+    path = tmp_path / "logs" / "steps.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    logged = [line for line in lines if "validation_loss_a" in line]
+    assert [line["step"] for line in logged] == steps
+    assert [line["validation_loss_a"] for line in logged] == pytest.approx([s.value for s in scalars], rel=1e-5)
+    assert list(read_steps(path).steps) == list(range(1, 9)) and read_steps(path).void == 0
+    last = validation_losses(trainer.model, _loss(), _held_out(device))
+    expected = f"Validation A: {last['validation_face_A']:.5f}, Validation B: {last['validation_face_B']:.5f}"
+    assert output.getvalue().splitlines()[-2].endswith(f"[#00008] {expected}")
