@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,11 +75,12 @@ def shown_bytes(count: int) -> str:
 
 
 def choose_cache(
-    asked: str, needed: int, cache: Path, device: torch.device, backend: str, there: int = 0
+    asked: str, needed: int, cache: Path, device: torch.device, backend: str, there: int = 0, copies: int = 1
 ) -> tuple[str, str]:
     """Where decoded faces are kept, 'device', 'host', 'memory' or 'off', and a line that says why.
 
-    asked: --cache. needed: bytes of all faces, of which ``there`` are in the cache folder already.
+    asked: --cache. needed: bytes of all faces, of which ``there`` are in the cache folder already. copies:
+    processes of this machine, which share that folder and its files but not their memory.
     Raises SwapfastError (code 1) where they do not fit where they should.
     """
     size = shown_bytes(needed)
@@ -86,7 +88,7 @@ def choose_cache(
     if asked == "device" or (asked == "auto" and on_gpu and backend == "device"):
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
         room = DEVICE_SHARE if on_gpu else MEMORY_SHARE
-        if needed <= room * free:
+        if needed * (1 if on_gpu else copies) <= room * free:
             return "device", f"cache: device, {size} of {shown_bytes(free)} that are free there"
         if asked == "device":
             raise SwapfastError(
@@ -98,7 +100,7 @@ def choose_cache(
         return "off", "cache: off, every batch is decoded"
     if asked == "host" or has_space(cache, needed - there):
         return "host", f"cache: host, {size} in {cache}"
-    if needed <= MEMORY_SHARE * available_memory():
+    if needed * copies <= MEMORY_SHARE * available_memory():
         return "memory", f"cache: {size} in memory, for the disk of {cache} has no room: the next start decodes again"
     return "off", f"cache: off, for neither the disk of {cache} nor memory has room for {size}"
 
@@ -141,11 +143,19 @@ def make_set(
     return TrainSet.of(side, source, spec, store, rows, share)
 
 
-def make_feed(where: str, sets: list[TrainSet], sampler: Sampler, device: torch.device, backend: str, say: Say) -> Feed:
-    """Where the loader takes a step's bytes from."""
+def make_feed(
+    where: str,
+    sets: list[TrainSet],
+    sampler: Sampler,
+    device: torch.device,
+    backend: str,
+    say: Say,
+    threads: int | None = None,
+) -> Feed:
+    """Where the loader takes a step's bytes from. threads: for decoding, by default one per core."""
     if where == "off":
         device_id = (device.index or 0) if device.type == "cuda" else None
-        feed = DecodeFeed(sets, sampler, device_id=device_id, warn=say)
+        feed = DecodeFeed(sets, sampler, threads, device_id, warn=say)
         return PreparedFeed(feed) if backend == "device" and PreparedFeed.fits(sets) else feed
     if where == "device":
         return DeviceFeed(sets, device)
@@ -163,6 +173,14 @@ def make_matcher(sides: list[TrainSet], config: TrainConfig, watch: Watch = no_w
         *crop_shares(config.crop),
         progress=watch("matching landmarks"),
     )
+
+
+def faces_digest(sides: list[TrainSet]) -> str:
+    """Of what the training faces show, in their order: equal where several machines hold the same."""
+    digest = hashlib.sha256()
+    for side in sides:
+        digest.update(np.ascontiguousarray(side.source.folder.records.column("content")[side.members]).tobytes())
+    return digest.hexdigest()
 
 
 def remarks(sides: list[TrainSet]) -> list[str]:

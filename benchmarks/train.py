@@ -1,0 +1,294 @@
+"""Where the time of a training step goes, and what live augmentation, logs and a restart cost.
+
+    python -m benchmarks.train --json benchmarks/results/train_MACHINE.json
+
+Runs as ``swapfast train`` puts them together, on made-up faces whose cache exists. Rows for each model:
+    parts       a step: data_wait_ms, forward_ms (model and loss), backward_ms, optimizer_ms, rest_ms. On a GPU the
+                middle three are the device's, between CUDA events
+    live        steps with live augmentation beside the same steps on one fixed batch, in turns: slower is the median of
+                the pairs, 0.05 for 5 %. cpu_ms is what all threads used. Other --threads: of torch, for the step
+    compiled    on a GPU: steps of a compiled run beside an eager one of the same precision; faster is their ratio
+    logging     the share of the time that logs and loss lines cost at their interval and the preview at its own
+    start       from the request to the end of the first step in a new process, imports apart, when caches exist
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
+from pipelines.build import TrainRequest, build_trainer, pick_device, plan_run
+from pipelines.loader import PREFETCH
+from pipelines.sides import quiet
+from swapfast.config import TrainConfig
+from swapfast.faces.synthetic import synthesize
+from swapfast.models import MODELS
+from swapfast.system import available_cores
+from swapfast.training.progress import ProgressLine
+from swapfast.training.stop import StopRequest
+from swapfast.training.trainer import Trainer
+
+FACES = 256  # a side
+LOGGED_S = 10.0  # between loss lines that go to no terminal
+SAVES = TrainRequest.save_interval  # and previews
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a model have in common. folder: holds the faces and the cache."""
+
+    folder: Path
+    model: str
+    batch: int
+    device: str
+    precision: str
+
+    def open(self, name: str, logs: bool = False, compiled: bool = False) -> Trainer:
+        """A run of a new model, ready for its first step."""
+        request = TrainRequest(
+            input_a=self.folder / "faces" / "a",
+            input_b=self.folder / "faces" / "b",
+            model_dir=self.folder / name,
+            config=TrainConfig(),
+            changes={"model.name": self.model, "batch_size": self.batch, "precision": self.precision},
+            device=self.device,
+            cache_dir=self.folder / "cache",
+            logs=logs,
+            compile=compiled,
+        )
+        trainer = build_trainer(plan_run(request), StopRequest(), quiet)
+        trainer.run.progress = ProgressLine(io.StringIO())
+        return trainer
+
+    def labels(self, trainer: Trainer) -> dict:
+        return {
+            "model": self.model,
+            "size": trainer.model.output_sizes[-1],
+            "device": self.device,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+        }
+
+
+@contextlib.contextmanager
+def opened(setup: Setup, name: str, **more) -> Iterator[Trainer]:
+    """A run whose threads end with the block."""
+    trainer = setup.open(name, **more)
+    live = trainer.batches
+    try:
+        yield trainer
+    finally:
+        live.close()
+
+
+class Stopwatch:
+    """Milliseconds spent in the calls that it is wrapped around, by name: of the host, or between CUDA events."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._events: dict[str, list[tuple]] = defaultdict(list)
+
+    def around(self, name: str, call: Callable, on_host: bool = False) -> Callable:
+        """``call``, watched. on_host: never by events."""
+
+        def watched(*arguments, **more):
+            if self._on_gpu and not on_host:
+                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                first.record()
+                result = call(*arguments, **more)
+                last.record()
+                self._events[name].append((first, last))
+                return result
+            begun = time.perf_counter()
+            result = call(*arguments, **more)
+            self._seconds[name].append(time.perf_counter() - begun)
+            return result
+
+        return watched
+
+    def take(self, name: str) -> list[float]:
+        """Milliseconds of each call, in order. Waits for the device."""
+        if self._events[name]:
+            torch.cuda.synchronize()
+        between = [first.elapsed_time(last) for first, last in self._events.pop(name, [])]
+        return between or [1000 * seconds for seconds in self._seconds.pop(name, [])]
+
+
+class _Watched:
+    """Batches whose coming is watched."""
+
+    def __init__(self, batches: Iterator, watch: Stopwatch) -> None:
+        self._batches = batches
+        self._next = watch.around("data_wait", lambda: next(batches), on_host=True)
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def __next__(self):
+        return self._next()
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def parts(setup: Setup, steps: int) -> dict:
+    """The row of a step's parts: medians."""
+    with opened(setup, "parts") as trainer:
+        for _ in range(PREFETCH + 1):
+            trainer.train_one_step()
+        watch = Stopwatch(torch.device(setup.device).type == "cuda")
+        trainer.batches = _Watched(trainer.batches, watch)
+        trainer._losses = watch.around("forward", trainer._losses)
+        trainer.optimizer.backward = watch.around("backward", trainer.optimizer.backward)
+        trainer.optimizer.step = watch.around("optimizer", trainer.optimizer.step)
+        reset_peak()
+        seconds = [timed(trainer.train_one_step) for _ in range(steps)]
+        row = summary(Timing(seconds, peak_mib()), 2 * setup.batch, name="parts", **setup.labels(trainer))
+        names = ("data_wait", "forward", "backward", "optimizer")
+        each = {name: watch.take(name) for name in names}
+        rest = [1000 * whole - sum(taken) for whole, *taken in zip(seconds, *each.values(), strict=True)]
+        return row | {f"{name}_ms": round(statistics.median(one), 4) for name, one in (each | {"rest": rest}).items()}
+
+
+def _block(trainer: Trainer, steps: int) -> tuple[float, float]:
+    """Seconds and CPU seconds of a step, the mean of some, after what was made ahead is used up."""
+    for _ in range(PREFETCH + 1):
+        trainer.train_one_batch()
+    used = cpu_seconds()
+    seconds = timed(lambda: [trainer.train_one_batch() for _ in range(steps)])
+    return seconds / steps, (cpu_seconds() - used) / steps
+
+
+def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
+    """The rows of live augmentation and of one fixed batch."""
+    with opened(setup, "live") as trainer:
+        batches = trainer.batches
+        sources = {"live": batches, "fixed": itertools.repeat(next(batches))}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+        reset_peak()
+        for turn in range(pairs + 1):
+            for name, source in sources.items():
+                trainer.batches = source
+                taken = _block(trainer, steps)
+                if turn:  # the first is for warming up
+                    found[name].append(taken)
+        peak = peak_mib()
+        ratio = statistics.median(one[0] / other[0] for one, other in zip(found["live"], found["fixed"]))
+        rows = []
+        for name, taken in found.items():
+            timing = Timing([seconds for seconds, _ in taken], peak)
+            rows.append(summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(trainer)))
+            rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in taken), 3)
+        rows[0]["slower"] = round(ratio - 1, 4)
+        return rows
+
+
+def compiled(setup: Setup, steps: int, pairs: int) -> dict:
+    """The row of a compiled run beside an eager one."""
+    with opened(setup, "eager") as eager, opened(setup, "compiled", compiled=True) as fast:
+        found = {trainer: [_block(trainer, steps)[0] for _ in range(pairs + 1)][1:] for trainer in (eager, fast)}
+        timing = Timing(found[fast], peak_mib())
+        row = summary(timing, 2 * setup.batch, name="compiled", steps_each=steps, **setup.labels(fast))
+        return row | {"faster": round(statistics.median(a / b for a, b in zip(found[eager], found[fast])), 4)}
+
+
+def logging(setup: Setup, steps: int, repeats: int) -> dict:
+    """The row of what logs, loss lines and the preview cost. steps: behind every loss line."""
+    with opened(setup, "logged", logs=True) as trainer:
+        trainer.run.progress.interval_s = float("inf")
+        (setup.folder / "logged").mkdir(exist_ok=True)
+        trainer.train_one_step()
+        reports, previews, taken = [], [], []
+        for _ in range(repeats):
+            taken.append(timed(lambda: [trainer.train_one_step() for _ in range(steps)]) / steps)
+            reports.append(timed(lambda: trainer._report(wait=True)))
+            previews.append(timed(lambda: trainer.run.preview(trainer.step)))
+        step, report, preview = map(statistics.median, (taken, reports, previews))
+        per_step = report / steps + preview / SAVES  # a report writes a line of the log for every step
+        row = summary(Timing(taken, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))
+        return row | {
+            "steps_each": steps,
+            "report_ms": round(1000 * report, 3),
+            "preview_ms": round(1000 * preview, 3),
+            "save_interval": SAVES,
+            "share": round(per_step / (step + per_step), 5),
+        }
+
+
+def first_step(setup: Setup, number: int, threads: int) -> tuple[float, float, int]:
+    """Seconds from the request to the end of the first step, the peak in MiB, and how many faces there are."""
+    torch.set_num_threads(threads)
+    begun = time.perf_counter()
+    with opened(setup, f"start{number}", logs=True) as trainer:
+        timed(trainer.train_one_step)
+        seconds = time.perf_counter() - begun
+        return seconds, peak_mib(), sum(side["faces"] for side in trainer.run.state["data"].values())
+
+
+def start(setup: Setup, repeats: int) -> dict:
+    """The row of a restart, in processes of their own."""
+    threads = torch.get_num_threads()
+    found = [alone(first_step, setup, number, threads) for number in range(repeats)]
+    timing = Timing([seconds for seconds, *_ in found], max(peak for _, peak, _ in found))
+    labels = {"model": setup.model, "size": 64, "device": setup.device, "faces": found[0][2]}
+    return summary(timing, 2 * setup.batch, name="start", **labels)
+
+
+def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
+    """All rows of one model."""
+    with opened(setup, "probe") as trainer:
+        trainer.train_one_step()
+        step = timed(trainer.train_one_step)
+    block = 1 if quick else max(4, min(400, round(2.0 / step)))
+    pairs, repeats = (2, 1) if quick else (9, 5)
+    logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
+    rows = [parts(setup, 2 if quick else min(block * 4, 200))]
+    default = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            rows += live(setup, block, pairs)
+    finally:
+        torch.set_num_threads(default)
+    if setup.device == "cuda":
+        rows.append(compiled(setup, block, pairs))
+    rows.append(logging(setup, logged, repeats))
+    rows.append(start(setup, repeats))
+    return rows
+
+
+def main() -> None:
+    """See the module."""
+    flags = parser("Training steps: their parts, and what is around them")
+    flags.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["tiny", "original"])
+    flags.add_argument("--batch", type=int, default=16, help="faces per side; default 16")
+    flags.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    flags.add_argument("--threads", type=int, nargs="+", help="of torch, for the rows live; default as torch has it")
+    given = flags.parse_args()
+    device = pick_device(given.device).type
+    faces = 12 if given.quick else FACES
+    rows = []
+    with TemporaryDirectory() as folder:
+        synthesize(Path(folder) / "faces", faces=faces, size=128, pairs=0, seed=1, workers=available_cores())
+        for model in given.models:
+            setup = Setup(Path(folder), model, given.batch, device, given.precision)
+            rows += measure(setup, given.quick, given.threads or [torch.get_num_threads()])
+    show(rows)
+    save(rows, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""Several processes that train one model, as torchrun starts them.
+
+Every process has its share of a step's faces (pipelines/sampler.py) and a copy of the model; gradients are averaged, so
+all copies stay the same to the bit. The first process of all, rank 0, alone writes: checkpoints, logs, preview, lines.
+Where there is only one process, everything here does nothing.
+
+What travels, and how:
+    gradients, flags a step depends on    on the device: NCCL between GPUs, gloo between CPUs
+    stop, report and save                 on the host, through gloo, once a step: a GPU is not waited for
+    texts, failures, who is ready         through torch's key-value store, which torchrun keeps
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from swapfast.errors import EXIT_FAILED, EXIT_STOPPED, SwapfastError
+
+TIMEOUT = datetime.timedelta(minutes=10)  # for a process to come to where the others wait: rank 0 may be saving
+_POLL_S = 0.1
+_GRACE_S = 1.0
+_CLAIM_S = 3.0  # for a process that fails to say so before those it leaves alone do
+
+
+class Elsewhere(SwapfastError):
+    """Another process failed or left, and has said why: this one has nothing to add. The message is empty."""
+
+    def __init__(self, code: int = EXIT_FAILED) -> None:
+        super().__init__("", code)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process' place among those of a run, and what they say to each other. By default it is alone.
+
+    rank, world: among all; local_rank, local_world: among those of this machine. device: what it trains on, or None:
+    its own choice. Methods below *once a step* and *model and state* must be called by all, in the same order.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    device: torch.device | None = None
+    store: dist.Store | None = None
+    host: dist.ProcessGroup | None = None
+    _spreads: list[int] = field(default_factory=lambda: [0], repr=False)  # how many there were
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this process that writes."""
+        return self.rank == 0
+
+    # --- who goes first ---------------------------------------------------------------------------------------
+
+    def tell(self, key: str, value: object) -> None:
+        """Leave something that JSON can hold for the others."""
+        if self.store is not None:
+            self.store.set(key, json.dumps(value))
+
+    def told(self, key: str) -> object:
+        """What another process told under ``key``, waited for however long it takes unless one fails."""
+        while not self.store.check([key]):
+            if self.store.check(["failure"]):
+                raise Elsewhere(json.loads(self.store.get("failure"))["code"])
+            time.sleep(_POLL_S)
+        return json.loads(self.store.get(key))
+
+    def _files(self) -> str:
+        # The machine is named by the rank of its first process: ranks are counted machine by machine.
+        return f"files ready on {self.rank - self.local_rank}"
+
+    def wait_for_files(self) -> None:
+        """Let the machine's first process read folders and fill the cache alone; the others find what it kept."""
+        if self.local_rank:
+            self.told(self._files())
+
+    def files_ready(self) -> None:
+        """Let the machine's other processes go on."""
+        if not self.local_rank:
+            self.tell(self._files(), True)
+
+    def check_same(self, what: str, mine: str) -> None:
+        """SwapfastError where ``mine`` is not what rank 0 has; what: in the message, such as 'the faces'."""
+        if self.world == 1:
+            return
+        if self.is_first:
+            self.tell(what, mine)
+        elif self.told(what) != mine:
+            raise SwapfastError(
+                f"{what} of rank {self.rank} differ from those of rank 0: give every machine the same folders and files"
+            )
+
+    # --- once a step ------------------------------------------------------------------------------------------
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag: whether any process has it set. Only hosts wait for each other."""
+        if self.world == 1:
+            return flags
+        together = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(together, dist.ReduceOp.MAX, self.host)
+        return tuple(bool(flag) for flag in together.tolist())
+
+    def any(self, flag: Tensor) -> Tensor:
+        """Whether it is set anywhere, a bool on the device, without waiting for it."""
+        if self.world == 1:
+            return flag
+        together = flag.to(torch.uint8)  # a copy: bool and uint8 differ
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+        return together.bool()
+
+    def mean(self, values: Tensor, share: float) -> Tensor:
+        """The mean over all faces of a batch, of which this process saw ``share``, 0..1: float32 on the device."""
+        if self.world == 1:
+            return values
+        together = values.double() * share  # so that what is the same everywhere comes out as it went in
+        dist.all_reduce(together)
+        return together.float()
+
+    # --- model and state --------------------------------------------------------------------------------------
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A module to call in the place of ``model`` whose gradients are means over all processes.
+
+        Weights and buffers become rank 0's.
+        """
+        if self.world == 1:
+            return model
+        # Views: gradients lie in the buffers that are sent, so that they exist once. Weights do not move in memory.
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    @contextlib.contextmanager
+    def syncing(self, wrapped: nn.Module, now: bool) -> Iterator[None]:
+        """Forward and backward within: gradients are averaged ``now``, or later with those of further batches."""
+        later = self.world > 1 and not now and isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        with wrapped.no_sync() if later else contextlib.nullcontext():
+            yield
+
+    def mean_of_each(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over the processes of every tensor; new ones."""
+        if self.world == 1:
+            return dict(tensors)
+        means = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        for name in sorted(means):
+            dist.all_reduce(means[name])
+            means[name] /= self.world
+        return means
+
+    def spread(self, parts: dict[str, dict[str, Tensor]] | None) -> dict[str, dict[str, Tensor]] | None:
+        """Rank 0's named tensors, on the host, for all; None where it has none. The others' are not looked at."""
+        if self.world == 1:
+            return parts
+        self._spreads[0] += 1
+        key = f"tensors {self._spreads[0]}"
+        if self.is_first:
+            described = parts and {
+                part: {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
+                for part, tensors in parts.items()
+            }
+            self.tell(key, described)
+        else:
+            described = self.told(key)
+        if described is None:
+            return None
+        result: dict[str, dict[str, Tensor]] = {}
+        for part, tensors in described.items():
+            result[part] = {}
+            for name, (dtype, shape) in tensors.items():
+                if self.is_first:
+                    tensor = parts[part][name].detach().cpu().contiguous()
+                else:
+                    tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+                # As bytes: gloo does not know every type.
+                dist.broadcast(tensor.reshape(-1).view(torch.uint8), 0, self.host)
+                result[part][name] = tensor
+        return result
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def claim_failure(self, code: int) -> bool:
+        """Whether this process is the first to fail, and so the one to say why."""
+        if self.store.add("failures", 1) != 1:
+            return False
+        self.tell("failure", {"code": code, "rank": self.rank})
+        return True
+
+    def _failed_elsewhere(self, patience_s: float) -> int | None:
+        """The code with which another process failed, or None if none has said so within that time."""
+        end = time.monotonic() + patience_s
+        while not self.store.check(["failure"]):
+            if time.monotonic() > end:
+                return None
+            time.sleep(_POLL_S)
+        return json.loads(self.store.get("failure"))["code"]
+
+
+ALONE = Processes()
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error means that another process cannot be reached. gloo raises plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def asked_for() -> bool:
+    """Whether torchrun, or something that sets the same variables, started several processes."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def device_of(local_rank: int, local_world: int, name: str) -> torch.device:
+    """The device of a machine's ``local_rank``th process; SwapfastError where there are fewer GPUs than processes.
+
+    name: 'auto', 'cpu' or 'cuda', as in --device.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_world > torch.cuda.device_count():
+        raise SwapfastError(
+            f"{local_world} processes on this machine and {torch.cuda.device_count()} GPUs: start one process for each "
+            "GPU (--nproc-per-node), or use --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Iterator[Processes]:
+    """This process among those torchrun started, or ``ALONE``.
+
+    An error that ends the run leaves by the process that had it first; the others raise ``Elsewhere``. One that is gone
+    without a word (killed, a machine lost) is told of by one of those that miss it.
+    """
+    if not asked_for():
+        yield ALONE
+        return
+    processes = _join(device)
+    try:
+        yield processes
+    except BaseException as error:
+        raise _sorted_out(processes, error) from error
+    dist.destroy_process_group()
+
+
+def _join(device: str) -> Processes:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on = device_of(local_rank, local_world, device)
+    try:
+        store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store = dist.PrefixStore("swapfast", store)
+        more = {"device_id": on} if on.type == "cuda" else {}
+        dist.init_process_group(
+            "nccl" if on.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT, **more
+        )
+        host = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise SwapfastError(
+            f"rank {os.environ['RANK']} cannot reach the others at {os.environ['MASTER_ADDR']}: {error}", EXIT_FAILED
+        ) from error
+    return Processes(rank, world, local_rank, local_world, on, store, host)
+
+
+def _sorted_out(processes: Processes, error: BaseException) -> BaseException:
+    """The error to leave with: ``error``, unless another process failed before or is the reason."""
+    told = _whose(processes, error)
+    if isinstance(told, Elsewhere):
+        # torchrun ends all others as soon as it sees one leave: first the one that has something to say.
+        time.sleep(_GRACE_S)
+    return told
+
+
+def _whose(processes: Processes, error: BaseException) -> BaseException:
+    if isinstance(error, Elsewhere):
+        return error
+    lost = _is_lost(error)
+    try:
+        code = processes._failed_elsewhere(_CLAIM_S if lost else 0.0)
+        if code is not None:
+            return Elsewhere(code)
+        mine = EXIT_STOPPED if isinstance(error, KeyboardInterrupt) else getattr(error, "code", EXIT_FAILED)
+        if not processes.claim_failure(mine if isinstance(mine, int) else EXIT_FAILED):
+            return Elsewhere(EXIT_FAILED)
+    except RuntimeError:  # the store went with the process that kept it
+        if lost and not processes.is_first:
+            return Elsewhere(EXIT_FAILED)
+    if lost:
+        return SwapfastError(
+            "another process of this run is gone (killed, out of memory, or its machine or network lost; torchrun "
+            "says which); the last checkpoint is whole, and the same command goes on from there",
+            EXIT_FAILED,
+        )
+    return error
