@@ -7,15 +7,21 @@ import contextlib
 import errno
 import functools
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swapfast import __version__
 from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
-from swapfast.training.stop import StopRequest
+from swapfast.training.stop import StopRequest, parse_duration
+
+if TYPE_CHECKING:
+    from pipelines.build import Plan
+    from swapfast.training.distributed import Processes
 
 USE = """\
 Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
@@ -30,6 +36,8 @@ examples:
   swapfast prepare faces/a prepared/a --size 256                a portable set at training size; train takes it
   swapfast augment faces/a -o sheet.png                         what training will see of a folder
   swapfast cache model                                          what the next start need not decode again
+  swapfast restore model --list                                 backups and snapshots to go back to
+  swapfast log model -o losses.png                              how training went, in numbers and as a picture
 """
 
 
@@ -58,6 +66,26 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 0")
+    return int(text)
+
+
+def _duration(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class _Bare(argparse.Action):
+    """A list that means ``const`` where the flag stands alone."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, values or self.const)
+
+
 def _setting_default(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
 
@@ -77,6 +105,11 @@ def _add_settings(
         if isinstance(default, bool):
             help = f"do not: {help[0].lower()}{help[1:]}" if default else help
             group.add_argument(*flags, dest=name, action="store_const", const=not default, help=help)
+            continue
+        bare = field.metadata["bare"]
+        if bare is not None:
+            what = name.rpartition(".")[2].upper()
+            group.add_argument(*flags, dest=name, nargs="*", action=_Bare, const=bare, metavar=what, help=help)
             continue
         kind = type(default[0]) if isinstance(default, list) else type(default)
         group.add_argument(
@@ -123,7 +156,7 @@ def _make_parser() -> _Parser:
     look.add_argument("folder", type=Path, metavar="FOLDER")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
-    train = command("train", _train, "train a model on two folders of faces, or go on training it")
+    train = command("train", _train_together, "train a model on two folders of faces, or go on training it")
     train.add_argument("-A", "--input-A", type=Path, required=True, metavar="DIR", help="faces of A, who gets replaced")
     train.add_argument("-B", "--input-B", type=Path, required=True, metavar="DIR", help="faces of B")
     train.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR", help="where the model is kept")
@@ -133,11 +166,48 @@ def _make_parser() -> _Parser:
     train.add_argument(
         "-s", "--save-interval", type=_positive, default=250, help="iterations between saves; default 250"
     )
-    train.add_argument("-n", "--no-logs", action="store_true", help="write no TensorBoard logs")
+    train.add_argument(
+        "-I",
+        "--snapshot-interval",
+        type=_not_negative,
+        default=25000,
+        help="iterations between snapshots, checkpoints that are never dropped; 0 for none; default 25000",
+    )
+    train.add_argument(
+        "--after-save",
+        metavar="CMD",
+        help="run this shell command after every save, beside the training, with SWAPFAST_MODEL_DIR and SWAPFAST_STEP "
+        "among its variables: to copy the model elsewhere",
+    )
+    train.add_argument("--stop-file", type=Path, metavar="FILE", help="save and stop, with code 3, when FILE appears")
+    train.add_argument(
+        "--max-time",
+        type=_duration,
+        metavar="TIME",
+        help="save and stop, with code 3, after so long, the start included: seconds, or such as 3h30m",
+    )
+    train.add_argument("-n", "--no-logs", action="store_true", help="write no logs for TensorBoard and `swapfast log`")
     train.add_argument(
         "--resume", choices=("auto", "never", "must"), default="auto", help="go on with the model there; default auto"
     )
+    train.add_argument(
+        "--override",
+        action="store_true",
+        help="accept another value of a setting that is fixed once a model exists, where that is possible",
+    )
+    train.add_argument(
+        "-l",
+        "--load-weights",
+        type=Path,
+        metavar="DIR",
+        help="begin a new model with the weights of this one, or of one of its snapshots, as far as they fit",
+    )
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    train.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model and, on the device backend, the augmentation by torch: a slower start, faster steps",
+    )
     train.add_argument(
         "--backend", choices=("auto", "opencv", "device"), default="auto", help="where faces are augmented"
     )
@@ -158,6 +228,9 @@ def _make_parser() -> _Parser:
     )
     train.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="folder of that file, shared by models; default MODEL/cache"
+    )
+    train.add_argument(
+        "-u", "--summary", action="store_true", help="print the network's layers, shapes and parameters, and stop"
     )
     train.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
     _add_settings(train)
@@ -192,6 +265,18 @@ def _make_parser() -> _Parser:
     cache.add_argument("--clear", action="store_true", help="remove all of it: the next start decodes again")
     cache.add_argument("--json", action="store_true", help="print one JSON object")
 
+    log = command("log", _log, "say how the training of a model went, and draw its losses")
+    log.add_argument("folder", type=Path, metavar="MODEL", help="a model folder")
+    log.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw the losses into this PNG")
+    log.add_argument("--json", action="store_true", help="print one JSON object")
+
+    back = command("restore", _restore, "go back to a backup, a snapshot or an older checkpoint of a model")
+    back.add_argument("folder", type=Path, metavar="MODEL", help="a model folder that nobody trains in")
+    back.add_argument("--list", action="store_true", help="list what there is to go back to, and do nothing")
+    back.add_argument("--step", type=_not_negative, metavar="N", help="go back to iteration N; default: the backup")
+    back.add_argument("--from", dest="name", metavar="NAME", help="go back to this folder of the list")
+    back.add_argument("--json", action="store_true", help="print one JSON object")
+
     judge = command("evaluate", _evaluate, "measure a model against known true swaps")
     judge.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR")
     judge.add_argument("--truth", type=Path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
@@ -204,9 +289,13 @@ def _make_parser() -> _Parser:
 
 
 class Bars:
-    """Progress bars on a terminal, one at a time, nothing elsewhere; the terminal is put right on leaving."""
+    """Progress bars on a terminal, one at a time, nothing elsewhere; the terminal is put right on leaving.
 
-    def __init__(self) -> None:
+    wanted: False for none at all.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._wanted = wanted
         self._shown = None
 
     def __enter__(self) -> Bars:
@@ -224,7 +313,7 @@ class Bars:
 
     def __call__(self, description: str) -> Callable[[int, int], None]:
         """A bar, shown from when what is returned is first called with (done, total) until they are equal."""
-        if not sys.stderr.isatty():
+        if not (self._wanted and sys.stderr.isatty()):
             return lambda done, total: None
         from rich.console import Console
         from rich.progress import Progress
@@ -280,20 +369,47 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
             given[name.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             given[name.strip()] = value
+    functions = given.get("loss.functions")
+    if isinstance(functions, list):
+        given.setdefault("loss.weights", [100.0] * len(functions))
     return given
 
 
-def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
+def _train_together(arguments: argparse.Namespace, stop: StopRequest) -> int:
+    """``_train`` as one of the processes that torchrun started, or as the only one."""
+    from swapfast.training.distributed import joined
+
+    watching = stop.watching(arguments.stop_file, arguments.max_time)
+    with joined(arguments.device) as processes, watching:
+        return _train(arguments, stop, processes)
+
+
+def _less_memory(arguments: argparse.Namespace, plan: Plan, on_gpu: bool) -> list[str]:
+    """Flags that need less memory than what is planned."""
+    ways = ["train with a smaller -b"]
+    if on_gpu:
+        ways += ["--precision bf16"] * (plan.precision == "fp32")
+        ways += ["--cache host"] * (arguments.cache in ("auto", "device"))
+    else:
+        ways += ["--cache host"] * (arguments.cache == "device")
+        ways += ["--cache off"] * (arguments.cache in ("auto", "host"))
+    model = plan.config.model
+    return ways + ["start a new model with --lowmem"] * (model.name == "original" and not model.lowmem)
+
+
+def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processes) -> int:
     config = TrainConfig.from_toml(arguments.config) if arguments.config else TrainConfig()
     changes = _changes(arguments)
     if arguments.config:
         changes = {name: value for name, (_, value) in settings(config).items()} | changes
     wanted = updated(config, changes)
+    say = functools.partial(print, flush=True) if processes.is_first else lambda line: None
     if arguments.print_config:
-        print(wanted.to_toml(), end="")
+        say(wanted.to_toml().rstrip("\n"))
         return EXIT_DONE
 
-    from pipelines.build import TrainRequest, build_trainer, find_rate, plan_run
+    from pipelines.build import TrainRequest, build_trainer, describe_model, find_rate, plan_run
+    from swapfast.training.memory import memory_explained
 
     request = TrainRequest(
         input_a=arguments.input_A,
@@ -311,15 +427,23 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
         cache_mode=arguments.cache,
         cache_dir=arguments.cache_dir,
         lr_finder=arguments.lr_finder,
+        snapshot_interval=arguments.snapshot_interval,
+        override=arguments.override,
+        load_weights=arguments.load_weights,
+        after_save=arguments.after_save,
+        compile=arguments.compile,
     )
-    with Bars() as bars:
-        plan = plan_run(request, bars)
+    if arguments.summary:
+        say(describe_model(request))
+        return EXIT_DONE
+    with Bars(processes.is_first) as bars:
+        plan = plan_run(request, bars, processes)
         if plan.step >= request.iterations and not plan.only_graph:
-            print(f"{plan.step} iterations are trained already; give a larger -i to train on")
+            say(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
-    with plan.checkpoints.locked():
-        with Bars() as bars:
-            say = functools.partial(print, flush=True)
+    explained = memory_explained(functools.partial(_less_memory, arguments, plan))
+    with explained, plan.checkpoints.locked() if processes.is_first else contextlib.nullcontext():
+        with Bars(processes.is_first) as bars:
             trainer = build_trainer(plan, stop, say, bars)
             if plan.finds_rate:
                 find_rate(plan, trainer, say, bars("looking for a learning rate"))
@@ -327,9 +451,9 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
             return EXIT_STOPPED if stop else EXIT_DONE
         trainer.train()
     if stop:
-        print(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
+        say(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
         return EXIT_STOPPED
-    print(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
+    say(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
     return EXIT_DONE
 
 
@@ -392,6 +516,47 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from swapfast.files import write_file
+    from swapfast.training.log_plot import draw_losses
+    from swapfast.training.log_summary import describe, load_history, summarise
+
+    if arguments.out and arguments.out.suffix.lower() != ".png":
+        raise SwapfastError(f"--out {arguments.out}: give a name that ends in .png")
+    history = load_history(arguments.folder)
+    summary = summarise(history)
+    print(json.dumps(summary, indent=1) if arguments.json else describe(summary, arguments.folder))
+    if arguments.out:
+        write_file(arguments.out, draw_losses(history, arguments.folder.resolve().name))
+    return EXIT_DONE
+
+
+def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from swapfast.training.checkpoint import CheckpointFolder
+    from swapfast.training.snapshots import Snapshots, describe
+
+    if not arguments.folder.is_dir():
+        raise SwapfastError(f"{arguments.folder}: {'is a file' if arguments.folder.exists() else 'no such folder'}")
+    checkpoints = CheckpointFolder(arguments.folder)
+    kept = Snapshots(checkpoints)
+    if arguments.list:
+        points = kept.points()
+        found = {"folder": str(arguments.folder), "points": [point.to_dict() for point in points]}
+        print(json.dumps(found, indent=1) if arguments.json else describe(arguments.folder, points))
+        return EXIT_DONE
+    chosen = kept.find(arguments.step, arguments.name)
+    with checkpoints.locked():
+        moved = kept.restore(chosen)
+    if arguments.json:
+        aside = {old.name: new.name for old, new in moved}
+        print(json.dumps({"folder": str(arguments.folder), "step": chosen.step, "put_aside": aside}, indent=1))
+        return EXIT_DONE
+    for old, new in moved:
+        print(f"{old.name} is now {new.name}")
+    print(f"training goes on from iteration {chosen.step} ({chosen.path.name})")
+    return EXIT_DONE
+
+
 def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.build import load_model, pick_device
     from swapfast.swap.evaluate import evaluate
@@ -410,12 +575,20 @@ def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    parser = _make_parser()
-    given = sys.argv[1:] if arguments is None else list(arguments)
+def _parse(parser: _Parser, given: list[str]) -> argparse.Namespace:
     if given and not given[0].startswith("-") and given[0] not in parser.commands:
         raise unknown_name("command", given[0], parser.commands)
-    parsed = parser.parse_all(given)
+    return parser.parse_all(given)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = _make_parser()
+    try:
+        parsed = _parse(parser, sys.argv[1:] if arguments is None else list(arguments))
+    except SwapfastError as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        return error.code  # torchrun gives all processes the same words: one complains
     if parsed.command is None:
         parser.print_help()
         return EXIT_REQUEST
@@ -439,13 +612,6 @@ def _refused(error: OSError) -> tuple[str, int]:
     return f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED if ran_out else EXIT_REQUEST
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """torch says it with an exception of its own on a GPU and in words on a CPU."""
-    return isinstance(error, MemoryError) or (
-        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see swapfast/errors.py)."""
     try:
@@ -454,14 +620,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = str(error), error.code
     except ImportError as error:
         message, code = _missing_library(error), EXIT_FAILED
-    except KeyboardInterrupt:
-        message, code = "stopped before the first iteration; the same command begins again", EXIT_STOPPED
+    except KeyboardInterrupt as error:
+        by = f" by {error}" if str(error) else ""
+        message, code = f"stopped{by} before the first iteration; the same command begins again", EXIT_STOPPED
     except OSError as error:
         message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        from swapfast.training.memory import is_out_of_memory, memory_error
+
+        if not is_out_of_memory(error):
             raise
-        message, code = "out of memory: train with a smaller -b, or on fewer faces", EXIT_FAILED
+        message, code = str(memory_error(error, ["work on fewer faces, or smaller ones"])), EXIT_FAILED
+    if not message:
+        return code  # another process has said why
     with contextlib.suppress(OSError):
         print(f"swapfast: {message}", file=sys.stderr)
     return code

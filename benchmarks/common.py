@@ -27,8 +27,8 @@ from pathlib import Path
 import cv2
 import torch
 
-from pipelines.build import versions
 from pipelines.doctor import gpus, memory_gib
+from pipelines.run_state import versions
 from swapfast.system import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
-import importlib.metadata
-import json
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, check_prepared, split
-from pipelines.decode import dali_version
 from pipelines.fill import Source
 from pipelines.loader import TrainLoader
-from pipelines.preview import PreviewLoader, PreviewSet, shrink
+from pipelines.preview import PreviewWriter, shrink
+from pipelines.resume import resumed
+from pipelines.run_state import changed_faces, kept_metrics, make_state
 from pipelines.sampler import Sampler
 from pipelines.sides import (
     Say,
     Watch,
     choose_cache,
+    faces_digest,
     keep_index,
     make_feed,
     make_matcher,
@@ -37,22 +34,29 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
+from pipelines.validation import STILL, HeldOut
 from swapfast.batch import Batch
-from swapfast.config import AugmentationConfig, TrainConfig, settings, updated
+from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.masks import mask_names
 from swapfast.faces.table import index_path
-from swapfast.files import write_file
 from swapfast.losses import LossCollator
 from swapfast.models import SIDES, FaceAutoencoder, build_model
+from swapfast.models.summary import summary
 from swapfast.preview.samples import Samples
-from swapfast.swap.apply import all_swaps
-from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
-from swapfast.training.lr_finder import GRAPH, RESULT
+from swapfast.system import available_cores
+from swapfast.training.after_save import AfterSave
+from swapfast.training.checkpoint import Checkpoint, CheckpointFolder, model_folder
+from swapfast.training.distributed import ALONE, Processes
+from swapfast.training.lr_finder import GRAPH
 from swapfast.training.optimizer import Optimizer
+from swapfast.training.progress import NoProgress, ProgressLine
+from swapfast.training.run import Run
+from swapfast.training.steplog import StepLog
 from swapfast.training.stop import StopRequest
 from swapfast.training.tensorboard import TorchTensorBoard
-from swapfast.training.trainer import Run, Trainer, model_folder
+from swapfast.training.trainer import Trainer
+from swapfast.training.transfer import Transfer, freeze, load_weights_from, trained_state
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class TrainRequest:
     """What the command line asks for.
 
     changes: settings by dotted name, over those of a resumed model or of ``config``. resume: 'auto' goes on where a
-    model is and starts one where none is, 'never' refuses where one is, 'must' where none is.
+    model is and starts one where none is, 'never' refuses where one is, 'must' where none is. override: accept a change
+    of fixed settings where that is possible. load_weights: a model whose weights a new one begins with. after_save: a
+    shell command. compile: model and, on the device backend, augmentation.
     """
 
     input_a: Path
@@ -78,6 +84,11 @@ class TrainRequest:
     cache_mode: str = "auto"
     cache_dir: Path | None = None
     lr_finder: bool = False
+    snapshot_interval: int = 0
+    override: bool = False
+    load_weights: Path | None = None
+    after_save: str | None = None
+    compile: bool = False
 
     @property
     def cache(self) -> Path:
@@ -99,6 +110,13 @@ def pick_backend(name: str, device: torch.device) -> str:
     return ("opencv" if device.type == "cpu" else "device") if name == "auto" else name
 
 
+def pick_precision(name: str, device: torch.device) -> str:
+    """'auto' -> 'bf16' on a GPU that computes in it (not one that only pretends to), 'fp32' elsewhere."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
 def needed_masks(config: TrainConfig) -> tuple[str, ...]:
     """Which masks the loss will ask for; SwapfastError where one must be learned and there is none."""
     loss = config.loss
@@ -114,6 +132,18 @@ def needed_masks(config: TrainConfig) -> tuple[str, ...]:
             mouth=weighted and loss.mouth_multiplier > 1,
         )
     )
+
+
+def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
+    """Raises SwapfastError where a multiplier is asked for, among ``given``, whose mask there will not be."""
+    masks = needed_masks(config)
+    for part in ("eye", "mouth"):
+        name = f"{part}_multiplier"
+        if f"loss.{name}" in given and getattr(config.loss, name) > 1 and part not in masks:
+            raise SwapfastError(
+                f"--{part}-multiplier {getattr(config.loss, name):g}: has no effect with --no-penalized-mask or "
+                "--mask-type none; leave one of them out"
+            )
 
 
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
@@ -139,124 +169,29 @@ def make_augmenter(
     output_sizes: Sequence[int],
     device: torch.device,
     config: AugmentationConfig | None = None,
+    threads: int | None = None,
+    compile: bool = False,
 ):
     """The augmentation of ``backend``, 'opencv' or 'device', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
+    threads: of OpenCV's; by default one per core. compile: that on the device, by torch.
     """
     if backend == "opencv":
         from swapfast.augment.opencv import OpenCVAugmenter
 
-        return OpenCVAugmenter(processing_size, input_size, output_sizes, as_float=device.type == "cpu")
+        as_float = device.type == "cpu"
+        return OpenCVAugmenter(processing_size, input_size, output_sizes, threads=threads, as_float=as_float)
     from swapfast.augment.augmentation import DeviceAugmenter
 
-    return DeviceAugmenter(processing_size, input_size, output_sizes, config)
-
-
-def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
-    """The config to train with and the checkpoint to go on from, if there is one.
-
-    A resumed model keeps its settings but for those that are given now. Raises SwapfastError where a fixed one differs
-    and where ``resume`` forbids what is found.
-    """
-    found = folder.load()
-    if found is None:
-        if request.resume == "must":
-            raise SwapfastError(f"--resume must: {folder.folder} holds no model to go on with")
-        return updated(request.config, request.changes), None, []
-    if request.resume == "never":
-        raise SwapfastError(
-            f"--resume never: {folder.folder} holds a model already; choose another --model-dir or --resume auto"
-        )
-    checkpoint, damaged = found
-    where = str(folder.path(checkpoint.step) / "state.json")
-    stored = TrainConfig.from_dict(checkpoint.state.get("config"), where)
-    wanted = updated(stored, request.changes)
-    given = settings(wanted)
-    differing = [
-        f"{field.metadata['flag'] or name} is {value!r} there and {given[name][1]!r} now"
-        for name, (field, value) in settings(stored).items()
-        if field.metadata["fixed"] and given[name][1] != value
-    ]
-    if differing:
-        raise SwapfastError(
-            f"--model-dir {folder.folder} holds another model: {'; '.join(differing)}. Leave these as they are or "
-            "choose another --model-dir"
-        )
-    lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
-    rate = checkpoint.state.get("lr_finder")
-    if request.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
-        wanted = updated(wanted, {"optimizer.learning_rate": rate}, f"{where}: lr_finder")
-        lines.append(f"learning rate {rate:.3g}, which was found before")
-    return wanted, checkpoint, lines
-
-
-def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
-    """What every checkpoint's JSON says beside the step: what was trained, on what, with what."""
-    return {
-        "model": config.model.name,
-        "synthetic_media": "pictures made with this model are synthetic and should say so",
-        "config": config.to_dict(),
-        "data": {
-            name: {"folder": str(s.source.folder.path), "faces": len(s), "held_out": len(s.validation)}
-            for name, s in zip(SIDES, sides, strict=True)
-        },
-        "versions": versions(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def versions() -> dict[str, str | None]:
-    """Of what a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "dali": dali_version(),
-        "kornia": importlib.metadata.version("kornia"),  # importing it takes seconds
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def preview_writer(
-    model: FaceAutoencoder, sides: list[TrainSet], config: TrainConfig, samples: Samples, folder: Path
-) -> Callable[[int], None]:
-    """A function that replaces preview.png in ``folder`` by what the model makes now."""
-    count = config.preview.images
-    faces = PreviewLoader(
-        [
-            PreviewSet(
-                side.side,
-                side.source,
-                model.input_size,
-                model.output_sizes[-1],
-                num_images=count,
-                crop=config.crop,
-                mask=config.mask,
-                masked=samples.has_mask,
-                skip_bad=side.store is None,
-            )
-            for side in sides
-        ],
-        count,
-        num_samples=count,
-    )
-    next(faces)  # a file that is gone is told of now and not in the middle of the run
-
-    def write(step: int) -> None:
-        inputs, targets = next(faces)
-        sheet = samples.get_preview(np.nan_to_num(all_swaps(model, inputs)), targets)
-        _, png = cv2.imencode(".png", sheet)
-        write_file(folder / "preview.png", png.tobytes())
-
-    return write
+    return DeviceAugmenter(processing_size, input_size, output_sizes, config, compile)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A request that has been found possible. Nothing has been written so far.
 
-    steps: the checkpoints there were. lines: what to tell a person.
+    steps: the checkpoints there were. lines: what to tell a person. transfer: what came from another model.
     """
 
     request: TrainRequest
@@ -270,11 +205,23 @@ class Plan:
     spec: StoreSpec
     samples: Samples
     lines: list[str]
+    processes: Processes = ALONE
+    transfer: Transfer | None = None
 
     @property
     def step(self) -> int:
         """Iterations the model has had."""
         return 0 if self.checkpoint is None else self.checkpoint.step
+
+    @property
+    def device(self) -> torch.device:
+        """What to train on."""
+        return self.processes.device or pick_device(self.request.device)
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in: 'fp32', 'bf16' or 'fp16'."""
+        return pick_precision(self.config.precision, self.device)
 
     @property
     def only_graph(self) -> bool:
@@ -288,11 +235,14 @@ class Plan:
         return self.request.lr_finder and (self.only_graph or not found)
 
 
-def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
+def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processes = ALONE) -> Plan:
     """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
 
-    Only what was read of a folder is kept, where there is a cache folder already.
+    Only what was read of a folder is kept, where there is a cache folder already. Of several processes rank 0 looks for
+    a model to go on with and tells the others, which wait until their machine's first one has read the folders and
+    filled the cache.
     """
+    processes.wait_for_files()
     inputs = (request.input_a, request.input_b)
     checkpoints = model_folder(request.model_dir)
     for flag, folder in (("--model-dir", request.model_dir), ("--cache-dir", request.cache)):
@@ -303,21 +253,47 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch) -> Plan:
         raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
     pick_device(request.device)
     steps = checkpoints.steps()
-    config, checkpoint, lines = resumed(request, checkpoints)
+    config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
+    if processes.is_first:
+        state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
+        processes.tell("plan", {"config": config.to_dict(), "state": state})
+    check_multipliers(config, request.changes)
     look = config.preview
     masks = needed_masks(config)
     samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     loss = loss_collator(config, model)
-    if checkpoint is not None:
+    if checkpoint is not None and processes.is_first:
         load_weights(model, checkpoint, checkpoints)
         lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
+    transfer = None
+    if checkpoint is None and request.load_weights is not None and processes.is_first:
+        transfer = load_weights_from(model, request.load_weights)
+        lines += transfer.lines()
+    freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
     sources = [scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache) for path in inputs]
     for source in sources:
         lines += check_prepared(source, spec)
         split(source, config.validation)
-    return Plan(request, checkpoints, steps, config, checkpoint, sources, model, loss, spec, samples, lines)
+    return Plan(
+        request, checkpoints, steps, config, checkpoint, sources, model, loss, spec, samples, lines, processes, transfer
+    )
+
+
+def describe_model(request: TrainRequest) -> str:
+    """The network that ``request`` would train, as a table; no folder of faces is looked at."""
+    config, _, _ = resumed(request, model_folder(request.model_dir))
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    freeze(model, config.model.freeze)
+    return summary(model)
+
+
+def followed(processes: Processes) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
+    """What ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
+    plan = processes.told("plan")
+    config = TrainConfig.from_dict(plan["config"], "the plan of rank 0")
+    return config, plan["state"] and Checkpoint(plan["state"]["step"], {}, plan["state"]), []
 
 
 def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
@@ -337,17 +313,22 @@ def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: Checkpo
 
 
 def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_watch) -> Trainer:
-    """Everything in place for ``Trainer.train``; the model folder must be locked. say: prints a line."""
-    request, config, folder = plan.request, plan.config, plan.checkpoints
-    if folder.steps() != plan.steps:
+    """Everything in place for ``Trainer.train``; the model folder must be locked. say: prints a line.
+
+    Of several processes all must call it; rank 0 alone is given what writes.
+    """
+    request, config, folder, processes = plan.request, plan.config, plan.checkpoints, plan.processes
+    if processes.is_first and folder.steps() != plan.steps:
         raise SwapfastError(f"--model-dir {folder.folder}: another run has just saved there; start again")
-    device = pick_device(request.device)
+    device = plan.device
     backend = pick_backend(request.backend, device)
-    folder.set_aside_newer_than(plan.step)
+    if processes.is_first:
+        folder.set_aside_newer_than(plan.step)
     faces = plan.spec.bytes_per_face
     needed = faces * sum(map(len, plan.sources))
     there = faces * sum(len(one) for one in plan.sources if store_path(request.cache, plan.spec, one).is_file())
-    where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there)
+    copies = processes.local_world
+    where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there, copies)
     say(why)
     sides = [
         make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, watch, say)
@@ -357,18 +338,26 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         kept = index_path(request.cache, source.folder.path)
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
             keep_index(kept, source.folder.records)
-    for line in (*plan.lines, *remarks(sides)):
+    processes.files_ready()
+    processes.check_same("the faces", faces_digest(sides))
+    state = make_state(plan, sides)
+    for line in (*plan.lines, *remarks(sides), *changed_faces(plan.checkpoint, state["data"])):
         say(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
-    optimizer = Optimizer(model, config.optimizer, config.precision == "fp16", config.optimizer.warmup)
+    optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
     if plan.checkpoint is not None:
-        optimizer.load_state_dict(plan.checkpoint.tensors["optimizer"])
-    say(f"model {model.name}, {backend} augmentation, training on {device}, batch {config.batch_size} per side")
-    sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size)
+        optimizer.load_state_dict(trained_state(model, processes.spread(plan.checkpoint.tensors)["optimizer"]))
+    frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
+    say(
+        f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "
+        f"batch {config.batch_size} per side"
+    )
+    sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     sizes = model.input_size, model.output_sizes
-    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation)
+    threads = max(1, available_cores() // processes.local_world)
+    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation, threads, request.compile)
     loader = TrainLoader(
-        make_feed(where, sides, sampler, device, backend, say),
+        make_feed(where, sides, sampler, device, backend, say, threads),
         sampler,
         Collate(augment, backend == "device", plan.spec.masks, model.color_order, device),
         config.augmentation,
@@ -376,31 +365,81 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         start=plan.step,
         matcher=make_matcher(sides, config, watch),
     )
+    if request.compile:
+        say("compiling: the first step takes a minute or so")
+        model.compile(dynamic=False)  # in place: its weights keep their names
+        if backend == "device":
+            loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
+    writes = processes.is_first
+    logs = make_logs(plan, say) if writes and request.logs else Logs()
+    progress = ProgressLine() if writes else NoProgress()
+    after = (request.after_save, folder.folder, progress.say) if writes and request.after_save else None
     run = Run(
+        progress=progress,
         checkpoints=folder,
         iterations=request.iterations,
         save_interval=request.save_interval,
-        state=run_state(config, sides) | kept_state(plan.checkpoint),
+        snapshot_interval=request.snapshot_interval,
+        state=state,
+        metrics=kept_metrics(plan.checkpoint),
+        after_save=AfterSave(*after) if after else None,
         tensors={"faces": {f"mean_{name}": mean_face(side) for name, side in zip(SIDES, sides)}},
-        preview=preview_writer(model, sides, config, plan.samples, folder.folder),
-        tensorboard=TorchTensorBoard(folder.folder / "logs", warn=say) if request.logs else None,
+        preview=PreviewWriter(model, sides, config, plan.samples, folder.folder, logs.preview) if writes else None,
+        tensorboard=logs.tensorboard,
+        step_log=logs.steps,
+        validation=held_out_faces(plan, sides, device, backend, threads) if writes and config.validation else None,
+        validation_interval=(config.validation_interval or request.save_interval) if config.validation else 0,
         stop=stop,
         saved_step=None if plan.checkpoint is None else plan.step,
         nan=config.nan,
         batches_from=functools.partial(batches_from, loader),
     )
-    return Trainer(model, plan.loss, optimizer, loader, run, plan.step, config.precision)
+    return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What a run tells for later, None where it does not. save_interval: iterations between previews."""
+
+    tensorboard: TorchTensorBoard | None = None
+    steps: StepLog | None = None
+    save_interval: int = 1
+
+    def preview(self, step: int, sheet: np.ndarray) -> None:
+        """Keep a preview, if it is one of those that are kept."""
+        if self.tensorboard is not None:
+            self.tensorboard.on_preview(step, sheet, -(-step // self.save_interval))
+
+
+def make_logs(plan: Plan, say: Say) -> Logs:
+    """Open the logs in the model folder. Raises SwapfastError where they cannot be written."""
+    request, config = plan.request, plan.config
+    folder = plan.checkpoints.folder / "logs"
+    about = {
+        "iterations": request.iterations,
+        "batch_size": config.batch_size,
+        "precision": plan.precision,
+        "processes": plan.processes.world,
+    }
+    return Logs(
+        TorchTensorBoard(folder, warn=say, step=plan.step),
+        StepLog(folder, plan.step, about, warn=say),
+        request.save_interval,
+    )
+
+
+def held_out_faces(plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int) -> HeldOut:
+    """The faces to validate with, as ``backend`` makes them."""
+    model, size = plan.model, plan.spec.size
+    augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, STILL, threads)
+    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    return HeldOut(sides, collate, size, plan.config.batch_size)
 
 
 def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:
     """The batches of ``loader`` from ``step`` on; those before must be used up."""
     loader.start = step
     return iter(loader)
-
-
-def kept_state(checkpoint: Checkpoint | None) -> dict:
-    """What every later checkpoint says too: the learning rate that was found for the model."""
-    return {} if checkpoint is None else {k: checkpoint.state[k] for k in ("lr_finder",) if k in checkpoint.state}
 
 
 def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, int], None]) -> None:
@@ -422,16 +461,20 @@ def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, i
     )
     if trainer.run.stop:
         return
-    graph = "" if options.mode == "set" else f"; look at {folder / GRAPH}"
+    finder = trainer.optimizer.finder
+    graph = "" if options.mode == "set" or not finder.curve.rates else f"; look at {folder / GRAPH}"
     if not found:
-        message = f"no learning rate found: the loss did not fall in {options.iterations} steps{graph}"
+        why = "the loss did not fall" if finder.curve.rates else "the first loss was not finite"
+        message = (
+            f"no learning rate found: {why} (after {len(finder.curve.rates)} of {options.iterations} steps){graph}"
+        )
         if plan.only_graph:
             say(message)
             return
         raise SwapfastError(
             f"{message}. Give more --lr-finder-iterations, or a --learning-rate without --lr-finder", EXIT_FAILED
         )
-    rate = json.loads((folder / RESULT).read_text(encoding="utf-8"))["learning_rate"]
+    rate = finder.best_lr
     say(f"learning rate {rate:.3g} found{graph}")
     if not plan.only_graph:
         trainer.run.state["config"]["optimizer"]["learning_rate"] = rate

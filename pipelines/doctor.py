@@ -7,7 +7,8 @@ import platform
 
 import torch
 
-from pipelines.build import pick_backend, pick_device, versions
+from pipelines.build import pick_backend, pick_device
+from pipelines.run_state import versions
 from swapfast.system import available_cores
 
 

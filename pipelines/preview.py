@@ -1,19 +1,25 @@
-"""The faces of the preview sheet."""
+"""The preview sheet: its faces, and the picture in the model folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from pipelines.dataset import TrainSet
 from pipelines.fill import UNUSABLE, Source
 from pipelines.sampler import Sampler
-from swapfast.config import CropConfig, MaskConfig
+from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
+from swapfast.files import write_file
+from swapfast.models import FaceAutoencoder
+from swapfast.preview.samples import Samples
+from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
 
 
@@ -123,3 +129,58 @@ class PreviewLoader:
         made = tuple(np.stack(part).reshape(*shape, *part[0].shape) for part in zip(*items))
         self._made = made
         return made
+
+
+class PreviewWriter:
+    """Keeps preview.png in ``folder`` at what ``model`` makes now of the same few faces of each side.
+
+    log: is given the step and the sheet, (H, W, 3) uint8 BGR. Raises SwapfastError where a face cannot be read: now and
+    not in the middle of the run.
+    """
+
+    def __init__(
+        self,
+        model: FaceAutoencoder,
+        sides: list[TrainSet],
+        config: TrainConfig,
+        samples: Samples,
+        folder: Path,
+        log: Callable[[int, np.ndarray], None] = lambda step, sheet: None,
+    ) -> None:
+        self._model, self._samples, self._folder, self._log = model, samples, folder, log
+        count = config.preview.images
+        self._faces = PreviewLoader(
+            [
+                PreviewSet(
+                    side.side,
+                    side.source,
+                    model.input_size,
+                    model.output_sizes[-1],
+                    num_images=count,
+                    crop=config.crop,
+                    mask=config.mask,
+                    masked=samples.has_mask,
+                    skip_bad=side.store is None,
+                )
+                for side in sides
+            ],
+            count,
+            num_samples=count,
+        )
+        next(self._faces)
+
+    def sheet(self) -> np.ndarray:
+        """(H, W, 3) uint8 BGR."""
+        inputs, targets = next(self._faces)
+        return self._samples.get_preview(np.nan_to_num(all_swaps(self._model, inputs)), targets)
+
+    def toggle_mask(self) -> None:
+        """Show the mask from the next sheet on if it is hidden, hide it if it is shown."""
+        self._samples.toggle_mask_display()
+
+    def __call__(self, step: int) -> None:
+        """Replace the picture by that of ``step``."""
+        sheet = self.sheet()
+        _, png = cv2.imencode(".png", sheet)
+        write_file(self._folder / "preview.png", png.tobytes())
+        self._log(step, sheet)

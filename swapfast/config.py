@@ -18,13 +18,25 @@ from pathlib import Path
 from swapfast.errors import SwapfastError, unknown_name
 
 
-def option(default, help: str, low=None, high=None, choices=None, fixed: bool = False, flag: str = ""):
+def option(
+    default,
+    help: str,
+    low=None,
+    high=None,
+    choices=None,
+    fixed: bool = False,
+    flag: str = "",
+    bare: list | None = None,
+    shapes: bool = False,
+):
     """A field with its explanation and limits.
 
-    fixed: cannot change once a model exists. flag: how the command line spells it, such as '-b/--batch-size'; a
-    switch that is on by default is spelled as its negation.
+    fixed: cannot change once a model exists, unless it is overridden; shapes: nor then, for the weights have its shape.
+    flag: how the command line spells it, such as '-b/--batch-size'; a switch that is on by default is spelled as its
+    negation. bare: of a list, what the flag means without a value; 'none' as its only value empties the list then.
     """
     meta = {"help": help, "low": low, "high": high, "choices": choices, "fixed": fixed, "flag": flag}
+    meta |= {"bare": bare, "shapes": shapes}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -104,8 +116,11 @@ def _checked(f: dataclasses.Field, kind: type, value):
                 raise SwapfastError(f"{name} {item!r}: expected {element.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SwapfastError(f"{name} {value!r}: expected a finite number")
-    if meta["choices"] and value not in meta["choices"]:
-        raise unknown_name(name, value, meta["choices"])
+    if meta["choices"]:
+        value = [] if meta["bare"] is not None and value == ["none"] else value
+        for item in value if plain is list else [value]:
+            if item not in meta["choices"]:
+                raise unknown_name(name, item, meta["choices"])
     too_low = meta["low"] is not None and value < meta["low"]
     if too_low or (meta["high"] is not None and value > meta["high"]):
         raise SwapfastError(f"{name} {value!r}: must lie within {meta['low']} and {meta['high']}")
@@ -192,7 +207,11 @@ class LossConfig(Config):
     functions: list[str] = option(
         ["ssim", "mse"], "Up to four loss functions, added: see docs/losses.md.", flag="--loss"
     )
-    weights: list[float] = option([100.0, 100.0], "Their weights, percent.", flag="--loss-weights")
+    weights: list[float] = option(
+        [100.0, 100.0],
+        "Their weights, percent; 100 for each of --loss where they are not given.",
+        flag="--loss-weights",
+    )
     penalized_mask_loss: bool = option(
         True, "Count only what lies inside the face mask.", fixed=True, flag="--no-penalized-mask"
     )
@@ -205,7 +224,11 @@ class LossConfig(Config):
     )
     mouth_multiplier: float = option(2.0, "Extra weight of the mouth, likewise.", 1.0, 40.0, flag="--mouth-multiplier")
     learn_mask: bool = option(
-        False, "Let the model predict the face mask as its last output.", fixed=True, flag="--learn-mask"
+        False,
+        "Let the model predict the face mask as its last output.",
+        fixed=True,
+        flag="--learn-mask",
+        shapes=True,
     )
     mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
     lpips_weights: str = option("", "Folder of the networks' weights that lpips_* need: see docs/losses.md.")
@@ -323,8 +346,16 @@ class ModelConfig(Config):
         "The model: original (64 px, 82 M parameters) or tiny (0.84 M, to try things out).",
         fixed=True,
         flag="-t/--trainer",
+        shapes=True,
     )
-    lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem")
+    lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem", shapes=True)
+    freeze: list[str] = option(
+        [],
+        "Parts that are not trained: encoder, decoder_a, decoder_b, or none; without a value the encoder.",
+        choices=("encoder", "decoder_a", "decoder_b"),
+        flag="-f/--freeze-weights",
+        bare=["encoder"],
+    )
 
 
 @dataclass(kw_only=True)
@@ -353,10 +384,18 @@ class TrainConfig(Config):
         fixed=True,
         flag="--validation",
     )
+    validation_interval: int = option(
+        0,
+        "Iterations between two measurements of the loss on the faces that are held out, 0 for one at every save.",
+        0,
+        1_000_000,
+        flag="--validation-interval",
+    )
     precision: str = option(
-        "fp32",
-        "What the model computes in: fp32, bf16, or fp16 with a scaled loss. The weights are kept in fp32.",
-        choices=("fp32", "bf16", "fp16"),
+        "auto",
+        "What the model computes in: auto (bf16 on a GPU that has it, else fp32), fp32, bf16, or fp16 with a scaled "
+        "loss. The weights are kept in fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
         flag="--precision",
     )
     nan: str = option(

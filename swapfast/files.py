@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from swapfast.errors import EXIT_FAILED, SwapfastError
 
@@ -18,7 +19,9 @@ def temporary_name(path: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Make a file's or folder's content survive a power cut."""
+    """Make a file's or folder's content survive a power cut. Windows cannot be asked to for a folder."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -42,6 +45,12 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """All of ``data`` to an unbuffered file: the system may take less at a time."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def cannot_write(path: Path, error: OSError, way_out: str = "choose another folder") -> SwapfastError:

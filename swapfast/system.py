@@ -10,7 +10,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _PR_SET_PDEATHSIG = 1
 # Looked up on import: a forked child should load nothing.
@@ -36,18 +40,32 @@ def available_memory() -> int:
         return 0
 
 
+def memory_in_use(device: torch.device) -> dict[str, int]:
+    """Bytes that this process holds: 'host' where the system says, and on a GPU 'gpu' and its peak, 'gpu_peak'."""
+    import torch
+
+    used: dict[str, int] = {}
+    with suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        used["host"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cuda":
+        used["gpu"] = torch.cuda.memory_allocated(device)
+        used["gpu_peak"] = torch.cuda.max_memory_allocated(device)
+    return used
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are answered only when the block ends: for the start of a pool.
+    """Ctrl-C, SIGTERM and SIGALRM (a limit's) are answered only when the block ends: for the start of a pool.
 
     Interrupted half-way, ``ProcessPoolExecutor`` forgets the workers it has and waits for them for ever. And a worker
-    forked in the block is deaf to both until ``start_worker``.
+    forked in the block is deaf to them until ``start_worker``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are answered in the main thread alone
         return
     came = set()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
     before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
     for number in before:
         signal.signal(number, lambda number, frame: came.add(number))

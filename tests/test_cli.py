@@ -665,7 +665,17 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
     assert left.value.code == 0 and "consent" in text
     assert all(
         command in text
-        for command in ("synthesize", "inspect", "train", "evaluate", "doctor", "prepare", "cache", "augment")
+        for command in (
+            "synthesize",
+            "inspect",
+            "train",
+            "restore",
+            "evaluate",
+            "doctor",
+            "prepare",
+            "cache",
+            "augment",
+        )
     )
     assert run()[0] == 2
 

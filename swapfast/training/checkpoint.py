@@ -6,7 +6,8 @@ A model folder holds one folder per checkpoint:
 
 Each is written under a temporary name, flushed to the disk, and renamed when it is whole, so a checkpoint is
 either there or not. ``state.json`` is readable and holds the step, the config, the versions and the size and
-SHA-256 of the other files. The newest two are kept, so that a damaged one leaves its predecessor.
+SHA-256 of the other files. The newest two are kept, so that a damaged one leaves its predecessor; what is kept beyond
+that is the matter of snapshots.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from swapfast.files import TEMPORARY, cannot_write, flush
 FORMAT = 1
 KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{8,})")
+_KEPT_ASIDE = re.compile(r"(?:snapshot|backup)-\d{8,}(?:-\d+)?")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a damaged one may raise
 _WAY_OUT = "choose another --model-dir, then start again: the last checkpoint is whole"
 
 
@@ -92,9 +95,17 @@ class CheckpointFolder:
             cause = error if isinstance(error, OSError) else _as_os_error(error)
             raise cannot_write(final, cause, _WAY_OUT) from error
         for step in self.steps()[:-KEPT]:
-            shutil.rmtree(self.path(step), ignore_errors=True)
+            self.drop(self.path(step))
         self._clean()
         return final
+
+    def drop(self, path: Path) -> None:
+        """Remove a checkpoint, snapshot or backup: at once, so that a kill leaves no half of it under its name."""
+        temporary = self.folder / f"{TEMPORARY}{path.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.rename(temporary)
+            shutil.rmtree(temporary)
 
     def _clean(self) -> None:
         """Remove what an interrupted save left behind."""
@@ -105,30 +116,43 @@ class CheckpointFolder:
     def load(self) -> tuple[Checkpoint, list[str]] | None:
         """The newest checkpoint that is whole and a remark per damaged one, or None where there is none at all.
 
-        Raises SwapfastError where every checkpoint is damaged: a run must not start over silently.
+        Raises SwapfastError where every checkpoint is damaged, or only snapshots are left: a run must not start over
+        silently.
         """
         remarks: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return self._read(step), remarks
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                return self.read(self.path(step)), remarks
+            except UNREADABLE as error:
                 remarks.append(f"{self.path(step)} is damaged ({error})")
-        if not remarks:
+        kept = self.kept_aside()
+        if not remarks and not kept:
             return None
-        raise SwapfastError(
-            f"{self.folder}: no checkpoint can be read: {'; '.join(remarks)}. Restore a copy, or choose another "
-            "--model-dir to start a new model"
-        )
+        why = f"no checkpoint can be read: {'; '.join(remarks)}" if remarks else "its checkpoints are gone"
+        way = f"`swapfast restore {self.folder} --list` shows what was kept" if kept else "Restore a copy"
+        raise SwapfastError(f"{self.folder}: {why}. {way}, or choose another --model-dir to start a new model")
+
+    def kept_aside(self) -> list[Path]:
+        """The folders of snapshots and backups, which are not gone on from without being asked for."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _KEPT_ASIDE.fullmatch(path.name))
 
     def set_aside_newer_than(self, step: int) -> None:
         """Rename damaged checkpoints, so that the run that goes on from ``step`` does not meet them again."""
         for newer in (s for s in self.steps() if s > step):
-            target = self.folder / f"damaged-{self.path(newer).name}"
-            shutil.rmtree(target, ignore_errors=True)
-            self.path(newer).rename(target)
+            self.set_aside_damaged(self.path(newer))
 
-    def _read(self, step: int) -> Checkpoint:
-        folder = self.path(step)
+    def set_aside_damaged(self, path: Path) -> Path:
+        """Rename a damaged checkpoint to damaged-NAME and give that path back."""
+        target = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(target, ignore_errors=True)
+        path.rename(target)
+        return target
+
+    @staticmethod
+    def read(folder: Path) -> Checkpoint:
+        """A checkpoint, snapshot or backup, all of it checked. Raises one of UNREADABLE where it is damaged."""
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict) or state["format"] != FORMAT:
             raise ValueError(f"state.json has format {state['format']!r}, this program reads {FORMAT}")
@@ -164,6 +188,21 @@ class CheckpointFolder:
                     "another folder"
                 ) from error
             yield
+
+
+def model_folder(path: str | Path) -> CheckpointFolder:
+    """The model folder at ``path``; SwapfastError where it is a file or belongs to another program."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise SwapfastError(f"--model-dir {folder}: is a file; give a folder")
+    checkpoints = CheckpointFolder(folder)
+    if folder.is_dir() and not checkpoints.steps():
+        foreign = sorted(p.name for p in folder.iterdir() if p.suffix in {".keras", ".h5", ".dat", ".npy"})
+        if foreign:
+            raise SwapfastError(
+                f"--model-dir {folder}: holds another program's model ({foreign[0]}); give a new folder"
+            )
+    return checkpoints
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

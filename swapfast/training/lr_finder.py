@@ -119,17 +119,20 @@ class LearningRateFinder:
     def find(self) -> None:
         """Search, restore, and write the result where there is a folder for it."""
         before = self.trainer.snapshot()
+        writes = self.folder is not None and self.trainer.processes.is_first
+        if writes:
+            (self.folder / GRAPH).unlink(missing_ok=True)  # an older search's
         try:
             with self.trainer.optimizer.sweeping() as set_rate:
                 self._search(set_rate)
         finally:
             self.trainer.put_back(before)
-        if self.folder is not None and not self.interrupted:
+        if writes and not self.interrupted:
             self._write()
 
     def _search(self, set_rate: Callable[[float], None]) -> None:
         for done, rate in enumerate(sweep(self.start_lr, self.end_lr, self.steps), 1):
-            if self.trainer.run is not None and self.trainer.run.stop:
+            if self.trainer.run is not None and self.trainer.asked_to_stop():
                 self.interrupted = True
                 return
             set_rate(rate)
@@ -146,7 +149,8 @@ class LearningRateFinder:
         """The mean loss of the batches that one step of the weights is made of."""
         count = self.trainer.optimizer.accumulation
         batches = [self.trainer.train_one_batch() for _ in range(count)]
-        return sum(loss.total.item() for losses in batches for loss in losses) / count
+        total = sum(loss.total.detach() for losses in batches for loss in losses)
+        return self.trainer.mean_over_faces(total).item() / count  # all processes look at the same curve
 
     def _write(self) -> None:
         curve = self.curve

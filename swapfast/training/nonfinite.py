@@ -29,7 +29,7 @@ class Broken:
 
     step: int
     what: str
-    faces: Faces
+    faces: Faces  # of several batches the first and the last
 
     def __str__(self) -> str:
         which = "" if self.faces is None else f" (ordinals {self.faces[0]} to {self.faces[-1]} of each side)"
@@ -37,13 +37,22 @@ class Broken:
 
 
 def broken_step(
-    step: int, faces: Faces, values: dict[str, float], parameter_name: Callable[[int], str]
+    step: int, faces: Faces, values: dict[str, float], parameter_name: Callable[[int], str], accumulated: int = 1
 ) -> Broken | None:
-    """What was wrong with a step that has these values (see ``step_values`` and ``Optimizer.report``), if anything."""
+    """What was wrong with a step that has these values (see ``step_values`` and ``Optimizer.report``), if anything.
+
+    accumulated: how many batches' gradients are added up; which one of them broke it is not known.
+    """
     if values.get("nonfinite/loss"):
         return Broken(step, f"the loss ({_functions(values)})", faces)
     if values.get("nonfinite/gradient"):
-        return Broken(step, f"the gradient ({parameter_name(int(values['nonfinite/parameter']))})", faces)
+        name = parameter_name(int(values["nonfinite/parameter"]))
+        if accumulated == 1:
+            return Broken(step, f"the gradient ({name})", faces)
+        if faces is not None:
+            first, last = int(faces[0]), int(faces[-1])
+            faces = np.array([max(first - (accumulated - 1) * (last - first + 1), 0), last])
+        return Broken(step, f"the gradient of {accumulated} batches ({name})", faces)
     return None
 
 

@@ -14,11 +14,13 @@ from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.training.adabelief import AdaBelief
 from swapfast.training.clip import GradClip
+from swapfast.training.distributed import ALONE, Processes
 from swapfast.training.lion import Lion
 from swapfast.training.loss_scale import LossScaler
 from swapfast.training.lr_warmup import WarmupScheduler
 
 if TYPE_CHECKING:
+    from swapfast.training.lr_finder import LearningRateFinder
     from swapfast.training.trainer import Trainer
 
 Group = Literal["decay", "no_decay"]
@@ -74,18 +76,26 @@ class Optimizer:
     AdamW find that out there. For the others the host looks once per step, which on a GPU means waiting for it.
 
     mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
-    so many steps of the weights. Make it after the model has been moved to its device.
+    so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
+    must be averaged. Make it after the model has been moved to its device.
     State goes in and out as a flat dict of tensors, so it can be stored without pickle: '<parameter>.<quantity>', and
     '@...' for what belongs to no parameter.
     """
 
     def __init__(
-        self, model: nn.Module, config: OptimizerConfig, mixed_precision: bool = False, warmup_steps: int = 0
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        mixed_precision: bool = False,
+        warmup_steps: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = _grouped(named)
+        if not groups:
+            raise SwapfastError("the model has no weight left to train: freeze fewer of them (--freeze-weights)")
         decay = {"decay": config.weight_decay, "no_decay": 0.0}
         self._parameters = {name: named[name] for members in groups.values() for name in members}
         self._torch = OPTIMIZERS[config.optimizer](
@@ -101,7 +111,9 @@ class Optimizer:
             self._clip = GradClip(config.gradient_clipping, config.clipping_value, config.autoclip_history)
             self._clip.to(self._device)
         self.accumulation = config.gradient_accumulation
+        self.processes = processes
         self.report: dict[str, Tensor] = {}
+        self.finder: LearningRateFinder | None = None  # of the last search
         self.rollbacks = 0
         self._configured = config.learning_rate
         self._collected = 0  # losses whose gradients wait for the rest of their step
@@ -125,6 +137,11 @@ class Optimizer:
         """Which weight the report's 'nonfinite/parameter' means."""
         return self._moved[index] if index < len(self._moved) else "?"
 
+    @property
+    def completes_step(self) -> bool:
+        """Whether the next loss is the last one that ``step`` waits for."""
+        return self._collected + 1 >= self.accumulation
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` (a scalar) to the weights', as its share of a mean over the accumulation."""
         bad = ~loss.detach().isfinite()
@@ -141,10 +158,12 @@ class Optimizer:
         """Move the weights and clear the gradients, if as many losses as are accumulated have been given.
 
         ``report`` holds then, on the device: 'gradient/norm' (before clipping), 'nonfinite/gradient' (though all losses
-        were finite) and 'nonfinite/parameter' (the first that has such a one).
+        were finite), 'nonfinite/parameter' (the first that has such a one) and 'nonfinite/step' (it was left out for
+        one of both).
         """
         if self._collected < self.accumulation:
             return
+        self._lost = self.processes.any(self._lost)  # a loss is one process' own, and all must leave out the same step
         moved = {name: p for name, p in self._parameters.items() if p.grad is not None}
         self._moved = list(moved)
         gradients = [p.grad for p in moved.values()]
@@ -165,7 +184,12 @@ class Optimizer:
         if self._scaler is not None:
             broken = broken & self._scaler.exhausted  # else it is an overflow of float16 and no surprise
         first = (~norms.isfinite()).float().argmax()
-        self.report |= {"gradient/norm": norm, "nonfinite/gradient": broken, "nonfinite/parameter": first}
+        self.report |= {
+            "gradient/norm": norm,
+            "nonfinite/gradient": broken,
+            "nonfinite/parameter": first,
+            "nonfinite/step": broken | self._lost,
+        }
 
     def _apply(self, norm: Tensor, skip: Tensor, gradients: list[Tensor], parameters: list[Parameter]) -> None:
         """Unscale, clip and step, in as few passes over the gradients as the optimizer allows."""
@@ -231,6 +255,7 @@ class Optimizer:
 
         finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **more)
         finder.find()
+        self.finder = finder
         if finder.best_lr is None:
             return False
         if mode != "graph_and_exit":
@@ -260,7 +285,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a run needs to go on bit for bit: averages, counters, gradients that wait, history, scale.
 
-        The tensors are those in use, not copies.
+        The tensors are those in use, not copies. Of several processes all must ask, where gradients wait: they are
+        given as the mean, which is what all can go on from.
         """
         state = {
             f"{name}.{quantity}": value
@@ -271,8 +297,9 @@ class Optimizer:
         state["@rate"] = torch.tensor([self._configured, self.rollbacks], dtype=torch.float64)
         if self._collected:
             state["@collected"] = torch.tensor([self._collected, self.accumulation])
-            state["@lost"] = self._lost
+            state["@lost"] = self.processes.any(self._lost)
             waiting = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+            waiting = self.processes.mean_of_each(waiting)
             state |= {f"{name}.waiting_grad": gradient for name, gradient in waiting.items()}
         for prefix, part in (("@clip", self._clip), ("@scaler", self._scaler)):
             state |= {} if part is None else {f"{prefix}.{name}": value for name, value in part.state_dict().items()}
@@ -293,6 +320,9 @@ class Optimizer:
         self._start_over()
         collected, of = own.get("@collected", torch.tensor([0, 1])).tolist()
         if collected and of == self.accumulation:
+            # They are as many times too large as the loss was: that may have changed with --precision.
+            now = 1.0 if self._scaler is None else float(self._scaler.scale)
+            waiting = {name: g * (now / float(own.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
             self._collected, self._lost = collected, own["@lost"].to(self._device, copy=True)
             for name, gradient in waiting.items():
                 self._parameters[name].grad = gradient
@@ -319,3 +349,6 @@ class Optimizer:
                 by_index.setdefault(indices[name], {})[quantity] = value
         groups = self._torch.state_dict()["param_groups"]
         self._torch.load_state_dict({"state": by_index, "param_groups": groups})
+        for averages in self._torch.state.values():
+            if "mu_product" in averages:  # of nadam: read by the host, and moved to the device by torch's loading
+                averages["mu_product"] = averages["mu_product"].cpu()

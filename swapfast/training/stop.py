@@ -1,41 +1,143 @@
-"""Stopping on request: a signal is noticed within one step, the run saves and leaves."""
+"""Stopping on request: by a signal, a file or a time limit; noticed within one step, saved, and left with code 3."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
+
+from swapfast.errors import SwapfastError
+
+POLL_S = 0.25  # how often the stop file and the clock are looked at
+# Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own watch wakes the main thread up.
+SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+class Stopped(KeyboardInterrupt):
+    """A request to stop that came before the first iteration, so that there is nothing to save. Its text: why."""
+
+
+def parse_duration(text: str) -> int:
+    """'3h30m', '90m', '1d' or '5400' -> seconds, at least 1. Raises ValueError for anything else."""
+    if text.isdecimal():
+        seconds = int(text)
+    elif text and (found := _DURATION.fullmatch(text)):
+        days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    else:
+        raise ValueError(f"{text!r} is no duration: give seconds or such as 3h30m")
+    if seconds < 1:
+        raise ValueError(f"{text!r}: give at least one second")
+    return seconds
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that the training loop reads between steps.
+    """Turns SIGINT, SIGTERM, a file and a time limit into a request that the training loop reads between steps.
 
-    Before training starts (``training`` is False) there is nothing to save, so a signal raises KeyboardInterrupt
-    at once.
+    Before the first iteration (``training`` is False) there is nothing to save, so a request raises Stopped at once,
+    wherever the main thread is: reading, decoding, compiling. SIGUSR1 asks for a checkpoint and for nothing else.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.training = False
+        self.requests = 0
+        self.started = time.monotonic()
+        self._save = False
+        self._due: str | None = None  # what our own watch found
+        self._listens = False
 
     def request(self, reason: str) -> None:
         """Ask the loop to save and leave after the step in progress."""
         self.reason = self.reason or reason
+        self.requests += 1
 
     def __bool__(self) -> bool:
         return self.reason is not None
 
+    def save_asked(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked, self._save = self._save, False
+        return asked
+
     def _handle(self, number: int, _frame) -> None:
-        self.request(signal.Signals(number).name)
+        if number == SAVE_SIGNAL:
+            self._save = True
+            return
+        if number == WAKE_SIGNAL and self._due is None:
+            return  # not ours
+        self.request(self._due if number == WAKE_SIGNAL else signal.Signals(number).name)
         if not self.training:
-            raise KeyboardInterrupt
+            raise Stopped(self.reason)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Install the handlers, and put the former ones back at the end. Main thread only."""
-        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL, WAKE_SIGNAL) if n is not None]
+        former = {number: signal.signal(number, self._handle) for number in numbers}
+        self._listens = True
         try:
             yield self
         finally:
+            self._listens = False
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def watching(self, stop_file: Path | None = None, max_time_s: float | None = None) -> Iterator[StopRequest]:
+        """Stop too when ``stop_file`` appears, or ``max_time_s`` after this object was made.
+
+        Raises SwapfastError where the file is there already: whoever made it meant an earlier run.
+        """
+        if stop_file is not None and stop_file.exists():
+            raise SwapfastError(f"--stop-file {stop_file}: is there already; remove it to train")
+        if stop_file is None and max_time_s is None:
+            yield self
+            return
+        end = threading.Event()
+        main = threading.get_ident()
+        watch = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end, main), daemon=True)
+        watch.start()
+        try:
+            yield self
+        finally:
+            end.set()
+            watch.join()
+
+    def _watch(self, stop_file: Path | None, max_time_s: float | None, end: threading.Event, main: int) -> None:
+        deadline = float("inf") if max_time_s is None else self.started + max_time_s
+        while not end.wait(max(0.0, min(POLL_S, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                self._due = f"--max-time {shown_duration(max_time_s)}"
+            elif stop_file is not None and _is_there(stop_file):
+                self._due = f"--stop-file {stop_file}"
+            else:
+                continue
+            if self._listens and WAKE_SIGNAL is not None:
+                signal.pthread_kill(main, WAKE_SIGNAL)  # also where it waits: for a file, a thread, a compiler
+            else:
+                self.request(self._due)
+            return
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a network folder that is gone for a moment
+        return False
+
+
+def shown_duration(seconds: float) -> str:
+    """12600 -> '3h30m'."""
+    parts = []
+    left = int(seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= length:
+            parts.append(f"{left // length}{unit}")
+            left %= length
+    return "".join(parts) or f"{seconds:g}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -95,6 +96,31 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     assert result.stdout.startswith("1 ") and "the disk is full" in result.stdout, result
     assert folder.load()[0].step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001"]
+
+
+@pytest.mark.parametrize("files", range(3))
+def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
+    """Death at each file that is unlinked; what has a checkpoint's name is whole."""
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        folder.save(_checkpoint(step))
+    child = os.fork()
+    if not child:
+        left = [files]
+
+        def until(*arguments, unlink=os.unlink, **more):
+            if not left[0]:
+                os._exit(9)
+            left[0] -= 1
+            return unlink(*arguments, **more)
+
+        os.unlink = until
+        folder.save(_checkpoint(3))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [folder.read(folder.path(step)).step for step in folder.steps()] == [2, 3]
+    folder.save(_checkpoint(4))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000003", "checkpoint-00000004"]
 
 
 @pytest.mark.parametrize("moment", ["save_file", "replace"])

@@ -137,6 +137,18 @@ def test_where_nothing_falls_nothing_is_found(tmp_path, device):
     assert trainer.optimizer.learning_rate == 1e-3
 
 
+def test_a_search_without_a_finite_loss_leaves_no_graph_of_another(tmp_path, device):
+    """And without a way back to the first batch the count of iterations is put back all the same."""
+    folder = tmp_path / "result"
+    trainer = _trainer(tmp_path, device, 99, poison=range(99))
+    folder.mkdir()
+    (folder / "lr_finder.png").write_bytes(b"an older one")
+    finder = _finder(trainer, mode="graph_and_set", folder=folder)
+    finder.find()
+    assert finder.best_lr is None and finder.curve.diverged and trainer.step == 0
+    assert [path.name for path in folder.iterdir()] == ["lr_finder.json"]
+
+
 def test_graph_and_exit_sets_nothing(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
     assert trainer.optimizer.find_learning_rate(trainer, 20, 1e-5, 10.0, mode="graph_and_exit")

@@ -237,6 +237,42 @@ def test_waiting_gradients_of_another_accumulation_are_dropped(device):
     assert "@collected" not in two.state_dict()
 
 
+@pytest.mark.parametrize("before, after", [(True, False), (False, True)])
+def test_waiting_gradients_are_what_they_were_in_another_precision(device, before, after, within):
+    """A scaled loss makes gradients 65,536 times as large: not what the other half is added to."""
+    stays, changes = Toy(device), Toy(device)
+    config = OptimizerConfig(optimizer="rms-prop", learning_rate=1e-2, gradient_accumulation=2)
+    one, old = Optimizer(stays, config, before), Optimizer(changes, config, before)
+    _train(stays, one, range(4))
+    _train(changes, old, range(3))
+    new = Optimizer(changes, config, after)
+    state = {name: value.clone() for name, value in old.state_dict().items()}
+    for parameter in changes.parameters():
+        parameter.grad = None
+    new.load_state_dict(state)
+    _train(changes, new, [3])
+    assert new.report["gradient/norm"] < 10
+    within("weights", max((a - b).abs().max().item() for a, b in zip(stays.parameters(), changes.parameters())), 1e-6)
+
+
+def test_what_the_host_reads_of_nadam_stays_there():
+    """torch moves it with the rest when a state is loaded."""
+    toy = Toy("cpu")
+    optimizer = Optimizer(toy, OptimizerConfig(optimizer="nadam"))
+    _train(toy, optimizer, [0])
+    other = Optimizer(Toy("cpu").to("meta"), OptimizerConfig(optimizer="nadam"))
+    other.load_state_dict(optimizer.state_dict())
+    kinds = {
+        name.rpartition(".")[2]: value.device.type for name, value in other.state_dict().items() if "@" not in name
+    }
+    assert kinds == {"step": "cpu", "mu_product": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
+def test_a_model_without_a_weight_to_train_is_refused():
+    with pytest.raises(SwapfastError, match="no weight left to train"):
+        Optimizer(Toy("cpu").requires_grad_(False), OptimizerConfig())
+
+
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("scaled", [False, True])
@@ -282,6 +318,7 @@ def test_one_broken_loss_of_several_spoils_their_step(device):
     _train(toy, optimizer, [1])
     assert all(torch.equal(p, old) for p, old in zip(toy.parameters(), before))
     assert not optimizer.report["nonfinite/gradient"], "said once, for the loss"
+    assert optimizer.report["nonfinite/step"]
     _train(toy, optimizer, [2, 3])
     assert not torch.equal(toy.p0, before[0])
 

@@ -1,0 +1,265 @@
+"""Runs that are stopped, killed, taken back, or run out of room; and models that begin with another's weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from benchmarks import crash
+from benchmarks.crash import Started
+from swapfast.training.checkpoint import CheckpointFolder
+
+KILLS = 8
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "faces"
+    assert cli.main(["synthesize", str(out), "--faces", "40", "--size", "64", "--pairs", "1", "--seed", "6"]) == 0
+    return out
+
+
+@pytest.fixture
+def run(capsys, device):
+    """``run("train", ...)`` -> (exit code, what was printed, what was complained about)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        more = ["--device", device.type] if arguments[0] == "train" else []
+        code = cli.main([*map(str, arguments), *more])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def _train(faces: Path, model: Path, *more) -> list:
+    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *crash.TINY, *more]
+
+
+def _weights(model: Path, step: int, name: str = "model") -> bytes:
+    return (model / f"checkpoint-{step:08d}" / f"{name}.safetensors").read_bytes()
+
+
+def _state(model: Path, step: int) -> dict:
+    return json.loads((model / f"checkpoint-{step:08d}" / "state.json").read_text())
+
+
+def test_killed_runs_go_on_and_come_to_the_same_weights(faces, tmp_path):
+    rows = crash.measure(faces, tmp_path, KILLS)
+    assert rows[-1]["kills"] == KILLS and rows[-1]["lost_max"] <= crash.INTERVAL and rows[-1]["same_weights"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "nth", "saved"),
+    [("reading", 2, None), ("decoding", 2, None), ("train", 1, None), ("train", 4, 3), ("saving", 1, 4)]
+    + [("keeping", 1, 4), ("preview", 1, 4)],
+)
+def test_sigterm_in_every_phase(phase, nth, saved, faces, tmp_path, device):
+    """Code 3 and a checkpoint of that very step; before the first one nothing, and it is said."""
+    command = _train(faces, tmp_path / "m", "-i", 50, "-s", 4, "--device", device.type)
+    started = Started(command, tmp_path / "run", (signal.SIGTERM, phase, nth))
+    assert started.wait() == 3, started.said()
+    assert "Traceback" not in started.said()
+    assert CheckpointFolder(tmp_path / "m").steps() == ([] if saved is None else [saved])
+    if saved is None:
+        assert "stopped by SIGTERM before the first iteration; the same command begins again" in started.said()
+    else:
+        assert f"stopped by SIGTERM and saved at iteration {saved}; the same command goes on" in started.said()
+        assert (tmp_path / "m" / "preview.png").is_file()
+
+
+def test_sigusr1_saves_and_the_run_goes_on(faces, tmp_path, device):
+    command = _train(faces, tmp_path / "m", "-i", 6, "-s", 100, "--device", device.type)
+    started = Started(command, tmp_path / "run", (signal.SIGUSR1, "train", 4))
+    assert started.wait() == 0, started.said()
+    assert CheckpointFolder(tmp_path / "m").steps() == [3, 6]
+
+
+def test_a_stop_file_and_a_time_limit(faces, tmp_path, device):
+    """Each ends with code 3 and a checkpoint; a file that is left over is refused."""
+    stop = tmp_path / "STOP"
+    command = _train(faces, tmp_path / "m", "--stop-file", stop, "--device", device.type)
+    started = Started(command, tmp_path / "run")
+    assert started.wait_for("train", 2)
+    stop.touch()
+    assert started.wait() == 3
+    (first,) = CheckpointFolder(tmp_path / "m").steps()
+    assert f"stopped by --stop-file {stop} and saved at iteration {first}" in started.said()
+    assert Started(command, tmp_path / "run").wait() == 2
+    stop.unlink()
+
+    command = _train(faces, tmp_path / "m", "--max-time", 3, "--device", device.type)
+    began = time.monotonic()
+    started = Started(command, tmp_path / "run")
+    assert started.wait() == 3 and time.monotonic() - began < 30
+    assert re.search(r"stopped by --max-time 3s (and saved at iteration \d+|before the first)", started.said())
+
+
+def test_a_limit_interrupts_the_compiler(faces, tmp_path, device):
+    """Compiling takes a quarter of a minute and more; nothing was trained, so nothing is saved."""
+    command = _train(faces, tmp_path / "m", "--compile", "--max-time", 5, "-i", 3, "--device", device.type)
+    began = time.monotonic()
+    started = Started(command, tmp_path / "run", variables={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "nothing_yet")})
+    assert started.wait() == 3 and time.monotonic() - began < 20
+    assert "compiling: the first step" in started.said() and started.marks.entered("train") == 1
+    assert "stopped by --max-time 5s before the first iteration" in started.said()
+    assert CheckpointFolder(tmp_path / "m").steps() == []
+
+
+def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
+    """The same weights as before, exactly; what came after is still there."""
+    model = tmp_path / "m"
+    code, out, err = run(*_train(faces, model, "-i", 8, "-s", 2, "-I", 4))
+    assert code == 0 and "[Model backed up]" in out, err
+    code, out, _ = run("restore", model, "--list", "--json")
+    points = json.loads(out)["points"]
+    kinds = {(point["kind"], point["step"]) for point in points}
+    assert code == 0 and kinds >= {("snapshot", 4), ("checkpoint", 6), ("checkpoint", 8), ("snapshot", 8)}
+    assert sum(kind == "backup" for kind, _ in kinds) == 1 and all(point["whole"] for point in points)
+    before = _weights(model, 8)
+    code, out, _ = run("restore", model, "--step", 4)
+    assert code == 0 and "training goes on from iteration 4" in out
+    assert "checkpoint-00000006 is now snapshot-00000006" in out
+    code, out, _ = run("restore", model, "--list")
+    assert re.search(r"checkpoint-00000004 .*<- training goes on here", out)
+    code, out, err = run(*_train(faces, model, "-i", 8, "-s", 2, "-I", 4))
+    assert code == 0 and "going on from iteration 4" in out and _weights(model, 8) == before, err
+    for wrong, said in {
+        ("--step", "5"): r"--step 5: there is none such in .*--list",
+        ("--step", "-5"): r"--step: '-5': must be a whole number of at least 0",
+        ("--from", "backup"): r"--from backup: there is none such",
+    }.items():
+        code, _, err = run("restore", model, *wrong)
+        assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
+    with CheckpointFolder(model).locked():
+        other = Started(["restore", model, "--step", 4], tmp_path / "run")
+        assert other.wait() == 2 and "another run is training in this folder" in other.said()
+    assert run("restore", tmp_path / "none")[0] == 2
+
+
+def test_the_state_tells_what_was_done(faces, tmp_path, run):
+    model = tmp_path / "m"
+    assert run(*_train(faces, model, "-i", 4, "-s", 2))[0] == 0
+    assert run(*_train(faces, model, "-i", 6, "-s", 2, "-b", 3))[0] == 0
+    state = _state(model, 6)
+    assert [(r["from_iteration"], r["until_iteration"], r["batch_size"]) for r in state["runs"]] == [
+        (0, 4, 4),
+        (4, 6, 3),
+    ]
+    assert state["runs"][0]["precision"] == "fp32" and len(state["data"]["a"]["digest"]) == 64
+    assert 0 < state["metrics"]["lowest_average_loss"] <= state["metrics"]["average_loss"]
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (faces / "a").iterdir():
+        if not path.name.startswith(("0000", "0001")):
+            (moved / path.name).write_bytes(path.read_bytes())
+    arguments = ["train", "-A", moved, "-B", faces / "b", "-m", model, "-i", 7]
+    code, out, _ = run(*arguments)
+    assert code == 0 and "side A: its faces are not those it was trained on so far (40 then, 38 now)" in out
+    assert "side B: its faces" not in out
+
+
+def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path, run):
+    model = tmp_path / "m"
+    assert run(*_train(faces, model, "-i", 2))[0] == 0
+    code, _, err = run(*_train(faces, model, "-i", 4, "--optimizer", "lion", "--coverage", 80))
+    assert code == 2 and "--coverage is 100.0 there and 80.0 now; --optimizer is 'adam' there and 'lion' now" in err
+    assert "or accept the change with --override" in err
+    code, _, err = run(*_train(faces, model, "-i", 4, "--learn-mask", "--override"))
+    assert code == 2 and "--learn-mask is False there and True now: that is the shape of the weights" in err
+    code, out, err = run(*_train(faces, model, "-i", 4, "--optimizer", "lion", "--coverage", 80, "--override"))
+    assert code == 0 and "--override: the optimizer begins anew" in out, err
+    state = _state(model, 4)
+    assert state["config"]["crop"]["coverage"] == 80 and state["overrides"] == [
+        {"iteration": 2, "changes": {"crop.coverage": [100.0, 80.0], "optimizer.optimizer": ["adam", "lion"]}}
+    ]
+    assert run("train", "-A", faces / "a", "-B", faces / "b", "-m", model, "-i", 5)[0] == 0
+    assert _state(model, 5)["overrides"] == state["overrides"]
+
+
+def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tmp_path, run, device):
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert run(*_train(faces, old, "-i", 2))[0] == 0
+    code, out, err = run(*_train(faces, new, "-i", 2, "-l", old, "-f"))
+    assert code == 0, err
+    assert f"weights from iteration 2 of {old / 'checkpoint-00000002'}: encoder 14 of 14, decoder_a 8 of 8" in out
+    assert "model tiny, encoder frozen" in out
+    first, second = (load_file(m / "checkpoint-00000002" / "model.safetensors") for m in (old, new))
+    assert all(torch.equal(first[n], second[n]) == n.startswith("encoder.") for n in first if n.endswith("weight"))
+    code, out, err = run(*_train(faces, new, "-i", 3, "-l", old, "-f", "none"))
+    assert code == 0 and "--load-weights: not used" in out and "frozen" not in out, err
+    third = load_file(new / "checkpoint-00000003" / "model.safetensors")
+    assert not torch.equal(third["encoder.0.0.weight"], second["encoder.0.0.weight"])
+    assert _state(new, 3)["loaded_weights"]["taken"]["encoder"] == 14
+    for more, said in {
+        ("-l", tmp_path / "nowhere"): r"--load-weights .*nowhere: no such folder",
+        ("-f", "encoder", "decoder_a", "decoder_b"): r"-f/--freeze-weights encoder decoder_a decoder_b: nothing would",
+        ("-f", "head"): r"unknown -f/--freeze-weights 'head'.*decoder_a, decoder_b, encoder",
+        ("--max-time", "soon"): r"--max-time: 'soon' is no duration: give seconds or such as 3h30m",
+        ("-I", "-1"): r"-I/--snapshot-interval: '-1': must be a whole number of at least 0",
+        ("-l", old, "-t", "original"): r"no weight of its encoder fits the model 'original'",
+    }.items():
+        code, _, err = run(*_train(faces, tmp_path / "m", "-i", 1, *more))
+        assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
+        assert not (tmp_path / "m").exists()
+
+
+def test_the_summary_trains_nothing(faces, tmp_path, run):
+    code, out, err = run(*_train(faces, tmp_path / "m", "--summary", "-f"))
+    assert code == 0 and re.search(r"^encoder.0.0 +SameConv +16 x 32 x 32 +1,216\*$", out, re.MULTILINE), err
+    assert re.search(r"^trained +[\d,]+ parameters, the others \(\*\) are frozen$", out, re.MULTILINE)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_command_after_every_save(faces, tmp_path, run):
+    """The run waits for the last one; that one fails is a warning."""
+    out_file = tmp_path / "out"
+    command = f'sleep 0.2; echo $SWAPFAST_STEP >> {out_file}; ls "$SWAPFAST_MODEL_DIR/preview.png" || exit 4'
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 6, "-s", 2, "--after-save", command))
+    assert (code, err) == (0, "") and "warning: --after-save" not in out
+    steps = out_file.read_text().split()
+    assert steps[-1] == "6" and steps == sorted(set(steps))
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 7, "--after-save", "echo full >&2; exit 3"))
+    assert code == 0 and "warning: --after-save ended with code 3 for iteration 7: full" in out
+
+
+def test_a_full_disk_in_the_middle_of_a_run(faces, tmp_path, device):
+    """One line, code 1; the checkpoint before is whole and the run goes on from it when there is room again."""
+    model = tmp_path / "m"
+    command = _train(faces, model, "-s", 3, "-I", 0, "--device", device.type)
+    started = Started(command, tmp_path / "run")
+    assert started.wait_for("preview", 1)
+    resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    assert started.wait() == 1
+    lines = [line for line in started.said().splitlines() if line.startswith("swapfast: ")]
+    assert len(lines) == 1 and "cannot be written (the disk is full); free space or choose another" in lines[0]
+    assert "Traceback" not in started.said()
+    folder = CheckpointFolder(model)
+    loaded, remarks = folder.load()
+    assert loaded.step % 3 == 0 and remarks == [] and not list(model.glob(".writing-*"))
+    again = Started([*command, "-i", loaded.step + 2], tmp_path / "run")
+    assert again.wait() == 0 and again.marks.first == loaded.step
+
+
+def test_out_of_memory_is_one_line_with_ways_out(faces, tmp_path, device):
+    if device.type != "cpu":
+        pytest.skip("the limit is on the host's memory")
+    command = _train(faces, tmp_path / "m", "-b", 8000, "--device", "cpu")
+    started = Started(command, tmp_path / "run")
+    assert started.wait_for("reading", 1)
+    status = Path(f"/proc/{started.process.pid}/status").read_text()
+    limit = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024 + (1000 << 20)
+    resource.prlimit(started.process.pid, resource.RLIMIT_AS, (limit, limit))
+    assert started.wait() == 1, started.said()
+    lines = [line for line in started.said().splitlines() if line.startswith("swapfast: ")]
+    said = r"swapfast: out of memory \((?:[\d.]+ .iB were asked for; )?[\d.]+ .iB are free\): train with a smaller -b"
+    assert len(lines) == 1 and re.match(said, lines[0]) and "Traceback" not in started.said(), started.said()

@@ -1,0 +1,64 @@
+"""The command after a save: its variables, one at a time, and what its failure is worth."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from swapfast.training.after_save import AfterSave
+from swapfast.training.stop import StopRequest
+
+
+def _wait(path, text: str) -> None:
+    end = time.monotonic() + 20
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_it_is_told_where_and_when(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    after = AfterSave('echo "$SWAPFAST_STEP $SWAPFAST_MODEL_DIR" >> out', tmp_path / "model", said.append)
+    for step in (5, 10):
+        after.saved(step)
+        after.finish(StopRequest())
+    assert (tmp_path / "out").read_text() == "".join(f"{step} {tmp_path / 'model'}\n" for step in (5, 10))
+    assert said == []
+
+
+def test_never_two_at_once_and_the_newest_at_last(tmp_path):
+    """Four saves while the first command still runs: the second run is for the fourth."""
+    out, go = tmp_path / "out", tmp_path / "go"
+    command = f"echo begin $SWAPFAST_STEP >> {out}; while [ ! -e {go} ]; do sleep 0.02; done; echo end >> {out}"
+    after = AfterSave(command, tmp_path, print)
+    after.saved(1)
+    _wait(out, "begin 1")
+    began = time.monotonic()
+    for step in (2, 3, 4):
+        after.saved(step)
+    assert time.monotonic() - began < 1, "nobody waits"
+    go.touch()
+    after.finish(StopRequest())
+    assert out.read_text().split("\n") == ["begin 1", "end", "begin 4", "end", ""]
+
+
+def test_failing_is_a_warning_with_its_last_words(tmp_path):
+    said = []
+    after = AfterSave("echo no such bucket >&2; exit 7", tmp_path, said.append)
+    after.saved(3)
+    after.finish(StopRequest())
+    assert said == ["warning: --after-save ended with code 7 for iteration 3: no such bucket"]
+
+
+def test_a_second_signal_ends_the_waiting(tmp_path):
+    said, go = [], tmp_path / "go"
+    after = AfterSave(f"while [ ! -e {go} ]; do sleep 0.02; done; echo x > {tmp_path / 'late'}", tmp_path, said.append)
+
+    stop = StopRequest()
+    after.saved(9)
+    threading.Timer(0.3, stop.request, ["SIGTERM"]).start()
+    after.finish(stop)
+    assert said == ["warning: --after-save is still running for iteration 9; not waited for"]
+    go.touch()
+    _wait(tmp_path / "late", "x")

@@ -1,0 +1,103 @@
+"""The trainer's single steps, as the API text names them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from swapfast.batch import Batch, BatchMeta
+from swapfast.config import OptimizerConfig
+from swapfast.losses import LossCollator
+from swapfast.models.tiny import tiny
+from swapfast.training.checkpoint import CheckpointFolder
+from swapfast.training.optimizer import Optimizer
+from swapfast.training.snapshots import Snapshots
+from swapfast.training.trainer import Run, Trainer
+
+
+class Shown:
+    """A preview that is as bright as its mask is on, and remembers when it was written."""
+
+    def __init__(self) -> None:
+        self.mask, self.steps = True, []
+
+    def __call__(self, step: int) -> None:
+        self.steps.append(step)
+
+    def sheet(self) -> np.ndarray:
+        return np.full((4, 6, 3), 200 if self.mask else 100, np.uint8)
+
+    def toggle_mask(self) -> None:
+        self.mask = not self.mask
+
+
+def _batches():
+    for step in itertools.count():
+        faces = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(step))
+        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, 64, 64)]), step)
+
+
+def _trainer(tmp_path, **run) -> Trainer:
+    model = tiny().initialise(5)
+    run = Run(CheckpointFolder(tmp_path), 100, preview=Shown(), **run)
+    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
+    return Trainer(model, loss, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(), run)
+
+
+def test_one_step_does_what_is_due(tmp_path):
+    """A checkpoint every third, a snapshot every fourth; a picture and a timelapse where they are asked for."""
+    shown, lapses = [], []
+    trainer = _trainer(tmp_path, save_interval=3, snapshot_interval=4, timelapse=lapses.append)
+    for step in range(1, 9):
+        trainer.train_one_step(lambda *given: shown.append(given), do_timelapse=step == 5)
+        trainer.toggle_mask()
+    assert trainer.iterations == 8 and not trainer.exit_early
+    assert trainer.run.preview.steps == [3, 4, 6, 8] and trainer.run.checkpoints.steps() == [6, 8]
+    assert [image[0, 0, 0] for image, _ in shown] == [200, 100] * 4 and lapses == [5]
+    kept = {(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()}
+    assert kept >= {("snapshot", 4), ("snapshot", 8)}
+    assert [step for step, _ in trainer.history] == [3, 4, 6, 8]
+    trainer.run.iterations = 8
+    assert trainer.exit_early
+
+
+def test_the_backup_is_the_lowest_average_of_enough_steps(tmp_path):
+    trainer = _trainer(tmp_path, save_interval=4)
+    for _ in range(12):
+        trainer.train_one_step()
+    trainer.train_one_step()
+    trainer.save()  # one step after the last: too few to count
+    averages = dict(trainer.history)
+    best = min((4, 8, 12), key=averages.get)
+    points = Snapshots(trainer.run.checkpoints).points()
+    (backup,) = [point for point in points if point.kind == "backup"]
+    assert backup.step == best and backup.average_loss == averages[best]
+    assert trainer.run.metrics["lowest_average_loss"] == averages[best]
+
+
+def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
+    """Death between the checkpoint and its snapshot and backup; the next run makes up for it."""
+    trainer = _trainer(tmp_path, save_interval=2, snapshot_interval=2)
+    trainer.run.snapshot_interval = 0
+    for _ in range(2):
+        trainer.train_one_step()
+    for point in Snapshots(trainer.run.checkpoints).points():
+        if point.kind == "backup":
+            for file in point.path.iterdir():
+                file.unlink()
+            point.path.rmdir()
+    again = _trainer(tmp_path, save_interval=2, snapshot_interval=2, saved_step=2, metrics=trainer.run.metrics)
+    again.step = again.run.iterations = 2
+    again.train()
+    kept = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
+    assert sorted(kept) == [("backup", 2), ("checkpoint", 2), ("snapshot", 2)]
+
+
+def test_no_further_batch_is_told(tmp_path):
+    trainer = _trainer(tmp_path, save_interval=3)
+    trainer.batches = iter(())
+    with pytest.raises(StopIteration):
+        trainer.train_one_step()
