@@ -297,10 +297,14 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             r"unknown loss function 'sssim'.*mae, ms_ssim, mse",
         ),
         "losses and weights": (
-            train("--loss", "mae"),
-            r"--loss mae with --loss-weights 100.0 100.0: .*one weight for each",
+            train("--loss", "mae", "--loss-weights", "100", "50"),
+            r"--loss mae with --loss-weights 100.0 50.0: .*one weight for each",
         ),
         "weight": (train("--loss", "mae", "--loss-weights", "500"), r"--loss-weights 500.0: must lie within 0 and 400"),
+        "multiplier without a mask": (
+            train("--mask-type", "none", "--eye-multiplier", "5"),
+            r"--eye-multiplier 5: has no effect with --no-penalized-mask or --mask-type none",
+        ),
         "unknown flag": (
             train("--batchsize", "4"),
             r"unknown flag for train '--batchsize'. Did you mean '--batch-size'\?",
