@@ -7,29 +7,35 @@ Where there is only one process, everything here does nothing.
 What travels, and how:
     gradients, flags a step depends on    on the device: NCCL between GPUs, gloo between CPUs
     stop, report and save                 on the host, through gloo, once a step: a GPU is not waited for
-    texts, failures, who is ready         through torch's key-value store, which torchrun keeps
+    texts, failures, who is ready, lives    through torch's key-value store, which torchrun keeps
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from swapfast.errors import EXIT_FAILED, EXIT_STOPPED, SwapfastError
+from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
 
 TIMEOUT = datetime.timedelta(minutes=10)  # for a process to come to where the others wait: rank 0 may be saving
 _POLL_S = 0.1
+_JOIN_POLL_S = 0.02
+_BEAT_S = 5.0  # a process shows that often that it lives
 _GRACE_S = 1.0
 _CLAIM_S = 3.0  # for a process that fails to say so before those it leaves alone do
+_GO_ON = "the last checkpoint is whole, and the same command goes on from there"
 
 
 class Elsewhere(SwapfastError):
@@ -68,38 +74,80 @@ class Processes:
         if self.store is not None:
             self.store.set(key, json.dumps(value))
 
-    def told(self, key: str) -> object:
-        """What another process told under ``key``, waited for however long it takes unless one fails."""
+    def told(self, key: str, by: int = 0) -> object:
+        """What rank ``by`` told under ``key``, waited for however long it takes: while it lives and none fails."""
+        beat, heard = None, time.monotonic()
         while not self.store.check([key]):
+            left = self.store.check([f"left {by}"])
             if self.store.check(["failure"]):
                 raise Elsewhere(json.loads(self.store.get("failure"))["code"])
+            if left and not self.store.check([key]):
+                raise Elsewhere
+            newest = self.store.check([f"alive {by}"]) and self.store.get(f"alive {by}")
+            if newest != beat:
+                beat, heard = newest, time.monotonic()
+            elif time.monotonic() - heard > TIMEOUT.total_seconds():
+                raise SwapfastError(f"rank {by} is gone: not a word in {TIMEOUT}; {_GO_ON}", EXIT_FAILED)
             time.sleep(_POLL_S)
         return json.loads(self.store.get(key))
 
+    @contextlib.contextmanager
+    def living(self) -> Iterator[None]:
+        """Let the others know that this process lives, whatever else it does within: reading faces may take hours."""
+        end = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(end,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join(_GRACE_S)
+
+    def _beat(self, end: threading.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the store is gone, which the main thread notices
+            for beat in itertools.count():
+                self.tell(f"alive {self.rank}", beat)
+                if end.wait(_BEAT_S):
+                    return
+
+    @property
+    def _machine(self) -> int:
+        """The name of this machine: the rank of its first process, as ranks are counted machine by machine."""
+        return self.rank - self.local_rank
+
     def _files(self) -> str:
-        # The machine is named by the rank of its first process: ranks are counted machine by machine.
-        return f"files ready on {self.rank - self.local_rank}"
+        return f"files ready on {self._machine}"
 
     def wait_for_files(self) -> None:
         """Let the machine's first process read folders and fill the cache alone; the others find what it kept."""
         if self.local_rank:
-            self.told(self._files())
+            self.told(self._files(), by=self._machine)
 
     def files_ready(self) -> None:
-        """Let the machine's other processes go on."""
+        """Let the machine's other processes go on; to be called too where a run ends before it begins."""
         if not self.local_rank:
             self.tell(self._files(), True)
 
     def check_same(self, what: str, mine: str) -> None:
-        """SwapfastError where ``mine`` is not what rank 0 has; what: in the message, such as 'the faces'."""
+        """SwapfastError where ``mine`` is not what rank 0 has; what: in the message, such as 'the faces'.
+
+        All leave together, however long one takes to come: a machine may decode for longer than the limit of what
+        processes exchange, and so nobody may be there before.
+        """
         if self.world == 1:
             return
         if self.is_first:
             self.tell(what, mine)
-        elif self.told(what) != mine:
+            for other in range(1, self.world):
+                self.told(f"{what} of {other}", by=other)
+            self.tell(f"{what} of all", True)
+            return
+        if self.told(what) != mine:
             raise SwapfastError(
                 f"{what} of rank {self.rank} differ from those of rank 0: give every machine the same folders and files"
             )
+        self.tell(f"{what} of {self.rank}", True)
+        self.told(f"{what} of all")
 
     # --- once a step ------------------------------------------------------------------------------------------
 
@@ -187,6 +235,19 @@ class Processes:
 
     # --- the end ----------------------------------------------------------------------------------------------
 
+    def leave(self) -> None:
+        """Stay until rank 0 has left, which may be saving: torchrun ends all as soon as one leaves with a code but 0.
+
+        Where rank 0 keeps the store itself it stays until the others know.
+        """
+        with contextlib.suppress(RuntimeError):  # the store went with the process that kept it
+            if not self.is_first:
+                self.told("left 0")
+            self.tell(f"left {self.rank}", True)
+            if self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                others = [f"left {other}" for other in range(1, self.world)]
+                _poll(lambda: self.store.check(others), "not all have left")
+
     def claim_failure(self, code: int) -> bool:
         """Whether this process is the first to fail, and so the one to say why."""
         if self.store.add("failures", 1) != 1:
@@ -218,6 +279,11 @@ def asked_for() -> bool:
     return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def stopped_code() -> int:
+    """The code to leave with when stopped and saved. torchrun would take another than 0 for a failure, and restart."""
+    return EXIT_DONE if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else EXIT_STOPPED
+
+
 def device_of(local_rank: int, local_world: int, name: str) -> torch.device:
     """The device of a machine's ``local_rank``th process; SwapfastError where there are fewer GPUs than processes.
 
@@ -246,7 +312,9 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         return
     processes = _join(device)
     try:
-        yield processes
+        with processes.living():
+            yield processes
+            processes.leave()
     except BaseException as error:
         raise _sorted_out(processes, error) from error
     dist.destroy_process_group()
@@ -258,7 +326,7 @@ def _join(device: str) -> Processes:
     on = device_of(local_rank, local_world, device)
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        store = dist.PrefixStore("swapfast", store)
+        store = dist.PrefixStore(_attempt(store, rank, world), store)
         more = {"device_id": on} if on.type == "cuda" else {}
         dist.init_process_group(
             "nccl" if on.type == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT, **more
@@ -271,12 +339,50 @@ def _join(device: str) -> Processes:
     return Processes(rank, world, local_rank, local_world, on, store, host)
 
 
+def _poll(done: Callable[[], bool], missing: str) -> None:
+    """Wait until ``done()``; RuntimeError after the limit. Signals get through, unlike while a store waits."""
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while not done():
+        if time.monotonic() > end:
+            raise RuntimeError(missing)
+        time.sleep(_JOIN_POLL_S)
+
+
+def _attempt(store: dist.Store, rank: int, world: int) -> str:
+    """A prefix for keys that all processes of this start have, and no other start: torchrun's store outlives a restart.
+
+    Rank 0 chooses it. What another start left is answered too, and nobody listens. TORCHELASTIC_RESTART_COUNT will not
+    do: a machine that restarts because another one did does not count it.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"swapfast came {rank}", mine)
+        answer = f"swapfast answer {mine}"
+        _poll(lambda: store.check([answer]), "no answer from rank 0")
+        chosen = store.get(answer).decode()
+        store.set(f"{chosen} known to {rank}", "1")
+        return chosen
+
+    def known_to_all() -> bool:
+        for came in (f"swapfast came {other}" for other in range(1, world)):
+            if store.check([came]):
+                store.set(f"swapfast answer {store.get(came).decode()}", mine)
+        return store.check([f"{mine} known to {other}" for other in range(1, world)])
+
+    _poll(known_to_all, "not all have come")
+    return mine
+
+
 def _sorted_out(processes: Processes, error: BaseException) -> BaseException:
     """The error to leave with: ``error``, unless another process failed before or is the reason."""
-    told = _whose(processes, error)
-    if isinstance(told, Elsewhere):
-        # torchrun ends all others as soon as it sees one leave: first the one that has something to say.
-        time.sleep(_GRACE_S)
+    told = Elsewhere()
+    with contextlib.suppress(KeyboardInterrupt):  # of torchrun, as it saw another one leave: that has said why
+        told = _whose(processes, error)
+        if isinstance(told, Elsewhere):
+            # torchrun ends all others as soon as it sees one leave: first the one that has something to say.
+            time.sleep(_GRACE_S)
+        with contextlib.suppress(RuntimeError):
+            processes.tell(f"left {processes.rank}", True)
     return told
 
 
@@ -297,7 +403,7 @@ def _whose(processes: Processes, error: BaseException) -> BaseException:
     if lost:
         return SwapfastError(
             "another process of this run is gone (killed, out of memory, or its machine or network lost; torchrun "
-            "says which); the last checkpoint is whole, and the same command goes on from there",
+            f"says which); {_GO_ON}",
             EXIT_FAILED,
         )
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,8 +27,9 @@ from swapfast.config import OptimizerConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
+from swapfast.training import distributed
 from swapfast.training.checkpoint import CheckpointFolder
-from swapfast.training.distributed import ALONE, Elsewhere, joined
+from swapfast.training.distributed import ALONE, Elsewhere, Processes, joined
 from swapfast.training.lr_finder import LearningRateFinder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
@@ -160,18 +163,40 @@ def disagree(processes, folder):
     processes.agree(True)
 
 
+def train_or_die(processes, folder, dies):
+    processes.check_same("the faces", "the same")  # what an earlier start told must not be heard
+    trainer = _trainer(processes, folder, 6 if dies else 9)
+    if dies and processes.rank == 1:
+        trainer.batches = _dying(trainer.batches, "failed")
+    trainer.train()
+    return trainer.step
+
+
+def leave_late(processes, log, seconds):
+    if processes.is_first:
+        time.sleep(seconds)
+        log.touch()
+    return log.exists  # asked after leaving
+
+
+def leave_early(processes):
+    if not processes.is_first:
+        processes.told("what nobody tells")
+
+
 # --- starting them ----------------------------------------------------------------------------------------
 
 
-def _one_of(rank, world, port, task, arguments, results):
+def _one_of(rank, world, environment, task, arguments, results):
     os.environ.update(
         GLOO, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        MASTER_ADDR="127.0.0.1", **environment,
     )  # fmt: skip
     torch.set_num_threads(1)
     try:
         with joined("cpu") as processes:
             result = task(processes, *arguments)
+        result = result() if callable(result) else result
     except SwapfastError as error:
         result = error
         results.put((rank, type(error).__name__, str(error), error.code))
@@ -187,13 +212,14 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def together(world, task, *arguments, silent=0):
+def together(world, task, *arguments, silent=0, environment=None):
     """What ``task(processes, *arguments)`` gave on each rank; nothing of the ``silent`` that die without a word."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["swapfast.training.trainer", "swapfast.models.tiny", "pipelines.sampler", "cli"])
-    results, port = context.Queue(), _free_port()
+    results, environment = context.Queue(), environment or {"MASTER_PORT": str(_free_port())}
     workers = [
-        context.Process(target=_one_of, args=(rank, world, port, task, arguments, results)) for rank in range(world)
+        context.Process(target=_one_of, args=(rank, world, environment, task, arguments, results))
+        for rank in range(world)
     ]
     for worker in workers:
         worker.start()
@@ -286,6 +312,47 @@ def test_machines_that_hold_different_faces_are_refused(tmp_path):
     assert silent[0] == Elsewhere.__name__ and "the masks of rank 1 differ from those of rank 0" in spoken[1]
 
 
+def test_a_restart_hears_nothing_of_the_start_before(tmp_path):
+    """torchrun keeps the store while it starts its processes again; here the test does."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    kept = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    first = together(2, train_or_die, tmp_path, True, environment=kept)
+    assert {end[2] for end in first} == {EXIT_FAILED} and any("out of luck" in end[1] for end in first)
+    assert together(2, train_or_die, tmp_path, False, environment=kept) == [9, 9]
+
+
+def test_the_others_stay_until_the_first_is_done(tmp_path):
+    """torchrun ends rank 0 as soon as another leaves with a code, and rank 0 may be saving."""
+    log = tmp_path / "done"
+    left = together(3, leave_late, log, 1.5)
+    assert left == [True] * 3
+
+
+def test_nobody_waits_for_one_that_left(tmp_path):
+    begun = time.monotonic()
+    first, other = together(2, leave_early)
+    assert first is None and other[0] == Elsewhere.__name__ and time.monotonic() - begun < LIMIT_S / 2
+
+
+def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
+    monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=0.5))
+    monkeypatch.setattr(distributed, "_BEAT_S", 0.1)
+    store = torch.distributed.HashStore()
+    slow, waiting = (Processes(rank, 2, store=store) for rank in range(2))
+
+    def decode():
+        with slow.living():
+            time.sleep(1.5)
+            slow.tell("ready", True)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert waiting.told("ready", by=0) is True
+    thread.join()
+    with pytest.raises(SwapfastError, match="rank 0 is gone"):
+        waiting.told("more", by=0)
+
+
 # --- the program ------------------------------------------------------------------------------------------
 
 
@@ -296,8 +363,11 @@ def faces(tmp_path_factory):
     return out
 
 
-def _torchrun(world, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "cli.py"]
+def _torchrun(world, *arguments, restarts=0):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts),
+        "--nproc-per-node", str(world), "cli.py",
+    ]  # fmt: skip
     return subprocess.Popen(
         [*command, "train", *map(str, arguments), "--device", "cpu"],
         cwd=ROOT, env=os.environ | GLOO | {"OMP_NUM_THREADS": "1"}, text=True,
@@ -314,6 +384,18 @@ def _ended(process):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def _wait_for_checkpoint(model, process):
+    deadline = time.monotonic() + LIMIT_S
+    while not CheckpointFolder(model).steps() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+
+
+def _signal_second(process, number):
+    """To the second of a torchrun's processes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), number)
+
+
 def _flags(faces, model):
     return ["-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", "5", "--preview-images", "2",
             "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
@@ -322,11 +404,8 @@ def _flags(faces, model):
 def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(faces, tmp_path, capsys, within):
     several, alone = tmp_path / "several", tmp_path / "alone"
     process = _torchrun(2, *_flags(faces, several), "-i", 10**6, "-s", 5)
-    deadline = time.monotonic() + LIMIT_S
-    while not CheckpointFolder(several).steps() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGTERM)
+    _wait_for_checkpoint(several, process)
+    _signal_second(process, signal.SIGTERM)
     out, err = _ended(process)
     found = re.search(r"stopped by .* and saved at iteration (\d+);", out)
     assert found, out + err
@@ -347,3 +426,35 @@ def test_a_wrong_request_is_answered_once(faces, tmp_path):
     _, err = _ended(process)
     assert process.returncode == 1 and err.count("swapfast: ") == 1
     assert "-b/--batch-size 1: 2 processes need at least one face each" in err
+
+
+def test_a_finished_run_may_be_started_again(faces, tmp_path):
+    """As a cluster does that gives a job back: rank 0 says so and leaves, and the others do not wait for its faces."""
+    for said in ("done: 3 iterations", "3 iterations are trained already"):
+        process = _torchrun(2, *_flags(faces, tmp_path / "model"), "-i", 3)
+        out, err = _ended(process)
+        assert process.returncode == 0 and out.count(said) == 1, out + err
+
+
+def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tmp_path):
+    copied, limit = tmp_path / "copied", tmp_path / "limit"
+    process = _torchrun(
+        2, *_flags(faces, tmp_path / "model"), "-i", 10**6, "-s", 5, "--stop-file", limit,
+        "--after-save", f"sleep 3; touch {copied}", restarts=2,
+    )  # fmt: skip
+    _wait_for_checkpoint(tmp_path / "model", process)
+    limit.touch()
+    out, err = _ended(process)
+    assert process.returncode == 0 and out.count("stopped by ") == 1, out + err
+    assert "code 0, so that torchrun does not restart it" in out and "not waited for" not in out
+    assert copied.exists()
+
+
+def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
+    model = tmp_path / "model"
+    process = _torchrun(2, *_flags(faces, model), "-i", 100, "-s", 10, restarts=1)
+    _wait_for_checkpoint(model, process)
+    _signal_second(process, signal.SIGKILL)
+    out, err = _ended(process)
+    assert process.returncode == 0, out + err
+    assert "going on from iteration" in out and "done: 100 iterations" in out
