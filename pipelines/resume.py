@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipelines.run_state import kept_state
 from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import SwapfastError
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
@@ -69,7 +70,7 @@ def _take_over(
     if not names:
         return []
     changes = {name: [settings(stored)[name][1], given[name][1]] for name in names}
-    before = checkpoint.state.get("overrides", [])
+    before = kept_state(checkpoint).get("overrides", [])
     checkpoint.state["overrides"] = [*before, {"iteration": checkpoint.step, "changes": changes}]
     lines = [f"--override: {text}" for text in names.values()]
     if any(name in names for name in _STATEFUL):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.build import Plan
 
 _KEPT = ("lr_finder", "loaded_weights", "overrides", "runs")
+_LISTS = ("overrides", "runs")
 
 
 def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
@@ -79,27 +80,34 @@ def kept_state(checkpoint: Checkpoint | None) -> dict:
     """What every later checkpoint says too: of the runs so far, and of where weights and learning rate come from."""
     state = {} if checkpoint is None else checkpoint.state
     kept = {name: state[name] for name in _KEPT if name in state}
-    if not isinstance(kept.get("runs", []), list):  # somebody's hand in state.json
-        del kept["runs"]
+    no_lists = [name for name in _LISTS if not isinstance(kept.get(name, []), list)]  # somebody's hand in state.json
+    return {name: value for name, value in kept.items() if name not in no_lists}
+
+
+def kept_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str, float | None]:
+    """What the checkpoint says of its losses, as far as they are numbers and compare with those that come now."""
+    metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
+    numbers = metrics.items() if isinstance(metrics, dict) else ()
+    kept = {name: value for name, value in numbers if isinstance(value, float)}
+    if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
+        kept.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
     return kept
 
 
-def kept_metrics(checkpoint: Checkpoint | None) -> dict[str, float | None]:
-    """What the checkpoint says of its losses; what is no number there is none here."""
-    metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
-    numbers = metrics.items() if isinstance(metrics, dict) else ()
-    return {name: value for name, value in numbers if isinstance(value, float)}
+def _table(value: object) -> dict:
+    """``value`` unless somebody's hand made something else of it."""
+    return value if isinstance(value, dict) else {}
 
 
 def changed_faces(checkpoint: Checkpoint | None, data: dict) -> list[str]:
     """A line for each side whose faces are not those of the checkpoint. data: as ``run_state`` has it."""
     lines = []
-    before = {} if checkpoint is None else checkpoint.state.get("data", {})
+    before = _table(None if checkpoint is None else checkpoint.state.get("data"))
     for side, now in data.items():
-        then = before.get(side, {})
+        then = _table(before.get(side))
         if "digest" in then and then["digest"] != now["digest"]:
             lines.append(
-                f"side {side.upper()}: its faces are not those it was trained on so far ({then['faces']} then, "
+                f"side {side.upper()}: its faces are not those it was trained on so far ({then.get('faces')} then, "
                 f"{now['faces']} now)"
             )
     return lines

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from swapfast.training.checkpoint import CheckpointFolder
 from swapfast.training.stop import StopRequest
 
 _SHOWN = 200  # characters of what a failed command said
@@ -19,9 +20,10 @@ _WAIT_S = 0.05
 class AfterSave:
     """Runs ``command`` in a shell after each save: beside the training, and never two at once.
 
-    It finds SWAPFAST_MODEL_DIR and SWAPFAST_STEP among its variables. A save that comes while it runs is answered when
-    it has ended; of several, by one run for the newest. That it fails is a warning and no more: ``warn`` is told. Its
-    output is not shown. It runs in a session of its own, so that Ctrl-C ends the training and not the copy.
+    It finds SWAPFAST_MODEL_DIR, SWAPFAST_CHECKPOINT (the path of the checkpoint that was saved) and SWAPFAST_STEP among
+    its variables. A save that comes while it runs is answered when it has ended; of several, by one run for the newest.
+    That it fails is a warning and no more: ``warn`` is told. Its output is not shown. It runs in a session of its own,
+    so that Ctrl-C ends the training and not the copy.
     """
 
     def __init__(self, command: str, model_dir: Path, warn: Callable[[str], None]) -> None:
@@ -30,6 +32,11 @@ class AfterSave:
         self._output: BinaryIO | None = None
         self._step = 0
         self._next: int | None = None
+
+    @property
+    def held(self) -> set[int]:
+        """The step whose checkpoint must stay, for the command is reading it; empty where none runs."""
+        return set() if self._process is None else {self._step}
 
     def saved(self, step: int) -> None:
         """A checkpoint of ``step`` has been written."""
@@ -59,9 +66,11 @@ class AfterSave:
             time.sleep(_WAIT_S)
 
     def _start(self) -> None:
+        folder = CheckpointFolder(self._folder.resolve())
         variables = {
             **os.environ,
-            "SWAPFAST_MODEL_DIR": str(self._folder.resolve()),
+            "SWAPFAST_MODEL_DIR": str(folder.folder),
+            "SWAPFAST_CHECKPOINT": str(folder.path(self._step)),
             "SWAPFAST_STEP": str(self._step),
         }
         try:

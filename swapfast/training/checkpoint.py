@@ -6,8 +6,8 @@ A model folder holds one folder per checkpoint:
 
 Each is written under a temporary name, flushed to the disk, and renamed when it is whole, so a checkpoint is
 either there or not. ``state.json`` is readable and holds the step, the config, the versions and the size and
-SHA-256 of the other files. The newest two are kept, so that a damaged one leaves its predecessor; what is kept beyond
-that is the matter of snapshots.py.
+SHA-256 of the other files. The newest two are kept, so that a damaged one leaves its predecessor, and one that a
+user's command is copying (after_save.py); what is kept beyond that is the matter of snapshots.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from swapfast.errors import SwapfastError
+from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.files import TEMPORARY, cannot_write, flush
 
 FORMAT = 1
 KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{8,})")
+_STEP_IN_NAME = re.compile(r"(?:checkpoint|snapshot|backup)-(\d{8,})(?:-\d+)?")
 _KEPT_ASIDE = re.compile(r"(?:snapshot|backup)-\d{8,}(?:-\d+)?")
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)  # what reading a damaged one may raise
-_WAY_OUT = "choose another --model-dir, then start again: the last checkpoint is whole"
+# What reading a damaged one may raise. Other errors of the system say nothing of it: a disk or a network that does not
+# answer now may do so later, and the checkpoint be whole.
+UNREADABLE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass
@@ -54,6 +56,39 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _read_state(folder: Path) -> dict:
+    """What state.json says, as far as ``read`` relies on it. Raises as that does."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or type(state["format"]) is not int:
+        raise ValueError("state.json is not what was written")
+    if state["format"] != FORMAT:
+        raise SwapfastError(
+            f"{folder}: has format {state['format']} and this swapfast reads {FORMAT}; go on with the swapfast that "
+            "wrote it"
+        )
+    if not isinstance(state["files"], dict):
+        raise ValueError("state.json has no table of files")
+    named = _STEP_IN_NAME.fullmatch(folder.name)  # a copy may have any name
+    if type(state["step"]) is not int or (named and int(named[1]) != state["step"]):
+        raise ValueError(f"state.json has step {state['step']!r}")
+    return state
+
+
+def _read_tensors(path: Path, expected: dict) -> dict[str, Tensor]:
+    """One file, checked against what state.json says of it. Raises as ``read`` does."""
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes and should have {expected['bytes']}")
+    if _sha256(path) != expected["sha256"]:
+        raise ValueError(f"{path.name} is not what was written")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        if "os error" in str(error):  # such as no memory to map it
+            raise _as_os_error(error) from error
+        raise
+
+
 class CheckpointFolder:
     """The checkpoints of one model folder."""
 
@@ -70,8 +105,11 @@ class CheckpointFolder:
         """Where the checkpoint of ``step`` lies."""
         return self.folder / f"checkpoint-{step:08d}"
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write one, then drop all but the newest. Raises SwapfastError (code 1) where it cannot be written."""
+    def save(self, checkpoint: Checkpoint, held: Collection[int] = ()) -> Path:
+        """Write one, then drop all but the newest and those of the steps ``held``.
+
+        Raises SwapfastError (code 1) where it cannot be written.
+        """
         final = self.path(checkpoint.step)
         temporary = self.folder / f"{TEMPORARY}{final.name}"
         try:
@@ -93,11 +131,17 @@ class CheckpointFolder:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             cause = error if isinstance(error, OSError) else _as_os_error(error)
-            raise cannot_write(final, cause, _WAY_OUT) from error
+            way_out = f"choose another --model-dir, then start again{self.assurance()}"
+            raise cannot_write(final, cause, way_out) from error
         for step in self.steps()[:-KEPT]:
-            self.drop(self.path(step))
+            if step not in held:
+                self.drop(self.path(step))
         self._clean()
         return final
+
+    def assurance(self) -> str:
+        """What to add to the error of a full disk: nothing where there is no checkpoint yet."""
+        return "; the last checkpoint is whole" if self.steps() else ""
 
     def drop(self, path: Path) -> None:
         """Remove a checkpoint, snapshot or backup: at once, so that a kill leaves no half of it under its name."""
@@ -112,12 +156,15 @@ class CheckpointFolder:
         for path in self.folder.glob(f"{TEMPORARY}*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            else:  # of a preview; the folder is locked, so nobody is writing it
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def load(self) -> tuple[Checkpoint, list[str]] | None:
+    def load(self, flag: str = "--model-dir") -> tuple[Checkpoint, list[str]] | None:
         """The newest checkpoint that is whole and a remark per damaged one, or None where there is none at all.
 
         Raises SwapfastError where every checkpoint is damaged, or only snapshots are left: a run must not start over
-        silently.
+        silently. Likewise where one cannot be judged, see ``read``. flag: by which a person gave the folder.
         """
         remarks: list[str] = []
         for step in reversed(self.steps()):
@@ -130,7 +177,7 @@ class CheckpointFolder:
             return None
         why = f"no checkpoint can be read: {'; '.join(remarks)}" if remarks else "its checkpoints are gone"
         way = f"`swapfast restore {self.folder} --list` shows what was kept" if kept else "Restore a copy"
-        raise SwapfastError(f"{self.folder}: {why}. {way}, or choose another --model-dir to start a new model")
+        raise SwapfastError(f"{self.folder}: {why}. {way}, or choose another {flag}")
 
     def kept_aside(self) -> list[Path]:
         """The folders of snapshots and backups, which are not gone on from without being asked for."""
@@ -152,18 +199,22 @@ class CheckpointFolder:
 
     @staticmethod
     def read(folder: Path) -> Checkpoint:
-        """A checkpoint, snapshot or backup, all of it checked. Raises one of UNREADABLE where it is damaged."""
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or state["format"] != FORMAT:
-            raise ValueError(f"state.json has format {state['format']!r}, this program reads {FORMAT}")
-        tensors = {}
-        for name, expected in state["files"].items():
-            path = folder / Path(name).name
-            if path.stat().st_size != expected["bytes"]:
-                raise ValueError(f"{path.name} has {path.stat().st_size} bytes and should have {expected['bytes']}")
-            if _sha256(path) != expected["sha256"]:
-                raise ValueError(f"{path.name} is not what was written")
-            tensors[path.stem] = load_file(path)
+        """A checkpoint, snapshot or backup, all of it checked. Raises one of UNREADABLE where it is damaged.
+
+        Raises SwapfastError where that cannot be told: the system fails to read it, or a newer swapfast wrote it.
+        """
+        try:
+            state = _read_state(folder)
+            paths = {folder / Path(name).name: expected for name, expected in state["files"].items()}
+            tensors = {path.stem: _read_tensors(path, expected) for path, expected in paths.items()}
+        except UNREADABLE:
+            raise
+        except OSError as error:
+            raise SwapfastError(
+                f"{folder}: cannot be read ({error.strerror or error}), though it may be whole; nothing was changed: "
+                "start again once it can",
+                EXIT_FAILED,
+            ) from error
         return Checkpoint(state["step"], tensors, state)
 
     @contextlib.contextmanager

@@ -79,7 +79,7 @@ def summarise(history: History) -> dict:
         "damaged_lines": history.damaged,
         "window": min(WINDOW, len(history.steps)),
         "loss": _sides(history, "loss_", WINDOW),
-        "functions": {key: _course(history, key, WINDOW)["latest"] for key in functions(history)},
+        "functions": {key: course["latest"] for key in functions(history) if (course := _course(history, key, WINDOW))},
         "validation": _sides(history, "validation_loss_", 1),
         "speed": _speed(history),
         **_latest(history, rest),

@@ -15,19 +15,20 @@ from swapfast.system import available_memory
 # allocate 123 bytes"
 _ASKED = re.compile(r"(?:tried|unable) to allocate (\d+(?:\.\d+)? ?(?:bytes|[KMGTPE]?i?B))", re.IGNORECASE)
 _NO_THREAD = "can't start new thread"  # Python's words; a thread's stack is memory too
+_DEVICE = ("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
 _HOST = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", _NO_THREAD)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """torch says it with an exception of its own on a GPU and in words on a CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, (RuntimeError, OSError)) and any(words in str(error).lower() for words in _HOST)
+        isinstance(error, (RuntimeError, OSError)) and any(words in str(error).lower() for words in (*_HOST, *_DEVICE))
     )
 
 
 def on_gpu(error: BaseException) -> bool:
     """Whether it was a GPU's memory."""
-    return isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in _DEVICE)
 
 
 def shown_size(count: float) -> str:

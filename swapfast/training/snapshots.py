@@ -23,12 +23,11 @@ from swapfast.training.checkpoint import UNREADABLE, CheckpointFolder
 
 Kind = Literal["checkpoint", "snapshot", "backup"]
 _NAME = re.compile(r"(checkpoint|snapshot|backup)-(\d{8,})(?:-(\d+))?")
-_WAY_OUT = "remove snapshots that are not needed; the last checkpoint is whole"
 
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """One folder to go back to. average_loss: since the save before it. saved: when. whole: by its files' sizes."""
+    """One folder to go back to. average_loss: since the save before it. saved: when. whole: by step and sizes."""
 
     path: Path
     kind: Kind
@@ -68,10 +67,17 @@ def _has_all_files(path: Path, state: dict) -> bool:
 def _point(path: Path) -> RestorePoint:
     kind, step, _ = _NAME.fullmatch(path.name).groups()
     state = _state(path)
-    metrics = state.get("metrics") if isinstance(state.get("metrics"), dict) else {}
+    metrics, saved = state.get("metrics"), state.get("saved")
+    average = metrics.get("average_loss") if isinstance(metrics, dict) else None
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return RestorePoint(
-        path, kind, int(step), metrics.get("average_loss"), state.get("saved"), size, _has_all_files(path, state)
+        path,
+        kind,
+        int(step),
+        average if isinstance(average, float) else None,  # state.json may have been edited
+        saved if isinstance(saved, str) else None,
+        size,
+        state.get("step") == int(step) and _has_all_files(path, state),
     )
 
 
@@ -124,6 +130,8 @@ class Snapshots:
 
         Raises SwapfastError naming what there is where that is none, or not one.
         """
+        if step is not None and name is not None:
+            raise SwapfastError(f"--step {step} with --from {name}: give one of them")
         points = self.points()
         there = f"`swapfast restore {self.folder} --list` shows what there is"
         if name is not None:
@@ -163,7 +171,7 @@ class Snapshots:
             moved += [(p.path, self._put_aside(p.path)) for p in reversed(newer)]
             flush(self.folder)
         except OSError as error:
-            raise cannot_write(target, error, _WAY_OUT) from error
+            raise cannot_write(target, error, self._way_out()) from error
         return moved
 
     def _put_aside(self, path: Path) -> Path:
@@ -187,6 +195,9 @@ class Snapshots:
             target = self.folder / f"snapshot-{step:08d}-{number}"
         return target
 
+    def _way_out(self) -> str:
+        return f"remove snapshots that are not needed{self.checkpoints.assurance()}"
+
     def _copy(self, source: Path, target: Path) -> None:
         temporary = self.folder / f"{TEMPORARY}{target.name}"
         try:
@@ -199,7 +210,7 @@ class Snapshots:
             flush(self.folder)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise cannot_write(target, error, _WAY_OUT) from error
+            raise cannot_write(target, error, self._way_out()) from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -79,9 +79,13 @@ class TorchTensorBoard:
         self._lost = False
         self._file: BinaryIO | None = None
         try:
-            self._write(restart_record(clock.time(), step + 1) if step else b"")
+            goes_on = step or any(self._folder.glob("events.out.tfevents.*"))  # also a run that begins anew at 0
+            self._write(restart_record(clock.time(), step + 1) if goes_on else b"")
         except OSError as error:
             raise SwapfastError(f"{self._folder}: no logs can be written there ({error.strerror}); use -n") from error
+
+    def set_model(self, model: object) -> None:
+        """Nothing to do: for callers of the peer."""
 
     def on_train_begin(self, logs: Mapping | None = None) -> None:
         """Nothing to do: for callers of the peer."""

@@ -181,6 +181,8 @@ class Trainer:
             self._report(wait=True)
             self.save(is_exit=True)
         finally:
+            for log in self._logs():
+                log.flush()  # the steps before a failure are those one wants to see
             if run.after_save is not None:
                 run.after_save.finish(run.stop)
 
@@ -265,13 +267,16 @@ class Trainer:
         """Write a checkpoint and the preview, unless this step is saved already."""
         run, saved = self.run, False
         self._collect()
+        for log in self._logs():
+            log.flush()  # before the checkpoint: killed in between, the run goes on behind steps that are not logged
         if run.saved_step != self.step:
             weights = self.model.state_dict()
             self._check(weights)
             trained = {"model": weights, "optimizer": self.optimizer.state_dict()}
             average = self._take_average()
             if self.processes.is_first:
-                run.checkpoints.save(Checkpoint(self.step, run.tensors | trained, self._state()))
+                held = () if run.after_save is None else run.after_save.held
+                run.checkpoints.save(Checkpoint(self.step, run.tensors | trained, self._state()), held)
             run.saved_step = self.step
             backed_up = " [Model backed up]" if self._keep_aside() else ""
             if average is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from swapfast.errors import SwapfastError
 from swapfast.models import SIDES, FaceAutoencoder
-from swapfast.training.checkpoint import UNREADABLE, CheckpointFolder
+from swapfast.training.checkpoint import UNREADABLE, Checkpoint, CheckpointFolder
 
 PARTS = ("encoder", *(f"decoder_{side}" for side in SIDES))  # as --freeze-weights names them
 
@@ -50,25 +50,29 @@ def find_weights(path: Path) -> tuple[dict[str, Tensor], int, str]:
 
     Returns them with their step and where they lie. Raises SwapfastError where there are none.
     """
-    flag = f"--load-weights {path}"
+    try:
+        found, where = _newest(path)
+        if "model" not in found.tensors:
+            raise SwapfastError(f"{path}: {where} names no model.safetensors; give another checkpoint")
+    except SwapfastError as error:  # it begins with the path
+        raise SwapfastError(f"--load-weights {error}", error.code) from error
+    return found.tensors["model"], found.step, str(where)
+
+
+def _newest(path: Path) -> tuple[Checkpoint, Path]:
+    """The checkpoint that ``path`` is or, of a model folder, the newest one in it, and where it lies."""
     if not path.is_dir():
-        raise SwapfastError(f"{flag}: {'is a file' if path.exists() else 'no such folder'}; give a model folder")
+        raise SwapfastError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; give a model folder")
     if (path / "state.json").is_file():
         try:
-            found = CheckpointFolder.read(path)
+            return CheckpointFolder.read(path), path
         except UNREADABLE as error:
-            raise SwapfastError(f"{flag}: is damaged ({error}); give another checkpoint") from error
-        where = path
-    else:
-        folder = CheckpointFolder(path)
-        loaded = folder.load()
-        if loaded is None:
-            raise SwapfastError(f"{flag}: holds no model; give a folder that `swapfast train` made")
-        found = loaded[0]
-        where = folder.path(found.step)
-    if "model" not in found.tensors:
-        raise SwapfastError(f"{flag}: {where} names no model.safetensors; give another checkpoint")
-    return found.tensors["model"], found.step, str(where)
+            raise SwapfastError(f"{path}: is damaged ({error}); give another checkpoint") from error
+    folder = CheckpointFolder(path)
+    loaded = folder.load("--load-weights")
+    if loaded is None:
+        raise SwapfastError(f"{path}: holds no model; give a folder that `swapfast train` made")
+    return loaded[0], folder.path(loaded[0].step)
 
 
 def load_weights_from(model: FaceAutoencoder, path: Path) -> Transfer:

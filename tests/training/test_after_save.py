@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
+import torch
+
 from swapfast.training.after_save import AfterSave
+from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 from swapfast.training.stop import StopRequest
 
 
@@ -62,3 +65,31 @@ def test_a_second_signal_ends_the_waiting(tmp_path):
     assert said == ["warning: --after-save is still running for iteration 9; not waited for"]
     go.touch()
     _wait(tmp_path / "late", "x")
+
+
+def test_what_a_slow_command_copies_is_whole(tmp_path):
+    """It takes its checkpoint file by file; saves that come meanwhile drop others, but not that one."""
+    copies, go, out, said = tmp_path / "copies", tmp_path / "go", tmp_path / "out", []
+    command = (
+        f'to={copies}/$(basename "$SWAPFAST_CHECKPOINT"); mkdir -p $to; cp "$SWAPFAST_CHECKPOINT"/state.json $to; '
+        f"echo $SWAPFAST_STEP >> {out}; while [ ! -e {go} ]; do sleep 0.02; done; "
+        'cp "$SWAPFAST_CHECKPOINT"/*.safetensors $to'
+    )
+    folder = CheckpointFolder(tmp_path / "model")
+    after = AfterSave(command, folder.folder, said.append)
+
+    def save(step: int) -> None:
+        folder.save(Checkpoint(step, {"model": {"weight": torch.full((9,), float(step))}}, {}), after.held)
+        after.saved(step)
+
+    save(1)
+    _wait(out, "1")
+    for step in (2, 3, 4, 5):
+        save(step)
+    assert folder.steps() == [1, 4, 5]
+    go.touch()
+    after.finish(StopRequest())
+    assert [folder.read(path).step for path in sorted(copies.iterdir())] == [1, 5] and said == []
+    save(6)
+    assert folder.steps() == [5, 6], "what is copied is dropped as any other"
+    after.finish(StopRequest())

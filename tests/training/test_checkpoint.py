@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from swapfast.errors import SwapfastError
 from swapfast.files import write_file
+from swapfast.training import checkpoint
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 
 
@@ -41,6 +44,20 @@ def test_the_newest_two_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000003", "checkpoint-00000004"]
 
 
+def _edit(path: Path, **values) -> None:
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | values))
+
+
+def test_what_is_held_is_not_dropped(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2, 3, 4):
+        folder.save(_checkpoint(step), held={1})
+    assert folder.steps() == [1, 3, 4]
+    folder.save(_checkpoint(5))
+    assert folder.steps() == [4, 5]
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["zeros", "cut", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, damage):
@@ -57,6 +74,62 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, damage
     folder.set_aside_newer_than(1)
     assert folder.steps() == [1] and (tmp_path / "damaged-checkpoint-00000002").is_dir()
     folder.save(_checkpoint(2))
+    assert folder.load()[0].step == 2
+
+
+_EDITS = [
+    {"files": []},
+    {"files": None},
+    {"files": {"model.safetensors": 3}},
+    {"step": "abc"},
+    {"step": 99},
+    {"step": True},
+    {"format": "x"},
+]
+
+
+@pytest.mark.parametrize("edit", _EDITS)
+def test_an_edited_state_is_damage(tmp_path, edit):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(_checkpoint(1))
+    _edit(folder.save(_checkpoint(2)), **edit)
+    loaded, remarks = folder.load()
+    assert loaded.step == 1 and len(remarks) == 1 and "checkpoint-00000002 is damaged" in remarks[0]
+
+
+def test_a_copy_may_have_any_name(tmp_path):
+    path = CheckpointFolder(tmp_path).save(_checkpoint(2))
+    assert CheckpointFolder.read(path.rename(tmp_path / "copy")).step == 2
+
+
+def test_a_newer_programs_checkpoint_is_not_called_damaged(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(_checkpoint(1))
+    _edit(folder.save(_checkpoint(2)), format=2)
+    with pytest.raises(SwapfastError, match=r"checkpoint-00000002: has format 2 and this swapfast reads 1; go on with"):
+        folder.load()
+    assert folder.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("function", ["_sha256", "load_file"])
+def test_a_read_error_that_passes_costs_nothing(tmp_path, monkeypatch, function):
+    """One EIO, or what safetensors makes of no memory; the next start finds the newest checkpoint as it was."""
+    error = OSError(5, "Input/output error")
+    if function == "load_file":
+        error = SafetensorError("I/O error: Cannot allocate memory (os error 12)")
+
+    def fail(_):
+        raise error
+
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        folder.save(_checkpoint(step))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, function, fail)
+        said = r"checkpoint-00000002: cannot be read \((Input/output error|Cannot allocate memory)\)"
+        with pytest.raises(SwapfastError, match=said) as raised:
+            folder.load()
+    assert raised.value.code == 1 and folder.steps() == [1, 2]
     assert folder.load()[0].step == 2
 
 
@@ -94,8 +167,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     """)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.startswith("1 ") and "the disk is full" in result.stdout, result
-    assert folder.load()[0].step == 1
+    assert "the last checkpoint is whole" in result.stdout and folder.load()[0].step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001"]
+    folder.drop(folder.path(1))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "the disk is full" in result.stdout and "is whole" not in result.stdout, "the first save has no other"
 
 
 @pytest.mark.parametrize("files", range(3))
@@ -143,6 +219,13 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
     assert folder.load()[0].step == 1
     folder.save(_checkpoint(3))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000001", "checkpoint-00000003"]
+
+
+def test_what_a_killed_preview_left_is_removed(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    (tmp_path / ".writing-123-preview.png").write_bytes(b"half")
+    folder.save(_checkpoint(1))
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001"]
 
 
 def test_a_file_is_replaced_at_once(tmp_path):

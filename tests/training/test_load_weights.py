@@ -68,6 +68,15 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
             load_weights_from(tiny(), path)
 
 
+def test_what_cannot_be_loaded_names_the_flag(tmp_path):
+    folder = _saved(tmp_path, tiny().initialise(1))
+    (folder.path(7) / "model.safetensors").write_bytes(b"")
+    for path in (tmp_path, folder.path(7)):
+        with pytest.raises(SwapfastError, match=r"^--load-weights .* damaged \(model.safetensors has 0") as raised:
+            load_weights_from(tiny(), path)
+        assert "--model-dir" not in str(raised.value)
+
+
 def test_frozen_parts_do_not_move_and_the_state_follows():
     model = tiny().initialise(3)
     optimizer = Optimizer(model, OptimizerConfig())

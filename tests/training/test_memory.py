@@ -43,6 +43,14 @@ def test_the_words_of_a_gpu():
     assert text.startswith("the GPU ran out of memory (2.00 GiB were asked for") and text.endswith(": on a GPU")
 
 
+@pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory"])
+def test_a_gpu_that_says_it_in_other_words(status):
+    def run_out():
+        raise RuntimeError(f"CUDA error: {status} when calling something")
+
+    assert str(_explained(run_out)).startswith("the GPU ran out of memory")
+
+
 def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match="shapes"), memory_explained(lambda on_gpu: []):
         raise RuntimeError("shapes do not fit")

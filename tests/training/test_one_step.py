@@ -12,6 +12,7 @@ from swapfast.batch import Batch, BatchMeta
 from swapfast.config import OptimizerConfig
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
+from swapfast.training.after_save import AfterSave
 from swapfast.training.checkpoint import CheckpointFolder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.snapshots import Snapshots
@@ -94,6 +95,19 @@ def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
     again.train()
     kept = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
     assert sorted(kept) == [("backup", 2), ("checkpoint", 2), ("snapshot", 2)]
+
+
+def test_the_checkpoint_that_is_being_copied_is_held(tmp_path):
+    after = AfterSave(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done", tmp_path, print)
+    trainer = _trainer(tmp_path, save_interval=1, after_save=after)
+    for _ in range(4):
+        trainer.train_one_step()
+    assert trainer.run.checkpoints.steps() == [1, 3, 4]
+    (tmp_path / "go").touch()
+    after.finish(trainer.run.stop)
+    trainer.train_one_step()
+    assert trainer.run.checkpoints.steps() == [4, 5]
+    after.finish(trainer.run.stop)
 
 
 def test_no_further_batch_is_told(tmp_path):

@@ -163,6 +163,18 @@ def test_a_run_that_goes_on_replaces_what_was_logged_behind_it(tmp_path):
     ]
 
 
+def test_a_run_that_begins_anew_does_too(tmp_path):
+    """One that ended before its first checkpoint leaves its steps in the folder of the next."""
+    for value in (1.0, 2.0):
+        board = TorchTensorBoard(tmp_path)
+        for step in range(1, 5):
+            board.on_train_batch_end(step, {"batch_total": value})
+        board.on_train_end()
+    seen = EventAccumulator(str(tmp_path / "train"), {"scalars": 0})
+    seen.Reload()
+    assert [(s.step, s.value) for s in seen.Scalars("batch_total")] == [(step, 2.0) for step in range(1, 5)]
+
+
 @pytest.mark.parametrize("update_freq, steps", [("batch", [1, 2, 3, 4, 5]), (2, [2, 4]), ("epoch", [5])])
 def test_how_often(tmp_path, update_freq, steps):
     path = _written(tmp_path, update_freq=update_freq)

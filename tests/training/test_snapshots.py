@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from swapfast.errors import SwapfastError
-from swapfast.training import snapshots
+from swapfast.training import checkpoint, snapshots
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 from swapfast.training.snapshots import Snapshots
 
@@ -186,3 +187,37 @@ def test_no_room_for_a_copy_is_one_line(tmp_path, monkeypatch):
     ) as e:
         kept.snapshot(1)
     assert e.value.code == 1 and _names(folder) == ["checkpoint-00000001"]
+
+
+def test_one_point_is_asked_for_by_one_flag(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    kept = _save(folder, 1)
+    with pytest.raises(SwapfastError, match=r"--step 1 with --from checkpoint-00000001: give one of them"):
+        kept.find(1, "checkpoint-00000001")
+
+
+@pytest.mark.parametrize("edit", [{"metrics": {"average_loss": "x"}}, {"metrics": [1]}, {"saved": [1]}, {"step": 99}])
+def test_an_edited_state_is_listed(tmp_path, edit):
+    folder = CheckpointFolder(tmp_path)
+    kept = _save(folder, 1)
+    path = folder.path(1) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    (point,) = kept.points()
+    assert "checkpoint-00000001" in snapshots.describe(tmp_path, [point]) and point.whole == ("step" not in edit)
+
+
+def test_what_cannot_be_read_now_is_not_marked_as_damaged(tmp_path, monkeypatch):
+    """Going back to 1 while the system fails to read the newer 2: its name stays."""
+    folder = CheckpointFolder(tmp_path)
+    kept = _save(folder, 1, 2)
+    plain = checkpoint._sha256
+
+    def fail(path):
+        if path.parent.name.endswith("2"):
+            raise OSError(5, "Input/output error")
+        return plain(path)
+
+    monkeypatch.setattr(checkpoint, "_sha256", fail)
+    with pytest.raises(SwapfastError, match=r"checkpoint-00000002: cannot be read \(Input/output error\)"):
+        kept.restore(kept.find(step=1))
+    assert _names(folder) == ["checkpoint-00000001", "checkpoint-00000002"]

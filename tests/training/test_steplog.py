@@ -157,6 +157,17 @@ def test_the_summary(tmp_path):
     json.dumps(summary, allow_nan=False)
 
 
+def test_a_loss_function_that_only_a_void_run_had(tmp_path):
+    """It ended before its first checkpoint; the next run has another --loss."""
+    logs = tmp_path / "model" / "logs"
+    log = StepLog(logs)
+    log.on_train_batch_end(1, {"batch_unweighted_A/flip": 1.0, "batch_face_A": 1.0})
+    log.on_train_end()
+    _run(logs, 1, 20)
+    summary = summarise(load_history(tmp_path / "model"))
+    assert set(summary["functions"]) == {"ssim_a"} and summary["void_steps"] == 1
+
+
 def test_a_log_of_one_step_has_a_summary_and_a_plot(tmp_path):
     logs = tmp_path / "logs"
     _run(logs, 1, 1)

@@ -19,6 +19,7 @@ from swapfast.models.tiny import tiny
 from swapfast.training.checkpoint import CheckpointFolder, model_folder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
+from swapfast.training.steplog import StepLog
 from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer
 
@@ -153,9 +154,12 @@ def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
         r"the loss \(ssim of side A, mae of side A\) became non-finite at iteration 5 \(ordinals 12 to 14 of each "
         r"side\) and did not reach the weights; the checkpoint of iteration 4 is finite. .*--nan skip or --nan rollback"
     )
+    log = StepLog(tmp_path / "logs")
     with pytest.raises(SwapfastError, match=said) as caught:
-        _trainer(tmp_path, device, 9, interval=4, poison=(4,)).train()
+        _trainer(tmp_path, device, 9, interval=4, poison=(4,), step_log=log).train()
     assert caught.value.code == 1
+    steps = [json.loads(line).get("step") for line in log.path.read_text().splitlines()]
+    assert [step for step in steps if step] == [1, 2, 3, 4], "those before it are what one wants to see"
     folder = CheckpointFolder(tmp_path / "model")
     assert folder.steps() == [4]
     assert all(torch.isfinite(w).all() for w in folder.load()[0].tensors["model"].values())
@@ -223,7 +227,7 @@ def test_skipping_has_an_end(tmp_path, device):
 def test_skipping_has_an_end_where_batches_are_added_up(tmp_path, device):
     """One broken batch of two leaves out the step, and the good one after it is no reason to hope."""
     config = OptimizerConfig(gradient_accumulation=2)
-    trainer = _trainer(tmp_path, device, 60, poison=range(0, 60, 2), nan="skip", config=config)
+    trainer = _trainer(tmp_path, device, 60, interval=4, poison=range(0, 60, 2), nan="skip", config=config)
     with pytest.raises(SwapfastError, match="10th step in a row"):
         trainer.train()
     assert trainer.step < 30

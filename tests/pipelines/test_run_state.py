@@ -1,0 +1,41 @@
+"""What a run takes over from the checkpoint's JSON, which somebody may have edited."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.run_state import changed_faces, kept_metrics, kept_state
+from swapfast.config import TrainConfig, updated
+from swapfast.training.checkpoint import Checkpoint
+
+
+def _checkpoint(**state) -> Checkpoint:
+    return Checkpoint(3, {}, {"config": TrainConfig().to_dict()} | state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"batch_size": 8}, True),
+        ({"loss.functions": ["mse", "ssim"]}, False),
+        ({"loss.weights": [100.0, 50.0]}, False),
+        ({"loss.eye_multiplier": 1.0}, False),
+    ],
+)
+def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
+    before = _checkpoint(metrics={"average_loss": 0.2, "lowest_average_loss": 0.1, "other": "x"})
+    metrics = kept_metrics(before, updated(TrainConfig(), changes))
+    assert metrics == {"average_loss": 0.2} | ({"lowest_average_loss": 0.1} if kept else {})
+    assert kept_metrics(None, TrainConfig()) == {}
+
+
+@pytest.mark.parametrize("data", [[1], None, {"a": 3}, {"a": {"digest": "old"}}])
+def test_what_is_no_table_says_nothing_of_the_faces(data):
+    lines = changed_faces(_checkpoint(data=data), {"a": {"digest": "new", "faces": 7}})
+    assert len(lines) == (1 if data == {"a": {"digest": "old"}} else 0)
+
+
+def test_what_is_no_list_is_not_handed_on():
+    assert kept_state(_checkpoint(runs=3, overrides="x", lr_finder=0.1)) == {"lr_finder": 0.1}
+    assert kept_state(_checkpoint(runs=[{}], overrides=[])) == {"runs": [{}], "overrides": []}
