@@ -176,8 +176,8 @@ def _make_parser() -> _Parser:
     train.add_argument(
         "--after-save",
         metavar="CMD",
-        help="run this shell command after every save, beside the training, with SWAPFAST_MODEL_DIR and SWAPFAST_STEP "
-        "among its variables: to copy the model elsewhere",
+        help="run this shell command after every save, beside the training, with SWAPFAST_MODEL_DIR, "
+        "SWAPFAST_CHECKPOINT and SWAPFAST_STEP among its variables: to copy the model elsewhere",
     )
     train.add_argument("--stop-file", type=Path, metavar="FILE", help="save and stop, with code 3, when FILE appears")
     train.add_argument(
@@ -409,6 +409,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         return EXIT_DONE
 
     from pipelines.build import TrainRequest, build_trainer, describe_model, find_rate, plan_run
+    from swapfast.training.distributed import stopped_code
     from swapfast.training.memory import memory_explained
 
     request = TrainRequest(
@@ -439,6 +440,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
     with Bars(processes.is_first) as bars:
         plan = plan_run(request, bars, processes)
         if plan.step >= request.iterations and not plan.only_graph:
+            processes.files_ready()
             say(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     explained = memory_explained(functools.partial(_less_memory, arguments, plan))
@@ -448,11 +450,13 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
             if plan.finds_rate:
                 find_rate(plan, trainer, say, bars("looking for a learning rate"))
         if plan.only_graph:
-            return EXIT_STOPPED if stop else EXIT_DONE
+            return stopped_code() if stop else EXIT_DONE
         trainer.train()
     if stop:
-        say(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there")
-        return EXIT_STOPPED
+        code = stopped_code()
+        why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
+        say(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
+        return code
     say(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
     return EXIT_DONE
 
@@ -517,12 +521,12 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 
 def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.files import write_file
+    from swapfast.files import check_new_file, write_file
     from swapfast.training.log_plot import draw_losses
     from swapfast.training.log_summary import describe, load_history, summarise
 
-    if arguments.out and arguments.out.suffix.lower() != ".png":
-        raise SwapfastError(f"--out {arguments.out}: give a name that ends in .png")
+    if arguments.out:
+        check_new_file(arguments.out, "-o/--out", (".png",))
     history = load_history(arguments.folder)
     summary = summarise(history)
     print(json.dumps(summary, indent=1) if arguments.json else describe(summary, arguments.folder))
@@ -622,7 +626,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt as error:
         by = f" by {error}" if str(error) else ""
-        message, code = f"stopped{by} before the first iteration; the same command begins again", EXIT_STOPPED
+        message, code = f"stopped{by} before anything new was saved; the same command begins again", EXIT_STOPPED
     except OSError as error:
         message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:

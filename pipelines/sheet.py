@@ -21,7 +21,7 @@ from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares
 from swapfast.faces.matching import LandmarkMatcher
-from swapfast.files import write_file
+from swapfast.files import check_new_file, write_file
 from swapfast.preview.contact import contact_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -46,10 +46,7 @@ class SheetRequest:
 
 def check_request(request: SheetRequest) -> None:
     """Raises SwapfastError naming the flag that cannot be."""
-    if request.out.suffix.lower() not in SUFFIXES:
-        raise SwapfastError(f"-o/--out {request.out}: give a name that ends in {', '.join(SUFFIXES)}")
-    if not request.out.absolute().parent.is_dir():
-        raise SwapfastError(f"-o/--out {request.out}: there is no folder {request.out.absolute().parent}")
+    check_new_file(request.out, "-o/--out", SUFFIXES)
     if request.folder.resolve() in request.out.absolute().resolve().parents:
         raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {request.folder}; choose another")
     if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:

@@ -36,6 +36,14 @@ def put_in_place(temporary: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
+    """SwapfastError naming ``flag`` where ``path`` has none of the endings or no folder to lie in: before any work."""
+    if path.suffix.lower() not in suffixes:
+        raise SwapfastError(f"{flag} {path}: give a name that ends in {', '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` at once. Raises SwapfastError (code 1) where it cannot be written."""
     temporary = temporary_name(path)

@@ -396,6 +396,7 @@ CASES = [
     "unknown loss",
     "losses and weights",
     "weight",
+    "multiplier without a mask",
     "unknown flag",
     "coverage",
     "centering",

@@ -73,6 +73,8 @@ def test_a_run_killed_and_gone_on_with_has_every_step_once(run, tmp_path):
     code, out, _ = run("log", model, "-o", tmp_path / "plot.png")
     assert code == 0 and out.startswith(f"{model}: 8 iterations") and "2 steps were lost and done again" in out
     assert cv2.imread(str(tmp_path / "plot.png")).shape == (540, 960, 3)
+    code, out, err = run("log", model, "-o", tmp_path / "no" / "plot.png")
+    assert code == 2 and not out and "--out" in err and f"there is no folder {tmp_path / 'no'}" in err
 
 
 def test_measuring_does_not_change_what_is_trained_whatever_the_cache(run, tmp_path, device):

@@ -15,6 +15,7 @@ from swapfast.errors import SwapfastError
 POLL_S = 0.25  # how often the stop file and the clock are looked at
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own watch wakes the main thread up.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -37,7 +38,7 @@ def parse_duration(text: str) -> int:
 
 
 class StopRequest:
-    """Turns SIGINT, SIGTERM, a file and a time limit into a request that the training loop reads between steps.
+    """Turns SIGINT, SIGTERM, SIGHUP, a file and a time limit into a request that the training loop reads between steps.
 
     Before the first iteration (``training`` is False) there is nothing to save, so a request raises Stopped at once,
     wherever the main thread is: reading, decoding, compiling. SIGUSR1 asks for a checkpoint and for nothing else.
@@ -79,6 +80,8 @@ class StopRequest:
     def listening(self) -> Iterator[StopRequest]:
         """Install the handlers, and put the former ones back at the end. Main thread only."""
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL, WAKE_SIGNAL) if n is not None]
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # nohup lets it be ignored
+            numbers.append(HANGUP)
         former = {number: signal.signal(number, self._handle) for number in numbers}
         self._listens = True
         try:

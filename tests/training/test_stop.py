@@ -25,7 +25,7 @@ def test_what_is_no_duration(text):
         parse_duration(text)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_and_during_training(number):
     with StopRequest().listening() as stop, pytest.raises(Stopped, match=signal.Signals(number).name):
         signal.raise_signal(number)
@@ -39,6 +39,16 @@ def test_sigusr1_asks_for_one_checkpoint_and_no_more():
     with StopRequest().listening() as stop:
         signal.raise_signal(signal.SIGUSR1)
         assert not stop and stop.save_asked() and not stop.save_asked()
+
+
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().listening() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back():
