@@ -349,6 +349,6 @@ class Optimizer:
                 by_index.setdefault(indices[name], {})[quantity] = value
         groups = self._torch.state_dict()["param_groups"]
         self._torch.load_state_dict({"state": by_index, "param_groups": groups})
-        for averages in self._torch.state.values():
-            if "mu_product" in averages:  # of nadam: read by the host, and moved to the device by torch's loading
-                averages["mu_product"] = averages["mu_product"].cpu()
+        for parameter, averages in zip(self._parameters.values(), map(by_index.get, range(len(self._parameters)))):
+            if averages and "mu_product" in averages:  # of nadam: the host reads it, and torch has moved it away
+                self._torch.state[parameter]["mu_product"] = averages["mu_product"].cpu()
