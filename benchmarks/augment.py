@@ -26,7 +26,7 @@ In a row:
     threads          of the backend: OpenCV's own for the peer, PyTorch's, those of OpenCVAugmenter
     median_ms        wall time from call to finished result, on a GPU with all that the host does
     device_ms        on a GPU: its own time, measured while the host is ahead of it (CUDA events)
-    ratio_to_peer    the median of ratios, each of two runs in the same turn
+    ratio_to_peer    the median of ratios, each of two runs in the same turn, each right after an untimed one
     peak_mib         most memory in use during a call: of the process, or on the GPU; all backends' inputs are in it
     added_mib        by how much the call raised it, results included; without a GPU at the first call
     beside_mib       on a GPU: the part of it that is not results
@@ -519,7 +519,7 @@ def step_rows(
 ) -> list[dict]:
     """One step on all backends. speed: the GPU's copy bandwidth, GB/s."""
     memory = {backend: used_memory(call, backend) for backend, call in calls.items()}
-    times = compare(calls, repeats, warm_up=1)
+    times = compare(calls, repeats, warm_up=1, in_a_row=True)
     theirs = next(iter(times.values()))
     rows = []
     for backend, timing in times.items():

@@ -160,8 +160,14 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> dict[str, Timing]:
-    """Time every call, taken in turn so that a change of the machine's speed meets all alike."""
+def compare(
+    calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2, in_a_row: bool = False
+) -> dict[str, Timing]:
+    """Time every call, taken in turn so that a change of the machine's speed meets all alike.
+
+    in_a_row: make each call once untimed right before, so that it finds the caches as it left them, as in a run that
+    makes batch after batch, and not as another call did.
+    """
     peaks = {}
     for name, call in calls.items():
         reset_peak()
@@ -171,6 +177,8 @@ def compare(calls: dict[str, Callable[[], object]], repeats: int, warm_up: int =
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            if in_a_row:
+                call()
             times[name].append(timed(call))
     return {name: Timing(times[name], peaks[name]) for name in calls}
 

@@ -208,6 +208,7 @@ def logging(setup: Setup, steps: int, repeats: int) -> dict:
     """The row of what logs, loss lines and the preview cost. steps: behind every loss line."""
     with opened(setup, "logged", logs=True) as trainer:
         trainer.run.progress.interval_s = float("inf")
+        trainer.run.save_interval = trainer.run.snapshot_interval = 10**9  # a checkpoint is no log
         (setup.folder / "logged").mkdir(exist_ok=True)
         trainer.train_one_step()
         reports, previews, taken = [], [], []
