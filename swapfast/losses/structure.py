@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from swapfast.losses.filters import Filter, Taps, enlarge, float32_loss, gaussian, outside_graphs, refuse_smaller
+from swapfast.losses.filters import Taps, enlarge, filter_for, float32_loss, gaussian, outside_graphs, refuse_smaller
 from swapfast.losses.pixel import general_penalty
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, full size first: the paper's
@@ -29,7 +29,7 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y_true: Tensor, y_pred: Tensor, taps: Taps, c1: float, c2: float, with_luminance: bool) -> Tensor:
-        filter = Filter.of(y_pred, taps, taps)
+        filter = filter_for(y_pred, (taps, taps))
         stack = y_pred.new_empty(4, *y_pred.shape)
         stack[0], stack[1] = y_true, y_pred
         torch.mul(y_true, y_pred, out=stack[2])
@@ -175,11 +175,11 @@ class _EdgeDifference(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y_true: Tensor, y_pred: Tensor, epsilon: float) -> Tensor:
-        ctx.filters = [[Filter.of(y_pred, *taps) for taps in parts] for parts in EDGES]
+        ctx.filters = [filter_for(y_pred, *parts) for parts in EDGES]
         both, saved = torch.stack((y_true, y_pred)), []
         total = y_pred.new_zeros(len(y_pred), 1, *y_pred.shape[2:])
-        for near, far in ctx.filters:
-            a, b = near(both).add_(far(both))
+        for filter in ctx.filters:
+            a, b = filter(both)
             sum_of_squares = torch.addcmul(a.square(), b, b).add_(epsilon)
             difference = a.sub_(b)
             total.add_((difference * difference).div_(sum_of_squares).sum(dim=1, keepdim=True))
@@ -191,14 +191,13 @@ class _EdgeDifference(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
         total: Tensor | None = None
-        for (near, far), at in zip(ctx.filters, (0, 3)):
+        for filter, at in zip(ctx.filters, (0, 3)):
             b, difference, sum_of_squares = ctx.saved_tensors[at : at + 3]
             share = difference / sum_of_squares
             slope = torch.addcmul(share, b, share.square())
             slope.mul_(grad).div_(-b.shape[1])
-            for filter in (near, far):
-                part = filter.backward(slope)
-                total = part if total is None else total.add_(part)
+            part = filter.backward(slope)
+            total = part if total is None else total.add_(part)
         return None, total, None
 
 

@@ -158,8 +158,8 @@ class Optimizer:
         """Move the weights and clear the gradients, if as many losses as are accumulated have been given.
 
         ``report`` holds then, on the device: 'gradient/norm' (before clipping), 'nonfinite/gradient' (though all losses
-        were finite), 'nonfinite/parameter' (the first that has such a one) and 'nonfinite/step' (it was left out for
-        one of both).
+        were finite), 'nonfinite/parameter' (the first that has such a one, or the largest where only the norm of all
+        overflows) and 'nonfinite/step' (it was left out for one of both).
         """
         if self._collected < self.accumulation:
             return
@@ -183,7 +183,7 @@ class Optimizer:
         broken = bad & ~self._lost
         if self._scaler is not None:
             broken = broken & self._scaler.exhausted  # else it is an overflow of float16 and no surprise
-        first = (~norms.isfinite()).float().argmax()
+        first = norms.nan_to_num(nan=torch.inf, posinf=torch.inf).argmax()
         self.report |= {
             "gradient/norm": norm,
             "nonfinite/gradient": broken,

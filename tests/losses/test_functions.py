@@ -16,7 +16,7 @@ import torch
 from benchmarks import plain_losses
 from swapfast.errors import SwapfastError
 from swapfast.losses import LOSSES, get_loss
-from swapfast.losses.filters import blur, enlarge, mix_colors
+from swapfast.losses.filters import BandFilter, WindowFilter, blur, enlarge, filter_for, mix_colors
 from swapfast.losses.pixel import general_penalty, smooth_loss
 
 OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
@@ -311,14 +311,15 @@ def test_the_precision_of_products_is_left_as_it_was(device):
     """However it was set: torch's older way to ask refuses to answer after the newer way to set."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         pytest.skip("torch before 2.9 has one way only")
-    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
             kind.fp32_precision = "tf32"
         image = torch.rand(1, 3, 32, 32, device=device, requires_grad=True)
-        get_loss("ssim").function(torch.zeros_like(image), image).mean().backward()
-        assert [kind.fp32_precision for kind in kinds] == ["tf32", "tf32"]
+        for name in ("ssim", "gmsd"):  # products, windows
+            get_loss(name).function(torch.zeros_like(image), image).mean().backward()
+        assert [kind.fp32_precision for kind in kinds] == ["tf32"] * 3
     finally:
         for kind, precision in zip(kinds, before):
             kind.fp32_precision = precision
@@ -381,6 +382,25 @@ def test_filters_equal_padding_and_a_square_convolution(device, within):
     within("enlarge", (enlarge(images, 130, 301).double().cpu() - expected).abs().max(), 1e-6)
     swapped = mix_colors(images, ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
     assert torch.equal(swapped, images.flip(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (8, 65), (130, 33)])
+def test_windows_equal_products(device, shape, within):
+    """Both ways through, down to the smallest image that has something to mirror at both borders at once."""
+    generator = torch.Generator().manual_seed(2)
+    images, grad = torch.rand(2, 5, 3, *shape, generator=generator)
+    for size in (3, 5, 7):
+        if min(shape) <= size // 2:
+            continue
+        lines = torch.rand(2, 2, size, generator=generator).div(size).tolist()
+        parts = [tuple(map(tuple, part)) for part in lines]
+        windows = filter_for(images.to(device), *parts)
+        products = filter_for(images.double(), *parts)
+        assert isinstance(windows, WindowFilter) == (device.type == "cpu") and isinstance(products, BandFilter)
+        for way, given in (("forward", images), ("backward", grad)):
+            call = (lambda f, x: f(x)) if way == "forward" else (lambda f, x: f.backward(x))
+            found, expected = call(windows, given.to(device)).double().cpu(), call(products, given.double())
+            within(f"window {size} {way}", (found - expected).abs().max(), 1e-6)
 
 
 def test_small_differences_keep_their_digits():

@@ -273,6 +273,15 @@ def test_a_model_without_a_weight_to_train_is_refused():
         Optimizer(Toy("cpu").requires_grad_(False), OptimizerConfig())
 
 
+def test_a_norm_that_overflows_names_the_largest_gradient(device):
+    model = torch.nn.Linear(1, 1).to(device)
+    optimizer = Optimizer(model, OptimizerConfig())
+    optimizer.backward((1.2e19 * model.weight + 1.5e19 * model.bias).sum())  # of which the squares' sum is too large
+    optimizer.step()
+    assert optimizer.report["nonfinite/gradient"]
+    assert optimizer.parameter_name(int(optimizer.report["nonfinite/parameter"])) == "bias"
+
+
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("scaled", [False, True])
