@@ -355,7 +355,9 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     sizes = model.input_size, model.output_sizes
     threads = max(1, available_cores() // processes.local_world)
-    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation, threads, request.compile)
+    # A CPU that trains has no core to spare: one thread stays ahead, and takes two thirds of the CPU time of two.
+    made_by = 1 if device.type == "cpu" else threads
+    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation, made_by, request.compile)
     loader = TrainLoader(
         make_feed(where, sides, sampler, device, backend, say, threads),
         sampler,
