@@ -53,11 +53,16 @@ def item(path: Path, size: int) -> np.ndarray:
 
 
 def color_adjust(batch: np.ndarray, rng: np.random.Generator) -> None:
-    """LAB jitter by NumPy on the whole batch and CLAHE on a half of it, in place on the first three channels."""
+    """LAB jitter channel by channel and CLAHE on a half of the batch, in place on the first three channels.
+
+    NumPy on the whole batch at once, both directions worked out and one chosen, takes twice as long.
+    """
     lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in np.ascontiguousarray(batch[..., :3])])
     amount = (rng.uniform(-1, 1, (len(batch), 1, 1, 3)) * (0.3, 0.08, 0.08)).astype(np.float32)
-    up = amount >= 0
-    lab = np.where(up, (255 - lab) * amount + lab, lab * (1 + amount)).astype(np.uint8)
+    for image, shares in zip(lab, amount):
+        for channel, share in enumerate(shares.ravel()):
+            plane = image[..., channel]
+            image[..., channel] = (255 - plane) * share + plane if share >= 0 else plane * (1 + share)
     base = max(2, batch.shape[1] // 128)
     for image in lab:
         if rng.random() < 0.5:
