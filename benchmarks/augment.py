@@ -59,7 +59,7 @@ from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, sav
 from swapfast.augment import clahe, color, geometry, opencv
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
-from swapfast.augment.draws import GRID, Draws, draw, with_landmarks
+from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.opencv import OpenCVAugmenter, Scratch, tall
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
@@ -110,7 +110,7 @@ class Data:
         return self.to_landmarks(self.draw())
 
     def to_landmarks(self, draws: Draws) -> Draws:
-        return with_landmarks(draws, self.pairs, SEED, np.arange(len(self)), 0)[0]
+        return with_landmarks(draws, self.pairs, landmark_noise(SEED, np.arange(len(self)), 0))[0]
 
     @cached_property
     def six(self) -> np.ndarray:

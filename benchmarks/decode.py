@@ -2,7 +2,7 @@
 
     png             faceswap heads of 512 px, files
     jpeg            pictures of a prepared set: 4:4:4, quality 98, in memory
-    mask_jpeg       its masks: gray, quality 95, three squares one below the other, in memory
+    mask_jpeg       its masks: gray, quality 100, three squares one below the other, in memory
     raw             pictures and masks of a raw prepared set, checksum included
 
     dali_cpu, dali_mixed                DALI with all cores; mixed: on a GPU, where there is one, its JPEG engine first,

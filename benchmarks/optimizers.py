@@ -8,7 +8,7 @@ Rows, all of the model's weights at once, batch = faces of both sides per step:
                 turn. torch_adam is torch.optim.Adam as it comes, without that check
     clip        adam's step with each way of clipping; added_ms from pairs with no clipping, taken in turn, and
                 share_of_train_step. torch_clip_grad_norm is torch's own function before torch_adam
-The gradients lie ready and are the same for all. Autoclip's history is full: it looks back on 10 000 norms.
+The gradients lie ready; clipping makes them smaller once. Autoclip's history is full: it looks back on 10 000 norms.
 """
 
 from __future__ import annotations

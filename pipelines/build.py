@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -359,7 +360,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     made_by = 1 if device.type == "cpu" else threads
     augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation, made_by, request.compile)
     loader = TrainLoader(
-        make_feed(where, sides, sampler, device, backend, say, threads),
+        make_feed(where, sides, sampler, device, backend, _warn_of(processes, say), threads),
         sampler,
         Collate(augment, backend == "device", plan.spec.masks, model.color_order, device),
         config.augmentation,
@@ -428,6 +429,13 @@ def make_logs(plan: Plan, say: Say) -> Logs:
         StepLog(folder, plan.step, about, warn=say),
         request.save_interval,
     )
+
+
+def _warn_of(processes: Processes, say: Say) -> Say:
+    """Where a process tells of faces that only it meets: rank 0 as always, the others beside it."""
+    if processes.is_first:
+        return say
+    return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
 
 
 def held_out_faces(plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int) -> HeldOut:

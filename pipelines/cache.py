@@ -98,6 +98,9 @@ def _shapes(spec: StoreSpec, count: int) -> dict[str, tuple[str, tuple[int, ...]
     }
 
 
+_PASSING = ("cannot be read", "MemoryError")  # in reasons that say nothing of the picture
+
+
 def _bad(source: Source, reasons: np.ndarray) -> list[BadFace]:
     records = source.folder.records
     rows = np.flatnonzero(reasons.any(1)).tolist()
@@ -158,7 +161,7 @@ def _make(path: Path, spec: StoreSpec, source: Source, progress: Progress | None
             raise
         for index, reason in bad.items():
             _put_reason(arrays["reasons"][index], reason)
-        if not all(_for_good(source, index) for index in bad):
+        if not all(_for_good(spec, source, index) for index in bad):
             new.path = begun
         new.commit()
     for old in _others(path, spec):
@@ -167,15 +170,16 @@ def _make(path: Path, spec: StoreSpec, source: Source, progress: Progress | None
     return arrays, count - len(missing)
 
 
-def _for_good(source: Source, index: int) -> bool:
-    """Whether a bad face stays bad as long as its key is the same: not where its file cannot be read just now."""
+def _for_good(spec: StoreSpec, source: Source, index: int) -> bool:
+    """Whether a bad face stays bad as long as its key is the same: not where it only could not be read just then."""
     if source.prepared is not None:
         return False  # another copy of the set has the same key and may be whole
     try:
         checked_bytes(source.folder.records[index])
     except ValueError:
         return False
-    return True
+    reason = source.put(spec, index, np.empty(spec.face_shape, np.uint8), np.empty(spec.planes_shape, np.uint8))
+    return reason is not None and not any(words in reason for words in _PASSING)
 
 
 def _put_reason(row: np.ndarray, reason: str) -> None:
@@ -232,10 +236,11 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         except ImportError:  # no such locks on this system
             yield
             return
-        told = False
+        told = held = False
         while True:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
                 break
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
@@ -244,7 +249,7 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
                     say(f"another run is decoding the same faces into {path.parent}; waiting for it")
                     told = True
                 time.sleep(0.2)
-        _remove_leftovers(path)
+        _remove_leftovers(path, held)
         yield
     (path.parent / f".lock-{path.stem}").unlink(missing_ok=True)
 
@@ -262,9 +267,10 @@ def _time(path: Path) -> float:
         return time.time()  # somebody else has just removed it
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what a kill has left of the store ``path``, which is locked, and of others if it is old."""
-    for left in (*path.parent.glob(f"{TEMPORARY}*-{path.name}"), *_leftovers(path.parent)):
+def _remove_leftovers(path: Path, held: bool) -> None:
+    """Remove what a kill has left: of other stores if it is old, of the store ``path`` at once if its lock is held."""
+    own = path.parent.glob(f"{TEMPORARY}*-{path.name}") if held else ()
+    for left in (*(one for one in own if not writer_lives(one)), *_leftovers(path.parent)):
         left.unlink(missing_ok=True)
 
 
@@ -331,5 +337,19 @@ def clear_cache(cache: Path) -> int:
         (cache / entry["file"]).unlink(missing_ok=True)
         total += entry["bytes"]
     for lock in cache.glob(".lock-store-*"):
-        lock.unlink(missing_ok=True)
+        if not _is_held(lock):  # else a third run would get another lock of that name
+            lock.unlink(missing_ok=True)
     return total
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        import fcntl
+
+        with lock.open("a") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return False
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.collate import Collate
 from pipelines.feed import Feed
 from pipelines.sampler import Sampler
-from swapfast.augment.draws import Draws, draw, with_landmarks
+from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
 from swapfast.faces.matching import LandmarkMatcher
@@ -62,7 +62,7 @@ class TrainLoader:
         if self.matcher is None:
             return drawn
         pairs = self.matcher.get_close_landmarks(ids, self.matcher.choices(seed, ordinals))
-        drawn, warped = with_landmarks(drawn, pairs, seed, all_ordinals, sides)
+        drawn, warped = with_landmarks(drawn, pairs, landmark_noise(seed, all_ordinals, sides), self.config)
         self.unwarped += int(len(warped) - warped.sum())
         return drawn
 

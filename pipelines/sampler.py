@@ -13,12 +13,23 @@ from swapfast.errors import SwapfastError
 Permutation = Callable[[int, int, int], np.ndarray]  # (side, epoch, faces) -> (faces,) their order in that epoch
 
 
-@functools.lru_cache(maxsize=8)
+_FEW = 1024  # faces, of whose orders many are kept: a step may need one for every face of its batch
+
+
 def _order(seed: int, side: int, epoch: int, faces: int) -> np.ndarray:
     """(faces,) a permutation: the faces' indices sorted by one 64-bit random key each."""
+    return (_order_of_few if faces <= _FEW else _order_of_many)(seed, side, epoch, faces)
+
+
+def _sorted(seed: int, side: int, epoch: int, faces: int) -> np.ndarray:
     words = random_words(seed, np.arange(faces), side, range(epoch, epoch + 1), STREAM_ORDER)
     keys = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
     return np.argsort(keys, kind="stable")
+
+
+# Apart, or a small side that begins several epochs a step would drive out the large one's, which takes 4 ms for 50,000.
+_order_of_few = functools.lru_cache(maxsize=256)(_sorted)
+_order_of_many = functools.lru_cache(maxsize=8)(_sorted)
 
 
 class Sampler:

@@ -14,9 +14,8 @@ from pipelines.fill import Source, fill
 from pipelines.preview import evenly
 from pipelines.sides import scan_side
 from pipelines.store import HostStore, StoreSpec
-from swapfast.augment.checks import LARGEST_SIZE
-from swapfast.augment.constants import SMALLEST_SIZE
-from swapfast.augment.draws import draw, draw_at, with_landmarks
+from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
+from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares
@@ -47,8 +46,9 @@ class SheetRequest:
 def check_request(request: SheetRequest) -> None:
     """Raises SwapfastError naming the flag that cannot be."""
     check_new_file(request.out, "-o/--out", SUFFIXES)
-    if request.folder.resolve() in request.out.absolute().resolve().parents:
-        raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {request.folder}; choose another")
+    for folder in (request.folder, request.other or request.folder):
+        if folder.resolve() in request.out.absolute().resolve().parents:
+            raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {folder}; choose another")
     if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:
         raise SwapfastError(f"--size {request.size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE}")
     if not 1 <= request.faces <= 64:
@@ -72,11 +72,17 @@ def make_sheet(request: SheetRequest) -> int:
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
+        noise = landmark_noise(seed, ordinals, np.zeros_like(ordinals))
     else:
-        draws = draw_at(request.percentile / 100, len(chosen), spec.size, config.augmentation)
-    bent, warped = with_landmarks(draws, _pairs(chosen, request, spec), seed, ordinals, np.zeros_like(ordinals))
+        share = request.percentile / 100
+        draws = draw_at(share, len(chosen), spec.size, config.augmentation)
+        noise = landmark_noise_at(share, len(chosen))
+    bent, warped = with_landmarks(draws, _pairs(chosen, request, spec), noise, config.augmentation)
     sheet = contact_sheet(store.faces, store.planes, spec.masks, draws, bent)
-    _, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
+    encodes, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
+    if not encodes:
+        height, width = sheet.shape[:2]
+        raise SwapfastError(f"-o/--out {request.out}: {width} x {height} px are too many; fewer --faces, or give .png")
     write_file(request.out, encoded.tobytes())
     return int(len(warped) - warped.sum())
 

@@ -193,6 +193,9 @@ class AugmentationConfig(Config):
     warp_deviation: float = option(
         100 * 5 / 256, "Deviation of a warp node, percent of the size (faceswap: 5 px of 256).", 0.0, 10.0
     )
+    landmark_deviation: float = option(
+        100 * 2 / 256, "Noise of the landmarks warped to, percent of the size (faceswap: 2 px of 256).", 0.0, 10.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,7 +211,7 @@ class LossConfig(Config):
         ["ssim", "mse"], "Up to four loss functions, added: see docs/losses.md.", flag="--loss"
     )
     weights: list[float] = option(
-        [100.0, 100.0],
+        [],
         "Their weights, percent; 100 for each of --loss where they are not given.",
         flag="--loss-weights",
     )
@@ -235,6 +238,7 @@ class LossConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.weights = self.weights or [100.0] * len(self.functions)
         if not 1 <= len(self.functions) <= 4 or len(self.weights) != len(self.functions):
             raise SwapfastError(
                 f"--loss {' '.join(map(str, self.functions))} with --loss-weights "

@@ -344,6 +344,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             ["augment", faces / "a", "-o", tmp_path / "no" / "s.png"],
             r"--out .*: there is no folder .*no",
         ),
+        "sheet among the others": (
+            ["augment", faces / "a", "-B", faces / "b", "-o", faces / "b" / "s.png"],
+            r"--out .*lies in the faces' folder .*b;",
+        ),
         "sheet among faces": (
             ["augment", faces / "a", "-o", faces / "a" / "s.png"],
             r"--out .*lies in the faces' folder",
@@ -428,6 +432,7 @@ CASES = [
     "sheet suffix",
     "sheet folder",
     "sheet among faces",
+    "sheet among the others",
     "sheet size",
     "sheet percentile",
     "warp and no warp",
@@ -613,6 +618,8 @@ def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
         assert apart(original, colour) == apart(original, target) == apart(original, feed) == 0
     low, high = sheet("low.png", "--percentile", 2, "-P"), sheet("high.jpg", "--percentile", 98, "-P")
     assert np.mean([row[1].mean() for row in low]) + 20 < np.mean([row[1].mean() for row in high]), "darker and lighter"
+    for row in zip(sheet("99.png", "--percentile", 99), sheet("seed.png", "--percentile", 99, "--set", "seed=7")):
+        assert all(apart(*pair) == 0 for pair in zip(*row)), "every draw is pinned"
     with_b = sheet("b.png", "-B", faces / "b")
     assert apart(with_b[0][4], drawn[0][4]) == 0 < apart(with_b[0][5], drawn[0][5])
 

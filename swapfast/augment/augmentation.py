@@ -23,7 +23,8 @@ from swapfast.augment.constants import (
     ConstantsTransform,
     ConstantsWarp,
 )
-from swapfast.augment.draws import Draws, draw, flip_points, transform_points
+from swapfast.augment.draws import Draws, draw, flip_points, landmark_noise, transform_points
+from swapfast.augment.landmarks import landmark_nodes
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig
@@ -221,7 +222,10 @@ class ImageAugmentation:
         moved = None if points is None else transform_points(points, forward)
         inverse = np.linalg.inv(forward)[:, :2]
         if isinstance(batch, np.ndarray):
-            return np.stack([_move_any(image, matrix) for image, matrix in zip(batch, inverse)]), moved
+            result = np.empty_like(batch)
+            for image, matrix, out in zip(batch, inverse, result):
+                out[...] = _move_any(image, matrix)
+            return result, moved
 
         matrices = geometry.relative_matrix(inverse, self.processing_size).astype(np.float32)
 
@@ -244,13 +248,22 @@ class ImageAugmentation:
         where = send(flags, batch.device)[:, None, None, None]
         return torch.where(where, batch.flip(2), batch), moved
 
-    def warp(self, batch):
-        """Warp (N, S, S, C) images by the grid of nodes: 5x5, or that of the warp to landmarks.
+    def warp(
+        self,
+        batch,
+        to_landmarks: bool = False,
+        batch_src_points: np.ndarray | None = None,
+        batch_dst_points: np.ndarray | None = None,
+    ):
+        """Warp (N, S, S, C) images by the draws' grid of nodes, or to landmarks.
+
+        to_landmarks: from ``batch_src_points`` (N, 68, 2), px, to ``batch_dst_points``, those of the faces matched, to
+        which the noise of the first faces of side 0 under seed 0 is added. A face that cannot be warped stays as it is.
 
         Peer: the map is half a pixel off and what lies outside is black. Ours: neither.
         """
         self._check(batch)
-        nodes = self.draws.warp_nodes()
+        nodes = self._to_landmarks(batch_src_points, batch_dst_points) if to_landmarks else self.draws.warp_nodes()
         if isinstance(batch, np.ndarray):
             weights = geometry.hat_weights(self.processing_size, nodes.shape[1]).astype(np.float32)
             rows = opencv.node_rows(nodes, weights)
@@ -267,6 +280,12 @@ class ImageAugmentation:
             return geometry.read(images, at)
 
         return self._on_device(batch, warp)
+
+    def _to_landmarks(self, own: np.ndarray | None, match: np.ndarray | None) -> np.ndarray:
+        if own is None or match is None:
+            raise ValueError("warp to landmarks: needs batch_src_points and batch_dst_points")
+        noise = landmark_noise(0, np.arange(len(self.draws)), 0) * self.constants.warp.lm_scale
+        return landmark_nodes(own, match, noise, self.processing_size)[0]
 
     def _check(self, batch, channels: int | None = None) -> None:
         size = self.processing_size

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swapfast.augment.constants import check_size
+from swapfast.augment.constants import check_size, whole_pixels
 from swapfast.augment.draws import Draws
-
-LARGEST_SIZE = 1024  # px: a face crop above that is a mistake, and positions are exact to 1e-4 px up to it
 
 
 def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[int]) -> tuple[int, int, list[int]]:
     """The sizes as plain ints, the outputs smallest first; none may exceed the processing size."""
-    processing_size = check_size(_whole("processing size", processing_size))
-    if processing_size > LARGEST_SIZE:
-        raise ValueError(f"processing size {processing_size}: need {LARGEST_SIZE} px at most")
-    outputs = sorted(_whole("output size", size) for size in output_sizes)
+    processing_size = check_size(processing_size)
+    outputs = sorted(whole_pixels("output size", size) for size in output_sizes)
     if not outputs or len(set(outputs)) != len(outputs):
         raise ValueError(f"output sizes {list(output_sizes)}: need at least one, each once")
-    input_size = _whole("input size", input_size)
+    input_size = whole_pixels("input size", input_size)
     for size in (input_size, *outputs):
         if not 0 < size <= processing_size:
             raise ValueError(f"size {size}: must lie within 1 and the processing size, {processing_size} px")
     return processing_size, input_size, outputs
-
-
-def _whole(what: str, size) -> int:
-    """A size as an int; 64.0 and numpy's integers are welcome."""
-    try:
-        whole = int(size)
-    except (TypeError, ValueError, OverflowError):
-        whole = None
-    if whole is None or whole != size or isinstance(size, bool):
-        raise ValueError(f"{what} {size!r}: need a whole number of px")
-    return whole
 
 
 def check_inputs(faces, planes, draws: Draws, size: int, kind: type, uint8) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from swapfast.config import AugmentationConfig
 
 SMALLEST_SIZE = 32  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
+LARGEST_SIZE = 1024  # px: a face crop above that is a mistake, and positions are exact to 1e-4 px up to it
 CLIP_LIMIT = 2.0  # of CLAHE: the highest a histogram bin may be, in mean heights
 DEFAULT = AugmentationConfig()
 
@@ -26,7 +27,7 @@ class ConstantsColor:
 
     @classmethod
     def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsColor:
-        config = config or DEFAULT
+        processing_size, config = check_size(processing_size), config or DEFAULT
         on = float(config.color)
         ab = on * config.color_ab / 100
         return cls(
@@ -48,7 +49,7 @@ class ConstantsTransform:
 
     @classmethod
     def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsTransform:
-        config = config or DEFAULT
+        processing_size, config = check_size(processing_size), config or DEFAULT
         return cls(
             rotation=config.rotation_range,
             zoom=config.zoom_amount / 100,
@@ -71,10 +72,10 @@ class ConstantsWarp:
 
     @classmethod
     def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsWarp:
-        config = config or DEFAULT
+        processing_size, config = check_size(processing_size), config or DEFAULT
         return cls(
             scale=float(config.warp) * config.warp_deviation / 100 * processing_size,
-            lm_scale=2 / 256 * processing_size,
+            lm_scale=config.landmark_deviation / 100 * processing_size,
         )
 
 
@@ -95,7 +96,6 @@ class ConstantsAugmentation:
         cls, processing_size: int, batch_size: int | None = None, config: AugmentationConfig | None = None
     ) -> ConstantsAugmentation:
         """``batch_size`` is the API's and has no effect: nothing here has a batch dimension."""
-        check_size(processing_size)
         return cls(
             color=ConstantsColor.from_config(processing_size, config),
             transform=ConstantsTransform.from_config(processing_size, config),
@@ -104,7 +104,19 @@ class ConstantsAugmentation:
 
 
 def check_size(processing_size: int) -> int:
-    """The size itself, or a ValueError when faces of that size cannot be augmented."""
-    if processing_size != int(processing_size) or processing_size < SMALLEST_SIZE:
-        raise ValueError(f"processing size {processing_size}: need a whole number of px, at least {SMALLEST_SIZE}")
-    return int(processing_size)
+    """The size as an int, or a ValueError when faces of that size cannot be augmented."""
+    size = whole_pixels("processing size", processing_size)
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise ValueError(f"processing size {size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE} px")
+    return size
+
+
+def whole_pixels(what: str, size) -> int:
+    """A size as an int, or a ValueError; 64.0 and numpy's integers are welcome."""
+    try:
+        whole = int(size)
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or whole != size or isinstance(size, bool):
+        raise ValueError(f"{what} {size!r}: need a whole number of px")
+    return whole

@@ -245,13 +245,25 @@ def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | Non
 def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | None = None) -> Draws:
     """Draws in which every amount stands at one point of its distribution, to look at the extremes.
 
-    share: strictly within 0..1; 0.5 is the middle of all. Chances are taken below it: at 0.01 every face is mirrored
-    that may be, at 0.99 none.
+    share: strictly within 0..1; 0.5 is the middle of all. Neighbours among the nodes are pulled opposite ways, or the
+    image would be shifted and not bent. The chance of a flip is taken below it: at 0.01 every face is mirrored that may
+    be, at 0.99 none; that of CLAHE always, or the finer of its grids would never be seen.
     """
     if not 0 < share < 1:
         raise ValueError(f"share {share}: must lie between 0 and 1, both excluded")
     u = np.full((faces, 4 * _UNIFORM_BLOCKS), share)
-    return _amounts(u, np.full((faces, 4 * _WARP_BLOCKS), NormalDist().inv_cdf(share)), size, config)
+    u[:, _CLAHE] = 0.0
+    return _amounts(u, NormalDist().inv_cdf(share) * _alternating((faces, 4 * _WARP_BLOCKS)), size, config)
+
+
+def landmark_noise_at(share: float, faces: int) -> np.ndarray:
+    """(N, 68, 2): ``landmark_noise`` of ``draw_at``; neighbours are pulled opposite ways here too."""
+    return NormalDist().inv_cdf(share) * _alternating((faces, 2, 68)).transpose(0, 2, 1)
+
+
+def _alternating(shape: tuple[int, ...]) -> np.ndarray:
+    """1 and -1 by turns along the last axis."""
+    return np.broadcast_to(1.0 - 2 * (np.arange(shape[-1]) % 2), shape)
 
 
 def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig | None) -> Draws:
@@ -276,19 +288,22 @@ def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig
     )
 
 
-def with_landmarks(draws: Draws, pairs: np.ndarray, seed: int, ordinals, sides) -> tuple[Draws, np.ndarray]:
+def with_landmarks(
+    draws: Draws, pairs: np.ndarray, noise: np.ndarray, config: AugmentationConfig | None = None
+) -> tuple[Draws, np.ndarray]:
     """The same draws with the warp to landmarks in the random warp's place, and (N,) bool: which faces are warped.
 
     pairs: (N, 2, 68, 2) landmarks of each face and of its match, px of the crop as it comes in, the match's in its
-    own crop (``LandmarkMatcher.get_close_landmarks``). seed, ordinals, sides: those of ``draw``. The match moves as
-    the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is fed unwarped.
+    own crop (``LandmarkMatcher.get_close_landmarks``). noise: ``landmark_noise`` for the arguments of ``draw``. The
+    match moves as the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is fed
+    unwarped.
     """
     if pairs.shape[1:] != (2, 68, 2) or len(pairs) != len(draws):
         raise ValueError(f"pairs: expected ({len(draws)}, 2, 68, 2), got {pairs.shape}")
     with np.errstate(invalid="ignore"):  # points that are no numbers: such a face is not warped
         own, match = np.moveaxis(draws.move_points(pairs), 1, 0)
-    noise = landmark_noise(seed, ordinals, sides) * ConstantsWarp.from_config(draws.size).lm_scale
-    nodes, warped = landmark_nodes(own, match, noise, draws.size)
+    scale = ConstantsWarp.from_config(draws.size, config).lm_scale
+    nodes, warped = landmark_nodes(own, match, noise * scale, draws.size)
     return dataclasses.replace(draws, landmark_nodes=nodes), warped
 
 

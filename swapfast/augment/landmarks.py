@@ -21,7 +21,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-NODES = 33  # per edge
+NODES = 33  # per edge up to 256 px; twice the cells from each of these sizes on, as landmarks must land in px
+_FINER_ABOVE = (288, 576)
 _JAW = 17  # points 0..16; the rest is the core of the face
 _POINTS = 68
 _FLATTEST = 1 / 500  # of the size: the core of a face is no thinner than this, as standard deviation across
@@ -30,6 +31,11 @@ _FIELD = 1000  # image widths
 # where two nearly meet, six times as many as in the peer's map; at .1 a fifth as many as there, at .5 .72 px are left.
 _GIVE = 0.1
 _BLOCK = 16  # faces at a time: arrays that stay in cache, a tenth less time than 128 at once
+
+
+def nodes_for(size: int) -> int:
+    """Nodes per edge with which landmarks land within half a pixel: 33, 65 above 288 px, 129 above 576 px."""
+    return (NODES - 1) * 2 ** sum(size > edge for edge in _FINER_ABOVE) + 1
 
 
 def edge_anchors(size: int) -> np.ndarray:
@@ -44,18 +50,19 @@ def landmark_nodes(
     match: np.ndarray,
     noise: np.ndarray,
     size: int,
-    nodes: int = NODES,
+    nodes: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each node of the grid reads: (N, nodes, nodes, 2) float64 (x, y), and (N,) bool, which faces are warped.
 
     own: (N, 68, 2) landmarks of the faces as they lie in the targets. match: (N, 68, 2) those of the faces they are
-    warped to. noise: (N, 68, 2) px added to match. Each result depends on its own face only.
+    warped to. noise: (N, 68, 2) px added to match. nodes: per edge, by default ``nodes_for(size)``. Each result depends
+    on its own face only.
 
     A face stays as it is when a landmark is no finite number or more than the size outside the image, or when the
     core of the face, its own or its match's, is a line or a point.
     """
     own, match, noise = (np.asarray(a) for a in (own, match, noise))
-    n = len(own)
+    n, nodes = len(own), nodes or nodes_for(size)
     for name, points in (("own", own), ("match", match), ("noise", noise)):
         if points.shape != (n, _POINTS, 2):
             raise ValueError(f"{name}: expected ({n}, {_POINTS}, 2), got {points.shape}")

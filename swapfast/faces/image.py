@@ -59,6 +59,9 @@ def read_gray(path: Path) -> np.ndarray:
     return _decode(read_bytes(path), cv2.IMREAD_GRAYSCALE)
 
 
+_ROWS = 64  # of a picture of 16 bits, converted at once
+
+
 def _decode(data: bytes, mode: int) -> np.ndarray:
     if not data:
         raise ValueError("empty (zero bytes)")
@@ -69,7 +72,16 @@ def _decode(data: bytes, mode: int) -> np.ndarray:
     if pixels is None:
         raise ValueError("pixels that cannot be decoded")
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = _eight_bits(pixels)
     if pixels.dtype != np.uint8:
         raise ValueError(f"pixels of type {pixels.dtype}, expected 8 or 16 bits")
     return pixels
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, ...) uint16, rounded; a few rows at a time, as the largest picture would take 2 GiB at once."""
+    result = np.empty(pixels.shape, np.uint8)
+    for first in range(0, len(pixels), _ROWS):
+        rows = slice(first, first + _ROWS)
+        result[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
+    return result

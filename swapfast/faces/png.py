@@ -20,7 +20,7 @@ import numpy as np
 
 from swapfast.faces.alignment import CENTERINGS, to_68
 from swapfast.faces.image import read_bytes
-from swapfast.faces.literal import parse_literal
+from swapfast.faces.literal import MAX_CHARS, parse_literal
 from swapfast.faces.record import MAX_STORED_SIZE, StoredMask
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -109,7 +109,7 @@ def read_png(data: bytes) -> PngInfo:
     for kind, content in chunks:
         seen.add(kind)
         if kind == b"iTXt" and text is None:
-            text = _faceswap_text(bytes(content))
+            text = _faceswap_text(content)
     if b"IDAT" not in seen or (colour == 3 and b"PLTE" not in seen):
         raise ValueError("damaged (no pixels or no palette)")
     return PngInfo(width, height, depth, colour, colour in (4, 6) or b"tRNS" in seen, text)
@@ -123,10 +123,12 @@ def check_dimensions(width: int, height: int) -> None:
         raise ValueError(f"{width}x{height} px, larger than is read ({MAX_EDGE} px, {MAX_PIXELS >> 20} Mpx)")
 
 
-def _faceswap_text(content: bytes) -> bytes | None:
-    keyword, _, rest = content.partition(b"\0")
-    if keyword != _KEYWORD:
+def _faceswap_text(content: memoryview) -> bytes | None:
+    if bytes(content[: len(_KEYWORD) + 1]) != _KEYWORD + b"\0":
         return None
+    if len(content) > 4 * MAX_CHARS:  # bytes: more than UTF-8 needs for as many; asked before anything is copied
+        raise ValueError(f"a faceswap header longer than {MAX_CHARS} characters")
+    rest = bytes(content[len(_KEYWORD) + 1 :])
     if len(rest) < 4:
         raise ValueError("a faceswap header that is cut short")
     if rest[0] != 0:

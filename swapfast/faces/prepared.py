@@ -25,7 +25,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import mmap
 import os
 import shutil
 import tarfile
@@ -33,6 +32,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ PLANES = ("face", "eye", "mouth")
 _PLACE = ("shard", "face_at", "face_bytes", "face_crc", "masks_at", "masks_bytes", "masks_crc")
 _BLOCK = 512  # of tar: headers and contents begin at multiples of it
 _NAME_BYTES = 200  # most file systems take 255, and the ending comes on top
-_MAX_MAPPED = 256  # shards mapped at a time: each keeps a file open
+_MAX_OPEN = 256  # shards at a time
 _AGAIN = "copy the set again, or make it again with swapfast prepare"
 
 
@@ -102,7 +102,7 @@ def _jpeg(image: np.ndarray, quality: int, more: list[int]) -> bytes:
     return data.tobytes()
 
 
-def decode(face: memoryview, masks: memoryview, encoding: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def decode(face: bytes, masks: bytes, encoding: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of ``encode``, in new arrays. Raises ValueError with a short reason."""
     shapes = (size, size, 3), (3, size, size)
     if encoding == "raw":
@@ -203,34 +203,43 @@ class PreparedSet:
         self.folder = FaceFolder(path, table, [], table.note_counts())
         self.shards = table.shards
         self._columns = table.columns
-        self._mapped: dict[int, memoryview] = {}
+        self._open: dict[int, BinaryIO] = {}
 
     def __len__(self) -> int:
         return len(self._columns["shard"])
 
-    def bytes_of(self, row: int) -> tuple[memoryview, memoryview]:
-        """A face's picture and masks as encoded, unchecked. Raises ValueError where its shard can no longer be read."""
-        c = self._columns
-        shard = self._shard(int(c["shard"][row]))
-        places = ((int(c[f"{part}_at"][row]), int(c[f"{part}_bytes"][row])) for part in ("face", "masks"))
-        return tuple(shard[at : at + length] for at, length in places)
+    def bytes_of(self, row: int) -> tuple[bytes, bytes]:
+        """A face's picture and masks as encoded, unchecked. Raises ValueError where its shard can no longer be read.
 
-    def _shard(self, number: int) -> memoryview:
-        """A shard, mapped when it is first asked for. There is no lock: two threads may map it twice, without harm."""
-        found = self._mapped.get(number)
+        Read and not mapped: a mapped shard that somebody cuts short would end the process without a word.
+        """
+        c = self._columns
+        number = int(c["shard"][row])
+        places = ((int(c[f"{part}_at"][row]), int(c[f"{part}_bytes"][row])) for part in ("face", "masks"))
+        name, shard = self.shards[number][0], self._shard(number)
+        try:
+            found = tuple((os.pread(shard.fileno(), length, at), length) for at, length in places)
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read ({error.strerror or error})") from error
+        if any(len(data) != length for data, length in found):
+            raise ValueError(f"{name} has changed since the set was opened")
+        return tuple(data for data, _ in found)
+
+    def _shard(self, number: int) -> BinaryIO:
+        """A shard, opened when it is first asked for. There is no lock: two threads may open it twice, without harm."""
+        found = self._open.get(number)
         if found is not None:
             return found
         name, size = self.shards[number]
         try:
-            with open(self.path / name, "rb") as file:
-                if os.fstat(file.fileno()).st_size != size:
-                    raise ValueError(f"{name} has changed since the set was opened")
-                found = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+            found = open(self.path / name, "rb", buffering=0)  # noqa: SIM115 - closed when nobody has it any more
+            if os.fstat(found.fileno()).st_size != size:
+                raise ValueError(f"{name} has changed since the set was opened")
         except OSError as error:
             raise ValueError(f"{name} cannot be read ({error.strerror or error})") from error
-        for oldest in list(self._mapped)[: 1 - _MAX_MAPPED]:
-            self._mapped.pop(oldest, None)  # whoever still looks at its bytes keeps them
-        self._mapped[number] = found
+        for oldest in list(self._open)[: 1 - _MAX_OPEN]:
+            self._open.pop(oldest, None)  # whoever still reads from it keeps it open
+        self._open[number] = found
         return found
 
     def damage(self, row: int) -> str | None:
@@ -241,7 +250,7 @@ class PreparedSet:
             return str(error)
         return None
 
-    def _checked(self, row: int) -> tuple[memoryview, memoryview]:
+    def _checked(self, row: int) -> tuple[bytes, bytes]:
         face, masks = self.bytes_of(row)
         c = self._columns
         if zlib.crc32(face) != c["face_crc"][row] or zlib.crc32(masks) != c["masks_crc"][row]:

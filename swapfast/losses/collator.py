@@ -117,9 +117,9 @@ class LossCollator(nn.Module):
         self.use_mask = use_mask
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier
-        self.mask_loss = get_loss(mask_loss).function if mask_loss else None
         if mask_loss not in (None, "", *MASK_LOSSES):
             raise unknown_name("loss of the learned mask", mask_loss, MASK_LOSSES)
+        self.mask_loss = get_loss(mask_loss).function if mask_loss else None
         for name, multiplier in (("eye", eye_multiplier), ("mouth", mouth_multiplier)):
             if not 0 <= multiplier < math.inf:
                 raise SwapfastError(f"{name} multiplier {multiplier}: must not be negative, and finite")
@@ -132,8 +132,11 @@ class LossCollator(nn.Module):
 
         y_true_all: per output (N, 3, H, W) in 0..1. y_pred_all: the model's outputs in the same order, with the
         predicted (N, 1, H, W) mask last if it learns one. meta: that side's masks. Runs in float32 also inside
-        autocast. Raises SwapfastError where a mask is asked for and absent.
+        autocast. Raises SwapfastError where a mask is asked for and absent, or there are more or fewer outputs.
         """
+        wanted = len(y_true_all) + (self.mask_loss is not None)
+        if len(y_pred_all) != wanted:
+            raise SwapfastError(f"{len(y_pred_all)} outputs for {len(y_true_all)} targets: the loss needs {wanted}")
         needs_face = self.use_mask or self.mask_loss is not None
         if needs_face and meta.mask_face is None:
             raise SwapfastError("the loss needs a face mask and the batch has none: choose a --mask-type")

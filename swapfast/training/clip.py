@@ -34,6 +34,11 @@ class NormHistory:
         self._places = torch.arange(len(ring), device=ring.device)
         self._seen = seen.to(ring.device)  # finite norms so far
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is kept."""
+        return self._ring.device
+
     def add(self, norm: Tensor, calls: int) -> None:
         """Take in ``norm``, a scalar, unless it is not finite. calls: at least the norms so far, this one included."""
         while self._length == 0 and calls > len(self._ring):
@@ -137,6 +142,8 @@ class GradClip:
         """What to multiply all gradients with whose norm together is ``norm``, a scalar; autoclip remembers it."""
         limit: Tensor | float = self.value
         if self.history is not None:
+            if self.history.device != norm.device:
+                self.to(norm.device)
             self._calls += 1
             self.history.add(norm, self._calls)
             limit = self.history.percentile(10 * self.value)

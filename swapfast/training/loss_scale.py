@@ -9,7 +9,7 @@ FIRST, HIGHEST, GROWTH_INTERVAL = 2.0**16, 2.0**24, 2000
 
 
 class LossScaler:
-    """The factor by which the loss is raised before backward: halved after an overflow, doubled after 2000 good steps.
+    """The factor by which the loss is raised before backward: halved after an overflow, doubled after 2000 steps.
 
     torch's GradScaler with the same numbers, but that its parts can be used apart: clipping and unscaling become one
     factor that the fused optimizers apply as they go. It is never below 1, so an overflow there is no overflow but a

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MODES = ("set", "graph_and_set", "graph_and_exit")
 RESULT, GRAPH = "lr_finder.json", "lr_finder.png"
-LOWEST_RATE = 1e-8  # below that nothing was found: the loss was lowest where the search began
+LOWEST_RATE = 1e-8  # below that nothing was found: the loss never fell by more than its noise
 
 
 class LRStrength(enum.Enum):
@@ -96,10 +96,15 @@ class LearningRateFinder:
             raise unknown_name("--lr-finder-strength", strength, (s.name.lower() for s in LRStrength))
         if mode not in MODES:
             raise unknown_name("--lr-finder-mode", mode, MODES)
-        if not 0 < start_lr < end_lr:
+        if not 0 < start_lr < end_lr < math.inf:
             raise SwapfastError(
                 f"--lr-finder-start {start_lr:g} with --lr-finder-end {end_lr:g}: the rate rises from start to end; "
                 "give a start above 0 and a larger end"
+            )
+        if steps < 1 or not 0 <= beta < 1 or not stop_factor > 1:
+            raise SwapfastError(
+                f"learning-rate finder: {steps} steps, beta {beta:g}, stop factor {stop_factor:g}; give at least one "
+                "step, a beta from 0 to below 1 and a factor above 1"
             )
         self.trainer, self.steps, self.mode = trainer, steps, mode
         self.strength = LRStrength[strength.upper()]
@@ -111,7 +116,7 @@ class LearningRateFinder:
     @property
     def best_lr(self) -> float | None:
         """The rate of the lowest loss divided by the strength, or None if there was none worth the name."""
-        if self.curve.best is None or self.interrupted:
+        if not self.curve.best or self.interrupted:  # it is 0 where the loss only rose
             return None
         rate = self.curve.rates[self.curve.best] / self.strength.value
         return rate if rate >= LOWEST_RATE else None
@@ -146,11 +151,12 @@ class LearningRateFinder:
         self.progress(self.steps, self.steps)
 
     def _step(self) -> float:
-        """The mean loss of the batches that one step of the weights is made of."""
+        """The mean loss of the batches that one step of the weights is made of; NaN where the step was left out."""
         count = self.trainer.optimizer.accumulation
         batches = [self.trainer.train_one_batch() for _ in range(count)]
         total = sum(loss.total.detach() for losses in batches for loss in losses)
-        return self.trainer.mean_over_faces(total).item() / count  # all processes look at the same curve
+        loss = self.trainer.mean_over_faces(total).item() / count  # all processes look at the same curve
+        return math.nan if self.trainer.optimizer.report.get("nonfinite/step", False) else loss
 
     def _write(self) -> None:
         curve = self.curve

@@ -27,8 +27,8 @@ class WarmupScheduler:
         factor = 1.0 if self.last_epoch + 1 >= self.steps else (self.last_epoch + 1) / self.steps
         return [base * factor for base in self.base_lrs]
 
-    def step(self) -> None:
-        """A step has been made: set the rates for the next one."""
+    def step(self, epoch: None = None) -> None:
+        """A step has been made: set the rates for the next one. epoch: as torch and the peer have it, and not used."""
         self.last_epoch += 1
         if self.last_epoch < self.steps:
             self._apply()

@@ -131,7 +131,7 @@ class Trainer:
             self._share = batch.faces / (len(batch.inputs) * self._batch_size)
         self._meter.add(round(batch.faces / self._share), time.perf_counter() - start)
 
-        self._faces = batch.ordinals
+        self._faces = self._ordinals(batch)
         with self.processes.syncing(self._parallel, self.optimizer.completes_step):
             losses = self._losses(batch)
             total = sum(loss.total for loss in losses)
@@ -142,6 +142,13 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         return losses
+
+    def _ordinals(self, batch: Batch) -> Faces:
+        """Of all processes' faces: a loss that is not finite may be another's, and all leave the step out."""
+        if batch.ordinals is None or self.processes.world == 1:
+            return batch.ordinals
+        first = batch.step * self._batch_size
+        return np.array([first, first + self._batch_size - 1])
 
     def _losses(self, batch: Batch) -> list[BatchLoss]:
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):

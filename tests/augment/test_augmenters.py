@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +13,9 @@ from slow_references import mask_planes, pictures, psnr
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from swapfast.augment.augmentation import DeviceAugmenter
+from swapfast.augment import opencv
+from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
+from swapfast.augment.constants import ConstantsColor, ConstantsTransform, ConstantsWarp
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.opencv import OpenCVAugmenter
 from swapfast.augment.result import Augmented, to_float
@@ -191,6 +194,40 @@ def test_no_faces_give_empty_tensors(device, backend):
     faces, planes = np.zeros((0, 64, 64, 4), np.uint8), np.zeros((0, 2, 64, 64), np.uint8)
     result = run(backend, device, (64, 32, [64]), faces, planes, Draws.identity(0, 64))
     assert result.feed.shape == (0, 3, 32, 32) and result.masks[0].shape == (0, 3, 64, 64)
+
+
+def test_each_step_takes_no_faces(device):
+    step, none = ImageAugmentation(0, 64), np.zeros((0, 64, 64, 3), np.uint8)
+    for batch in (none, torch.from_numpy(none).to(device)):
+        results = step.color_adjust(batch), step.transform(batch)[0], step.random_flip(batch)[0], step.warp(batch)
+        assert all(tuple(result.shape) == (0, 64, 64, 3) for result in results)
+
+
+@pytest.mark.parametrize("size", [8, 31, 1025, 2048, 64.5, None, float("nan"), True])
+def test_sizes_that_cannot_be_are_refused_everywhere(size):
+    for make in (
+        lambda: ImageAugmentation(1, size),
+        lambda: draw(0, [0], 0, size),
+        *(partial(kind.from_config, size) for kind in (ConstantsColor, ConstantsTransform, ConstantsWarp)),
+    ):
+        with pytest.raises(ValueError, match=r"processing size .*: (need a whole number|must lie within 32 and 1024)"):
+            make()
+
+
+def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
+    """Eyes and mouths of large faces, the sparse masks, on the way that they take from 192 px on."""
+    rng, worst = np.random.default_rng(5), 0
+    for _ in range(60):
+        size = int(rng.integers(192, 300))
+        plane = np.zeros((size, size), np.uint8)
+        x, y, radius = (int(v) for v in (*rng.integers(0, size, 2), rng.integers(3, 40)))
+        cv2.circle(plane, (x, y), radius, 255, -1)
+        plane = cv2.GaussianBlur(plane, (5, 5), 0)
+        (matrix,) = draw(int(rng.integers(99)), [0], 0, size).inverse()
+        part, whole = np.empty_like(plane), opencv.move(plane, matrix)
+        opencv.move_part(plane, matrix, [part], opencv.Scratch())
+        worst = max(worst, int(np.abs(part.astype(int) - whole).max()))
+    within("levels", worst, 1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

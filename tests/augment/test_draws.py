@@ -177,7 +177,7 @@ def test_warp_to_landmarks_takes_the_place_of_the_random_warp_and_of_nothing_els
     n, size = 6, 64
     ordinals, sides = np.arange(n), np.arange(n) % 2
     plain = draw(3, ordinals, sides, size, AugmentationConfig(**off))
-    d, warped = with_landmarks(plain, landmark_pairs(n, size), 3, ordinals, sides)
+    d, warped = with_landmarks(plain, landmark_pairs(n, size), landmark_noise(3, ordinals, sides))
     for name in FIELDS:
         assert np.array_equal(getattr(d, name), getattr(plain, name)), name
     assert warped.all() and plain.landmark_nodes is None
@@ -190,16 +190,15 @@ def test_warp_to_landmarks_takes_the_place_of_the_random_warp_and_of_nothing_els
 def test_warp_to_landmarks_depends_on_the_face_alone():
     n, size = 7, 64
     ordinals, sides, pairs = np.arange(n) + 2**33, np.arange(n) % 2, landmark_pairs(n, size)
-    d, _ = with_landmarks(draw(3, ordinals, sides, size), pairs, 3, ordinals, sides)
+    d, _ = with_landmarks(draw(3, ordinals, sides, size), pairs, landmark_noise(3, ordinals, sides))
     for pick in (slice(2, 5), np.array([6, 0, 3]), np.arange(n) > 4):
-        part, _ = with_landmarks(
-            draw(3, ordinals[pick], sides[pick], size), pairs[pick], 3, ordinals[pick], sides[pick]
-        )
+        noise = landmark_noise(3, ordinals[pick], sides[pick])
+        part, _ = with_landmarks(draw(3, ordinals[pick], sides[pick], size), pairs[pick], noise)
         assert np.array_equal(part.landmark_nodes, d.landmark_nodes[pick])
         assert np.array_equal(part.landmark_nodes, d[pick].landmark_nodes)
         assert np.array_equal(part.control_grid(), d[pick].control_grid())
     for seed, shift in ((4, 0), (3, 1)):
-        other, _ = with_landmarks(d, pairs, seed, ordinals + shift, sides)
+        other, _ = with_landmarks(d, pairs, landmark_noise(seed, ordinals + shift, sides))
         assert not np.array_equal(other.landmark_nodes, d.landmark_nodes)
 
 
@@ -243,5 +242,5 @@ def test_a_wrong_range_is_the_users_error_and_a_wrong_shape_the_programs():
 def test_no_faces_draw_nothing():
     d = draw(0, [], [], 64)
     assert len(d) == 0 and d.control_grid().shape == (0, 5, 5, 2) and d.inverse().shape == (0, 2, 3)
-    d, warped = with_landmarks(d, np.zeros((0, 2, 68, 2)), 0, [], [])
+    d, warped = with_landmarks(d, np.zeros((0, 2, 68, 2)), landmark_noise(0, [], []))
     assert d.control_grid().shape == (0, 33, 33, 2) and warped.shape == (0,)

@@ -280,6 +280,37 @@ def test_random_landmarks_land(within, size):
     landing(within, f"{size} px", faces_like(16, size, 5), faces_like(16, size, 6), size)
 
 
+@pytest.mark.parametrize("size", [288, 384, 512, 576, 768, 1024])
+def test_landmarks_of_large_faces_land(within, size):
+    """Half a pixel is a smaller part of a larger face, which therefore has more nodes."""
+    own, match, noise = faces_like(8, size, 5), faces_like(8, size, 6), noise_like(8, size, 1)
+    nodes, warped = landmark_nodes(own, match, noise, size)
+    assert warped.all()
+    target = match + noise
+    shown = landmarks._kept(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+    error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
+    within(f"{size} px, {nodes.shape[1]} nodes: mean px", error.mean(), 0.5)
+
+
+def test_the_step_by_itself_warps_to_landmarks(device):
+    """As the API has it: points with the call, and its own noise, whose deviation is a setting."""
+    size, config = 64, AugmentationConfig(landmark_deviation=3.0)
+    faces = np.random.default_rng(3).integers(0, 256, (2, size, size, 3), np.uint8)
+    step = ImageAugmentation(2, size, config)
+    own, match = faces_like(2, size, 5), faces_like(2, size, 6)
+    warped = step.warp(faces, True, own, match)
+    nodes, _ = landmark_nodes(own, match, landmark_noise(0, [0, 1], 0) * 0.03 * size, size)
+    draws = dataclasses.replace(Draws.identity(2, size), landmark_nodes=nodes)
+    assert np.array_equal(warped, ImageAugmentation(2, size, config, draws).warp(faces))
+    assert not np.array_equal(warped, step.warp(faces)) and not np.array_equal(warped, faces)
+    on_device = step.warp(torch.from_numpy(faces).to(device), True, own, match)
+    assert np.abs(on_device.cpu().numpy().astype(int) - warped).max() <= 6
+    with pytest.raises(ValueError, match="needs batch_src_points and batch_dst_points"):
+        step.warp(faces, to_landmarks=True)
+    with pytest.raises(ValueError, match=r"match: expected \(2, 68, 2\)"):
+        step.warp(faces, True, own, match[:1])
+
+
 @pytest.mark.parametrize("noisy", [True, False])
 def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
     """Through the whole of OpenCVAugmenter, moved, flipped and warped: found by its centre of mass."""
@@ -290,7 +321,7 @@ def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
     which = np.resize([8, 30, 33, 36, 45, 48, 54, 57], n)  # chin, nose, corners of eyes and mouth, lower lip
     own, match = (plain.move_points(pairs[:, i]) for i in (0, 1))
     if noisy:
-        d, warped = with_landmarks(plain, pairs, 6, ordinals, 0)
+        d, warped = with_landmarks(plain, pairs, landmark_noise(6, ordinals, 0))
         match = match + landmark_noise(6, ordinals, 0) * (2 / 256 * size)
     else:
         nodes, warped = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
@@ -366,13 +397,13 @@ def test_a_face_that_cannot_be_warped_stays_as_it_is(where):
     pairs = np.stack([faces_like(n, size, 4), faces_like(n, size, 5)], axis=1)
     pairs[1:-1, ["own", "match"].index(where)] = np.array(list(bad.values()), np.float32)
     ordinals = np.arange(n)
-    d, warped = with_landmarks(Draws.identity(n, size), pairs, 1, ordinals, 0)
+    d, warped = with_landmarks(Draws.identity(n, size), pairs, landmark_noise(1, ordinals, 0))
     assert {name: bool(w) for name, w in zip(bad, warped[1:-1])} == dict.fromkeys(bad, False)
     assert warped[[0, -1]].all() and np.isfinite(d.landmark_nodes).all()
     stay = lattice(size)
     assert (d.landmark_nodes[~warped] == stay).all()
     for face in (0, -1):  # the others do not notice
-        alone, _ = with_landmarks(Draws.identity(1, size), pairs[[face]], 1, ordinals[[face]], 0)
+        alone, _ = with_landmarks(Draws.identity(1, size), pairs[[face]], landmark_noise(1, ordinals[[face]], 0))
         assert np.array_equal(alone.landmark_nodes[0], d.landmark_nodes[face])
         assert not np.array_equal(d.landmark_nodes[face], stay)
     images = pictures(n, size)
@@ -431,7 +462,7 @@ def test_movement_flip_and_warp_in_one_are_the_steps_after_each_other(within):
     ordinals = np.arange(n)
     config = AugmentationConfig(rotation_range=25.0, zoom_amount=20.0, shift_range=10.0)
     pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
-    d, warped = with_landmarks(draw(3, ordinals, 1, size, config), pairs, 3, ordinals, 1)
+    d, warped = with_landmarks(draw(3, ordinals, 1, size, config), pairs, landmark_noise(3, ordinals, 1))
     assert warped.any() and d.flip.any() and not d.flip.all()
     steps = filled(d.warp_nodes(), size)
     steps[d.flip, ..., 0] = size - 1 - steps[d.flip, ..., 0]
@@ -449,7 +480,9 @@ def test_backends_agree(device, at_least):
     size, n = 128, 6
     ordinals = np.arange(n)
     pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
-    d, _ = with_landmarks(draw(4, ordinals, 0, size, AugmentationConfig(color=False)), pairs, 4, ordinals, 0)
+    d, _ = with_landmarks(
+        draw(4, ordinals, 0, size, AugmentationConfig(color=False)), pairs, landmark_noise(4, ordinals, 0)
+    )
     faces = pictures(n, size)
     with OpenCVAugmenter(size, size, [size]) as augment:
         ours = augment(faces, None, d).to_float().feed
@@ -461,7 +494,9 @@ def test_the_steps_in_order_show_what_the_whole_shows(at_least):
     size, n = 128, 6
     ordinals = np.arange(n)
     pairs = np.stack([faces_like(n, size, 1), faces_like(n, size, 2)], axis=1)
-    d, _ = with_landmarks(draw(9, ordinals, 0, size, AugmentationConfig(color=False)), pairs, 9, ordinals, 0)
+    d, _ = with_landmarks(
+        draw(9, ordinals, 0, size, AugmentationConfig(color=False)), pairs, landmark_noise(9, ordinals, 0)
+    )
     faces, step = pictures(n, size), ImageAugmentation(n, size, draws=d)
     with OpenCVAugmenter(size, size, [size]) as augment:
         whole = augment(faces, None, d).feed.permute(0, 2, 3, 1).numpy()
@@ -493,6 +528,6 @@ def test_wrong_shapes_are_refused():
         with pytest.raises(ValueError, match="expected"):
             landmark_nodes(*bad, 64)
     with pytest.raises(ValueError, match="pairs"):
-        with_landmarks(Draws.identity(2, 64), own, 0, [0, 1], 0)
+        with_landmarks(Draws.identity(2, 64), own, landmark_noise(0, [0, 1], 0))
     with pytest.raises(ValueError, match="pairs"):
-        with_landmarks(Draws.identity(3, 64), np.stack([own, own], 1), 0, [0, 1], 0)
+        with_landmarks(Draws.identity(3, 64), np.stack([own, own], 1), landmark_noise(0, [0, 1], 0))

@@ -276,6 +276,18 @@ def test_a_shard_that_goes_while_the_set_is_open(mine):
     assert "cannot be read" in made.damage(0)
 
 
+@pytest.mark.parametrize("opened_before", [True, False])
+def test_a_shard_that_is_cut_short_while_the_set_is_open(mine, opened_before):
+    made = open_prepared(mine)
+    last = len(made) - 1
+    if opened_before:
+        made.read(0)
+    with open(mine / made.shards[-1][0], "r+b") as file:
+        file.truncate(600)
+    with pytest.raises(ValueError, match=r"shard-\d+.tar has changed since the set was opened"):
+        made.read(last)
+
+
 def test_no_set_at_all(mine, tmp_path):
     _refused(tmp_path / "nowhere", f"no prepared set, it has no {INDEX}")
     (mine / INDEX).unlink()

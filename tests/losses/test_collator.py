@@ -237,7 +237,7 @@ def test_the_collator_tells_the_order_of_colours(device):
         ({"smallest_output": 4}, "loss ssim: an output of 4 px is smaller than 6 px"),
         ({"functions": ["ms_ssim"]}, "loss ms_ssim: an output of 32 px is smaller than 48 px"),
         ({"color_order": "gbr"}, "unknown color order 'gbr'"),
-        ({"mask_loss": "ms"}, "unknown loss function 'ms'"),
+        ({"mask_loss": "ms"}, "unknown loss of the learned mask 'ms'.*Known: mae, mse"),
     ],
 )
 def test_what_a_user_can_get_wrong(change, message):

@@ -102,7 +102,8 @@ def _shown(trainer):
 
 def _result(trainer):
     weights = {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
-    return {"step": trainer.step, "shown": _shown(trainer), "weights": weights}
+    named = re.findall(r"ordinals (\d+ to \d+)", trainer.lines.getvalue())
+    return {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights}
 
 
 # --- what one of the processes does -----------------------------------------------------------------------
@@ -259,6 +260,7 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
     several = together(world, train_each, tmp_path / "several", scenarios)
     for name, expected in alone.items():
         assert len(expected["shown"]) >= 4
+        assert several[0][name]["named"] == expected["named"] == (["10 to 14"] if "NaN" in name else [])
         for one in several:
             assert all(np.array_equal(several[0][name]["weights"][k], v) for k, v in one[name]["weights"].items())
         _equal(several[0][name], expected, within, f"{world} processes, {name}", 2e-3 if name == "bf16" else 2e-5)

@@ -137,6 +137,23 @@ def test_where_nothing_falls_nothing_is_found(tmp_path, device):
     assert trainer.optimizer.learning_rate == 1e-3
 
 
+def test_a_loss_that_only_rises_finds_nothing(tmp_path, device):
+    """Also where the search begins at a rate that is already too high."""
+    trainer = _trainer(tmp_path, device, 99, rewinds=True)
+    assert not trainer.optimizer.find_learning_rate(trainer, 10, 100.0, 1e4)
+    assert trainer.optimizer.learning_rate == 1e-3
+
+
+def test_gradients_that_are_not_finite_end_the_search(tmp_path, device):
+    """Else the rate would rise over weights that no step reaches, and one of these rates be found."""
+    trainer = _trainer(tmp_path, device, 99, rewinds=True)
+    weight, calls = next(trainer.model.parameters()), itertools.count()
+    weight.register_hook(lambda gradient: gradient * (torch.nan if next(calls) >= 5 else 1))
+    finder = _finder(trainer)
+    finder.find()
+    assert finder.curve.diverged and len(finder.curve.rates) == 5
+
+
 def test_a_search_without_a_finite_loss_leaves_no_graph_of_another(tmp_path, device):
     """And without a way back to the first batch the count of iterations is put back all the same."""
     folder = tmp_path / "result"
@@ -173,6 +190,8 @@ def test_what_cannot_be_is_refused():
         (10, "default", "graph", 4, 0.98, 1e-10, 0.1): r"unknown --lr-finder-mode 'graph'.*graph_and_exit",
         (10, "default", "set", 4, 0.98, 0.1, 1e-10): r"--lr-finder-start 0.1 with --lr-finder-end 1e-10",
         (10, "default", "set", 4, 0.98, 0.0, 0.1): r"--lr-finder-start 0 with",
+        (10, "default", "set", 4, 1.0, 1e-10, 0.1): r"beta 1, .*a beta from 0 to below 1",
+        (0, "default", "set", 4, 0.98, 1e-10, 0.1): r"finder: 0 steps",
     }.items():
         with pytest.raises(SwapfastError, match=said):
             LearningRateFinder(None, *arguments)
