@@ -581,13 +581,18 @@ def main() -> None:
     flags.add_argument("--faces", type=int, default=8, help="different ones of each side; default 8")
     flags.add_argument("--threads", type=int, default=available_cores(), help="of every backend; default all cores")
     flags.add_argument("--compile", action="store_true", help="also compiled where there is no GPU: takes minutes")
+    flags.add_argument("--backends", nargs="+", metavar="NAME", help="these only, and peer_loop; default all there are")
     options = flags.parse_args()
     if options.batch % 2:
         flags.error(f"--batch {options.batch}: two sides need an even number")
     repeats = 3 if options.quick else 11
     torch.set_num_threads(options.threads)
     on_gpu = torch.cuda.is_available()
-    used = backends(options.threads, options.compile)
+    used = [
+        backend
+        for backend in backends(options.threads, options.compile)
+        if options.backends is None or backend.name in ("peer_loop", *options.backends)
+    ]
     results, speed = [], 0.0
     if on_gpu:
         results.append(copy_row(repeats))
@@ -605,7 +610,7 @@ def main() -> None:
             more = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
             show(more)
             results += more
-    save(results, options.json)
+            save(results, options.json)  # after each size: the large ones take long
 
 
 if __name__ == "__main__":

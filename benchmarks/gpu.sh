@@ -41,9 +41,10 @@ for step in "${@:-tests}"; do
         part 400 tests python3 -m pytest -q --device cuda
         ;;
     benchmarks)
-        part 150 augment python3 -m benchmarks.augment --json "$out/augment.json"
-        part 150 loader python3 -m benchmarks.loader --cold-faces 256 --json "$out/loader.json"
-        part 100 decode python3 -m benchmarks.decode --json "$out/decode.json"
+        part 200 augment python3 -m benchmarks.augment --json "$out/augment.json" --sizes 256 64 128 512 \
+            --backends opencv device_eager device_compiled
+        part 130 loader python3 -m benchmarks.loader --cold-faces 256 --json "$out/loader.json"
+        part 70 decode python3 -m benchmarks.decode --json "$out/decode.json"
         part 90 losses python3 -m benchmarks.losses --json "$out/losses.json"
         part 90 optimizers python3 -m benchmarks.optimizers --json "$out/optimizers.json"
         ;;

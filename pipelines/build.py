@@ -390,7 +390,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         preview=PreviewWriter(model, sides, config, plan.samples, folder.folder, logs.preview) if writes else None,
         tensorboard=logs.tensorboard,
         step_log=logs.steps,
-        validation=held_out_faces(plan, sides, device, backend, threads) if writes and config.validation else None,
+        validation=held_out_faces(plan, sides, device, backend, threads, say) if writes and config.validation else None,
         validation_interval=(config.validation_interval or request.save_interval) if config.validation else 0,
         stop=stop,
         saved_step=None if plan.checkpoint is None else plan.step,
@@ -438,12 +438,14 @@ def _warn_of(processes: Processes, say: Say) -> Say:
     return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
 
 
-def held_out_faces(plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int) -> HeldOut:
+def held_out_faces(
+    plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int, warn: Say
+) -> HeldOut:
     """The faces to validate with, as ``backend`` makes them."""
     model, size = plan.model, plan.spec.size
     augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, STILL, threads)
     collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
-    return HeldOut(sides, collate, size, plan.config.batch_size)
+    return HeldOut(sides, collate, size, plan.config.batch_size, warn)
 
 
 def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,12 +24,21 @@ class HeldOut:
     """Batches of one side each, over MOST held-out faces per side or all there are; every iteration gives the same.
 
     collate: with an augmentation of its own, made for STILL. size: px of the stored faces. batch_size: faces at once.
-    Raises SwapfastError where a side's faces are decoded here, no store holding them, and none can be.
+    Where no store holds a side's faces they are decoded here, once; ``warn`` is told of those that cannot be. Raises
+    SwapfastError where none can.
     """
 
-    def __init__(self, sides: Sequence[TrainSet], collate: Collate, size: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        sides: Sequence[TrainSet],
+        collate: Collate,
+        size: int,
+        batch_size: int,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.sides, self.collate = sides, collate
         self.size, self.batch_size = size, batch_size
+        self._warn = warn
         self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __iter__(self) -> Iterator[OneSided]:
@@ -44,7 +53,7 @@ class HeldOut:
     def _bytes(self, number: int, side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
         if side.store is None:
             if number not in self._decoded:
-                self._decoded[number] = _decoded(side)
+                self._decoded[number] = _decoded(side, self._warn)
             return self._decoded[number]
         rows = side.validation[_chosen(side)]
         faces = np.empty((len(rows), *side.spec.face_shape), np.uint8)
@@ -58,7 +67,7 @@ def _chosen(side: TrainSet) -> np.ndarray:
     return evenly(held, min(held, MOST))
 
 
-def _decoded(side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
+def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
     """Read from the pictures, less those that cannot be."""
     members = side.validation_members[_chosen(side)]
     faces = np.empty((len(members), *side.spec.face_shape), np.uint8)
@@ -67,4 +76,8 @@ def _decoded(side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
     good = np.array([reason is None for reason in reasons])
     if not good.any():
         raise SwapfastError(f"{side.source.folder.path}: no face that is held out can be read: {reasons[0]}", 1)
+    for member, reason in zip(members, reasons):
+        if reason is not None:
+            path = side.source.folder.records[int(member)].path
+            warn(f"warning: {path}: {reason}; held out, and left out of what is measured")
     return faces[good], planes[good]

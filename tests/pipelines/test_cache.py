@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import resource
@@ -231,6 +232,47 @@ def test_a_file_that_could_not_be_read_just_then_is_tried_again(folder, tmp_path
     made = cached_store(tmp_path / "cache", SPEC, source)
     assert (made.bad, made.reused) == ([], 12) and _same(made.store, _expected(folder))
     assert len(list((tmp_path / "cache").glob("store-*"))) == 1
+
+
+def test_a_mask_that_could_not_be_read_just_then_is_tried_again(folder, tmp_path):
+    source = open_source(folder)
+    spec = dataclasses.replace(SPEC, mask=MaskConfig(mask_type="file"))
+    mask = folder / "0003_mask.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    made = cached_store(tmp_path / "cache", spec, source)
+    assert [bad.path.name for bad in made.bad] == ["0003.png"]
+    mask.write_bytes(content)
+    made = cached_store(tmp_path / "cache", spec, source)
+    assert (made.bad, made.reused) == ([], 13)
+
+
+def test_what_a_live_run_is_writing_is_left_alone(folder, tmp_path):
+    """Though its lock is gone, or the file system has none: it would fail at the end of its work."""
+    source = open_source(folder)
+    cached_store(tmp_path, SPEC, source)
+    (path,) = tmp_path.glob("store-*")
+    path.unlink()
+    alive = tmp_path / f"{TEMPORARY}{os.getppid()}-{path.name}"
+    dead = tmp_path / f"{TEMPORARY}999999999-{path.name}"
+    for left in (alive, dead):
+        left.write_bytes(b"half")
+    made = cached_store(tmp_path, SPEC, source)
+    assert made.bad == [] and alive.read_bytes() == b"half" and not dead.exists()
+
+
+def test_clearing_leaves_the_lock_of_a_run_that_decodes(folder, tmp_path):
+    held, free = tmp_path / ".lock-store-1", tmp_path / ".lock-store-2"
+    free.touch()
+    code = f"import fcntl; f = open({str(held)!r}, 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
+        holder.stdout.readline()
+        clear_cache(tmp_path)
+        assert held.exists() and not free.exists()
+        holder.communicate("\n")
+    clear_cache(tmp_path)
+    assert not held.exists()
 
 
 def test_listing_and_clearing(folder, tmp_path):

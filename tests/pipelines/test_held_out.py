@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,20 @@ def test_every_time_and_from_every_cache_the_same(sets, device):
     for again in (_held_out(sets["host"], device), decoded, decoded):
         for one, two in zip(first, _tensors(again), strict=True):
             assert one[0] == two[0] and all(map(torch.equal, one[1:], two[1:]))
+
+
+def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
+    folder = tmp_path / "faces"
+    shutil.copytree(made_faces / "a", folder)
+    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASKS)
+    side = TrainSet.of("A", open_source(folder), spec, None, share=SHARE)
+    broken = side.source.folder.records[int(side.validation_members[0])].path
+    broken.unlink()
+    said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, STILL)
+    held = HeldOut([side], Collate(augment, False, MASKS, "bgr", device), 64, 2, said.append)
+    measured = [sum(batch.faces for _, batch in held) for _ in range(2)]
+    assert measured == [min(validation.MOST, len(side.validation)) - 1] * 2
+    assert len(said) == 1 and said[0].startswith(f"warning: {broken}: ") and "held out" in said[0]
 
 
 def test_no_more_than_so_many(sets, device, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.sampler import Sampler
+from pipelines.sampler import Sampler, _order_of_many
 from swapfast.errors import SwapfastError
 
 
@@ -130,3 +130,12 @@ def test_spares_are_uniform():
     ):
         counts = np.bincount(spares, minlength=10)
         assert len(counts) == 10 and ((counts - 300) ** 2 / 300).sum() < 27.9
+
+
+def test_a_small_side_does_not_drive_out_the_order_of_a_large_one():
+    """Else every step would sort the large one anew, and cost the more the more faces there are."""
+    several = Sampler(5, (3000, 2), 16)
+    before = _order_of_many.cache_info().misses
+    for step in range(50):
+        several.ids(step)
+    assert _order_of_many.cache_info().misses - before == 1
