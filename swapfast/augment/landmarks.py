@@ -12,7 +12,7 @@ themselves miss the landmarks by 1 px of 256 in the mean. So the nodes around la
 least squares, the smaller the better (``_settled``). Against the peer's full map (griddata at every pixel, 105 ms per
 32 faces of 256 px) the image is then off by .18 px in the mean (before .16) and the landmarks by .38 (before 1.07).
 
-That costs 11 ms per 32 faces of any size on one core, of which OpenCV's triangulation is 1.7. More threads gain
+That costs 11 ms per 32 faces up to 288 px on one core, of which OpenCV's triangulation is 1.7. More threads gain
 nothing: it is many small steps, for which Python's lock changes hands each time.
 """
 
