@@ -15,7 +15,7 @@ from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, check_prepared, split
 from pipelines.fill import Source
-from pipelines.loader import TrainLoader
+from pipelines.loader import TrainLoader, made_at_once
 from pipelines.preview import PreviewWriter, shrink
 from pipelines.resume import resumed
 from pipelines.run_state import changed_faces, kept_metrics, make_state
@@ -172,17 +172,19 @@ def make_augmenter(
     config: AugmentationConfig | None = None,
     threads: int | None = None,
     compile: bool = False,
+    callers: int = 1,
 ):
     """The augmentation of ``backend``, 'opencv' or 'device', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
-    threads: of OpenCV's; by default one per core. compile: that on the device, by torch.
+    threads: of OpenCV's, by default one per core, shared by ``callers`` at the same time. compile: that on the device,
+    by torch.
     """
     if backend == "opencv":
         from swapfast.augment.opencv import OpenCVAugmenter
 
         as_float = device.type == "cpu"
-        return OpenCVAugmenter(processing_size, input_size, output_sizes, threads=threads, as_float=as_float)
+        return OpenCVAugmenter(processing_size, input_size, output_sizes, threads, as_float, callers)
     from swapfast.augment.augmentation import DeviceAugmenter
 
     return DeviceAugmenter(processing_size, input_size, output_sizes, config, compile)
@@ -358,7 +360,10 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     threads = max(1, available_cores() // processes.local_world)
     # A CPU that trains has no core to spare: one thread stays ahead, and takes two thirds of the CPU time of two.
     made_by = 1 if device.type == "cpu" else threads
-    augment = make_augmenter(backend, plan.spec.size, *sizes, device, config.augmentation, made_by, request.compile)
+    at_once = made_at_once(where, backend, made_by)
+    augment = make_augmenter(
+        backend, plan.spec.size, *sizes, device, config.augmentation, made_by, request.compile, at_once
+    )
     loader = TrainLoader(
         make_feed(where, sides, sampler, device, backend, _warn_of(processes, say), threads),
         sampler,
@@ -367,6 +372,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         plan.spec.size,
         start=plan.step,
         matcher=make_matcher(sides, config, watch),
+        at_once=at_once,
     )
     if request.compile:
         say("compiling: the first step takes a minute or so")

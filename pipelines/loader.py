@@ -24,12 +24,22 @@ from swapfast.faces.matching import LandmarkMatcher
 PREFETCH = 2  # batches made ahead: one in hand while the other is being made
 
 
+def made_at_once(cache: str, backend: str, threads: int) -> int:
+    """How many batches to make side by side: two where OpenCV augments faces of a store on several threads.
+
+    While one is being looked up, drawn and sorted, the other keeps the cores busy: a tenth is gained. What decodes
+    goes through the steps in their order, and a GPU through one batch after another. cache: --cache.
+    """
+    return min(2, threads) if backend == "opencv" and cache != "off" else 1
+
+
 class TrainLoader:
     """An endless iterable of training batches; batch n is a pure function of (seed, n) and the sampler's rank.
 
     feed: where the bytes come from (feed.py). collate: what becomes of them. size: px of the faces. start: first step.
-    matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``unwarped`` counts the
-    faces for which that was not possible, which are fed as they are.
+    matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``Batch.unwarped`` counts
+    the faces for which that was not possible, which are fed as they are.
+    at_once: batches made at the same time, by a thread each; see ``made_at_once``.
     On a GPU batches are made on a stream of their own, so that copies and augmentation run beside the training.
     """
 
@@ -43,35 +53,35 @@ class TrainLoader:
         start: int = 0,
         prefetch: int = PREFETCH,
         matcher: LandmarkMatcher | None = None,
+        at_once: int = 1,
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.prefetch = start, prefetch
-        self.matcher = matcher
+        self.matcher, self.at_once = matcher, at_once
         self._own: Iterator[Batch] | None = None
-        self.unwarped = 0
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def draws(self, step: int, ids: np.ndarray) -> Draws:
-        """The random amounts of step ``step``, whose faces are ``ids``."""
+    def draws(self, step: int, ids: np.ndarray) -> tuple[Draws, int]:
+        """The random amounts of step ``step``, whose faces are ``ids``, and how many of these are ``unwarped``."""
         seed, ordinals = self.sampler.seed, self.sampler.ordinals(step)
         sides = np.repeat(np.arange(len(ids)), len(ordinals))
         all_ordinals = np.tile(ordinals, len(ids))
         drawn = draw(seed, all_ordinals, sides, self.size, self.config)
         if self.matcher is None:
-            return drawn
+            return drawn, 0
         pairs = self.matcher.get_close_landmarks(ids, self.matcher.choices(seed, ordinals))
         drawn, warped = with_landmarks(drawn, pairs, landmark_noise(seed, all_ordinals, sides), self.config)
-        self.unwarped += int(len(warped) - warped.sum())
-        return drawn
+        return drawn, int(len(warped) - warped.sum())
 
     def batch(self, step: int) -> Batch:
         """The batch of step ``step``, on the current stream."""
         ids = self.sampler.ids(step)
         faces, planes, ids = self.feed(step, ids)
-        batch = self.collate.batch(faces, planes, self.draws(step, ids), ids, step)
-        batch.ordinals = self.sampler.ordinals(step)
+        draws, unwarped = self.draws(step, ids)
+        batch = self.collate.batch(faces, planes, draws, ids, step)
+        batch.ordinals, batch.unwarped = self.sampler.ordinals(step), unwarped
         return batch
 
     def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
@@ -92,9 +102,9 @@ class TrainLoader:
         getattr(self.feed, "close", lambda: None)()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from ``start`` on, made ahead by a thread of their own."""
+        """Batches from ``start`` on, made ahead by threads of their own."""
         with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(ThreadPoolExecutor(1, "swapfast-loader"))
+            worker = stack.enter_context(ThreadPoolExecutor(self.at_once, "swapfast-loader"))
             stack.callback(worker.shutdown, cancel_futures=True)
             steps = itertools.count(self.start)
             ahead = deque(worker.submit(self._ahead, next(steps)) for _ in range(self.prefetch))

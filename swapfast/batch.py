@@ -57,6 +57,7 @@ class Batch:
     targets: per output size, smallest first, a (B, sides, 3, H, W) tensor: what it should make of it.
     step: the step it belongs to, from 0; ids: (sides, B) the faces' numbers in their folders.
     ordinals: (B,) the how-manieth face of its side each one is, the same on every side.
+    unwarped: how many of its faces were to be warped to landmarks and could not be.
     """
 
     inputs: list[Tensor]
@@ -65,6 +66,7 @@ class Batch:
     step: int
     ids: object = None
     ordinals: object = None
+    unwarped: int = 0
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch on ``device``; copies from pinned memory do not wait."""

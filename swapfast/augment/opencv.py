@@ -228,6 +228,7 @@ class OpenCVAugmenter:
     processing_size: px of the faces that come in. input_size: px of the feed. output_sizes: px of the targets.
     threads: by default one per core this process may use; the result does not depend on it. as_float: give
     float32 0..1 at once, as ``Augmented.to_float`` would, but by all threads and while the pixels are in cache.
+    callers: how many threads call it at the same time, among whom ``threads`` are shared out.
 
     Sets ``cv2.setNumThreads(1)``, which holds for the whole process: OpenCV's own threads under ours would only
     wait for each other. This is the one place that sets it. ``close()`` ends the threads, as does leaving a
@@ -241,20 +242,23 @@ class OpenCVAugmenter:
         output_sizes: Sequence[int],
         threads: int | None = None,
         as_float: bool = False,
+        callers: int = 1,
     ) -> None:
         sizes = check_sizes(processing_size, input_size, output_sizes)
         self.processing_size, self.input_size, self.output_sizes = sizes
         self.threads = available_cores() if threads is None else int(threads)
-        if self.threads < 1:
-            raise ValueError(f"threads = {threads}: need at least one")
+        if min(self.threads, callers) < 1:
+            raise ValueError(f"threads = {threads}, callers = {callers}: need at least one of each")
+        self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
-        # The calling thread works too, so the pool is one smaller.
-        self._pool = ThreadPoolExecutor(self.threads - 1, "augment") if self.threads > 1 else None
+        # The calling threads work too.
+        helpers = callers * (self._per_call - 1)
+        self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None
         self._local = threading.local()
         # A feed, and a target and masks per size, of two batches: where the loader waits for training, 4 % of the
         # arrays are then made anew, and 20 % with room for one batch only.
-        self.recycled = Recycler(keep=2 * (1 + 2 * len(self.output_sizes)))
+        self.recycled = Recycler(keep=(1 + callers) * (1 + 2 * len(self.output_sizes)))
 
     def close(self) -> None:
         """End the threads and free the memory of results as soon as nobody holds them; twice does no harm."""
@@ -276,7 +280,7 @@ class OpenCVAugmenter:
         """
         check_inputs(faces, planes, draws, self.processing_size, np.ndarray, np.uint8)
         batch = _Batch(self, np.ascontiguousarray(faces), planes, draws)
-        todo = iter(batch.strips(self.threads))
+        todo = iter(batch.strips(self._per_call))
         lock = threading.Lock()
 
         def work() -> None:
@@ -288,7 +292,7 @@ class OpenCVAugmenter:
                     return
                 batch.augment(strip, scratch)
 
-        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(faces)) - 1)] if self._pool else []
+        helpers = [self._pool.submit(work) for _ in range(min(self._per_call, len(faces)) - 1)] if self._pool else []
         try:
             work()
         finally:

@@ -107,6 +107,7 @@ class Trainer:
         self._reported = float("-inf")
         self.history: list[tuple[int, float]] = []  # (step, average total loss since the save before) of this run
         self._left_out = 0  # steps in a row
+        self.faces = self.unwarped = 0  # of this process so far, and how many of them ``Batch.unwarped``
         self._device = next(model.parameters()).device
         self._autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._faces: Faces = None
@@ -130,6 +131,8 @@ class Trainer:
         if self.processes.world > 1:
             self._share = batch.faces / (len(batch.inputs) * self._batch_size)
         self._meter.add(round(batch.faces / self._share), time.perf_counter() - start)
+        self.faces += batch.faces
+        self.unwarped += batch.unwarped
 
         self._faces = self._ordinals(batch)
         with self.processes.syncing(self._parallel, self.optimizer.completes_step):

@@ -49,14 +49,19 @@ def make(sides, device):
         rank=0,
         world=1,
         matcher=None,
+        at_once=1,
     ):
         sets = sets or sides
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
         collate = Collate(
-            make_augmenter(backend, 64, 64, (64,), device), backend == "device", MASKS, color_order, device
+            make_augmenter(backend, 64, 64, (64,), device, callers=at_once),
+            backend == "device",
+            MASKS,
+            color_order,
+            device,
         )
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
-        return TrainLoader(feed, sampler, collate, config or AugmentationConfig(), 64, start, prefetch, matcher)
+        return TrainLoader(feed, sampler, collate, config or AugmentationConfig(), 64, start, prefetch, matcher, at_once)
 
     return loader
 
@@ -117,9 +122,11 @@ def test_a_batch_is_a_function_of_seed_and_step(make, backend):
     assert not _equal(straight[0], make(backend, seed=8).batch(0))
 
 
-def test_held_batches_keep_their_pixels(make):
-    """Nothing that comes later writes into a batch that is still in use."""
-    held = list(itertools.islice(make(), 12))
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_held_batches_keep_their_pixels(make, at_once):
+    """Nothing that comes later, or is made at the same time, writes into a batch that is still in use."""
+    held = list(itertools.islice(make(at_once=at_once, prefetch=4), 12))
+    assert [batch.step for batch in held] == list(range(12))
     again = make()
     assert all(_equal(batch, again.batch(batch.step)) for batch in held)
 
@@ -183,7 +190,7 @@ def test_faces_that_cannot_be_warped_are_counted_and_fed_as_they_are(make, sides
     points[1][..., 1] = points[1][..., 0]
     loader = make(matcher=LandmarkMatcher(*points))
     warped, unwarped = loader.batch(0), make(config=AugmentationConfig(warp=False)).batch(0)
-    assert loader.unwarped == 12
+    assert warped.unwarped == 12 and unwarped.unwarped == 0
     assert all((a - b).abs().max() < 0.02 for a, b in zip(warped.inputs, unwarped.inputs))
 
 
@@ -303,7 +310,7 @@ def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_pa
     (tmp_path / "a" / "0003.png").unlink()
     options = {"batch": 14, "sets": sets, "matcher": matcher, "config": AugmentationConfig(color=False)}
     batch = make(feed=lambda sets, sampler: DecodeFeed(sets, sampler), **options).batch(0)
-    draws = make(**options).draws(0, batch.ids)
+    draws, _ = make(**options).draws(0, batch.ids)
     faces, planes, _ = HostFeed(sets)(0, batch.ids)
     expected = make(**options).collate.batch(faces, planes, draws, batch.ids)
     assert torch.equal(expected.inputs[0], batch.inputs[0])
