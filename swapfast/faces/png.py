@@ -115,6 +115,20 @@ def read_png(data: bytes) -> PngInfo:
     return PngInfo(width, height, depth, colour, colour in (4, 6) or b"tRNS" in seen, text)
 
 
+def find_pixels(data: bytes) -> int:
+    """Where the first IDAT's type stands; 0 in what is no PNG or has none.
+
+    From chunk to chunk, as a name in a text may well hold these four letters. No CRC is looked at.
+    """
+    at = len(SIGNATURE) if data.startswith(SIGNATURE) else len(data)
+    while at + 8 <= len(data):
+        length, kind = _LENGTH_AND_KIND(data, at)
+        if kind == b"IDAT":
+            return at + 4
+        at += 12 + length
+    return 0
+
+
 def check_dimensions(width: int, height: int) -> None:
     """Raises ValueError for a picture that is empty or too large to be read."""
     if width == 0 or height == 0:

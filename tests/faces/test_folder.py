@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import xxhash
 from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 from swapfast import system
@@ -334,6 +335,26 @@ def test_a_signal_to_the_group_is_the_parents_alone(slow_scan, name):
     told, errors = process.communicate(timeout=10)
     assert (process.returncode, told, errors) == (3, "heard\n", "")
     assert are_gone(workers)
+
+
+# --- digests --------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_no_part_of_the_pixels_digest(tmp_path):
+    """Nor are the letters IDAT, with which the pixels begin, in a name or in a comment before it."""
+    for number, name in enumerate(("frame.png", "IDAT.png", "an IDAT, and IDAT again.png")):
+        payload = a_payload(a_face())
+        payload["source"]["original_filename"] = name
+        head = write_head(tmp_path / f"head{number}.png", payload=payload)
+        comment = b"iTXtComment" + bytes(5) + name.encode()
+        comment = (len(comment) - 4).to_bytes(4, "big") + comment + zlib.crc32(comment).to_bytes(4, "big")
+        data = head.read_bytes()
+        (tmp_path / f"with_comment{number}.png").write_bytes(data[:33] + comment + data[33:])
+    records = scan_folder(tmp_path).records
+    assert len(records) == 6
+    picture = png_bytes(a_picture(64, 64))  # before it was given a header
+    assert {record.pixels for record in records} == {xxhash.xxh3_64_digest(picture[picture.index(b"IDAT") :])}
+    assert len({record.content for record in records}) == 6, "each is a file of its own all the same"
 
 
 # --- inspect ----------------------------------------------------------------------------------------------
