@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swapfast import __version__
+from swapfast.bars import Bars
 from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
 from swapfast.training.stop import StopRequest, parse_duration
@@ -288,49 +289,6 @@ def _make_parser() -> _Parser:
     return parser
 
 
-class Bars:
-    """Progress bars on a terminal, one at a time, nothing elsewhere; the terminal is put right on leaving.
-
-    wanted: False for none at all.
-    """
-
-    def __init__(self, wanted: bool = True) -> None:
-        self._wanted = wanted
-        self._shown = None
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._shown is not None:
-            self._shown.stop()
-
-    def _show(self, bar) -> None:
-        if self._shown is not bar:
-            self.__exit__()
-            self._shown = bar
-            bar.start()
-
-    def __call__(self, description: str) -> Callable[[int, int], None]:
-        """A bar, shown from when what is returned is first called with (done, total) until they are equal."""
-        if not (self._wanted and sys.stderr.isatty()):
-            return lambda done, total: None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        bar = Progress(console=Console(stderr=True), redirect_stdout=False)
-        task = bar.add_task(description, total=None)
-
-        def update(done: int, total: int) -> None:
-            if done < total:
-                self._show(bar)  # not before there is something to show: what is known already is never read
-            bar.update(task, completed=done, total=total)
-            if done >= total:
-                bar.stop()
-
-        return update
-
-
 def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.faces.synthetic import synthesize
 
@@ -351,9 +309,13 @@ def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.faces.folder import describe, inspect_folder
     from swapfast.faces.prepared import inspect_prepared, is_prepared
 
-    inspect = inspect_prepared if is_prepared(arguments.folder) else inspect_folder
+    folder = arguments.folder
     with Bars() as bars:
-        report = inspect(arguments.folder, progress=bars("decoding faces"))
+        decoding = bars(f"decoding {folder}")
+        if is_prepared(folder):
+            report = inspect_prepared(folder, progress=decoding)
+        else:
+            report = inspect_folder(folder, progress=decoding, scanning=bars(f"reading {folder}"))
     print(json.dumps(report, indent=1) if arguments.json else describe(report))
     return EXIT_FAILED if report["bad"] else EXIT_DONE
 
@@ -452,6 +414,11 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         if plan.only_graph:
             return stopped_code() if stop else EXIT_DONE
         trainer.train()
+    if trainer.unwarped:
+        say(
+            f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (they, or those of the face "
+            "to warp to, lie on one line or outside the face) and were fed unwarped"
+        )
     if stop:
         code = stopped_code()
         why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
@@ -474,7 +441,7 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             config.crop,
             config.mask,
             arguments.skip_bad,
-            progress=bars("preparing faces"),
+            progress=bars(f"preparing {arguments.folder}"),
             scanning=bars(f"reading {arguments.folder}"),
         )
     left = f", {len(report.bad)} bad files left out" if report.bad else ""
@@ -487,18 +454,18 @@ def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.sheet import SheetRequest, make_sheet
 
     config = updated(TrainConfig(), _changes(arguments))
-    unwarped = make_sheet(
-        SheetRequest(
-            arguments.folder,
-            arguments.out,
-            config,
-            arguments.input_B,
-            arguments.size,
-            arguments.faces,
-            arguments.percentile,
-            arguments.skip_bad,
-        )
+    request = SheetRequest(
+        arguments.folder,
+        arguments.out,
+        config,
+        arguments.input_B,
+        arguments.size,
+        arguments.faces,
+        arguments.percentile,
+        arguments.skip_bad,
     )
+    with Bars() as bars:
+        unwarped = make_sheet(request, bars)
     note = f" ({unwarped} of its faces cannot be warped to landmarks)" if unwarped else ""
     print(f"look at {arguments.out}{note}")
     return EXIT_DONE
@@ -566,7 +533,8 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.swap.evaluate import evaluate
 
     model, config, mean_b = load_model(arguments.model_dir, pick_device(arguments.device))
-    result = evaluate(model, config, mean_b, arguments.truth)
+    with Bars() as bars:
+        result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
     print(json.dumps(result.to_dict()) if arguments.json else result)
     return EXIT_DONE
 
