@@ -114,11 +114,12 @@ def cached_store(
     source: Source,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
+    copying: Progress | None = None,
 ) -> CachedStore:
     """The store of ``source``, mapped: found in the cache folder, or made there.
 
-    Faces that a store of the same options has already are copied from it. Raises SwapfastError (code 1) where it
-    cannot be written.
+    Faces that a store of the same options has already are copied from it. progress, copying: told (done, total) of
+    faces decoded, and before that of those in such a store. Raises SwapfastError (code 1) where it cannot be written.
     """
     path = store_path(cache, spec, source)
     count = len(source)
@@ -128,13 +129,15 @@ def cached_store(
             arrays, reused = _open(path, spec, count), count
             if arrays is None:
                 _check_space(cache, count * spec.bytes_per_face)
-                arrays, reused = _make(path, spec, source, progress)
+                arrays, reused = _make(path, spec, source, progress, copying)
     except OSError as error:
         raise cannot_write(path, error, WAY_OUT) from error
     return CachedStore(HostStore(spec, arrays["faces"], arrays["planes"]), _bad(source, arrays["reasons"]), reused)
 
 
-def _make(path: Path, spec: StoreSpec, source: Source, progress: Progress | None) -> tuple[dict[str, np.ndarray], int]:
+def _make(
+    path: Path, spec: StoreSpec, source: Source, progress: Progress | None, copying: Progress | None
+) -> tuple[dict[str, np.ndarray], int]:
     """Write a store; returns its arrays and how many of its faces came from other stores."""
     count, contents = len(source), _contents(source)
     metadata = {
@@ -147,7 +150,7 @@ def _make(path: Path, spec: StoreSpec, source: Source, progress: Progress | None
         arrays = new.arrays
         arrays["content"][:] = contents
         store = HostStore(spec, arrays["faces"], arrays["planes"])
-        missing = _copy_known(path, spec, store, contents)
+        missing = _copy_known(path, spec, store, contents, copying)
         good = shared_array((count,))
         # A store that lacks faces only for now is kept under another name, for the next start to copy from.
         begun = path.with_name(f"{path.stem}-begun.safetensors")
@@ -192,7 +195,9 @@ def _others(path: Path, spec: StoreSpec) -> list[Path]:
     return sorted(other for other in path.parent.glob(f"store-{_options_digest(spec)}-*.safetensors") if other != path)
 
 
-def _copy_known(path: Path, spec: StoreSpec, store: HostStore, contents: np.ndarray) -> np.ndarray:
+def _copy_known(
+    path: Path, spec: StoreSpec, store: HostStore, contents: np.ndarray, copying: Progress | None
+) -> np.ndarray:
     """Copy the faces that other stores of the same options have; returns the indices of those that none has."""
     missing = np.arange(len(contents))
     for other in _others(path, spec):
@@ -204,9 +209,11 @@ def _copy_known(path: Path, spec: StoreSpec, store: HostStore, contents: np.ndar
         good = np.flatnonzero(~arrays["reasons"].any(1))
         there = {bytes(arrays["content"][row]): row for row in good}
         known = [index for index in missing if bytes(contents[index]) in there]
-        for index in known:
+        for done, index in enumerate(known, 1):
             row = there[bytes(contents[index])]
             store.faces[index], store.planes[index] = arrays["faces"][row], arrays["planes"][row]
+            if copying:
+                copying(done, len(known))
         missing = np.setdiff1d(missing, known)
     return missing
 

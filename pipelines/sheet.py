@@ -12,7 +12,7 @@ from pipelines.build import needed_masks
 from pipelines.dataset import bad_faces, check_prepared, open_source
 from pipelines.fill import Source, fill
 from pipelines.preview import evenly
-from pipelines.sides import scan_side
+from pipelines.sides import Watch, no_watch, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
@@ -57,12 +57,12 @@ def check_request(request: SheetRequest) -> None:
         raise SwapfastError(f"--percentile {request.percentile:g}: must lie between 0 and 100, both excluded")
 
 
-def make_sheet(request: SheetRequest) -> int:
+def make_sheet(request: SheetRequest, watch: Watch = no_watch) -> int:
     """Write the sheet; returns how many faces it shows could not be warped to landmarks."""
     check_request(request)
     config = request.config
     spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
-    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad)
+    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad, watch)
     check_prepared(whole, spec)
     chosen = _chosen(whole, request.faces)
     store = HostStore.in_memory(spec, len(chosen))
@@ -77,7 +77,9 @@ def make_sheet(request: SheetRequest) -> int:
         share = request.percentile / 100
         draws = draw_at(share, len(chosen), spec.size, config.augmentation)
         noise = landmark_noise_at(share, len(chosen))
-    bent, warped = with_landmarks(draws, _pairs(chosen, request, spec), noise, config.augmentation)
+    other = whole if request.other is None else open_source(request.other, watch(f"reading {request.other}"))
+    column = 1 if request.other is None else 0  # in its own folder the nearest face is the face itself
+    bent, warped = with_landmarks(draws, _pairs(chosen, other, column, spec), noise, config.augmentation)
     sheet = contact_sheet(store.faces, store.planes, spec.masks, draws, bent)
     encodes, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
     if not encodes:
@@ -94,16 +96,12 @@ def _chosen(source: Source, count: int) -> Source:
     return Source(dataclasses.replace(source.folder, records=records), source.prepared)
 
 
-def _pairs(chosen: Source, request: SheetRequest, spec: StoreSpec) -> np.ndarray:
-    """(N, 2, 68, 2) landmarks of the chosen faces, each with those of the nearest face of the other folder.
-
-    Of its own folder that is the second nearest, the nearest being itself.
-    """
-    other = open_source(request.other or request.folder)
+def _pairs(chosen: Source, other: Source, column: int, spec: StoreSpec) -> np.ndarray:
+    """(N, 2, 68, 2) landmarks of the chosen faces, each with those of the ``column``th nearest of ``other``, from 0."""
     matcher = LandmarkMatcher.from_records(
         [chosen.folder.records, other.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
     )
-    column = min(0 if request.other else 1, matcher.closest[0].shape[1] - 1)
+    column = min(column, matcher.closest[0].shape[1] - 1)
     ids = np.stack([np.arange(len(chosen)), np.zeros(len(chosen), np.int64)])
     columns = np.stack([np.full(len(chosen), column), np.zeros(len(chosen), np.int64)])
     return matcher.get_close_landmarks(ids, columns)[: len(chosen)]

@@ -128,7 +128,8 @@ def make_set(
     rows, store, bad = None, None, []
     progress = watch(f"decoding {source.folder.path}")
     if where == "host" or (where == "device" and _may_lie_on_disk(cache, spec, source)):
-        cached = cached_store(cache, spec, source, progress=progress, say=say)
+        copying = watch(f"copying decoded faces of {source.folder.path}")
+        cached = cached_store(cache, spec, source, progress=progress, say=say, copying=copying)
         store, bad = cached.store, cached.bad
         if cached.reused:
             say(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")

@@ -195,12 +195,15 @@ def is_mask_of_another(name: str, others: frozenset[str]) -> bool:
 # --- for a person ---------------------------------------------------------------------------------------
 
 
-def inspect_folder(folder: Path, workers: int | None = None, progress: Progress | None = None) -> dict:
+def inspect_folder(
+    folder: Path, workers: int | None = None, progress: Progress | None = None, scanning: Progress | None = None
+) -> dict:
     """A JSON-ready report; see ``describe``. Raises SwapfastError only where there is no folder or picture in it.
 
-    Unlike ``scan_folder`` it decodes, and so also finds damage that only the pixels show.
+    Unlike ``scan_folder`` it decodes, and so also finds damage that only the pixels show. progress, scanning: told
+    (done, total) of faces decoded, and before that of files read.
     """
-    found = scan_folder(folder, workers)
+    found = scan_folder(folder, workers, scanning)
     damage = _damaged(found, workers or available_cores(), progress)
     return report_of(found.without([BadFace(path, reason) for path, reason in damage.items()]), _mask_kinds)
 

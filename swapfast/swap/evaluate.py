@@ -7,6 +7,7 @@ and what it makes is compared with the true B inside B's face mask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,31 +93,42 @@ def _picture(record: FaceRecord) -> np.ndarray:
         raise SwapfastError(f"{record.path}: {error}") from error
 
 
-def evaluate(model: FaceAutoencoder, config: TrainConfig, mean_b: np.ndarray, truth: Path) -> Evaluation:
+def evaluate(
+    model: FaceAutoencoder,
+    config: TrainConfig,
+    mean_b: np.ndarray,
+    truth: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
     """Measure ``model`` on the pairs under ``truth``; mean_b: (H, W, 3) in 0..1 BGR at the largest output size.
 
-    Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
+    progress: told (done, total) of the pictures decoded. Raises SwapfastError for missing, damaged or unpaired
+    pictures, and for a B without a face mask.
     """
     pairs = _pairs(truth)
     size = model.output_sizes[-1]
 
-    def cut(side: int, edge: int) -> np.ndarray:
-        crops = [crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, edge) for pair in pairs]
-        return np.stack(crops).astype(np.float32) / 255
-
-    def shown(side: int) -> np.ndarray:
-        return np.ascontiguousarray(cut(side, model.input_size).transpose(0, 3, 1, 2))
+    def cut(side: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 3, h, w) as the model is shown a side, and (n, size, size, 3) as it would be right; in 0..1."""
+        shown = np.empty((len(pairs), model.input_size, model.input_size, 3), np.float32)
+        true = np.empty((len(pairs), size, size, 3), np.float32)
+        for index, pair in enumerate(pairs):
+            picture = _picture(pair[side])
+            for stack in (shown, true):
+                stack[index] = crop_with(pair[0], pair[side], picture, config.crop, stack.shape[1])
+            progress(side * len(pairs) + index + 1, 2 * len(pairs))
+        return np.ascontiguousarray(shown.transpose(0, 3, 1, 2)) / 255, true / 255
 
     masks = np.stack([face_mask_for(a, b, config, size) for a, b in pairs]) / 255
-    true_a, true_b = cut(0, size), cut(1, size)
+    (shown_a, true_a), (shown_b, true_b) = cut(0), cut(1)
 
     def against_b(made: np.ndarray) -> float:
         return float(masked_psnr(made[..., :3], true_b, masks).mean())
 
     return Evaluation(
-        swap_psnr=against_b(swap_faces(model, shown(0), "b")),
+        swap_psnr=against_b(swap_faces(model, shown_a, "b")),
         mean_b_psnr=against_b(np.broadcast_to(mean_b, true_b.shape)),
         unchanged_psnr=against_b(true_a),
-        reconstruction_psnr=against_b(swap_faces(model, shown(1), "b")),
+        reconstruction_psnr=against_b(swap_faces(model, shown_b, "b")),
         pairs=len(pairs),
     )

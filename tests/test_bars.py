@@ -1,0 +1,129 @@
+"""What long work says of itself where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from swapfast.bars import Bars, shown_rate, shown_seconds
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+def _work(update, clock: Clock, total: int, each_s: float) -> None:
+    for done in range(1, total + 1):
+        clock.seconds += each_s
+        update(done, total)
+
+
+def test_a_line_now_and_then_and_one_in_the_end(log, clock):
+    with Bars(stream=log, clock=clock) as bars:
+        update = bars("decoding faces/a")
+        clock.seconds += 1000  # time that other work took is not counted
+        _work(update, clock, 50_000, 1 / 2048)
+    assert log.getvalue().splitlines() == [
+        "decoding faces/a: 20,481 of 50,000, 2,048/s, 14 s left",
+        "decoding faces/a: 40,961 of 50,000, 2,048/s, 4 s left",
+        "decoding faces/a: all 50,000 in 24 s",
+    ]
+
+
+def test_slow_work_says_how_long_it_will_take(log, clock):
+    with Bars(stream=log, interval_s=10, clock=clock) as bars:
+        update = bars("drawing faces")
+        for done in (1, 1, 1, 1, 9):
+            update(done, 10_000)
+            clock.seconds += 6
+    assert log.getvalue().splitlines() == [
+        "drawing faces: 1 of 10,000",
+        "drawing faces: 9 of 10,000, 0.33/s, 8 h 19 min left",
+    ]
+
+
+def test_short_work_is_not_spoken_of(log, clock):
+    with Bars(stream=log, interval_s=10, clock=clock) as bars:
+        for name in ("one", "two", "three"):
+            _work(bars(name), clock, 99, 0.1)
+        bars("known already")(5, 5)
+        bars("nothing")
+    assert log.getvalue() == ""
+
+
+def test_every_step_can_be_told(log):
+    with Bars(stream=log, interval_s=0) as bars:
+        _work(bars("reading faces/b"), Clock(), 4, 0)
+    lines = log.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines[:-1]] == ["reading faces/b: 2 of 4", "reading faces/b: 3 of 4"]
+    assert lines[-1] == "reading faces/b: all 4 in 0 s"
+    assert log.getvalue().replace("\n", "").isprintable(), "no control characters"
+
+
+def test_silence_where_another_process_speaks(log, clock):
+    with Bars(False, stream=log, interval_s=0, clock=clock) as bars:
+        _work(bars("decoding"), clock, 5, 60)
+    assert log.getvalue() == ""
+
+
+def test_work_goes_on_where_nobody_reads(clock):
+    closed = io.StringIO()
+    with Bars(stream=closed, interval_s=0, clock=clock) as bars:
+        update = bars("decoding")
+        closed.close()
+        _work(update, clock, 3, 1)
+    assert clock.seconds == 103
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_bar(monkeypatch, clock):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with Bars(stream=terminal, interval_s=0, clock=clock) as bars:
+        update = bars("decoding faces/a")
+        _work(update, clock, 20, 1)
+    assert "decoding faces/a" in terminal.getvalue() and "100%" in terminal.getvalue()
+    assert " of 20" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (93.4, "1 min 33 s"),
+        (7500, "2 h 5 min"),
+        (9e6, "2,500 h 0 min"),
+    ],
+)
+def test_times_are_shown_in_two_units(seconds, shown):
+    assert shown_seconds(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0.034, "0.034"), (2.34, "2.3"), (9.99, "10"), (410.2, "410"), (1234.5, "1,234")]
+)
+def test_rates_are_shown_as_precisely_as_they_help(rate, shown):
+    assert shown_rate(rate) == shown
