@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from swapfast.augment.clahe import equalize
+from swapfast.augment.transfer import table
 
 # kornia's constants: D65 white, linear RGB -> XYZ and back.
 _WHITE = (0.95047, 1.0, 1.08883)
@@ -29,6 +31,7 @@ _FROM_XYZ = (
     (0.0556466391351772, -0.2040413383665112, 1.0573110696453443),
 )
 _SLOPE = 12.92  # of sRGB near black; linear light is counted in 1 / 12.92 on the way in, which saves a product
+_STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
 _BGR_TO_WHITE = [[m / white / _SLOPE for m in reversed(row)] for row, white in zip(_TO_XYZ, _WHITE)]
 _WHITE_TO_BGR = [[m * white for m, white in zip(row, _WHITE)] for row in reversed(_FROM_XYZ)]
 
@@ -60,10 +63,19 @@ def _lab_to_linear(lab: Planes) -> list[Tensor]:
 
 
 def _whole_lightness(light: Planes) -> Tensor:
-    """L in whole levels, as OpenCV's 8-bit conversion gives it: light and luminance are whole 2040ths on the way."""
-    blue, green, red = _apart(_each(lambda part: (part * (2040 / _SLOPE)).round_(), light))
-    luminance = (blue * 296).add_(green, alpha=2929).add_(red, alpha=871).mul_(1 / 4096).add_(0.5).floor_()
-    return _root(luminance.mul_(1 / 2040)).mul_(296).add_(0.5 - 2.55 * 16).floor_()
+    """L in whole levels, OpenCV's 8-bit conversion to the bit: light and luminance are whole 2040ths on the way."""
+    blue, green, red = _apart(_each(lambda part: (part * (_STEPS / _SLOPE)).round_(), light))
+    luminance = (blue * 296).add_(green, alpha=2929).add_(red, alpha=871).mul_(1 / 4096).add_(0.5).to(torch.int32)
+    return _levels_of_luminance(blue.device).index_select(0, luminance.flatten()).view(luminance.shape)
+
+
+@table
+def _levels_of_luminance() -> np.ndarray:
+    """(2041,) float32: L of each luminance in 2040ths. From a root in float32 five of them would be one level off."""
+    part = np.arange(_STEPS + 1) / _STEPS
+    root = np.where(part > 216 / 24389, np.cbrt(part), part * 841 / 108 + 16 / 116)
+    # The root in 32768ths, times 296 for 2.55 * 116, less 2.55 * 16: as OpenCV rounds them.
+    return ((np.rint(root * 2**15) * 296 - 1336934 + 2**14) // 2**15).astype(np.float32)
 
 
 def _apart(planes: Planes) -> Sequence[Tensor]:
