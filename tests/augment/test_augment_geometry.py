@@ -65,10 +65,10 @@ def test_flip_is_the_peers(golden, device, within):
     step = ImageAugmentation(n, size, draws=from_record(size, n, flip=g["rand"] <= 0.5))
     ours, points = step.random_flip(g["img"], g["points"])
     assert 0 < step.draws.flip.sum() < n
-    assert np.array_equal(ours, g["out"])
+    within("opencv, levels", worst(ours, g["out"]), 0)
     within("points, px", worst(points, g["points_out"]), 1e-4)
     within("points of draws, px", worst(step.draws.move_points(g["points"]), g["points_out"]), 1e-4)
-    assert np.array_equal(step.random_flip(on_device(g["img"], device))[0].cpu(), g["out"])
+    within("device, levels", worst(step.random_flip(on_device(g["img"], device))[0].cpu(), g["out"]), 0)
     faces = g["img"]
     for augment, batch in (
         (OpenCVAugmenter(size, size, [size], threads=1), faces),
