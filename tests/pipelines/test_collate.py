@@ -20,16 +20,24 @@ CASES = {  # of collate_full: feed px, output px in the order of the arrays, col
     "rgb_multi": (64, (32, 64, 128), "rgb"),
     "nowarp": (64, (64,), "bgr"),
     "nocolor_noflip": (96, (96,), "bgr"),
+    "wtl": (64, (64,), "bgr"),
 }
-NO_LANDMARKS = {"wtl"}  # the file does not tell to which points this case was warped
+# Warped to landmarks, and the file does not tell which: its feed can be compared with nothing. Targets and masks are
+# made without them.
+NO_LANDMARKS = {"wtl"}
 
 
 # --- the peer's way, with its defects and without ---------------------------------------------------------
 
 
 def recorded_draws(g, case: str) -> Draws:
-    """In the order of the manifest: lab, clahe, grid; rotation, scale, shift; flip; warp. What is off is not there."""
+    """In the order of the manifest: lab, clahe, grid; rotation, scale, shift; flip; warp. What is off is not there.
+
+    Of a warp to landmarks, which has the choice of the pairs before all that, the feed alone makes use.
+    """
     recorded = [g[name] for name in g.files if name.startswith(f"{case}_draw")]
+    if case in NO_LANDMARKS:
+        _pairs_a, _pairs_b, *recorded, _noise = recorded
     size, n = g[f"{case}_data"].shape[2], 4
     amounts = {}
     if "nocolor" not in case:
@@ -43,7 +51,7 @@ def recorded_draws(g, case: str) -> Draws:
     if "noflip" not in case:
         rand, *recorded = recorded
         amounts["flip"] = rand <= 0.5
-    if "nowarp" not in case:
+    if "nowarp" not in case and case not in NO_LANDMARKS:
         amounts["warp"] = recorded.pop()
     assert not recorded
     return dataclasses.replace(Draws.identity(n, size), **amounts)
@@ -125,7 +133,7 @@ def worst(a, b) -> float:
 @pytest.fixture(scope="module", params=CASES)
 def case(request, golden):
     g = golden("collate_full")
-    assert {name.split("_draw")[0] for name in g.files if "_draw" in name} == {*CASES, *NO_LANDMARKS}
+    assert {name.split("_draw")[0] for name in g.files if "_draw" in name} == CASES.keys()
     return request.param, g
 
 
@@ -153,6 +161,8 @@ def test_the_draws_are_read_as_the_peer_meant_them(case, drawn, within):
         for channel, mask in enumerate(MASKS, 3):
             theirs = peers_order(g[f"{name}_mask_{mask}{index}"])[:, 0]
             within(f"{mask} {size}, levels", worst(small[..., channel], theirs), 1)
+    if name in NO_LANDMARKS:
+        return
     feed = turned[..., :3] if name == "nowarp" else peers_warp(turned[..., :3], drawn, right=False)
     theirs = np.concatenate([g[f"{name}_feed0"], g[f"{name}_feed1"]])
     within("feed, levels", worst(area(np.concatenate([feed] * 2, -1), feed_size)[..., :3], theirs), 1)
@@ -200,7 +210,9 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
         if "nocolor" in name:
             within(f"{backend} {name} target {size} against the peer's, levels", worst(ours, theirs), 5)
         elif backend == "opencv":
-            assert 0 < (ours - theirs).mean() < 1.5, "brighter by the half level that the peer cuts off"
+            plain = drawn.clahe_grid == 0  # which makes something else of another level
+            bias = (ours - theirs)[plain].mean()
+            assert plain.any() and 0 < bias < 1.5, "brighter by the half level that the peer cuts off"
 
 
 @pytest.mark.golden
@@ -221,6 +233,8 @@ def test_masks_are_the_peers(case, drawn, batch, backend, within):
 def test_feeds_are_the_peers_without_its_half_pixel_and_its_black_rim(case, drawn, batch, backend, within, at_least):
     """Against the definition to a level; against the peer's two samplings, corrected, by dB and inside the rim."""
     name, g = case
+    if name in NO_LANDMARKS:
+        pytest.skip("the file does not tell to which landmarks this case was warped")
     feed_size, _, order = CASES[name]
     ours = np.concatenate([255 * side.cpu().permute(0, 2, 3, 1).numpy() for side in batch.inputs])
     ours = ours[..., ::-1] if order == "rgb" else ours
