@@ -16,6 +16,7 @@ from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, check_prepared, split
 from pipelines.fill import Source
 from pipelines.loader import TrainLoader, made_at_once
+from pipelines.mean_face import mean_faces
 from pipelines.preview import PreviewWriter, shrink
 from pipelines.resume import resumed
 from pipelines.run_state import changed_faces, kept_metrics, make_state
@@ -29,7 +30,6 @@ from pipelines.sides import (
     make_feed,
     make_matcher,
     make_set,
-    mean_face,
     no_watch,
     remarks,
     scan_side,
@@ -42,7 +42,7 @@ from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.masks import mask_names
 from swapfast.faces.table import index_path
 from swapfast.losses import LossCollator
-from swapfast.models import SIDES, FaceAutoencoder, build_model
+from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
 from swapfast.preview.samples import Samples
 from swapfast.system import available_cores
@@ -392,7 +392,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         state=state,
         metrics=kept_metrics(plan.checkpoint, config),
         after_save=AfterSave(*after) if after else None,
-        tensors={"faces": {f"mean_{name}": mean_face(side) for name, side in zip(SIDES, sides)}},
+        tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
         preview=PreviewWriter(model, sides, config, plan.samples, folder.folder, logs.preview) if writes else None,
         tensorboard=logs.tensorboard,
         step_log=logs.steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import cv2
@@ -97,6 +98,12 @@ def kept_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str
 def _table(value: object) -> dict:
     """``value`` unless somebody's hand made something else of it."""
     return value if isinstance(value, dict) else {}
+
+
+def same_faces(checkpoint: Checkpoint, data: Mapping[str, Mapping]) -> list[str]:
+    """The sides whose faces are those of the checkpoint, in their order. data: as ``run_state`` has it."""
+    before = _table(checkpoint.state.get("data"))
+    return [side for side, now in data.items() if _table(before.get(side)).get("digest") == now["digest"]]
 
 
 def changed_faces(checkpoint: Checkpoint | None, data: dict) -> list[str]:

@@ -14,7 +14,6 @@ from pipelines.cache import cached_store, has_space, store_path
 from pipelines.dataset import TrainSet, bad_faces, open_source
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
 from pipelines.fill import Source, fill
-from pipelines.preview import evenly
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
@@ -25,8 +24,6 @@ from swapfast.faces.table import FaceTable, index_path, load_index, save_index
 from swapfast.system import available_memory
 
 FEW_FACES = 25  # below this a model mostly learns the faces by heart
-MEAN_OF = 1024
-MEAN_OF_DECODED = 64  # where no store holds them
 DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches want the rest
 MEMORY_SHARE = 0.5
 
@@ -197,30 +194,3 @@ def remarks(sides: list[TrainSet]) -> list[str]:
         if len(side) < FEW_FACES:
             lines.append(f"warning: side {side.side} has {len(side)} faces; below {FEW_FACES} it learns them by heart")
     return lines
-
-
-def mean_face(side: TrainSet) -> torch.Tensor:
-    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of MEAN_OF spread over the folder.
-
-    Raises SwapfastError where not one of them can be read.
-    """
-    total, count = np.zeros((side.spec.size, side.spec.size, 3), np.float64), 0
-    reason = None
-    for index in np.unique(evenly(len(side), MEAN_OF_DECODED if side.store is None else MEAN_OF)):
-        face = face_of(side, int(index))
-        if isinstance(face, str):
-            reason = face
-            continue
-        total += face
-        count += 1
-    if not count:
-        raise SwapfastError(f"{side.source.folder.path}: no face of it can be read: {reason}")
-    return torch.from_numpy((total / count / 255).astype(np.float32))
-
-
-def face_of(side: TrainSet, index: int) -> np.ndarray | str:
-    """(S, S, 3) uint8 BGR: one training crop, or why there is none; decoded where no store holds it."""
-    if side.store is not None:
-        return side.store.faces[side.rows[index], ..., :3]
-    face, planes = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.planes_shape, np.uint8)
-    return side.source.put(side.spec, int(side.members[index]), face, planes) or face[..., :3]

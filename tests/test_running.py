@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -143,6 +145,25 @@ def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
         other = Started(["restore", model, "--step", 4], tmp_path / "run")
         assert other.wait() == 2 and "another run is training in this folder" in other.said()
     assert run("restore", tmp_path / "none")[0] == 2
+
+
+def test_mean_faces_are_computed_once(faces, tmp_path, run):
+    """A resumed run takes them from its checkpoint, as long as the folder's faces are the same."""
+    model = tmp_path / "m"
+    assert run(*_train(faces, model, "-i", 1))[0] == 0
+    folder = CheckpointFolder(model)
+    first = folder.read(folder.path(1))
+    marked = {name: torch.full_like(mean, 0.5) for name, mean in first.tensors["faces"].items()}
+    folder.drop(folder.path(1))
+    folder.save(dataclasses.replace(first, tensors=first.tensors | {"faces": marked}))
+    assert run(*_train(faces, model, "-i", 2))[0] == 0
+    assert _weights(model, 2, "faces") == _weights(model, 1, "faces")
+    fewer = shutil.copytree(faces / "a", tmp_path / "a", ignore=shutil.ignore_patterns("0001*"))
+    code, out, _ = run("train", "-A", fewer, "-B", faces / "b", "-m", model, "-i", 3)
+    assert code == 0 and "side A: its faces are not those it was trained on so far" in out
+    means = load_file(model / "checkpoint-00000003" / "faces.safetensors")
+    assert means["mean_a"].std() > 0.05, "a face's"
+    assert torch.equal(means["mean_b"], marked["mean_b"])
 
 
 def test_the_state_tells_what_was_done(faces, tmp_path, run):
