@@ -286,11 +286,11 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
         small = geometry.shrink(images, half).contiguous(memory_format=torch.channels_last)
         return small, geometry.shrink(masks, half)
 
-    def recolor(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor) -> Tensor:
-        return color.color_adjust(images, factor, offset, grids, largest)
+    def recolor(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
+        return color.color_adjust(images, factor, offset, grids, limits, largest)
 
-    def equalize(lightness: Tensor, grids: Tensor) -> Tensor:
-        return clahe.equalize(lightness, grids, largest)
+    def equalize(lightness: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
+        return clahe.equalize(lightness, grids, limits, largest)
 
     def made(step: Callable, *first: Tensor) -> Callable:
         """The step, compiled if wanted; it has been called before, as what it looks up must be there by then."""
@@ -299,14 +299,14 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
         step(*first)
         return torch.compile(step, fullgraph=True, dynamic=False)
 
-    recolor = made(recolor, images, *amounts[:3])
-    equalize = made(equalize, lightness, amounts.grids)
+    recolor = made(recolor, images, *amounts.colour)
+    equalize = made(equalize, lightness, amounts.grids, amounts.limits)
     transform = made(transform, images, masks, amounts.inverse)
     warp, bend = made(warp, images, amounts.nodes), made(warp, images, landmark_places(data, draws, device))
     shrink, floats = made(shrink, images, masks), made(floats, faces, planes)
     return {
-        "color": lambda: recolor(images, *amounts[:3]),
-        "clahe": lambda: equalize(lightness, amounts.grids),
+        "color": lambda: recolor(images, *amounts.colour),
+        "clahe": lambda: equalize(lightness, amounts.grids, amounts.limits),
         "transform": lambda: transform(images, masks, amounts.inverse),
         "warp": lambda: warp(images, amounts.nodes),
         "warp_landmarks": lambda: bend(images, landmark_places(data, draws, device)),

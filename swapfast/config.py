@@ -190,6 +190,9 @@ class AugmentationConfig(Config):
     color_ab: float = option(8.0, "Largest change of a* and b*, percent.", 0.0, 50.0)
     color_clahe_chance: float = option(50.0, "Chance of local contrast equalisation (CLAHE), percent.", 0.0, 75.0)
     color_clahe_max_size: int = option(4, "Largest step of the CLAHE grid above its base.", 1, 8)
+    color_clahe_clip_limit: float = option(
+        2.0, "How far CLAHE may raise contrast: the highest a histogram's bin may be, in mean heights.", 1.0, 40.0
+    )
     warp_deviation: float = option(
         100 * 5 / 256, "Deviation of a warp node, percent of the size (faceswap: 5 px of 256).", 0.0, 10.0
     )

@@ -616,6 +616,10 @@ def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
     zeros = [f"--set=augmentation.{name}=0" for name in ("zoom_amount", "rotation_range", "shift_range")]
     for original, colour, target, _, feed, _ in sheet("still.png", "-c", "-P", "-W", *zeros):
         assert apart(original, colour) == apart(original, target) == apart(original, feed) == 0
+    still = ["--percentile", 50, "-P", "-W", *zeros]  # the colours' middle is no change, but for CLAHE
+    strong = ["--set", "augmentation.color_clahe_clip_limit=40"]
+    for (_, weak, *_), (_, colour, target, _, feed, _) in zip(sheet("2.png", *still), sheet("40.png", *still, *strong)):
+        assert apart(colour, target) == apart(colour, feed) == 0 < apart(colour, weak) - 3
     low, high = sheet("low.png", "--percentile", 2, "-P"), sheet("high.jpg", "--percentile", 98, "-P")
     assert np.mean([row[1].mean() for row in low]) + 20 < np.mean([row[1].mean() for row in high]), "darker and lighter"
     for row in zip(sheet("99.png", "--percentile", 99), sheet("seed.png", "--percentile", 99, "--set", "seed=7")):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from swapfast.augment import color, geometry, opencv
 from swapfast.augment.checks import check_colors, check_inputs, check_sizes
-from swapfast.augment.clahe import largest_grid
+from swapfast.augment.clahe import bin_limits, largest_grid
 from swapfast.augment.constants import (
     ConstantsAugmentation,
     ConstantsColor,
@@ -115,7 +115,7 @@ def _augment(
     pixels = faces.permute(0, 3, 1, 2)
     images = to_unit(pixels[:, :3])
     if largest is not None:
-        images = color.color_adjust(images, amounts.factor, amounts.offset, amounts.grids, largest)
+        images = color.color_adjust(images, *amounts.colour, largest)
     at = geometry.affine_map(amounts.inverse, size)
     moved = geometry.read(images, at)
     warped = geometry.read(images, geometry.control_map(amounts.nodes, size))
@@ -129,7 +129,7 @@ def _augment(
 
 
 def packed_amounts(draws: Draws) -> np.ndarray:
-    """(N, 13 + 2 K^2) float32: what ``Amounts`` takes apart, for one copy to the device.
+    """(N, 14 + 2 K^2) float32: what ``Amounts`` takes apart, for one copy to the device.
 
     Worked out in float64 on the host, so every backend and device starts from the same numbers.
     """
@@ -137,7 +137,8 @@ def packed_amounts(draws: Draws) -> np.ndarray:
     factor, offset = draws.lab_affine()
     inverse = geometry.relative_matrix(draws.inverse(), size).reshape(n, 6)
     nodes = geometry.relative(draws.control_grid(), size)
-    parts = [factor, offset, draws.clahe_grid[:, None], inverse, nodes.reshape(n, math.prod(nodes.shape[1:]))]
+    clahe = np.stack([draws.clahe_grid, bin_limits(draws.clahe_grid, size, draws.clip_limit)], axis=1)
+    parts = [factor, offset, clahe, inverse, nodes.reshape(n, math.prod(nodes.shape[1:]))]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -147,19 +148,26 @@ class Amounts(NamedTuple):
     factor: Tensor  # (N, 3) of LAB
     offset: Tensor  # (N, 3)
     grids: Tensor  # (N,) int32
+    limits: Tensor  # (N,) int32 ``clahe.bin_limits``
     inverse: Tensor  # (N, 2, 3) px of the target -> position in the face
     nodes: Tensor  # (N, K, K, 2) position in the face that each node of the feed reads
 
     @classmethod
     def of(cls, packed: Tensor) -> Amounts:
-        n, count = len(packed), math.isqrt((packed.shape[1] - 13) // 2)
+        n, count = len(packed), math.isqrt((packed.shape[1] - 14) // 2)
         return cls(
             factor=packed[:, 0:3],
             offset=packed[:, 3:6],
             grids=packed[:, 6].to(torch.int32),
-            inverse=packed[:, 7:13].reshape(n, 2, 3),
-            nodes=packed[:, 13:].reshape(n, count, count, 2),
+            limits=packed[:, 7].to(torch.int32),
+            inverse=packed[:, 8:14].reshape(n, 2, 3),
+            nodes=packed[:, 14:].reshape(n, count, count, 2),
         )
+
+    @property
+    def colour(self) -> tuple[Tensor, ...]:
+        """What ``color.color_adjust`` takes, in its order."""
+        return self.factor, self.offset, self.grids, self.limits
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -202,13 +210,14 @@ class ImageAugmentation:
         self._check(batch, channels=3)
         if isinstance(batch, np.ndarray):
             matrices = opencv.jitter_matrices(self.draws)
-            return opencv.recolor(batch, matrices, self.draws.clahe_grid.tolist(), opencv.Scratch()).copy()
+            grids, clip_limit = self.draws.clahe_grid.tolist(), self.draws.clip_limit
+            return opencv.recolor(batch, matrices, grids, opencv.Scratch(), clip_limit).copy()
 
         largest = int(self.draws.clahe_grid.max(initial=0))
 
         def adjust(images: Tensor) -> Tensor:
             amounts = Amounts.of(send(packed_amounts(self.draws), images.device))
-            return color.color_adjust(images, amounts.factor, amounts.offset, amounts.grids, largest)
+            return color.color_adjust(images, *amounts.colour, largest)
 
         return self._on_device(batch, adjust)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
+from swapfast.augment.constants import ConstantsColor
 from swapfast.augment.transfer import table
 
 BINS = 256
@@ -30,13 +30,18 @@ def largest_grid(color: ConstantsColor) -> int:
     return color.clahe_base_contrast + color.clahe_max_size * (color.clahe_base_contrast // 2)
 
 
+def bin_limits(grids: np.ndarray, size: int, clip_limit: float) -> np.ndarray:
+    """(N,) the highest a bin may be with each of the grids (0 as 1) on an image of ``size`` px, in px."""
+    tile = -(-size // np.maximum(grids, 1))
+    return np.maximum((clip_limit * tile**2 / BINS).astype(np.int64), 1)
+
+
 class Tables(NamedTuple):
     """For images of S px and grids 0 .. G, one row each; P = S plus the widest border that one of them needs.
 
     Offsets are into a volume (G, G, 256) of histograms or curves laid out flat. Grid 0 has the row of grid 1.
     """
 
-    limit: np.ndarray  # (G + 1, 1) int32 the highest that a bin may be
     area: np.ndarray  # (G + 1, 1) int32 px of a tile
     tile_row: np.ndarray  # (G + 1, P) int32 offset of the tiles that a row of the bordered image lies in
     tile_column: np.ndarray  # (G + 1, P) the same of a column
@@ -61,7 +66,6 @@ class Tables(NamedTuple):
         near = [np.clip(low + side, 0, grid - 1) for side in (0, 1)]
         near = np.concatenate(near, axis=1).astype(np.int64)
         ints = (
-            np.maximum((CLIP_LIMIT * tile**2 / BINS).astype(np.int64), 1),
             tile**2,
             within * row,
             within * column,
@@ -77,12 +81,12 @@ class Tables(NamedTuple):
 @table
 def _int_tables(size: int, largest: int) -> np.ndarray:
     """(G + 1, ...) the whole numbers of ``Tables``, side by side: one look-up for all."""
-    return np.concatenate(Tables.of(size, largest)[:7], axis=1)
+    return np.concatenate(Tables.of(size, largest)[:6], axis=1)
 
 
 @table
 def _float_tables(size: int, largest: int) -> np.ndarray:
-    return np.concatenate(Tables.of(size, largest)[7:], axis=1)
+    return np.concatenate(Tables.of(size, largest)[6:], axis=1)
 
 
 @table
@@ -94,19 +98,19 @@ def _spread_of_rest() -> np.ndarray:
     return ((at % step == 0) & (at // step < rest)).astype(np.int32)
 
 
-def equalize(lightness: Tensor, grids: Tensor, largest: int) -> Tensor:
+def equalize(lightness: Tensor, grids: Tensor, limits: Tensor, largest: int) -> Tensor:
     """(N, S, S) levels 0..255 -> the same, equalised with ``grids[i]`` x ``grids[i]`` tiles; 0 leaves a face.
 
-    grids: (N,) whole numbers up to ``largest``, on the device. Levels are rounded to whole ones first, as a histogram
-    has 256 bins, and so is the result.
+    grids: (N,) whole numbers up to ``largest``, on the device. limits: (N,) int32 ``bin_limits``, on the device. Levels
+    are rounded to whole ones first, as a histogram has 256 bins, and so is the result.
     """
     n, size, _ = lightness.shape
     if largest == 0 or n == 0:
         return lightness
     ints = _int_tables(size, largest, lightness.device).index_select(0, grids)
-    padded = (ints.shape[1] - 2 - 4 * size) // 3
-    limit, area, tile_row, tile_column, inside, near_row, near_column = ints.split(
-        [1, 1, padded, padded, padded, 2 * size, 2 * size], dim=1
+    padded = (ints.shape[1] - 1 - 4 * size) // 3
+    area, tile_row, tile_column, inside, near_row, near_column = ints.split(
+        [1, padded, padded, padded, 2 * size, 2 * size], dim=1
     )
     floats = _float_tables(size, largest, lightness.device).index_select(0, grids)
     scale, weight = floats.split([1, 2 * size], dim=1)
@@ -119,7 +123,8 @@ def equalize(lightness: Tensor, grids: Tensor, largest: int) -> Tensor:
     counted = inside[:, :, None] * inside[:, None]
     histograms = torch.zeros(n * largest**2 * BINS, device=lightness.device, dtype=torch.int32)
     histograms.index_add_(0, at.flatten(), counted.flatten())  # whole numbers: in any order the same sums
-    curves = _curves(histograms.view(n, largest**2, BINS), limit[:, None], area[:, None], scale[:, None])
+    histograms = histograms.view(n, largest**2, BINS)
+    curves = _curves(histograms, limits[:, None, None], area[:, None], scale[:, None])
 
     near_row, near_column = near_row.view(n, 2, 1, size, 1), near_column.view(n, 1, 2, 1, size)
     at = bordered[:, None, None, :size, :size] + (near_row + first[:, :, None, None, None]) + near_column

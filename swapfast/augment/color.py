@@ -134,10 +134,11 @@ def jitter(lab: Planes, factor: Tensor, offset: Tensor) -> list[Tensor]:
     return [torch.addcmul(o, plane, f) for plane, f, o in zip(_apart(lab), factors, offsets)]
 
 
-def color_adjust(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor, largest: int) -> Tensor:
+def color_adjust(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor, limits: Tensor, largest: int) -> Tensor:
     """Jitter and CLAHE of (N, 3, H, W) BGR in 0..1.
 
-    grids: (N,) whole numbers of tiles per edge on the device, 0 for no CLAHE; none is above ``largest``.
+    grids: (N,) whole numbers of tiles per edge on the device, 0 for no CLAHE; none is above ``largest``. limits: (N,)
+    int32 ``clahe.bin_limits`` on the device.
     A face for which neither is drawn comes back as it was, not merely as close as LAB and back would bring it.
     """
     light = _each(_linear, images)
@@ -147,7 +148,7 @@ def color_adjust(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor, 
         # 51 dB at 64 and at 128 px, with the exact one to 36 and 43.
         lab[0] = torch.where((grids > 0)[:, None, None], _whole_lightness(light), lab[0])
     lightness, a, b = jitter(lab, factor, offset)
-    linear = _lab_to_linear([equalize(lightness, grids, largest), a, b])
+    linear = _lab_to_linear([equalize(lightness, grids, limits, largest), a, b])
     same = (grids == 0) & (factor == 1).all(1) & (offset == 0).all(1)
 
     def finished(before: Tensor, linear: Tensor) -> Tensor:

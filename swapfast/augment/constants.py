@@ -12,8 +12,8 @@ from swapfast.config import AugmentationConfig
 
 SMALLEST_SIZE = 32  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
 LARGEST_SIZE = 1024  # px: a face crop above that is a mistake, and positions are exact to 1e-4 px up to it
-CLIP_LIMIT = 2.0  # of CLAHE: the highest a histogram bin may be, in mean heights
 DEFAULT = AugmentationConfig()
+CLIP_LIMIT = DEFAULT.color_clahe_clip_limit
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class ConstantsColor:
 
     clahe_base_contrast: int  # tiles per edge of the coarsest CLAHE grid
     clahe_chance: float  # 0..1
+    clahe_clip_limit: float  # the highest a histogram bin may be, in mean heights
     clahe_max_size: int  # grids are base + k * (base // 2), k from 0 to this
     lab_adjust: tuple[float, float, float]  # largest amount either way for L*, a*, b*; 0..1
 
@@ -33,6 +34,7 @@ class ConstantsColor:
         return cls(
             clahe_base_contrast=max(2, processing_size // 128),
             clahe_chance=on * config.color_clahe_chance / 100,
+            clahe_clip_limit=config.color_clahe_clip_limit,
             clahe_max_size=config.color_clahe_max_size,
             lab_adjust=(on * config.color_lightness / 100, ab, ab),
         )

@@ -27,7 +27,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from swapfast.augment.constants import ConstantsAugmentation, ConstantsWarp, check_size
+from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, ConstantsWarp, check_size
 from swapfast.augment.landmarks import landmark_nodes
 from swapfast.config import AugmentationConfig
 
@@ -97,7 +97,7 @@ def normals(words: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to each of N faces. All arrays are numpy, one entry per face.
+    """What happens to each of N faces. All arrays are numpy, one entry per face; plain numbers hold for all.
 
     The face is jittered in colour, then moved (rotation, scale, shift), then flipped: that is the target. The
     feed is the target warped, by ``warp`` or, where they are given (``with_landmarks``), by ``landmark_nodes``
@@ -113,9 +113,12 @@ class Draws:
     flip: np.ndarray  # (N,) bool
     warp: np.ndarray  # (N, 2, 5, 5) px added to where a node of the grid reads, [:, 0] x, [:, 1] y
     landmark_nodes: np.ndarray | None = None  # (N, K, K, 2) px (x, y) of the target: where each node reads
+    clip_limit: float = CLIP_LIMIT  # of every face's CLAHE: the highest a histogram bin may be, in mean heights
 
     def __post_init__(self) -> None:
         check_size(self.size)
+        if not 0 < self.clip_limit < math.inf:  # OpenCV takes 0 for no limit at all
+            raise ValueError(f"Draws.clip_limit: expected a number above 0, got {self.clip_limit}")
         n = len(self.rotation)
         shapes = {
             "lab": (n, 3),
@@ -158,8 +161,8 @@ class Draws:
             index = np.asarray(index)
             if index.ndim != 1:
                 raise TypeError("Draws take a slice or a one-dimensional array of indices")
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "size"}
-        return Draws(size=self.size, **{name: a if a is None else a[index] for name, a in given.items()})
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Draws(**{name: a[index] if isinstance(a, np.ndarray) else a for name, a in given.items()})
 
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
@@ -280,6 +283,7 @@ def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig
         # Peer: CLAHE is skipped for the whole batch when the only face drawn for it is the first.
         # Ours: every face has its own chance, whatever the others drew.
         clahe_grid=np.where(u[:, _CLAHE] < color.clahe_chance, grid, 0),
+        clip_limit=color.clahe_clip_limit,
         rotation=either_way[:, _ROTATION] * transform.rotation,
         scale=1 + either_way[:, _SCALE] * transform.zoom,
         shift=either_way[:, _SHIFT_X : _SHIFT_Y + 1] * transform.shift,

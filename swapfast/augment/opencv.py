@@ -76,12 +76,20 @@ def jitter(lab: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -
     return cv2.transform(lab, matrix, dst=out)
 
 
-def equalize(lightness: np.ndarray, grid: int, out: np.ndarray | None = None) -> np.ndarray:
+def equalize(
+    lightness: np.ndarray, grid: int, clip_limit: float = CLIP_LIMIT, out: np.ndarray | None = None
+) -> np.ndarray:
     """CLAHE of one 8-bit plane (H, W) with ``grid`` x ``grid`` tiles."""
-    return cv2.createCLAHE(CLIP_LIMIT, (grid, grid)).apply(lightness, dst=out)
+    return cv2.createCLAHE(clip_limit, (grid, grid)).apply(lightness, dst=out)
 
 
-def recolor(faces: np.ndarray, matrices: np.ndarray, grids: Sequence[int], scratch: Scratch) -> np.ndarray:
+def recolor(
+    faces: np.ndarray,
+    matrices: np.ndarray,
+    grids: Sequence[int],
+    scratch: Scratch,
+    clip_limit: float = CLIP_LIMIT,
+) -> np.ndarray:
     """Jitter and CLAHE of (N, S, S, 3 or 4) BGR faces; a fourth channel is kept.
 
     matrices: (N, 3, 4) of ``jitter_matrices``. grids: N tiles per edge, 0 for no CLAHE. Returns scratch memory, or
@@ -97,7 +105,8 @@ def recolor(faces: np.ndarray, matrices: np.ndarray, grids: Sequence[int], scrat
         jitter(plain[i], matrices[i], out=lab[i])
         if grid:
             lightness = cv2.extractChannel(lab[i], 0, dst=scratch("lightness", size, size))
-            cv2.insertChannel(equalize(lightness, grid, out=scratch("equalized", size, size)), lab[i], 0)
+            equalized = equalize(lightness, grid, clip_limit, out=scratch("equalized", size, size))
+            cv2.insertChannel(equalized, lab[i], 0)
     colored = scratch("colored", n, size, size, channels)
     cv2.cvtColor(tall(lab), cv2.COLOR_LAB2BGR, dst=tall(colored), dstCn=channels)
     if channels == 4:
@@ -315,7 +324,7 @@ class _Batch:
         self.planes = np.ascontiguousarray(planes) if planes is not None else np.empty((n, 0, size, size), np.uint8)
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
-        self.grids = draws.clahe_grid.tolist()
+        self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
         self.matrices = draws.inverse()
         self.nodes = draws.control_grid()
         self.weights = weights_for(size, self.nodes.shape[1])
@@ -331,7 +340,7 @@ class _Batch:
         return [slice(i, min(i + length, n)) for i in range(0, n, length)]
 
     def augment(self, strip: slice, scratch: Scratch) -> None:
-        faces = recolor(self.faces[strip], self.jitter[strip], self.grids[strip], scratch)
+        faces = recolor(self.faces[strip], self.jitter[strip], self.grids[strip], scratch, self.clip_limit)
         self._make_targets(faces, strip, scratch)
         self._move_planes(strip, scratch)
         self._make_feed(faces, strip, scratch)

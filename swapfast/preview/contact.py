@@ -25,7 +25,8 @@ def contact_sheet(
     size = faces.shape[1]
     with OpenCVAugmenter(size, size, (size,)) as augment:
         plain, bent = augment(faces, planes, draws), augment(faces, planes, landmarks)
-    coloured = recolor(faces, jitter_matrices(draws), draws.clahe_grid.tolist(), Scratch())[..., :3]
+    grids, matrices = draws.clahe_grid.tolist(), jitter_matrices(draws)
+    coloured = recolor(faces, matrices, grids, Scratch(), draws.clip_limit)[..., :3]
     target = _pixels(plain.targets[0])
     drawn = np.zeros((len(faces), 0, size, size), np.uint8) if plain.masks is None else plain.masks[0].numpy()
     columns = [faces[..., :3], coloured, target, _tinted(target, drawn, masks), _pixels(plain.feed), _pixels(bent.feed)]

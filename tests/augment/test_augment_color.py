@@ -12,9 +12,10 @@ from kornia.color import lab_to_rgb, rgb_to_lab
 from slow_references import equalized_slowly, jittered, lab_of_bgr, pictures, psnr
 
 from swapfast.augment import clahe, color, opencv
-from swapfast.augment.augmentation import ANY_CONFIG, ImageAugmentation
+from swapfast.augment.augmentation import ANY_CONFIG, Amounts, DeviceAugmenter, ImageAugmentation, packed_amounts
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import Draws, draw
+from swapfast.config import AugmentationConfig
 
 
 def tensor(images: np.ndarray, device) -> torch.Tensor:
@@ -27,12 +28,20 @@ def lab_of(images: np.ndarray, device) -> torch.Tensor:
     return torch.stack(color.bgr_to_lab(tensor(images, device)), dim=1)
 
 
-def equalized(planes: np.ndarray, grids, device, largest: int | None = None) -> np.ndarray:
-    """The device's CLAHE of (N, S, S) whole levels."""
+def equalize(lightness: torch.Tensor, grids, largest: int, clip_limit: float = CLIP_LIMIT) -> torch.Tensor:
+    """The device's CLAHE of (N, S, S) levels with (N,) grids, told once."""
     grids = np.asarray(grids, np.int32)
+    limits = clahe.bin_limits(grids, lightness.shape[-1], clip_limit).astype(np.int32)
+    grids, limits = (torch.from_numpy(a).to(lightness.device) for a in (grids, limits))
+    return clahe.equalize(lightness, grids, limits, largest)
+
+
+def equalized(
+    planes: np.ndarray, grids, device, largest: int | None = None, clip_limit: float = CLIP_LIMIT
+) -> np.ndarray:
+    """The device's CLAHE of (N, S, S) whole levels."""
     at = torch.from_numpy(planes).to(device).float()
-    largest = int(grids.max()) if largest is None else largest
-    return clahe.equalize(at, torch.from_numpy(grids).to(device), largest).cpu().numpy()
+    return equalize(at, grids, int(np.max(grids)) if largest is None else largest, clip_limit).cpu().numpy()
 
 
 def ties(device) -> int:
@@ -49,15 +58,15 @@ def amounts(lab: np.ndarray, size: int = 96) -> Draws:
     return dataclasses.replace(Draws.identity(len(lab), size), lab=lab.reshape(-1, 3).astype(np.float64))
 
 
-def corrected_color(bgr: np.ndarray, lab_amounts: np.ndarray, grids) -> np.ndarray:
+def corrected_color(bgr: np.ndarray, lab_amounts: np.ndarray, grids, clip_limit: float = 2.0) -> np.ndarray:
     """The peer's 8-bit way with its two defects put right: jitter rounded, CLAHE wherever it is drawn."""
     result = np.empty_like(bgr)
     for i, image in enumerate(bgr):
         lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
         lab = np.rint(jittered(lab[None], lab_amounts[i : i + 1])[0]).astype(np.uint8)
         if grids[i]:
-            equalize = cv2.createCLAHE(2.0, (int(grids[i]), int(grids[i])))
-            lab[..., 0] = equalize.apply(np.ascontiguousarray(lab[..., 0]))
+            theirs = cv2.createCLAHE(clip_limit, (int(grids[i]), int(grids[i])))
+            lab[..., 0] = theirs.apply(np.ascontiguousarray(lab[..., 0]))
         result[i] = cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
     return result
 
@@ -209,9 +218,8 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
 
 def adjusted(images: np.ndarray, d: Draws, device) -> torch.Tensor:
     """The device's ``color_adjust`` of (N, H, W, 3) bytes -> (N, 3, H, W) floats."""
-    amounts = (torch.from_numpy(v.astype(np.float32)).to(device) for v in d.lab_affine())
-    grids = torch.from_numpy(d.clahe_grid).to(device)
-    return color.color_adjust(tensor(images, device), *amounts, grids, int(d.clahe_grid.max()))
+    amounts = Amounts.of(torch.from_numpy(packed_amounts(d)).to(device))
+    return color.color_adjust(tensor(images, device), *amounts.colour, int(d.clahe_grid.max()))
 
 
 # ---- against formulas and as properties ----------------------------------------------------------------------
@@ -272,6 +280,41 @@ def test_clahe_is_opencvs(device, within, size):
         within(f"{kind}: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
 
+@pytest.mark.parametrize("clip_limit", [1.0, 2.0, 3.3, 4.0, 40.0])
+@pytest.mark.parametrize("size", [33, 64, 100, 256])
+def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):
+    largest = clahe.largest_grid(ConstantsColor.from_config(size, ANY_CONFIG))
+    grids = np.tile(np.arange(1, largest + 1), len(KINDS))
+    planes = np.concatenate([planes_of(kind, largest, size) for kind in KINDS])
+    expected = [cv2.createCLAHE(clip_limit, (int(g), int(g))).apply(p) for p, g in zip(planes, grids)]
+    assert np.array_equal([opencv.equalize(p, int(g), clip_limit) for p, g in zip(planes, grids)], expected)
+    error = np.abs(equalized(planes, grids, device, clip_limit=clip_limit) - expected)
+    within("device: levels", error.max(), ties(device))
+    within("device: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
+
+
+@pytest.mark.parametrize("clip_limit", [1.0, 2.0, 40.0])
+def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at_least, clip_limit):
+    """OpenCV's batch, the device's, and the single step of either, from the configuration on."""
+    config = AugmentationConfig(color_clahe_clip_limit=clip_limit, color_clahe_chance=75.0, warp=False, flip=False)
+    size, n = 64, 12
+    faces, d = pictures(n, size), draw(4, np.arange(n), 0, size, config)
+    d = dataclasses.replace(Draws.identity(n, size), lab=d.lab, clahe_grid=d.clahe_grid, clip_limit=d.clip_limit)
+    assert d.clip_limit == d[3:5].clip_limit == clip_limit and 3 < (d.clahe_grid > 0).sum() < n
+    expected = corrected_color(faces, d.lab, d.clahe_grid, clip_limit)
+    step = ImageAugmentation(n, size, config, d)
+    ours = step.color_adjust(faces)
+    within("opencv, share of px that differ", (ours != expected).any(-1).mean(), 1e-3)
+    with opencv.OpenCVAugmenter(size, size, [size], threads=1) as augment:
+        assert np.array_equal(augment(faces, None, d).targets[0].permute(0, 2, 3, 1), ours)
+    whole = DeviceAugmenter(size, size, [size], config)(torch.from_numpy(faces).to(device), None, d)
+    at_least(f"device, clip limit {clip_limit:g}, dB", psnr(255 * levels(whole.targets[0]), expected), 46)
+    single = step.color_adjust(torch.from_numpy(faces).to(device)).cpu()
+    at_least(f"device, step, clip limit {clip_limit:g}, dB", psnr(single, expected), 46)
+    others = np.where(clip_limit == 2.0, 4.0, 2.0)
+    assert psnr(ours, corrected_color(faces, d.lab, d.clahe_grid, float(others))) < 40, "and it matters"
+
+
 @pytest.mark.parametrize("size, grid", [(32, 2), (33, 10), (50, 3), (64, 4), (64, 9)])
 def test_clahe_follows_its_definition(device, within, size, grid):
     """In float64 a tie may round otherwise than in OpenCV's float32."""
@@ -289,11 +332,10 @@ def test_clahe_of_a_face_depends_on_nothing_else(device):
     for i in range(5):
         assert np.array_equal(together[i], equalized(planes[i : i + 1], grids[i : i + 1], device, largest=6)[0])
     shifted = torch.from_numpy(planes).to(device) + 0.3
-    tiles = torch.from_numpy(grids).to(device)
-    rounded = clahe.equalize(shifted, tiles, 6).cpu().numpy()
+    rounded = equalize(shifted, grids, 6).cpu().numpy()
     assert np.array_equal(rounded[grids > 0], together[grids > 0])
-    assert torch.equal(clahe.equalize(shifted, tiles, 6)[1], shifted[1]), "a face without CLAHE keeps its fractions"
-    assert clahe.equalize(shifted[:0], tiles[:0], 6).shape == (0, 64, 64)
+    assert torch.equal(equalize(shifted, grids, 6)[1], shifted[1]), "a face without CLAHE keeps its fractions"
+    assert equalize(shifted[:0], grids[:0], 6).shape == (0, 64, 64)
 
 
 def test_no_amount_changes_no_bit(device):

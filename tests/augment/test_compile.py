@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from swapfast.augment import clahe, opencv
 from swapfast.augment.augmentation import DeviceAugmenter
+from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.draws import Draws, draw
 
 SIZE, N = 48, 3
@@ -34,6 +35,7 @@ def test_eager_and_compiled_agree_and_nothing_is_compiled_twice(device, within):
     still = Draws.identity(N, SIZE)
     cases["nothing drawn"] = batch(device), still
     cases["CLAHE for all"] = batch(device), dataclasses.replace(still, clahe_grid=np.array([2, 3, 10]))
+    cases["another clip limit"] = batch(device), dataclasses.replace(cases["CLAHE for all"][1], clip_limit=9.0)
     cases["CLAHE for none"] = batch(device), dataclasses.replace(drawn[0], clahe_grid=np.zeros(N, np.int64))
     with torch._dynamo.config.patch(error_on_recompile=True):
         results = {name: (eager(*pixels, d), compiled(*pixels, d)) for name, (pixels, d) in cases.items()}
@@ -69,10 +71,12 @@ def test_compiled_clahe_is_opencvs(device, within):
     """On whole levels, where nothing lies between two."""
     torch._dynamo.reset()
     planes = np.ascontiguousarray(pictures(N, SIZE, 1)[..., 0])
-    at, grids = torch.from_numpy(planes).to(device).float(), torch.tensor([2, 5, 4], device=device)
-    clahe.equalize(at, grids, 5)  # makes the tables
+    at, grids = torch.from_numpy(planes).to(device).float(), np.array([2, 5, 4])
+    limits = torch.from_numpy(clahe.bin_limits(grids, SIZE, CLIP_LIMIT).astype(np.int32)).to(device)
+    tiles = torch.from_numpy(grids).to(device)
+    clahe.equalize(at, tiles, limits, 5)  # makes the tables
     compiled = torch.compile(clahe.equalize, fullgraph=True, dynamic=False)
     expected = np.stack([opencv.equalize(plane, int(grid)) for plane, grid in zip(planes, grids)])
-    error = np.abs(compiled(at, grids, 5).cpu().numpy() - expected)
+    error = np.abs(compiled(at, tiles, limits, 5).cpu().numpy() - expected)
     within("levels", error.max(), 0 if device.type == "cpu" else 1)
     torch._dynamo.reset()

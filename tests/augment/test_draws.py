@@ -23,7 +23,7 @@ from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.matching import MATCH_BLOCK
 
-FIELDS = [f.name for f in dataclasses.fields(Draws) if f.name not in ("size", "landmark_nodes")]  # what is drawn
+FIELDS = [f.name for f in dataclasses.fields(Draws) if f.name not in ("size", "landmark_nodes", "clip_limit")]
 
 # Random123's tests/kat_vectors, lines "philox4x32 10": counter, key, result.
 KNOWN_ANSWERS = [
@@ -227,6 +227,11 @@ def test_constants_match_the_peer(golden, within):
 def test_a_wrong_range_is_the_users_error_and_a_wrong_shape_the_programs():
     with pytest.raises(SwapfastError, match="rotation_range"):
         AugmentationConfig(rotation_range=90.0)
+    for limit in (0.5, 41.0):
+        with pytest.raises(SwapfastError, match=r"color_clahe_clip_limit .*must lie within 1.0 and 40.0"):
+            AugmentationConfig(color_clahe_clip_limit=limit)
+    with pytest.raises(ValueError, match="clip_limit"):
+        dataclasses.replace(Draws.identity(3, 64), clip_limit=0.0)
     for size in (8, 64.5):
         with pytest.raises(ValueError, match="processing size"):
             draw(0, [0], [0], size)

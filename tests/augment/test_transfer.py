@@ -50,7 +50,7 @@ def test_after_the_first_batch_only_amounts_are_sent(eight_draws):
     with Copies() as copies:
         augmenter(faces, planes, eight_draws)
     assert copies.waited == []
-    assert copies.sent == [(8, 63)], "all amounts at once"
+    assert copies.sent == [(8, 64)], "all amounts at once"
 
 
 @pytest.mark.parametrize("step", ["color_adjust", "transform", "random_flip", "warp"])

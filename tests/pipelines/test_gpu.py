@@ -21,6 +21,7 @@ from pipelines.sampler import Sampler
 from pipelines.sides import scan_side
 from pipelines.store import StoreSpec
 from swapfast.augment import clahe, opencv
+from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.image import read_image
 
@@ -121,7 +122,8 @@ def test_clahe_is_the_cpus_to_one_level(photographs, device, within):
         gray = [cv2.resize(read_image(path), (size, size))[..., 1] for path in paths]
         grids = np.resize([2, 3, 4, 6, 8], len(gray))
         levels = torch.from_numpy(np.stack(gray)).to(device, torch.float32)
-        ours = clahe.equalize(levels, torch.from_numpy(grids).to(device), 8).cpu().numpy()
+        limits = torch.from_numpy(clahe.bin_limits(grids, size, CLIP_LIMIT)).to(device, torch.int32)
+        ours = clahe.equalize(levels, torch.from_numpy(grids).to(device), limits, 8).cpu().numpy()
         theirs = np.stack([opencv.equalize(image.copy(), int(grid)) for image, grid in zip(gray, grids)])
         apart = np.abs(ours - theirs.astype(np.float32))
         within(f"{size} px: levels", apart.max(), 1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pipelines.build import TrainRequest
+from pipelines.resume import resumed
 from pipelines.run_state import changed_faces, kept_metrics, kept_state
 from swapfast.config import TrainConfig, updated
-from swapfast.training.checkpoint import Checkpoint
+from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
 
 
 def _checkpoint(**state) -> Checkpoint:
@@ -28,6 +32,19 @@ def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
     metrics = kept_metrics(before, updated(TrainConfig(), changes))
     assert metrics == {"average_loss": 0.2} | ({"lowest_average_loss": 0.1} if kept else {})
     assert kept_metrics(None, TrainConfig()) == {}
+
+
+def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    state = TrainConfig().to_dict()
+    state["augmentation"] |= {"color_clahe_max_size": 3}
+    del state["augmentation"]["color_clahe_clip_limit"]
+    folder = CheckpointFolder(tmp_path)
+    folder.save(Checkpoint(3, {}, {"config": state}))
+    for changes, limit in (({}, 2.0), ({"augmentation.color_clahe_clip_limit": 4.0}, 4.0)):
+        request = TrainRequest(Path("a"), Path("b"), tmp_path, TrainConfig(), changes)
+        config, checkpoint, lines = resumed(request, folder)
+        assert (config.augmentation.color_clahe_max_size, config.augmentation.color_clahe_clip_limit) == (3, limit)
+        assert checkpoint.step == 3 and lines == []
 
 
 @pytest.mark.parametrize("data", [[1], None, {"a": 3}, {"a": {"digest": "old"}}])
