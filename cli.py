@@ -465,7 +465,7 @@ def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         arguments.skip_bad,
     )
     with Bars() as bars:
-        unwarped = make_sheet(request, bars)
+        unwarped = make_sheet(request, bars, functools.partial(print, file=sys.stderr))
     note = f" ({unwarped} of its faces cannot be warped to landmarks)" if unwarped else ""
     print(f"look at {arguments.out}{note}")
     return EXIT_DONE

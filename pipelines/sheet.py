@@ -12,7 +12,7 @@ from pipelines.build import needed_masks
 from pipelines.dataset import bad_faces, check_prepared, open_source
 from pipelines.fill import Source, fill
 from pipelines.preview import evenly
-from pipelines.sides import Watch, no_watch, scan_side
+from pipelines.sides import Say, Watch, no_watch, quiet, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
@@ -20,6 +20,7 @@ from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares
 from swapfast.faces.matching import LandmarkMatcher
+from swapfast.faces.reader import shown
 from swapfast.files import check_new_file, write_file
 from swapfast.preview.contact import contact_sheet
 
@@ -57,18 +58,19 @@ def check_request(request: SheetRequest) -> None:
         raise SwapfastError(f"--percentile {request.percentile:g}: must lie between 0 and 100, both excluded")
 
 
-def make_sheet(request: SheetRequest, watch: Watch = no_watch) -> int:
-    """Write the sheet; returns how many faces it shows could not be warped to landmarks."""
+def make_sheet(request: SheetRequest, watch: Watch = no_watch, say: Say = quiet) -> int:
+    """Write the sheet; returns how many faces it shows could not be warped to landmarks.
+
+    say: is told which bad files are left out, where that is asked for.
+    """
     check_request(request)
     config = request.config
     spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
     whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad, watch)
     check_prepared(whole, spec)
-    chosen = _chosen(whole, request.faces)
-    store = HostStore.in_memory(spec, len(chosen))
-    bad = fill(spec, chosen, store)
-    if bad:
-        chosen.without(bad_faces(chosen, bad)).folder.require_all_good()
+    whole, chosen, store = _decoded(whole, spec, request)
+    for bad in whole.folder.bad:
+        say(f"{shown(bad.path)}: {bad.reason}; left out")
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
@@ -87,6 +89,21 @@ def make_sheet(request: SheetRequest, watch: Watch = no_watch) -> int:
         raise SwapfastError(f"-o/--out {request.out}: {width} x {height} px are too many; fewer --faces, or give .png")
     write_file(request.out, encoded.tobytes())
     return int(len(warped) - warped.sum())
+
+
+def _decoded(whole: Source, spec: StoreSpec, request: SheetRequest) -> tuple[Source, Source, HostStore]:
+    """The folder less what turns out not to be decodable, the faces chosen of it, and their pixels.
+
+    Raises SwapfastError naming what cannot be decoded, unless that is to be skipped: then others take its place.
+    """
+    while True:
+        chosen = _chosen(whole, request.faces)
+        store = HostStore.in_memory(spec, len(chosen))
+        bad = fill(spec, chosen, store)
+        if not bad:
+            return whole, chosen, store
+        whole = whole.without(bad_faces(chosen, bad))
+        whole.folder.require_all_good(request.skip_bad)
 
 
 def _chosen(source: Source, count: int) -> Source:

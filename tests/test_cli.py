@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -586,6 +588,38 @@ def test_a_share_is_held_out(faces, tmp_path, run):
     code, _, err = run(*_train(faces, tmp_path / "n", "-i", 1), "--validation", "0.000001")
     assert code == 2 and "that leaves nothing to validate with" in err
     assert not (tmp_path / "n").exists()
+
+
+def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run):
+    """Found when its pixels are decoded only: its header is in order. Others are shown in its place."""
+    folder, sheet = tmp_path / "a", tmp_path / "sheet.png"
+    shutil.copytree(faces / "a", folder)
+    names = sorted(path.name for path in folder.glob("????.png"))
+    data = (folder / names[0]).read_bytes()
+    at = data.index(b"IDAT")
+    length = int.from_bytes(data[at - 4 : at], "big")
+    body = b"IDAT" + bytes(length)
+    (folder / names[0]).write_bytes(data[:at] + body + zlib.crc32(body).to_bytes(4, "big") + data[at + 8 + length :])
+    arguments = ["augment", folder, "-o", sheet, "--faces", 3, "--size", 64]
+    code, out, err = run(*arguments)
+    assert code == 2 and not sheet.exists() and not out
+    assert re.fullmatch(rf"swapfast: .*1 of 12 files cannot be used.*--skip-bad\n  {names[0]}: pixels .*decoded\n", err)
+    (folder / names[5]).write_bytes(b"")  # what its header tells
+    code, out, err = run(*arguments, "--skip-bad")
+    assert code == 0 and f"look at {sheet}" in out
+    assert err.splitlines() == [
+        f"{folder / names[5]}: empty (zero bytes); left out",
+        f"{folder / names[0]}: pixels that cannot be decoded; left out",
+    ]
+    left = cv2.imread(str(sheet))
+    for name in (names[0], names[5]):
+        (folder / name).unlink()
+    assert run(*arguments)[::2] == (0, "")
+    assert np.array_equal(left, cv2.imread(str(sheet))), "as if it had never been there"
+    for name in names:
+        (folder / name).write_bytes(b"")
+    code, _, err = run(*arguments, "--skip-bad")
+    assert code == 2 and "no face is left" in err
 
 
 @pytest.mark.parametrize("backend", ["opencv", "device"])
