@@ -341,6 +341,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         kept = index_path(request.cache, source.folder.path)
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
             keep_index(kept, source.folder.records)
+    matcher = make_matcher(sides, config, request.cache, watch)
     processes.files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
@@ -371,7 +372,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         config.augmentation,
         plan.spec.size,
         start=plan.step,
-        matcher=make_matcher(sides, config, watch),
+        matcher=matcher,
         at_once=at_once,
     )
     if request.compile:

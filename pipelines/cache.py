@@ -2,6 +2,7 @@
 
     index-FOLDER.safetensors            what reading a folder found (swapfast/faces/table.py)
     store-OPTIONS-FACES.safetensors     crops and masks of one side
+    matches-LANDMARKS.safetensors       which faces of two sides look alike (matches.py)
 
 A store's name is made of digests: of everything that shapes a crop, and of the faces' contents in their order. So it
 is never out of date, only unused. Files are written under temporary names and renamed when they are whole; what a kill
@@ -35,7 +36,8 @@ from swapfast.mapped import NewArrays, open_arrays
 STORE_FORMAT = 1
 REASON_BYTES = 200
 WAY_OUT = "choose another --cache-dir, or train with --cache off"
-_NAMES = re.compile(r"(index-[0-9a-f]{16}|store-[0-9a-f]{16}-[0-9a-f]{16}(-begun)?)\.safetensors")
+_NAMES = re.compile(r"(index-[0-9a-f]{16}|matches-[0-9a-f]{16}|store-[0-9a-f]{16}-[0-9a-f]{16}(-begun)?)\.safetensors")
+_KINDS = ("swapfast index", "swapfast store", "swapfast matches")
 _SPARE_BYTES = 64 << 20  # left free on the disk
 
 
@@ -293,7 +295,7 @@ def describe_file(path: Path) -> dict[str, str]:
 
 
 def _options(metadata: dict[str, str]) -> dict | None:
-    """What a store was made with; None for an index, and where it cannot be read."""
+    """What a store or matches were made with; None for an index, and where it cannot be read."""
     try:
         options = json.loads(metadata["options"])
         return options if isinstance(options["size"], int) else None
@@ -312,7 +314,7 @@ def list_cache(cache: Path) -> list[dict]:
     for path in sorted(path for path in cache.iterdir() if _NAMES.fullmatch(path.name)):
         metadata = describe_file(path)
         what = metadata.get("what", "damaged")
-        if what not in ("swapfast index", "swapfast store", "damaged"):
+        if what not in (*_KINDS, "damaged"):
             continue
         found.append(
             {

@@ -14,6 +14,7 @@ from pipelines.cache import cached_store, has_space, store_path
 from pipelines.dataset import TrainSet, bad_faces, open_source
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
 from pipelines.fill import Source, fill
+from pipelines.matches import remembering
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
@@ -160,16 +161,21 @@ def make_feed(
     return HostFeed(sets, device if backend == "device" else None)
 
 
-def make_matcher(sides: list[TrainSet], config: TrainConfig, watch: Watch = no_watch) -> LandmarkMatcher | None:
-    """Which faces of the other side are warped to, where that is asked for."""
+def make_matcher(
+    sides: list[TrainSet], config: TrainConfig, cache: Path, watch: Watch = no_watch
+) -> LandmarkMatcher | None:
+    """Which faces of the other side are warped to, where that is asked for. cache: remembers them."""
     if not config.augmentation.warp_to_landmarks:
         return None
+    folders = " and ".join(str(side.source.folder.path.resolve()) for side in sides)
+    options = {"size": sides[0].spec.size, "crop": config.crop.to_dict(), "validation": config.validation}
     return LandmarkMatcher.from_records(
         [side.source.folder.records.select(side.members) for side in sides],
         sides[0].spec.size,
         config.crop.centering,
         *crop_shares(config.crop),
         progress=watch("matching landmarks"),
+        find=remembering(cache, folders, options),
     )
 
 

@@ -90,17 +90,24 @@ class Alignment:
 
         coverage and vertical_offset are shares; a positive offset moves the face down.
         """
-        margin = padding(size, centering, coverage)
-        core = size - 2 * margin
-        matrix = self.legacy_matrix * core
-        matrix[:, 2] += margin - core * self.offsets[centering]
-        matrix[1, 2] += core * vertical_offset
-        return matrix
+        return crop_matrices(self.legacy_matrix, self.offsets[centering], size, centering, coverage, vertical_offset)
 
     def head_axes(self) -> np.ndarray:
         """(3, 2): where the tips of the head's x, y and z axes appear in the unit square of a head crop."""
         tips = np.diag([6.0, 6.0, 6.0]) + mean_face().centres[CENTERINGS.index("head")]
         return _project(tips, cv2.Rodrigues(self.rotation)[0], self.translation) - self.offsets["head"]
+
+
+def crop_matrices(
+    legacy: np.ndarray, offsets: np.ndarray, size: int, centering: str, coverage: float, vertical_offset: float
+) -> np.ndarray:
+    """(..., 2, 3): see ``Alignment.matrix``. legacy: (..., 2, 3); offsets: (..., 2), of ``centering``."""
+    margin = padding(size, centering, coverage)
+    core = size - 2 * margin
+    matrices = legacy * core
+    matrices[..., 2] += margin - core * offsets
+    matrices[..., 1, 2] += core * vertical_offset
+    return matrices
 
 
 def padding(size: int, centering: str, coverage: float = 1.0) -> int:
@@ -109,8 +116,8 @@ def padding(size: int, centering: str, coverage: float = 1.0) -> int:
 
 
 def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N, 2) points moved by a (2, 3) matrix, float64."""
-    return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    """(..., N, 2) points moved by a (2, 3) matrix, or each (N, 2) by one of (..., 2, 3); float64."""
+    return np.asarray(points, np.float64) @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
 
 
 def to_68(landmarks: np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from face_samples import a_face, a_picture, write_plain
 
 from swapfast.augment.draws import STREAM_AUGMENT, random_words
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import align, to_68
+from swapfast.faces.folder import scan_folder
 from swapfast.faces.matching import MATCH_BLOCK, LandmarkMatcher, nearest
 from swapfast.faces.record import FaceRecord
 
@@ -53,6 +55,21 @@ def distances(own: np.ndarray, others: np.ndarray) -> np.ndarray:
 def squares(points: np.ndarray) -> np.ndarray:
     """(n,) float64: |a|^2."""
     return np.square(points.astype(np.float64)).sum(axis=(1, 2))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_table_is_aligned_as_its_records_are(setting, tmp_path):
+    """To the bit, though a table is worked on in parts of some thousands."""
+    for index in range(11):
+        points = a_face(40 + index, (15 + index, 12)) + np.random.default_rng(index).normal(0, 0.5, (68, 2))
+        write_plain(tmp_path / f"{index:02d}.png", a_picture(90, 100, index), points)
+    table = scan_folder(tmp_path).records.select(np.arange(4100)[::-1] % 11)
+    size, centering, coverage, y_offset = setting.split("_")
+    crop = int(size), centering, float(coverage), float(y_offset)
+    of_table, of_records = (LandmarkMatcher.from_records([s, s[2:4]], *crop) for s in (table, list(table)))
+    for ours, theirs in zip(of_table.landmarks, of_records.landmarks, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert of_table.landmarks[0].shape == (4100, 68, 2)
 
 
 # --- faceswap's -------------------------------------------------------------------------------------------
