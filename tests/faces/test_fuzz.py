@@ -183,11 +183,20 @@ class Touch:
         return os.mkdir, (str(self.marker),)
 
 
+def _repeated(unit: bytes, times: int) -> bytes:
+    """A zlib stream of ``unit`` so many times, packed once."""
+    press = zlib.compressobj(9, zlib.DEFLATED, -15)
+    first, again = (press.compress(unit) + press.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    high, low = divmod(zlib.adler32(unit), 1 << 16)
+    a, b = 1, 0  # its checksum, put together from that of one unit
+    for _ in range(times):
+        a, b = (a + low - 1) % 65521, (b + high + len(unit) * (a - 1)) % 65521
+    return b"\x78\xda" + first + again * (times - 1) + press.flush() + struct.pack(">HH", b, a)
+
+
 def _bomb(size: int) -> bytes:
-    """A zlib stream of ``size`` zeros, 1 MiB of which is packed once and repeated."""
-    press = zlib.compressobj(9)
-    first, again = (press.compress(bytes(1 << 20)) + press.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    return first + again * ((size >> 20) - 1) + press.flush()
+    """A zlib stream of ``size`` zeros."""
+    return _repeated(bytes(1 << 20), size >> 20)
 
 
 def _hostile_heads(face: Face, marker: Path) -> Iterator[tuple[str, bytes]]:
@@ -570,6 +579,70 @@ def test_memory_stays_below_a_gib(paths, within):
     (told, _), _ = paths
     for what in ("scanned", "filled", "workers", "decoded in batches"):
         within(f"{what}, GiB", told[what] / MEMORY, 1)
+
+
+# --- giants -----------------------------------------------------------------------------------------------
+
+SCAN_AND_FILL = """
+import json, sys
+from pathlib import Path
+
+import numpy as np
+from pipelines.fill import Source, fill
+from pipelines.store import HostStore, StoreSpec
+from swapfast.config import CropConfig, MaskConfig
+from swapfast.faces.folder import scan_folder
+
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+found = scan_folder(folder, workers=1)
+source, spec = Source(found), StoreSpec(48, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
+store = HostStore.in_memory(spec, len(source))
+bad = {face.path.name: face.reason for face in found.bad}
+bad |= {source.folder.records.name(i): reason for i, reason in fill(spec, source, store, threads=1).items()}
+names = [source.folder.records.name(i) for i in range(len(source))]
+out.write_text(json.dumps({"bad": bad, "names": names, "grown": resident("VmHWM") - before}))
+np.savez(out.with_suffix(".npz"), faces=store.faces[..., :3])
+"""
+
+
+def _plain_colour(edge: int, depth: int, colour: tuple[int, int, int], extra: bytes = b"") -> bytes:
+    """A square PNG of one colour (RGB), its chunks ``extra`` before the pixels."""
+    row = b"\0" + struct.pack(">3H" if depth == 16 else ">3B", *colour) * edge
+    ihdr = _chunk(b"IHDR", struct.pack(">IIBBBBB", edge, edge, depth, 2, 0, 0, 0))
+    return SIGNATURE + ihdr + extra + _chunk(b"IDAT", _repeated(row, edge)) + _chunk(b"IEND", b"")
+
+
+def test_giants_end_in_a_line_or_as_the_right_face_within_a_gib(tmp_path, within):
+    """The largest picture there may be, in 16 bits; and texts of 1 MiB that unpack to 1 GiB, past both decoders."""
+    folder, out = tmp_path / "faces", tmp_path / "told.json"
+    folder.mkdir()
+    zeros = _bomb(1 << 30)
+    pictures = {
+        "giant": _plain_colour(8192, 16, (0x1000, 0x8080, 0xFFFF)),
+        "text": _plain_colour(256, 8, (16, 128, 255), _chunk(b"iTXt", b"Comment\0\x01\0\0\0" + zeros)),
+        "text16": _plain_colour(256, 16, (0x1000, 0x8080, 0xFFFF), _chunk(b"iTXt", b"Comment\0\x01\0\0\0" + zeros)),
+        "old_text": _plain_colour(256, 8, (16, 128, 255), _chunk(b"zTXt", b"Comment\0\0" + zeros)),
+        "header": _plain_colour(256, 8, (16, 128, 255), _chunk(b"iTXt", b"faceswap\0\x01\0\0\0" + zeros)),
+    }
+    for name, data in pictures.items():
+        edge = struct.unpack(">I", data[16:20])[0]
+        landmarks = a_face(edge / 4, (edge * 3 / 8, edge * 3 / 8)).tolist()
+        (folder / f"{name}.png").write_bytes(data)
+        (folder / f"{name}.json").write_text(json.dumps({"landmarks": landmarks}))
+    done = _run("-c", SCAN_AND_FILL, folder, out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(out.read_text())
+    assert told["bad"].keys() == {"header.png"} and "compressed" in told["bad"]["header.png"]
+    assert told["names"] == ["giant.png", "old_text.png", "text.png", "text16.png"]
+    faces = np.load(out.with_suffix(".npz"))["faces"]
+    assert np.array_equal(faces, np.broadcast_to(np.uint8([255, 128, 16]), faces.shape))
+    within("more than after the imports, GiB", told["grown"] / MEMORY, 1)
 
 
 # --- as a person meets it ---------------------------------------------------------------------------------
