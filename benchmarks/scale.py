@@ -5,11 +5,13 @@ start is a process of its own and is timed from when its imports are done: pytho
 
     first_start     from nothing but the files to the first batch of float tensors
     restart         the same with index and store there
+    restart_to_landmarks    a restart that warps to landmarks, with the matches there
     step            one batch made in the calling thread, after a restart
     memory          by how much the larger folder's process is larger, per face; mapped files do not count
 
 The faces are a few drawn ones, hard-linked under other names: a file and a row each, and all of them different ones to
-the program except that the files' contents are in the system's page cache.
+the program except that the files' contents are in the system's page cache, and that finding matches for the first time,
+which is not measured here, leaves copies of a face out.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from pipelines.build import make_augmenter
 from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
 from pipelines.sampler import Sampler
-from pipelines.sides import keep_index, make_feed, make_set, quiet, scan_side
+from pipelines.sides import keep_index, make_feed, make_matcher, make_set, quiet, scan_side
 from pipelines.store import StoreSpec
-from swapfast.config import TrainConfig
+from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import index_path
 
 SIZE, HEAD = 64, 96  # px of the store and of the files
@@ -60,11 +62,11 @@ class Started:
     feeds: list[float] = field(default_factory=list)
 
 
-def start(folders: list[Path], cache: Path, steps: int) -> Started:
+def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = False) -> Started:
     """What ``swapfast train`` does until the first batch, less the model; then ``steps`` batches more."""
     reset_peak()
     times = [time.perf_counter()]
-    config = TrainConfig(batch_size=BATCH)
+    config = TrainConfig(batch_size=BATCH, augmentation=AugmentationConfig(warp_to_landmarks=to_landmarks))
     sources = [scan_side(folder, config.mask.mask_type, False, cache=cache) for folder in folders]
     times.append(time.perf_counter())
     spec = StoreSpec(SIZE, config.crop, config.mask, MASKS)
@@ -72,15 +74,17 @@ def start(folders: list[Path], cache: Path, steps: int) -> Started:
     for source in sources:
         keep_index(index_path(cache, source.folder.path), source.folder.records)
     times.append(time.perf_counter())
+    matcher = make_matcher(sets, config, cache)
+    times.append(time.perf_counter())
     device = torch.device("cpu")
     sampler = Sampler(config.seed, tuple(map(len, sets)), BATCH)
     augment = make_augmenter("opencv", SIZE, SIZE, (SIZE,), device)
     feed = make_feed("host", sets, sampler, device, "opencv", quiet)
-    loader = TrainLoader(feed, sampler, Collate(augment, False, MASKS), config.augmentation, SIZE)
+    loader = TrainLoader(feed, sampler, Collate(augment, False, MASKS), config.augmentation, SIZE, matcher=matcher)
     with contextlib.closing(iter(loader)) as batches:
         next(batches)
         times.append(time.perf_counter())
-    parts = dict(zip(("read_s", "store_s", "loader_s"), (b - a for a, b in itertools.pairwise(times))))
+    parts = dict(zip(("read_s", "store_s", "match_s", "loader_s"), (b - a for a, b in itertools.pairwise(times))))
     seconds = {"whole_s": times[-1] - times[0], **parts}
     made, fed = step_times(loader, steps)
     gc.collect()
@@ -143,11 +147,15 @@ def main() -> None:
         caches = {n: Path(work) / f"cache{n}" for n in scales}
         firsts = {n: [alone(start, folders[n], caches[n], 0)] for n in scales}
         again: dict[int, list[Started]] = {n: [] for n in scales}
+        to_landmarks: dict[int, list[Started]] = {n: [] for n in scales}
+        for n in scales:
+            alone(start, folders[n], caches[n], 0, True)  # finds the matches
         for _ in range(repeats):
             for n in scales:
                 again[n].append(alone(start, folders[n], caches[n], steps))
+                to_landmarks[n].append(alone(start, folders[n], caches[n], 0, True))
     results = []
-    for state, starts in (("first_start", firsts), ("restart", again)):
+    for state, starts in (("first_start", firsts), ("restart", again), ("restart_to_landmarks", to_landmarks)):
         for n in scales:
             results += rows_of(state, n, starts[n])
         if len(scales) > 1:
