@@ -300,6 +300,22 @@ def test_landmarks_of_photographs_land(photographs, within):
     landing(within, f"{size} px", faces, faces[far.argmin(1)], size)
 
 
+def test_ordinary_faces_are_warped_at_the_ends_of_all_settings(photographs):
+    """With mouths that are closed, and where the narrowest crop and the largest movement push points outside."""
+    size = 256
+    read = [json.loads(path.read_text()) for path in sorted((photographs / "aligned").glob("[ab]/*.json"))]
+    faces = np.array([np.array(one["landmarks"]) / (one["size"] - 1) for one in read])
+    assert sum(len(np.unique(face, axis=0)) < 68 for face in faces) > 40, "doubled points"
+    config = AugmentationConfig(rotation_range=25.0, zoom_amount=25.0, shift_range=25.0)
+    for narrowed in (1, 1 / 0.625):
+        points = np.repeat(((faces - 0.5) * narrowed + 0.5) * (size - 1), 4, axis=0)
+        d = draw(1, np.arange(len(points)), 0, size, config)
+        own, match = (d.move_points(p) for p in (points, points[::-1]))
+        nodes, warped = landmark_nodes(own, match, noise_like(len(own), size, 2), size)
+        assert warped.all() and np.isfinite(nodes).all()
+        assert narrowed == 1 or (np.maximum(-own, own - size + 1).max((1, 2)) > 0.1 * size).mean() > 0.5
+
+
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_random_landmarks_land(within, size):
     landing(within, f"{size} px", faces_like(16, size, 5), faces_like(16, size, 6), size)
@@ -409,6 +425,10 @@ def spoilt(own: np.ndarray, size: int) -> dict[str, np.ndarray]:
         "on an upright line": line * [0, 1] + [9, 0],
         "all the same": np.full((68, 2), size / 2),
         "two places": np.where(np.arange(68)[:, None] % 2, [9.0, 9.0], [30.0, 40.0]),
+        "two doubled": np.where(np.arange(68)[:, None] == 30, own[33], own),
+        "two of the jaw doubled": np.where(np.arange(68)[:, None] == 4, own[5], own),
+        "all doubled": own.repeat(2, axis=0)[::2].reshape(34, 2, 2).mean(1).repeat(2, axis=0),
+        "a lip on another place than its own": np.where(np.arange(68)[:, None] == 61, own[65], own),
         "the core on a line": np.concatenate([own[:17], line[17:]]),
     }
 
@@ -437,16 +457,16 @@ def test_a_face_that_cannot_be_warped_stays_as_it_is(where):
     assert np.array_equal(feed[~warped], images[~warped])
 
 
-@pytest.mark.parametrize("kind", ["whole px", "doubled points", "a square lattice", "on the rim", "far apart"])
+@pytest.mark.parametrize("kind", ["whole px", "closed lips", "a square lattice", "on the rim", "far apart"])
 def test_awkward_points_give_a_bounded_map(within, monkeypatch, kind):
     """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""
-    size, n = 64, 64
+    size, n = 96, 64
     rng = np.random.default_rng(0)
     own, match = faces_like(n, size, 1, spread=0.03), faces_like(n, size, 2, spread=0.03)
     if kind == "whole px":
-        own, match = np.rint(own), np.rint(match)
-    elif kind == "doubled points":
-        match[:, 1::2] = match[:, ::2]
+        own, match = np.rint(faces_like(n, size, 1)), np.rint(faces_like(n, size, 2))
+    elif kind == "closed lips":
+        match[:, [61, 62, 63, 48, 37]] = match[:, [67, 66, 65, 60, 41]]
     elif kind == "a square lattice":
         match = np.stack(np.meshgrid(np.arange(17), np.arange(4)), -1).reshape(1, 68, 2) * 4.0 - [1, 0]
         match = np.repeat(match, n, axis=0)
