@@ -25,7 +25,7 @@ from swapfast.faces.record import MAX_STORED_SIZE, StoredMask
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
-MAX_PIXELS = 1 << 26  # OpenCV needs 12 bytes for each of them on the way
+MAX_PIXELS = 1 << 26  # and half as many of 16 bits, of which OpenCV needs 12 bytes each on the way
 
 _KEYWORD = b"faceswap"
 _LENGTH_AND_KIND, _CRC = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
@@ -102,7 +102,7 @@ def read_png(data: bytes) -> PngInfo:
     if kind != b"IHDR" or len(ihdr) != 13:
         raise ValueError("damaged (no IHDR at the start)")
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", ihdr)
-    check_dimensions(width, height)
+    check_dimensions(width, height, depth)
     if depth not in _BIT_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise ValueError("damaged (an IHDR that no PNG has)")
     text, seen = None, set()
@@ -129,12 +129,13 @@ def find_pixels(data: bytes) -> int:
     return 0
 
 
-def check_dimensions(width: int, height: int) -> None:
+def check_dimensions(width: int, height: int, bit_depth: int = 8) -> None:
     """Raises ValueError for a picture that is empty or too large to be read."""
+    limit = MAX_PIXELS // 2 if bit_depth == 16 else MAX_PIXELS
     if width == 0 or height == 0:
         raise ValueError("damaged (width or height is 0)")
-    if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} px, larger than is read ({MAX_EDGE} px, {MAX_PIXELS >> 20} Mpx)")
+    if max(width, height) > MAX_EDGE or width * height > limit:
+        raise ValueError(f"{width}x{height} px, larger than is read ({MAX_EDGE} px, {limit / 1e6:.0f} million)")
 
 
 def _faceswap_text(content: memoryview) -> bytes | None:

@@ -61,7 +61,8 @@ def make(sides, device):
             device,
         )
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
-        return TrainLoader(feed, sampler, collate, config or AugmentationConfig(), 64, start, prefetch, matcher, at_once)
+        config = config or AugmentationConfig()
+        return TrainLoader(feed, sampler, collate, config, 64, start, prefetch, matcher, at_once)
 
     return loader
 
