@@ -416,8 +416,8 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         trainer.train()
     if trainer.unwarped:
         say(
-            f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (they, or those of the face "
-            "to warp to, lie on one line or outside the face) and were fed unwarped"
+            f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (theirs, or those of the "
+            "face to warp to, lie on one line, in one place or far outside) and were fed unwarped"
         )
     if stop:
         code = stopped_code()

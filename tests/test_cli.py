@@ -630,6 +630,22 @@ def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
     assert state["config"]["augmentation"]["warp_to_landmarks"] is True
 
 
+def test_it_is_said_how_many_faces_could_not_be_warped(faces, tmp_path, run):
+    """Of side A, all whose tip of the nose and its root are in one place; of side B, all that are warped to them."""
+    doubled = tmp_path / "faces"
+    shutil.copytree(faces, doubled)
+    for file in (doubled / "a").glob("*.json"):
+        header = json.loads(file.read_text())
+        header["landmarks"][30] = header["landmarks"][27]
+        file.write_text(json.dumps(header))
+    code, out, err = run(*_train(doubled, tmp_path / "m", "-i", 2, "-M"))
+    assert code == 0, err
+    found = re.search(r"(\d+) of (\d+) faces could not be warped to landmarks .* and were fed unwarped", out)
+    assert found and found[1] == found[2] != "0"
+    code, out, err = run(*_train(faces, tmp_path / "n", "-i", 2, "-M"))
+    assert code == 0 and "could not be warped" not in out, err
+
+
 def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
     def sheet(name, *more):
         code, out, err = run("augment", faces / "a", "-o", tmp_path / name, "--faces", 3, "--size", 64, *more)

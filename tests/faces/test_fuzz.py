@@ -617,7 +617,7 @@ def _plain_colour(edge: int, depth: int, colour: tuple[int, int, int], extra: by
 
 
 def test_giants_end_in_a_line_or_as_the_right_face_within_a_gib(tmp_path, within):
-    """The largest pictures there may be, one of 16 bits that is larger, and texts of 1 MiB that unpack to 1 GiB, past both decoders."""
+    """The largest pictures there may be, one of 16 bits that is larger, and 1 MiB of text that unpacks to 1 GiB."""
     folder, out = tmp_path / "faces", tmp_path / "told.json"
     folder.mkdir()
     zeros = _bomb(1 << 30)
