@@ -242,7 +242,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     paths = [record.path for record in mixed]
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
-    faces, planes, _ = loader.feed(0, loader.sampler.ids(0))
+    faces, planes = map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2])
     draws, _ = loader.draws(0, loader.sampler.ids(0))
     as_floats, as_bytes = (OpenCVAugmenter(size, size, (size,), as_float=as_float) for as_float in (True, False))
     augmented = as_bytes(faces, planes, draws)
@@ -261,7 +261,10 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
         ("crop_and_masks", "opencv"): (len(paths), crop_and_masks),
         ("sample_and_gather", "opencv"): (
             len(faces),
-            lambda: (loader.feed(0, loader.sampler.ids(0)), loader.draws(0, loader.sampler.ids(0))),
+            lambda: (
+                *map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2]),
+                loader.draws(0, loader.sampler.ids(0)),
+            ),
         ),
         ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, planes, draws)),
         ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, planes, draws)),

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from swapfast.augment.draws import Draws
 from swapfast.augment.result import Augmented
+from swapfast.augment.rows import Rows
 from swapfast.augment.transfer import send_tensor
 from swapfast.batch import Batch, BatchMeta
 
-Pixels = np.ndarray | Tensor
+Pixels = np.ndarray | Tensor | Rows
 Augment = Callable[[Pixels, Pixels, Draws], Augmented]
 
 
@@ -87,7 +88,7 @@ class Collate:
 
 
 def _on(pixels: Pixels, device: torch.device) -> Tensor:
-    return send_tensor(torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels, device)
+    return send_tensor(pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.asarray(pixels)), device)
 
 
 def _sent(augmented: Augmented, device: torch.device) -> Augmented:

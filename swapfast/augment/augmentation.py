@@ -76,7 +76,7 @@ class DeviceAugmenter:
         faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
         other masks, or None. Returns float32 0..1 on the faces' device.
         """
-        check_inputs(faces, planes, draws, self.processing_size, torch.Tensor, torch.uint8)
+        check_inputs(faces, planes, draws, self.processing_size, (torch.Tensor,), torch.uint8)
         check_colors(draws, self.recolors, self.largest_grid)
         amounts = send(packed_amounts(draws), faces.device)
         feed, targets, masks = self._function(faces, planes, amounts)(faces, planes, amounts, *self._options())

@@ -21,14 +21,14 @@ def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[in
     return processing_size, input_size, outputs
 
 
-def check_inputs(faces, planes, draws: Draws, size: int, kind: type, uint8) -> None:
-    """Refuse anything but (N, S, S, 3 or 4) and (N, K, S, S) bytes with N draws made for size S."""
+def check_inputs(faces, planes, draws: Draws, size: int, kinds: tuple[type, ...], uint8) -> None:
+    """Refuse anything but (N, S, S, 3 or 4) and (N, K, S, S) bytes, one of ``kinds``, with N draws for size S."""
     for name, array in (("faces", faces), ("planes", planes)):
         if array is None and name == "planes":
             continue
-        if not isinstance(array, kind) or array.dtype != uint8:
+        if not isinstance(array, kinds) or array.dtype != uint8:
             raise ValueError(
-                f"{name}: expected a {kind.__module__}.{kind.__name__} of bytes, got {type(array)} "
+                f"{name}: expected a {kinds[0].__module__}.{kinds[0].__name__} of bytes, got {type(array)} "
                 f"{getattr(array, 'dtype', '')}"
             )
     if faces.ndim != 4 or tuple(faces.shape[1:3]) != (size, size) or faces.shape[-1] not in (3, 4):

@@ -32,7 +32,10 @@ from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
 from swapfast.augment.recycle import Recycler
 from swapfast.augment.result import Augmented
+from swapfast.augment.rows import Rows
 from swapfast.system import available_cores
+
+Images = np.ndarray | Rows
 
 PRODUCT_LIMIT = 2**18  # multiplications at once; OpenBLAS starts threads above
 PARTS_FROM = 192  # px: from there masks that are mostly black are moved in part
@@ -56,6 +59,14 @@ class Scratch:
         if key not in self._held:
             self._held[key] = np.zeros(shape, kind)
         return self._held[key]
+
+
+def read_some(images: Images, strip: slice, name: str, scratch: Scratch) -> np.ndarray:
+    """Consecutive images, not to be written to; several ``Rows`` are gathered in scratch memory of that name."""
+    if not isinstance(images, Rows):
+        return images[strip]
+    count = strip.stop - strip.start
+    return images.one(strip.start) if count == 1 else images.take(strip, scratch(name, count, *images.shape[1:]))
 
 
 def jitter_matrices(draws: Draws) -> np.ndarray:
@@ -281,14 +292,15 @@ class OpenCVAugmenter:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __call__(self, faces: np.ndarray, planes: np.ndarray | None, draws: Draws) -> Augmented:
+    def __call__(self, faces: Images, planes: Images | None, draws: Draws) -> Augmented:
         """Augment N faces of S px.
 
         faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
-        other masks, or None. No later call writes to a result, or a part of one, that is still held.
+        other masks, or None. ``Rows`` are read by the threads, a few at a time. No later call writes to a result, or
+        a part of one, that is still held.
         """
-        check_inputs(faces, planes, draws, self.processing_size, np.ndarray, np.uint8)
-        batch = _Batch(self, np.ascontiguousarray(faces), planes, draws)
+        check_inputs(faces, planes, draws, self.processing_size, (np.ndarray, Rows), np.uint8)
+        batch = _Batch(self, faces, planes, draws)
         todo = iter(batch.strips(self._per_call))
         lock = threading.Lock()
 
@@ -318,10 +330,10 @@ class OpenCVAugmenter:
 class _Batch:
     """One call's amounts and outputs; ``augment`` fills in a strip of consecutive faces."""
 
-    def __init__(self, owner: OpenCVAugmenter, faces: np.ndarray, planes: np.ndarray | None, draws: Draws) -> None:
+    def __init__(self, owner: OpenCVAugmenter, faces: Images, planes: Images | None, draws: Draws) -> None:
         n, size, _, channels = faces.shape
-        self.faces = faces
-        self.planes = np.ascontiguousarray(planes) if planes is not None else np.empty((n, 0, size, size), np.uint8)
+        planes = np.empty((n, 0, size, size), np.uint8) if planes is None else planes
+        self.faces, self.planes = (p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, planes))
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
         self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
@@ -340,7 +352,8 @@ class _Batch:
         return [slice(i, min(i + length, n)) for i in range(0, n, length)]
 
     def augment(self, strip: slice, scratch: Scratch) -> None:
-        faces = recolor(self.faces[strip], self.jitter[strip], self.grids[strip], scratch, self.clip_limit)
+        faces = read_some(self.faces, strip, "faces", scratch)
+        faces = recolor(faces, self.jitter[strip], self.grids[strip], scratch, self.clip_limit)
         self._make_targets(faces, strip, scratch)
         self._move_planes(strip, scratch)
         self._make_feed(faces, strip, scratch)
@@ -357,10 +370,11 @@ class _Batch:
 
     def _move_planes(self, strip: slice, scratch: Scratch) -> None:
         """The other masks, up to four as the channels of one image, or each where it is not black."""
-        n, count, size, _ = self.planes[strip].shape
+        taken = read_some(self.planes, strip, "planes of the store", scratch)
+        n, count, size, _ = taken.shape
         if size >= PARTS_FROM and all(masks.shape[-1] == size for masks in self.masks):
-            for index, matrix in zip(range(strip.start, strip.stop), self.matrices[strip]):
-                for plane, *outs in zip(self.planes[index], *(masks[self.face_masks :, index] for masks in self.masks)):
+            for index, planes, matrix in zip(range(strip.start, strip.stop), taken, self.matrices[strip]):
+                for plane, *outs in zip(planes, *(masks[self.face_masks :, index] for masks in self.masks)):
                     move_part(plane, matrix, outs, scratch)
             return
         for first in range(0, count, 4):
@@ -368,7 +382,7 @@ class _Batch:
             pairs = [c for channel in range(used) for c in (channel, channel)]
             packed = scratch("packed", size, size, 4 if used > 1 else 1)
             moved = scratch("moved planes", n, *packed.shape)
-            for planes, matrix, out in zip(self.planes[strip], self.matrices[strip], moved):
+            for planes, matrix, out in zip(taken, self.matrices[strip], moved):
                 cv2.mixChannels(list(planes[first : first + used]), [packed], pairs)
                 move(packed, matrix, out=out)
             for masks in self.masks:
