@@ -56,7 +56,7 @@ from torch.nn import functional as F
 
 from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
-from swapfast.augment import clahe, color, geometry, opencv
+from swapfast.augment import clahe, color, geometry, opencv, stacked
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
@@ -181,12 +181,12 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
     as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
     jitter, grids, inverse = opencv.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
-    moved, packed = faces.copy(), np.zeros_like(faces)
+    moved, packed, stacks = faces.copy(), np.zeros_like(faces), size <= stacked.STACKED_UP_TO
     moved_planes, moved_parts, feed = faces.copy(), np.empty_like(planes), np.empty_like(faces)
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
     lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
     equalized = np.empty_like(lightness)
-    run = partial(in_strips, ThreadPoolExecutor(threads), local(), strips(count, size, threads))
+    run = partial(in_strips, ThreadPoolExecutor(threads), local(), opencv.strips(count, size, threads))
 
     def recolor(strip: slice, scratch: Scratch) -> None:
         opencv.recolor(faces[strip], jitter[strip], grids[strip], scratch)
@@ -197,6 +197,13 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
                 opencv.equalize(before, grid, out=after)
 
     def transform(strip: slice, scratch: Scratch) -> None:
+        if stacks:
+            maps = stacked.affine_maps(inverse[strip], size, scratch)
+            stacked.read_stacked(faces[strip], maps, moved[strip])
+            for i in range(count)[strip]:
+                cv2.mixChannels(list(planes[i]), [packed[i]], [0, 0, 0, 1, 1, 2, 1, 3])
+            stacked.read_stacked(packed[strip], maps, moved_planes[strip])
+            return
         for i in range(count)[strip]:
             opencv.move(faces[i], inverse[i], out=moved[i])
             if size >= opencv.PARTS_FROM:
@@ -211,6 +218,9 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         weights = opencv.weights_for(size, nodes.shape[1])
 
         def read(strip: slice, scratch: Scratch) -> None:
+            if stacks:
+                stacked.read_stacked(faces[strip], stacked.node_maps(nodes[strip], weights, scratch), feed[strip])
+                return
             for face, rows, out in zip(faces[strip], opencv.node_rows(nodes[strip], weights), feed[strip]):
                 opencv.read_warped(face, rows, weights, out, scratch)
 
@@ -234,12 +244,6 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         "whole": lambda: augment(faces, planes, data.draw()),
         "whole_landmarks": lambda: augment(faces, planes, data.draw_landmarks()),
     }
-
-
-def strips(count: int, size: int, threads: int) -> list[slice]:
-    """As ``OpenCVAugmenter`` cuts a batch."""
-    length = max(1, min(opencv.STRIP_PIXELS // size**2, -(-count // (3 * threads))))
-    return [slice(first, min(first + length, count)) for first in range(0, count, length)]
 
 
 def in_strips(pool: ThreadPoolExecutor, own: local, parts: list[slice], work: Callable[[slice, Scratch], None]) -> None:

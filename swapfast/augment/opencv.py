@@ -6,8 +6,8 @@ What makes it fast (ms per 32 faces of 256 px on one core of a 2.5 GHz Xeon, Ope
   The peer's six channels in one go take a slow path.
 * Threads over faces, OpenCV itself single-threaded. Intermediate images stay in each thread's own memory, and
   results go to memory that earlier ones have left (``Recycler``).
-* Small faces are handled several at a time, stacked to one tall image where a step knows no neighbours: at 64 px
-  it is the number of calls that counts.
+* Small faces are handled several at a time, stacked to one tall image: at 64 px it is the number of calls that
+  counts (``stacked``).
 * The jitter is one ``cv2.transform``; movement and flip are one matrix; the map of the feed is one small product.
 Everything stays in 8 bits until ``Augmented.to_float``.
 
@@ -33,6 +33,7 @@ from swapfast.augment.geometry import hat_weights
 from swapfast.augment.recycle import Recycler
 from swapfast.augment.result import Augmented
 from swapfast.augment.rows import Rows
+from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, Maps, affine_maps, node_maps, read_stacked
 from swapfast.system import available_cores
 
 Images = np.ndarray | Rows
@@ -242,6 +243,18 @@ def shrink(images: np.ndarray, size: int, scratch: Scratch) -> np.ndarray:
     return small
 
 
+def strips(count: int, size: int, threads: int) -> list[slice]:
+    """A batch of ``count`` faces in strips: few enough to stay in a core's cache, and several for each thread.
+
+    Of small faces each thread gets a single strip, if that is not too large.
+    """
+    if size <= STACKED_UP_TO:
+        length = max(1, min(STACK_PIXELS // size**2, -(-count // threads)))
+    else:
+        length = max(1, min(STRIP_PIXELS // size**2, -(-count // (3 * threads))))
+    return [slice(i, min(i + length, count)) for i in range(0, count, length)]
+
+
 class OpenCVAugmenter:
     """Augments whole batches of bytes on the CPU.
 
@@ -301,7 +314,7 @@ class OpenCVAugmenter:
         """
         check_inputs(faces, planes, draws, self.processing_size, (np.ndarray, Rows), np.uint8)
         batch = _Batch(self, faces, planes, draws)
-        todo = iter(batch.strips(self._per_call))
+        todo = iter(strips(len(faces), self.processing_size, self._per_call))
         lock = threading.Lock()
 
         def work() -> None:
@@ -334,6 +347,7 @@ class _Batch:
         n, size, _, channels = faces.shape
         planes = np.empty((n, 0, size, size), np.uint8) if planes is None else planes
         self.faces, self.planes = (p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, planes))
+        self.stacked = size <= STACKED_UP_TO
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
         self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
@@ -345,30 +359,28 @@ class _Batch:
         self.targets = [owner.recycled((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
         self.masks = [owner.recycled((masks, n, s, s), owner.dtype) for s in owner.output_sizes]
 
-    def strips(self, threads: int) -> list[slice]:
-        """The faces in strips: few enough to stay in a core's cache, and several for each thread."""
-        n, size = self.faces.shape[:2]
-        length = max(1, min(STRIP_PIXELS // size**2, -(-n // (3 * threads))))
-        return [slice(i, min(i + length, n)) for i in range(0, n, length)]
-
     def augment(self, strip: slice, scratch: Scratch) -> None:
         faces = read_some(self.faces, strip, "faces", scratch)
         faces = recolor(faces, self.jitter[strip], self.grids[strip], scratch, self.clip_limit)
-        self._make_targets(faces, strip, scratch)
-        self._move_planes(strip, scratch)
+        maps = affine_maps(self.matrices[strip], faces.shape[1], scratch) if self.stacked else None
+        self._make_targets(faces, strip, maps, scratch)
+        self._move_planes(strip, maps, scratch)
         self._make_feed(faces, strip, scratch)
 
-    def _make_targets(self, faces: np.ndarray, strip: slice, scratch: Scratch) -> None:
+    def _make_targets(self, faces: np.ndarray, strip: slice, maps: Maps | None, scratch: Scratch) -> None:
         moved = scratch("moved", *faces.shape)
-        for face, matrix, out in zip(faces, self.matrices[strip], moved):
-            move(face, matrix, out=out)
+        if maps is not None:
+            read_stacked(faces, maps, moved)
+        else:
+            for face, matrix, out in zip(faces, self.matrices[strip], moved):
+                move(face, matrix, out=out)
         for target, masks in zip(self.targets, self.masks):
             small = shrink(moved, target.shape[1], scratch)
             _put_bgr(small, target[strip], scratch)
             if self.face_masks:
                 _put_planes(small, [3], masks[:1, strip], scratch)
 
-    def _move_planes(self, strip: slice, scratch: Scratch) -> None:
+    def _move_planes(self, strip: slice, maps: Maps | None, scratch: Scratch) -> None:
         """The other masks, up to four as the channels of one image, or each where it is not black."""
         taken = read_some(self.planes, strip, "planes of the store", scratch)
         n, count, size, _ = taken.shape
@@ -380,11 +392,15 @@ class _Batch:
         for first in range(0, count, 4):
             used = min(4, count - first)
             pairs = [c for channel in range(used) for c in (channel, channel)]
-            packed = scratch("packed", size, size, 4 if used > 1 else 1)
-            moved = scratch("moved planes", n, *packed.shape)
-            for planes, matrix, out in zip(taken, self.matrices[strip], moved):
-                cv2.mixChannels(list(planes[first : first + used]), [packed], pairs)
-                move(packed, matrix, out=out)
+            packed = scratch("packed", n, size, size, 4 if used > 1 else 1)
+            moved = scratch("moved planes", *packed.shape)
+            for planes, one in zip(taken, packed):
+                cv2.mixChannels(list(planes[first : first + used]), [one], pairs)
+            if maps is not None:
+                read_stacked(packed, maps, moved)
+            else:
+                for one, matrix, out in zip(packed, self.matrices[strip], moved):
+                    move(one, matrix, out=out)
             for masks in self.masks:
                 small = shrink(moved, masks.shape[-1], scratch)
                 at = self.face_masks + first
@@ -394,8 +410,11 @@ class _Batch:
         # Peer: warps the finished target, a second sampling that blurs. Ours: reads the face once, at the place
         # that movement, flip and warp together point to; what the target has cut off can come in at its edge.
         warped = scratch("warped", *faces.shape)
-        for face, rows, out in zip(faces, node_rows(self.nodes[strip], self.weights), warped):
-            read_warped(face, rows, self.weights, out, scratch)
+        if self.stacked:
+            read_stacked(faces, node_maps(self.nodes[strip], self.weights, scratch), warped)
+        else:
+            for face, rows, out in zip(faces, node_rows(self.nodes[strip], self.weights), warped):
+                read_warped(face, rows, self.weights, out, scratch)
         _put_bgr(shrink(warped, self.feed.shape[1], scratch), self.feed[strip], scratch)
 
     def result(self) -> Augmented:
