@@ -113,9 +113,12 @@ def _is_apart(points: np.ndarray) -> np.ndarray:
     of 96.
     """
     x, y = np.moveaxis(points.astype(np.float32), -1, 0)
+    apart = (np.diff(np.sort(x, axis=1), axis=1) >= _ONE_PLACE).all(1)  # most faces, and soon known
+    x, y = x[~apart], y[~apart]
     near = np.abs(x[:, :, None] - x[:, None]) < _ONE_PLACE
     near &= np.abs(y[:, :, None] - y[:, None]) < _ONE_PLACE
-    return ~(near & _NOT_ONE).any((1, 2))
+    apart[~apart] = ~(near & _NOT_ONE).any((1, 2))
+    return apart
 
 
 def _kept(own: np.ndarray, moved: np.ndarray) -> np.ndarray:
