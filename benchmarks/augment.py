@@ -60,6 +60,7 @@ from swapfast.augment import clahe, color, geometry, opencv, stacked
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.landmarks import Each
 from swapfast.augment.opencv import OpenCVAugmenter, Scratch, tall
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
@@ -94,6 +95,7 @@ class Data:
     faces: np.ndarray  # (N, S, S, 4) uint8, BGR and the face mask
     planes: np.ndarray  # (N, 2, S, S) uint8, the other masks
     pairs: np.ndarray  # (N, 2, 68, 2) px, landmarks of each face and of its match
+    each: Each = map  # whose threads share the host's part of the warp to landmarks
 
     @property
     def size(self) -> int:
@@ -110,7 +112,7 @@ class Data:
         return self.to_landmarks(self.draw())
 
     def to_landmarks(self, draws: Draws) -> Draws:
-        return with_landmarks(draws, self.pairs, landmark_noise(SEED, np.arange(len(self)), 0))[0]
+        return with_landmarks(draws, self.pairs, landmark_noise(SEED, np.arange(len(self)), 0), each=self.each)[0]
 
     @cached_property
     def six(self) -> np.ndarray:
@@ -602,14 +604,14 @@ def main() -> None:
         results.append(copy_row(repeats))
         speed = results[0]["gb_per_s"]
         show(results)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as pool:
         records = make_records(Path(folder), options.faces)
         for backend in used:  # libraries load what they need before any memory is looked at
             if not backend.compiled:
                 for call in backend.make(make_data(records, 32, 2)).values():
                     call()
         for size in options.sizes:
-            data = make_data(records, size, options.batch)
+            data = dataclasses.replace(make_data(records, size, options.batch), each=pool.map)
             results += size_rows(data, used, repeats, options.threads, speed)
             more = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
             show(more)

@@ -374,6 +374,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         start=plan.step,
         matcher=matcher,
         at_once=at_once,
+        landmark_threads=max(1, made_by // at_once),
     )
     if request.compile:
         say("compiling: the first step takes a minute or so")

@@ -28,7 +28,7 @@ from statistics import NormalDist
 import numpy as np
 
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, ConstantsWarp, check_size
-from swapfast.augment.landmarks import landmark_nodes
+from swapfast.augment.landmarks import Each, landmark_nodes
 from swapfast.config import AugmentationConfig
 
 STREAM_AUGMENT = 0  # the amounts of this module
@@ -293,21 +293,25 @@ def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig
 
 
 def with_landmarks(
-    draws: Draws, pairs: np.ndarray, noise: np.ndarray, config: AugmentationConfig | None = None
+    draws: Draws,
+    pairs: np.ndarray,
+    noise: np.ndarray,
+    config: AugmentationConfig | None = None,
+    each: Each = map,
 ) -> tuple[Draws, np.ndarray]:
     """The same draws with the warp to landmarks in the random warp's place, and (N,) bool: which faces are warped.
 
     pairs: (N, 2, 68, 2) landmarks of each face and of its match, px of the crop as it comes in, the match's in its
     own crop (``LandmarkMatcher.get_close_landmarks``). noise: ``landmark_noise`` for the arguments of ``draw``. The
     match moves as the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is fed
-    unwarped.
+    unwarped. each: see ``landmark_nodes``.
     """
     if pairs.shape[1:] != (2, 68, 2) or len(pairs) != len(draws):
         raise ValueError(f"pairs: expected ({len(draws)}, 2, 68, 2), got {pairs.shape}")
     with np.errstate(invalid="ignore"):  # points that are no numbers: such a face is not warped
         own, match = np.moveaxis(draws.move_points(pairs), 1, 0)
     scale = ConstantsWarp.from_config(draws.size, config).lm_scale
-    nodes, warped = landmark_nodes(own, match, noise * scale, draws.size)
+    nodes, warped = landmark_nodes(own, match, noise * scale, draws.size, each=each)
     return dataclasses.replace(draws, landmark_nodes=nodes), warped
 
 

@@ -457,6 +457,18 @@ def test_a_face_that_cannot_be_warped_stays_as_it_is(where):
     assert np.array_equal(feed[~warped], images[~warped])
 
 
+def test_threads_share_the_faces_and_change_no_bit():
+    n, size = 50, 128
+    pairs = np.stack([faces_like(n, size, 4), faces_like(n, size, 5)], axis=1)
+    pairs[7, 0] = pairs[7, 0, :1]
+    noise = landmark_noise(1, np.arange(n), 0)
+    alone, warped = with_landmarks(Draws.identity(n, size), pairs, noise)
+    with ThreadPoolExecutor(3) as pool:
+        shared, same = with_landmarks(Draws.identity(n, size), pairs, noise, each=pool.map)
+    assert np.array_equal(alone.landmark_nodes, shared.landmark_nodes)
+    assert np.array_equal(warped, same) and warped.sum() == n - 1
+
+
 @pytest.mark.parametrize("kind", ["whole px", "closed lips", "a square lattice", "on the rim", "far apart"])
 def test_awkward_points_give_a_bounded_map(within, monkeypatch, kind):
     """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""

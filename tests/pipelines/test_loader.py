@@ -50,6 +50,7 @@ def make(sides, device):
         world=1,
         matcher=None,
         at_once=1,
+        landmark_threads=1,
     ):
         sets = sets or sides
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
@@ -62,7 +63,7 @@ def make(sides, device):
         )
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
         config = config or AugmentationConfig()
-        return TrainLoader(feed, sampler, collate, config, 64, start, prefetch, matcher, at_once)
+        return TrainLoader(feed, sampler, collate, config, 64, start, prefetch, matcher, at_once, landmark_threads)
 
     return loader
 
@@ -180,6 +181,9 @@ def test_warping_to_landmarks_changes_the_feed_alone(make, matcher, backend):
 def test_warping_to_landmarks_is_a_function_of_seed_step_and_rank(make, matcher):
     whole = make(matcher=matcher).batch(5)
     assert _equal(whole, next(iter(make(matcher=matcher, start=5))))
+    threaded = make(matcher=matcher, landmark_threads=3)
+    assert _equal(whole, threaded.batch(5))
+    threaded.close()
     parts = [make(matcher=matcher, rank=rank, world=3).batch(5) for rank in range(3)]
     for side in range(2):
         assert torch.equal(torch.cat([part.inputs[side] for part in parts]), whole.inputs[side])
