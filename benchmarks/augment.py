@@ -56,12 +56,13 @@ from torch.nn import functional as F
 
 from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
-from swapfast.augment import clahe, color, geometry, opencv, stacked
+from swapfast.augment import clahe, color, geometry, host_color, opencv, stacked
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.landmarks import Each
-from swapfast.augment.opencv import OpenCVAugmenter, Scratch, tall
+from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.recycle import Scratch
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
@@ -182,7 +183,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     faces, planes, draws = data.faces, data.planes, data.draw()
     augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
     as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
-    jitter, grids, inverse = opencv.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
+    jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
     moved, packed, stacks = faces.copy(), np.zeros_like(faces), size <= stacked.STACKED_UP_TO
     moved_planes, moved_parts, feed = faces.copy(), np.empty_like(planes), np.empty_like(faces)
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
@@ -191,12 +192,12 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     run = partial(in_strips, ThreadPoolExecutor(threads), local(), opencv.strips(count, size, threads))
 
     def recolor(strip: slice, scratch: Scratch) -> None:
-        opencv.recolor(faces[strip], jitter[strip], grids[strip], scratch)
+        host_color.recolor(faces[strip], jitter[strip], grids[strip], scratch)
 
     def equalize(strip: slice, scratch: Scratch) -> None:
         for grid, before, after in zip(grids[strip], lightness[strip], equalized[strip]):
             if grid:
-                opencv.equalize(before, grid, out=after)
+                host_color.equalize(before, grid, out=after)
 
     def transform(strip: slice, scratch: Scratch) -> None:
         if stacks:
@@ -230,10 +231,10 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
 
     def shrink(strip: slice, scratch: Scratch) -> None:
         small = opencv.shrink(moved[strip], half, scratch)
-        cv2.cvtColor(tall(small), cv2.COLOR_BGRA2BGR, dst=tall(target[strip]))
-        cv2.mixChannels([tall(small)], [tall(masks[0, strip])], [3, 0])
+        cv2.cvtColor(stacked.tall(small), cv2.COLOR_BGRA2BGR, dst=stacked.tall(target[strip]))
+        cv2.mixChannels([stacked.tall(small)], [stacked.tall(masks[0, strip])], [3, 0])
         small = opencv.shrink(moved_planes[strip], half, scratch)
-        cv2.mixChannels([tall(small)], [tall(mask[strip]) for mask in masks[1:]], [0, 0, 2, 1])
+        cv2.mixChannels([stacked.tall(small)], [stacked.tall(mask[strip]) for mask in masks[1:]], [0, 0, 2, 1])
 
     return {
         "color": partial(run, recolor),

@@ -60,4 +60,6 @@ def describe(report: dict) -> str:
     ]
     if not report["versions"]["dali"]:
         lines.append("note       DALI is missing (it has wheels for Linux only): faces are decoded by OpenCV instead")
+    if not report["versions"]["numba"] and use["augmentation"] == "opencv":
+        lines.append("note       Numba is missing: colours are augmented by OpenCV, in 8 bits and half as fast")
     return "\n".join(lines)

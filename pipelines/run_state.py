@@ -74,7 +74,16 @@ def versions() -> dict[str, str | None]:
         "kornia": importlib.metadata.version("kornia"),  # importing it takes seconds
         "opencv": cv2.__version__,
         "numpy": np.__version__,
+        "numba": numba_version(),
     }
+
+
+def numba_version() -> str | None:
+    """None where it is not installed. Importing it would take .4 s."""
+    try:
+        return importlib.metadata.version("numba")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def kept_state(checkpoint: Checkpoint | None) -> dict:

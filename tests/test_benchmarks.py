@@ -72,7 +72,7 @@ def test_a_benchmark_says_where_it_ran_and_gives_numbers_that_fit_together(name,
     environment = content["environment"]
     for key in ("processor", "cores", "gpus", "driver", "versions", "torch_threads", "opencv_threads", "commit"):
         assert key in environment
-    assert {"torch", "dali", "kornia", "opencv"} <= set(environment["versions"])
+    assert {"torch", "dali", "kornia", "opencv", "numba"} <= set(environment["versions"])
     timed = [row for row in content["results"] if row["name"] not in UNTIMED and not row.get("estimate")]
     needed = {"name", "size", "batch", "median_ms", "iqr_ms", "faces_per_s", "repeats", "peak_mib"}
     assert timed and all(needed <= set(row) for row in timed)

@@ -24,7 +24,9 @@ from swapfast.augment.constants import (
     ConstantsWarp,
 )
 from swapfast.augment.draws import Draws, draw, flip_points, landmark_noise, transform_points
+from swapfast.augment.host_color import jitter_matrices, recolor
 from swapfast.augment.landmarks import landmark_nodes
+from swapfast.augment.recycle import Scratch
 from swapfast.augment.result import Augmented
 from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig
@@ -209,9 +211,9 @@ class ImageAugmentation:
         """LAB jitter and CLAHE of (N, S, S, 3) BGR images."""
         self._check(batch, channels=3)
         if isinstance(batch, np.ndarray):
-            matrices = opencv.jitter_matrices(self.draws)
+            matrices = jitter_matrices(self.draws)
             grids, clip_limit = self.draws.clahe_grid.tolist(), self.draws.clip_limit
-            return opencv.recolor(batch, matrices, grids, opencv.Scratch(), clip_limit).copy()
+            return recolor(batch, matrices, grids, Scratch(), clip_limit).copy()
 
         largest = int(self.draws.clahe_grid.max(initial=0))
 
@@ -276,7 +278,7 @@ class ImageAugmentation:
         if isinstance(batch, np.ndarray):
             weights = geometry.hat_weights(self.processing_size, nodes.shape[1]).astype(np.float32)
             rows = opencv.node_rows(nodes, weights)
-            batch, scratch = np.ascontiguousarray(batch), opencv.Scratch()
+            batch, scratch = np.ascontiguousarray(batch), Scratch()
             warped = np.empty_like(batch)
             for image, row, out in zip(batch, rows, warped):
                 opencv.read_warped(image, row, weights, out, scratch)

@@ -23,17 +23,18 @@ from swapfast.augment.clahe import equalize
 from swapfast.augment.transfer import table
 
 # kornia's constants: D65 white, linear RGB -> XYZ and back.
-_WHITE = (0.95047, 1.0, 1.08883)
-_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-_FROM_XYZ = (
+WHITE = (0.95047, 1.0, 1.08883)
+TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+FROM_XYZ = (
     (3.2404813432005266, -1.5371515162713185, -0.4985363261688878),
     (-0.9692549499965682, 1.8759900014898907, 0.0415559265582928),
     (0.0556466391351772, -0.2040413383665112, 1.0573110696453443),
 )
-_SLOPE = 12.92  # of sRGB near black; linear light is counted in 1 / 12.92 on the way in, which saves a product
-_STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
-_BGR_TO_WHITE = [[m / white / _SLOPE for m in reversed(row)] for row, white in zip(_TO_XYZ, _WHITE)]
-_WHITE_TO_BGR = [[m * white for m, white in zip(row, _WHITE)] for row in reversed(_FROM_XYZ)]
+SLOPE = 12.92  # of sRGB near black; linear light is counted in 1 / 12.92 on the way in, which saves a product
+STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
+LUMINANCE = (296, 2929, 871)  # the shares of blue, green and red, in 4096ths
+_BGR_TO_WHITE = [[m / white / SLOPE for m in reversed(row)] for row, white in zip(TO_XYZ, WHITE)]
+_WHITE_TO_BGR = [[m * white for m, white in zip(row, WHITE)] for row in reversed(FROM_XYZ)]
 
 
 Planes = Tensor | Sequence[Tensor]  # three channels: one (N, 3, H, W) tensor, or three of (N, H, W)
@@ -64,18 +65,22 @@ def _lab_to_linear(lab: Planes) -> list[Tensor]:
 
 def _whole_lightness(light: Planes) -> Tensor:
     """L in whole levels, OpenCV's 8-bit conversion to the bit: light and luminance are whole 2040ths on the way."""
-    blue, green, red = _apart(_each(lambda part: (part * (_STEPS / _SLOPE)).round_(), light))
-    luminance = (blue * 296).add_(green, alpha=2929).add_(red, alpha=871).mul_(1 / 4096).add_(0.5).to(torch.int32)
-    return _levels_of_luminance(blue.device).index_select(0, luminance.flatten()).view(luminance.shape)
+    blue, green, red = _apart(_each(lambda part: (part * (STEPS / SLOPE)).round_(), light))
+    of_blue, of_green, of_red = LUMINANCE
+    luminance = (blue * of_blue).add_(green, alpha=of_green).add_(red, alpha=of_red)
+    luminance = luminance.mul_(1 / 4096).add_(0.5).to(torch.int32)
+    return _levels_on_device(blue.device).index_select(0, luminance.flatten()).view(luminance.shape)
 
 
-@table
-def _levels_of_luminance() -> np.ndarray:
+def levels_of_luminance() -> np.ndarray:
     """(2041,) float32: L of each luminance in 2040ths. From a root in float32 five of them would be one level off."""
-    part = np.arange(_STEPS + 1) / _STEPS
+    part = np.arange(STEPS + 1) / STEPS
     root = np.where(part > 216 / 24389, np.cbrt(part), part * 841 / 108 + 16 / 116)
     # The root in 32768ths, times 296 for 2.55 * 116, less 2.55 * 16: as OpenCV rounds them.
     return ((np.rint(root * 2**15) * 296 - 1336934 + 2**14) // 2**15).astype(np.float32)
+
+
+_levels_on_device = table(levels_of_luminance)
 
 
 def _apart(planes: Planes) -> Sequence[Tensor]:
@@ -105,14 +110,14 @@ def _mixed(matrix: Sequence[Sequence[float]], planes: Planes) -> list[Tensor]:
 
 def _linear(srgb: Tensor) -> Tensor:
     """sRGB in 0..1 -> linear light times 12.92."""
-    curve = (srgb + 0.055).log2_().mul_(2.4).exp2_().mul_(_SLOPE * 1.055**-2.4)
+    curve = (srgb + 0.055).log2_().mul_(2.4).exp2_().mul_(SLOPE * 1.055**-2.4)
     return torch.where(srgb > 0.04045, curve, srgb)
 
 
 def _shown(linear: Tensor) -> Tensor:
     """Linear light -> sRGB, clipped to 0..1. Below zero the logarithm is NaN, and the line is taken."""
     curve = torch.log2(linear).mul_(1 / 2.4).exp2_().mul_(1.055).sub_(0.055)
-    return torch.where(linear > 0.0031308, curve, linear * _SLOPE).clamp_(0, 1)
+    return torch.where(linear > 0.0031308, curve, linear * SLOPE).clamp_(0, 1)
 
 
 def _root(part: Tensor) -> Tensor:

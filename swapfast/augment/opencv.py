@@ -8,8 +8,9 @@ What makes it fast (ms per 32 faces of 256 px on one core of a 2.5 GHz Xeon, Ope
   results go to memory that earlier ones have left (``Recycler``).
 * Small faces are handled several at a time, stacked to one tall image: at 64 px it is the number of calls that
   counts (``stacked``).
-* The jitter is one ``cv2.transform``; movement and flip are one matrix; the map of the feed is one small product.
-Everything stays in 8 bits until ``Augmented.to_float``.
+* Colour is one pass over the pixels: ``host_color``.
+* Movement and flip are one matrix; the map of the feed is one small product.
+Between these steps everything is in 8 bits, until ``Augmented.to_float``.
 
 The plain functions above the class are what ``ImageAugmentation`` uses too.
 """
@@ -27,13 +28,13 @@ import numpy as np
 import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
-from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
-from swapfast.augment.recycle import Recycler
+from swapfast.augment.host_color import compiled_kernels, jitter_matrices, recolor
+from swapfast.augment.recycle import Recycler, Scratch
 from swapfast.augment.result import Augmented
 from swapfast.augment.rows import Rows
-from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, Maps, affine_maps, node_maps, read_stacked
+from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, Maps, affine_maps, node_maps, read_stacked, tall
 from swapfast.system import available_cores
 
 Images = np.ndarray | Rows
@@ -43,91 +44,12 @@ PARTS_FROM = 192  # px: from there masks that are mostly black are moved in part
 STRIP_PIXELS = 2**16  # handled at once by one thread: most of seven images of 3 or 4 bytes a pixel fit its cache
 
 
-def tall(images: np.ndarray) -> np.ndarray:
-    """(N, H, W, ...) images one below the other: an (N * H, W, ...) view, one image to OpenCV."""
-    return images.reshape(-1, *images.shape[2:])
-
-
-class Scratch:
-    """One thread's intermediate images, made once: allocating them anew can cost as much as the work itself."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple, np.ndarray] = {}
-
-    def __call__(self, name: str, *shape: int, kind=np.uint8) -> np.ndarray:
-        """The array of that name and shape; its content is whatever the last use left there."""
-        key = (name, *shape)
-        if key not in self._held:
-            self._held[key] = np.zeros(shape, kind)
-        return self._held[key]
-
-
 def read_some(images: Images, strip: slice, name: str, scratch: Scratch) -> np.ndarray:
     """Consecutive images, not to be written to; several ``Rows`` are gathered in scratch memory of that name."""
     if not isinstance(images, Rows):
         return images[strip]
     count = strip.stop - strip.start
     return images.one(strip.start) if count == 1 else images.take(strip, scratch(name, count, *images.shape[1:]))
-
-
-def jitter_matrices(draws: Draws) -> np.ndarray:
-    """(N, 3, 4) float32: factors on the diagonal, offsets last, for ``jitter``."""
-    factor, offset = draws.lab_affine()
-    matrices = np.zeros((len(draws), 3, 4), np.float32)
-    matrices[:, [0, 1, 2], [0, 1, 2]] = factor
-    matrices[:, :, 3] = offset
-    return matrices
-
-
-def jitter(lab: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """One 8-bit LAB image (H, W, 3), every pixel through a (3, 4) matrix and rounded to nearest.
-
-    Peer: cuts the fraction off, so L, a and b come out half a level low and faces get darker and bluer.
-    Ours: rounds.
-    """
-    return cv2.transform(lab, matrix, dst=out)
-
-
-def equalize(
-    lightness: np.ndarray, grid: int, clip_limit: float = CLIP_LIMIT, out: np.ndarray | None = None
-) -> np.ndarray:
-    """CLAHE of one 8-bit plane (H, W) with ``grid`` x ``grid`` tiles."""
-    return cv2.createCLAHE(clip_limit, (grid, grid)).apply(lightness, dst=out)
-
-
-def recolor(
-    faces: np.ndarray,
-    matrices: np.ndarray,
-    grids: Sequence[int],
-    scratch: Scratch,
-    clip_limit: float = CLIP_LIMIT,
-) -> np.ndarray:
-    """Jitter and CLAHE of (N, S, S, 3 or 4) BGR faces; a fourth channel is kept.
-
-    matrices: (N, 3, 4) of ``jitter_matrices``. grids: N tiles per edge, 0 for no CLAHE. Returns scratch memory, or
-    the faces themselves when there is nothing to do.
-    """
-    same = np.logical_not(grids) & (matrices == np.eye(3, 4, dtype=np.float32)).all((1, 2))
-    if same.all():
-        return faces
-    n, size, _, channels = faces.shape
-    plain, lab = scratch("lab", n, size, size, 3), scratch("jittered", n, size, size, 3)
-    cv2.cvtColor(tall(faces), cv2.COLOR_BGR2LAB, dst=tall(plain))
-    for i, grid in enumerate(grids):
-        jitter(plain[i], matrices[i], out=lab[i])
-        if grid:
-            lightness = cv2.extractChannel(lab[i], 0, dst=scratch("lightness", size, size))
-            equalized = equalize(lightness, grid, clip_limit, out=scratch("equalized", size, size))
-            cv2.insertChannel(equalized, lab[i], 0)
-    colored = scratch("colored", n, size, size, channels)
-    cv2.cvtColor(tall(lab), cv2.COLOR_LAB2BGR, dst=tall(colored), dstCn=channels)
-    if channels == 4:
-        cv2.mixChannels([tall(faces)], [tall(colored)], [3, 3])
-    # Peer: takes every image to 8-bit LAB and back, which alone moves a quarter of all colours by 2 levels or more.
-    # Ours: a face for which nothing is drawn stays as it is.
-    if same.any():
-        colored[same] = faces[same]
-    return colored
 
 
 def move(image: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -285,6 +207,7 @@ class OpenCVAugmenter:
         self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
+        compiled_kernels()  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
         self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None

@@ -10,19 +10,21 @@ it is exact wherever in the stack an image lies, and its pixels do not depend on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from swapfast.augment.opencv import Scratch
+from swapfast.augment.recycle import Scratch
 
 STACKED_UP_TO = 80  # px: at 96 little is gained, and BLAS would spread the product with 33 nodes over its own threads
 STACK_PIXELS = 2**17
 _FINENESS = 1024  # steps of y in a px; of a stack of 4096 rows float32 holds each
 
 Maps = tuple[np.ndarray, np.ndarray]
+
+
+def tall(images: np.ndarray) -> np.ndarray:
+    """(N, H, W, ...) images one below the other: an (N * H, W, ...) view, one image to OpenCV."""
+    return images.reshape(-1, *images.shape[2:])
 
 
 def affine_maps(matrices: np.ndarray, size: int, scratch: Scratch) -> Maps:

@@ -14,6 +14,7 @@ from swapfast.augment import geometry, opencv
 from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.recycle import Scratch
 from swapfast.config import AugmentationConfig
 
 
@@ -144,7 +145,7 @@ def test_a_smaller_feed_is_the_peers(golden, device, within):
     assert cases
     for case in cases:
         images, expected, smaller = g[f"in_{case}"], g[f"out_{case}"], int(case.split("_")[1])
-        within(f"{case}: opencv", worst(opencv.shrink(images, smaller, opencv.Scratch()), expected), 0)
+        within(f"{case}: opencv", worst(opencv.shrink(images, smaller, Scratch()), expected), 0)
         small = geometry.shrink(on_device(images, device).permute(0, 3, 1, 2).float(), smaller)
         within(f"{case}: device, levels", worst(small.permute(0, 2, 3, 1).cpu(), expected), 1)
 
@@ -192,7 +193,7 @@ def test_shrinking_is_the_mean_of_the_area(device, within, size, smaller):
     exact = np.stack([area_mean(one, smaller) for one in image])
     small = geometry.shrink(on_device(image, device).permute(0, 3, 1, 2).float(), smaller)
     within("device, levels", worst(small.permute(0, 2, 3, 1).cpu(), exact), 1e-3)
-    within("opencv, levels", worst(opencv.shrink(image, smaller, opencv.Scratch()), exact), 0.51)
+    within("opencv, levels", worst(opencv.shrink(image, smaller, Scratch()), exact), 0.51)
     ones = geometry.area_weights(size, smaller)
     within("shares add up", worst(ones.sum(1), 1) + worst(ones.sum(0), smaller / size), 1e-9)
 

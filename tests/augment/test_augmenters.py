@@ -18,6 +18,7 @@ from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
 from swapfast.augment.constants import ConstantsColor, ConstantsTransform, ConstantsWarp
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.recycle import Scratch
 from swapfast.augment.result import Augmented, to_float
 from swapfast.config import AugmentationConfig
 
@@ -225,7 +226,7 @@ def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
         plane = cv2.GaussianBlur(plane, (5, 5), 0)
         (matrix,) = draw(int(rng.integers(99)), [0], 0, size).inverse()
         part, whole = np.empty_like(plane), opencv.move(plane, matrix)
-        opencv.move_part(plane, matrix, [part], opencv.Scratch())
+        opencv.move_part(plane, matrix, [part], Scratch())
         worst = max(worst, int(np.abs(part.astype(int) - whole).max()))
     within("levels", worst, 1)
 

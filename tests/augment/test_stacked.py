@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from swapfast.augment.draws import draw
-from swapfast.augment.opencv import OpenCVAugmenter, Scratch, move, node_rows, read_warped, weights_for
+from swapfast.augment.opencv import OpenCVAugmenter, move, node_rows, read_warped, weights_for
+from swapfast.augment.recycle import Scratch
 from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked
 
 

@@ -20,7 +20,7 @@ from pipelines.prepare import prepare
 from pipelines.sampler import Sampler
 from pipelines.sides import scan_side
 from pipelines.store import StoreSpec
-from swapfast.augment import clahe, opencv
+from swapfast.augment import clahe, host_color
 from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.image import read_image
@@ -124,7 +124,7 @@ def test_clahe_is_the_cpus_to_one_level(photographs, device, within):
         levels = torch.from_numpy(np.stack(gray)).to(device, torch.float32)
         limits = torch.from_numpy(clahe.bin_limits(grids, size, CLIP_LIMIT)).to(device, torch.int32)
         ours = clahe.equalize(levels, torch.from_numpy(grids).to(device), limits, 8).cpu().numpy()
-        theirs = np.stack([opencv.equalize(image.copy(), int(grid)) for image, grid in zip(gray, grids)])
+        theirs = np.stack([host_color.equalize(image.copy(), int(grid)) for image, grid in zip(gray, grids)])
         apart = np.abs(ours - theirs.astype(np.float32))
         within(f"{size} px: levels", apart.max(), 1)
         within(f"{size} px: share of px that differ", (apart > 0).mean(), 1e-4)
