@@ -1,32 +1,22 @@
 """Colour on the CPU: LAB jitter and CLAHE of batches of bytes.
 
-The kernels of ``compiled`` do it where Numba is installed. Elsewhere OpenCV does, in 8 bits throughout: half to a third
-as fast, and .9 of a level off on average for its rounding on the way, as the peer is. CLAHE is OpenCV's in both.
+Kernels that Numba compiles do it where that is installed (``compiled_color``). Elsewhere OpenCV does, in 8 bits
+throughout: half to a third as fast, and .9 of a level off on average for its rounding on the way, as the peer is. CLAHE
+is OpenCV's in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from types import ModuleType
 
 import cv2
 import numpy as np
 
+from swapfast.augment.compiled import kernels
 from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.draws import Draws
 from swapfast.augment.recycle import Scratch
 from swapfast.augment.stacked import tall
-
-
-@lru_cache(maxsize=1)
-def compiled_kernels() -> ModuleType | None:
-    """``swapfast.augment.compiled``, or None where Numba is missing or unfit. The first time ever it compiles: 5 s."""
-    try:
-        from swapfast.augment import compiled
-    except ImportError:
-        return None
-    return compiled
 
 
 def jitter_matrices(draws: Draws) -> np.ndarray:
@@ -57,7 +47,7 @@ def recolor(
     if same.all():
         return faces
     colored = scratch("colored", *faces.shape)
-    convert = recolor_in_8_bits if compiled_kernels() is None else recolor_compiled
+    convert = recolor_in_8_bits if kernels("color") is None else recolor_compiled
     convert(faces, matrices, grids, scratch, clip_limit, colored)
     # Peer: takes every image to 8-bit LAB and back, which alone moves a quarter of all colours by 2 levels or more.
     # Ours: a face for which nothing is drawn stays as it is.
@@ -69,24 +59,24 @@ def recolor(
 def recolor_compiled(
     faces: np.ndarray, matrices: np.ndarray, grids: Sequence[int], scratch: Scratch, clip_limit: float, out: np.ndarray
 ) -> None:
-    """``recolor`` all faces to ``out``, in float32 but for the L of CLAHE. Needs ``compiled_kernels()``."""
-    kernels = compiled_kernels()
+    """``recolor`` all faces to ``out``, in float32 but for the L of CLAHE. Needs Numba."""
+    compiled = kernels("color")
     n, size, _, channels = faces.shape
     count = size * size
     pixels, results = faces.reshape(n, -1), out.reshape(n, -1)
     amounts = np.concatenate([matrices[:, [0, 1, 2], [0, 1, 2]], matrices[:, :, 3]], axis=1)
-    kernels.jitter_faces(pixels, count, channels, amounts, np.flatnonzero(np.logical_not(grids)), results)
+    compiled.jitter_faces(pixels, count, channels, amounts, np.flatnonzero(np.logical_not(grids)), results)
     if not any(grids):
         return
-    room = -(-count // kernels.BLOCK) * kernels.BLOCK
+    room = -(-count // compiled.BLOCK) * compiled.BLOCK
     a, b = scratch("a", room, kind=np.float32), scratch("b", room, kind=np.float32)
     flat = scratch("lightness", room)
     lightness, equalized = flat[:count].reshape(size, size), scratch("equalized", size, size)
     for face, amount, grid, result in zip(pixels, amounts, grids, results):
         if grid:
-            kernels.take_to_lab(face, count, channels, amount, *kernels.lightness_tables(), flat, a, b)
+            compiled.take_to_lab(face, count, channels, amount, *compiled.lightness_tables(), flat, a, b)
             equalize(lightness, grid, clip_limit, out=equalized)
-            kernels.put_from_lab(equalized.ravel(), a, b, face, count, channels, result)
+            compiled.put_from_lab(equalized.ravel(), a, b, face, count, channels, result)
 
 
 def recolor_in_8_bits(

@@ -28,9 +28,10 @@ import numpy as np
 import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
+from swapfast.augment.compiled import kernels
 from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
-from swapfast.augment.host_color import compiled_kernels, jitter_matrices, recolor
+from swapfast.augment.host_color import jitter_matrices, recolor
 from swapfast.augment.recycle import Recycler, Scratch
 from swapfast.augment.result import Augmented
 from swapfast.augment.rows import Rows
@@ -207,7 +208,7 @@ class OpenCVAugmenter:
         self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
-        compiled_kernels()  # which may take some seconds: now, not in the first batch
+        kernels("color")  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
         self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None

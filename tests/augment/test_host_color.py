@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from slow_references import pictures
 
 from swapfast.augment import color, host_color
+from swapfast.augment.compiled import kernels
 from swapfast.augment.draws import draw
 from swapfast.augment.recycle import Scratch
 from swapfast.config import AugmentationConfig
 
-kernels = host_color.compiled_kernels()
-needs_numba = pytest.mark.skipif(kernels is None, reason="Numba is not installed here, or does not know this NumPy")
+ROOT = Path(__file__).resolve().parents[2]
+compiled = kernels("color")
+needs_numba = pytest.mark.skipif(compiled is None, reason="Numba is not installed here, or does not know this NumPy")
 NOTHING = np.array([1, 1, 1, 0, 0, 0], np.float32)
 
 
@@ -45,7 +48,9 @@ def test_every_colour_is_the_formulas_rounded_once(within, amounts, channels):
     colours = all_colours(5)[1:]
     faces = np.concatenate([colours, colours[:, ::-1]], 1)[None, :, :channels].copy()
     out = np.zeros_like(faces)
-    kernels.jitter_faces(faces.reshape(1, -1), len(colours), channels, amounts[None], np.array([0]), out.reshape(1, -1))
+    compiled.jitter_faces(
+        faces.reshape(1, -1), len(colours), channels, amounts[None], np.array([0]), out.reshape(1, -1)
+    )
     within("jitter, levels", np.abs(out[0, :, :3] - exact(colours, amounts)).max(), 0.6)
     assert np.array_equal(out[..., 3:], faces[..., 3:])
 
@@ -55,9 +60,9 @@ def test_every_colour_is_the_formulas_rounded_once(within, amounts, channels):
 def test_lightness_is_opencvs_and_the_rest_the_formulas(within, channels):
     colours = all_colours(3)
     faces = np.concatenate([colours, colours[:, :1]], 1)[:, :channels].ravel()
-    room = -(-len(colours) // kernels.BLOCK) * kernels.BLOCK
+    room = -(-len(colours) // compiled.BLOCK) * compiled.BLOCK
     lightness, a, b = np.zeros(room, np.uint8), np.zeros(room, np.float32), np.zeros(room, np.float32)
-    kernels.take_to_lab(faces, len(colours), channels, NOTHING, *kernels.lightness_tables(), lightness, a, b)
+    compiled.take_to_lab(faces, len(colours), channels, NOTHING, *compiled.lightness_tables(), lightness, a, b)
     lightness, a, b = (plane[: len(colours)] for plane in (lightness, a, b))
     expected = cv2.cvtColor(colours[None], cv2.COLOR_BGR2LAB)[0]
     assert np.array_equal(lightness, expected[:, 0])
@@ -97,7 +102,7 @@ np.save({result!r}, result.targets[0].numpy())
 
 def in_another_process(tmp_path, blocked: bool, **environment: str) -> np.ndarray:
     program = PROGRAM.format(blocked=blocked, faces=str(tmp_path / "faces.npy"), result=str(tmp_path / "result.npy"))
-    environment = os.environ | {"PYTHONPATH": os.getcwd()} | environment
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     return np.load(tmp_path / "result.npy")
 
@@ -112,7 +117,7 @@ def test_without_numba_opencv_does_it(tmp_path, within):
     there = in_another_process(tmp_path, blocked=True)
     difference = np.abs(there.astype(int) - here)
     within("8 bits against compiled, mean, levels", difference.mean(), 1.5)
-    assert kernels is None or difference.any()
+    assert compiled is None or difference.any()
 
 
 @needs_numba

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,12 +18,15 @@ from slow_references import bilinear, pictures, psnr
 
 from swapfast.augment import landmarks, opencv
 from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
+from swapfast.augment.compiled import kernels
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.geometry import control_map, hat_weights
 from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes
 from swapfast.augment.opencv import OpenCVAugmenter
 from swapfast.config import AugmentationConfig
 
+compiled_nodes = kernels("nodes")
+needs_numba = pytest.mark.skipif(compiled_nodes is None, reason="Numba is not installed here, or does not know NumPy")
 SIZES = (64, 128)  # of the golden file
 
 
@@ -147,8 +153,7 @@ def test_map_is_the_peers_put_back_the_right_way_round(golden, device, within, m
     kept = landmarks._kept
     monkeypatch.setattr(landmarks, "_kept", lambda *points: kept(*points) & (np.arange(68) != 17))
     report(within, f"{size} px, no point 17", filled(landmark_nodes(*given, size)[0], size) - theirs, 0.16, 0.7, 4)
-    monkeypatch.setattr(landmarks, "_settled", unsettled)
-    every = landmark_nodes(*given, size, nodes=size)[0]
+    every = landmark_nodes(*given, size, nodes=size, settle=False)[0]
     report(within, f"{size} px, every px, no point 17", every - theirs, 1e-4, 1e-4, 1e-3)
 
 
@@ -205,14 +210,9 @@ def read_by_definition(own: np.ndarray, target: np.ndarray, kept: np.ndarray, at
     return result
 
 
-def unsettled(grid, places, offsets, kept):
-    """In the place of ``_settled``: the nodes as the triangles have them."""
-    return grid
-
-
 @pytest.mark.parametrize("turn", [0.0, 0.3])
 @pytest.mark.parametrize("size", [48, 100])
-def test_nodes_read_where_the_definition_says(within, monkeypatch, size, turn):
+def test_nodes_read_where_the_definition_says(within, size, turn):
     """Also for turned heads, whose jaw lies on the face and is left out, and with landmarks outside the image."""
     own, match = faces_like(5, size, 1, turn), faces_like(5, size, 2, turn)
     own[3, :, 0] += 0.35 * size
@@ -220,8 +220,7 @@ def test_nodes_read_where_the_definition_says(within, monkeypatch, size, turn):
     noise = noise_like(5, size, 3)
     match[4, 14:17, 0] = size - 1 - np.array([0.01, 0.1, 1])  # close to the rim, which must stay all the same
     noise[4] = 0
-    monkeypatch.setattr(landmarks, "_settled", unsettled)
-    nodes, warped = landmark_nodes(own, match, noise, size)
+    nodes, warped = landmark_nodes(own, match, noise, size, settle=False)
     assert warped.all()
     kept = landmarks._kept(own, match + noise)
     assert (match[3] + noise[3]).max() > size and own[:3].max() < 1.1 * size
@@ -236,7 +235,17 @@ def test_nodes_read_where_the_definition_says(within, monkeypatch, size, turn):
     within("all nodes, px", error.max(), 0.05)
 
 
-def test_nodes_settle_where_the_definition_says(within):
+def settled_by_loops(grid, places, offsets, kept):
+    """``landmarks._settled`` by the kernel."""
+    result = grid.copy()
+    counts = kept & ((places >= 0) & (places <= grid.shape[1] - 1)).all(-1)
+    for face, of_face in enumerate(result):
+        compiled_nodes._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks._GIVE, of_face)
+    return result
+
+
+@pytest.mark.parametrize("way", ["arrays", pytest.param("loops", marks=needs_numba)])
+def test_nodes_settle_where_the_definition_says(within, way):
     """The sum that is made least, written down in full and solved in float64; points left out count for nothing."""
     rng = np.random.default_rng(1)
     nodes, n = 9, 3
@@ -244,7 +253,8 @@ def test_nodes_settle_where_the_definition_says(within):
     places = rng.uniform(-1, nodes, (n, 68, 2))
     places[0, :4] = [[0, 0], [nodes - 1, nodes - 1], [3, 4], [3, 4]]
     kept = rng.random((n, 68)) < 0.8
-    ours = landmarks._settled(grid, places, offsets, kept)
+    settle = landmarks._settled if way == "arrays" else settled_by_loops
+    ours = settle(grid, places, offsets, kept)
     assert np.array_equal(ours[:, [0, -1]], grid[:, [0, -1]]) and np.array_equal(ours[:, :, 0], grid[:, :, 0])
     for face in range(n):
         used = kept[face] & ((places[face] >= 0) & (places[face] <= nodes - 1)).all(1)
@@ -470,7 +480,7 @@ def test_threads_share_the_faces_and_change_no_bit():
 
 
 @pytest.mark.parametrize("kind", ["whole px", "closed lips", "a square lattice", "on the rim", "far apart"])
-def test_awkward_points_give_a_bounded_map(within, monkeypatch, kind):
+def test_awkward_points_give_a_bounded_map(within, kind):
     """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""
     size, n = 96, 64
     rng = np.random.default_rng(0)
@@ -491,9 +501,35 @@ def test_awkward_points_give_a_bounded_map(within, monkeypatch, kind):
     # The offset at a node lies between those of the corners around it, before landmarks that share a cell pull at it.
     reach = np.abs(own - match).max((1, 2))
     within("offset, of the largest landmark's", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 2)
-    monkeypatch.setattr(landmarks, "_settled", unsettled)
-    nodes, _ = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
+    nodes, _ = landmark_nodes(own, match, np.zeros((n, 68, 2)), size, settle=False)
     within("unsettled, the same", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 1 + 1e-6)
+
+
+@needs_numba
+@pytest.mark.parametrize("size", [64, 300])
+def test_without_numba_arrays_give_the_same(tmp_path, within, size):
+    """Turned heads, closed lips, whole px and points outside among them."""
+    n = 24
+    own, match, noise = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
+    own[:8], match[:8] = faces_like(8, size, 4, 0.3), faces_like(8, size, 5, 0.3)
+    match[8:12, [61, 62, 63]] = match[8:12, [67, 66, 65]]
+    own[12:16], match[12:16], noise[8:16] = np.rint(own[12:16]), np.rint(match[12:16]), 0
+    match[16:20, :, 0] += 0.4 * size
+    np.savez(tmp_path / "given.npz", own=own, match=match, noise=noise)
+    program = (
+        "import sys\n"
+        "import numpy as np\n"
+        "sys.modules['numba'] = None  # as where it is not installed\n"
+        "from swapfast.augment.landmarks import landmark_nodes\n"
+        f"given = np.load({str(tmp_path / 'given.npz')!r})\n"
+        f"nodes, warped = landmark_nodes(given['own'], given['match'], given['noise'], {size})\n"
+        f"np.savez({str(tmp_path / 'result.npz')!r}, nodes=nodes, warped=warped)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    theirs, (nodes, warped) = np.load(tmp_path / "result.npz"), landmark_nodes(own, match, noise, size)
+    assert warped.all() and np.array_equal(warped, theirs["warped"])
+    within("arrays against loops, px", np.abs(nodes - theirs["nodes"]).max(), 1e-3)
 
 
 def test_batch_order_and_threads_change_no_bit():
