@@ -58,6 +58,7 @@ from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
 from swapfast.augment import clahe, color, geometry, host_color, opencv, stacked
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
+from swapfast.augment.compiled import kernels
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.landmarks import Each
@@ -184,7 +185,11 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
     as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
     jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
-    moved, packed, stacks = faces.copy(), np.zeros_like(faces), size <= stacked.STACKED_UP_TO
+    moved, packed, stacks = (
+        faces.copy(),
+        np.zeros_like(faces),
+        size <= stacked.STACKED_UP_TO and kernels("maps") is not None,
+    )
     moved_planes, moved_parts, feed = faces.copy(), np.empty_like(planes), np.empty_like(faces)
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
     lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
@@ -222,7 +227,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
 
         def read(strip: slice, scratch: Scratch) -> None:
             if stacks:
-                stacked.read_stacked(faces[strip], stacked.node_maps(nodes[strip], weights, scratch), feed[strip])
+                stacked.read_stacked(faces[strip], stacked.node_maps(nodes[strip], size, scratch), feed[strip])
                 return
             for face, rows, out in zip(faces[strip], opencv.node_rows(nodes[strip], weights), feed[strip]):
                 opencv.read_warped(face, rows, weights, out, scratch)

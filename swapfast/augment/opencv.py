@@ -208,7 +208,8 @@ class OpenCVAugmenter:
         self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
-        kernels("color")  # which may take some seconds: now, not in the first batch
+        for name in ("color", "copies", "maps"):
+            kernels(name)  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
         self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None
@@ -271,7 +272,7 @@ class _Batch:
         n, size, _, channels = faces.shape
         planes = np.empty((n, 0, size, size), np.uint8) if planes is None else planes
         self.faces, self.planes = (p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, planes))
-        self.stacked = size <= STACKED_UP_TO
+        self.stacked = size <= STACKED_UP_TO and kernels("maps") is not None
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
         self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
@@ -335,7 +336,7 @@ class _Batch:
         # that movement, flip and warp together point to; what the target has cut off can come in at its edge.
         warped = scratch("warped", *faces.shape)
         if self.stacked:
-            read_stacked(faces, node_maps(self.nodes[strip], self.weights, scratch), warped)
+            read_stacked(faces, node_maps(self.nodes[strip], faces.shape[1], scratch), warped)
         else:
             for face, rows, out in zip(faces, node_rows(self.nodes[strip], self.weights), warped):
                 read_warped(face, rows, self.weights, out, scratch)
@@ -350,7 +351,11 @@ class _Batch:
 
 
 def _put_bgr(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
-    """The colours of (N, S, S, 3 or 4) images to ``out`` (N, S, S, 3), bytes or floats."""
+    """The colours of (N, S, S, 3 or 4) images to ``out`` (N, S, S, 3), contiguous, bytes or floats."""
+    copies = kernels("copies")
+    if copies is not None and images.shape[-1] == 4 and out.dtype != np.uint8:
+        copies.bgr_to_floats(images.ravel(), out.ravel())
+        return
     if images.shape[-1] == 4:
         bgr = out if out.dtype == np.uint8 else scratch("bgr", *out.shape)
         cv2.cvtColor(tall(images), cv2.COLOR_BGRA2BGR, dst=tall(bgr))
@@ -360,7 +365,12 @@ def _put_bgr(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
 
 
 def _put_planes(images: np.ndarray, channels: Sequence[int], out: np.ndarray, scratch: Scratch) -> None:
-    """Some channels of (N, S, S, C) images to ``out`` (channels, N, S, S), bytes or floats."""
+    """Some channels of (N, S, S, C) images to ``out`` (channels, N, S, S), each contiguous, bytes or floats."""
+    copies = kernels("copies")
+    if copies is not None and images.shape[-1] == 4 and out.dtype != np.uint8:
+        for channel, plane in zip(channels, out):
+            copies.every_fourth_to_floats(images.ravel()[channel:], plane.ravel())
+        return
     planes = out if out.dtype == np.uint8 else scratch("planes", *out.shape)
     pairs = [c for to, channel in enumerate(channels) for c in (channel, to)]
     cv2.mixChannels([tall(images)], [tall(plane) for plane in planes], pairs)
@@ -370,7 +380,10 @@ def _put_planes(images: np.ndarray, channels: Sequence[int], out: np.ndarray, sc
 
 def _put(values: np.ndarray, out: np.ndarray) -> None:
     """Copy bytes, or divide them by 255 where ``out`` holds floats."""
+    copies = kernels("copies")
     if out.dtype == np.uint8:
         out[...] = values
+    elif copies is not None and out.flags.c_contiguous and values.flags.c_contiguous:
+        copies.to_floats(values.ravel(), out.ravel())
     else:
         np.divide(values, np.float32(255), out=out)

@@ -5,7 +5,8 @@ lock between them: 64 faces took as long on two threads as on one. Here a call d
 
 Where each pixel reads comes as two maps (N, S, S) float32 of px: x, and y counted from the top of the stack. Rows that
 lie outside an image are moved to its edge beforehand, so no image shows its neighbour. y is rounded to 1 / 1024 px: so
-it is exact wherever in the stack an image lies, and its pixels do not depend on the batch.
+it is exact wherever in the stack an image lies, and its pixels do not depend on the batch. Kernels that Numba compiles
+make them; without it small images are moved one at a time, like all others.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from swapfast.augment.compiled import kernels
+from swapfast.augment.geometry import hat_taps
 from swapfast.augment.recycle import Scratch
 
-STACKED_UP_TO = 80  # px: at 96 little is gained, and BLAS would spread the product with 33 nodes over its own threads
+STACKED_UP_TO = 80  # px: at 96 little is gained
 STACK_PIXELS = 2**17
-_FINENESS = 1024  # steps of y in a px; of a stack of 4096 rows float32 holds each
 
 Maps = tuple[np.ndarray, np.ndarray]
 
@@ -29,22 +31,16 @@ def tall(images: np.ndarray) -> np.ndarray:
 
 def affine_maps(matrices: np.ndarray, size: int, scratch: Scratch) -> Maps:
     """The maps of (N, 2, 3) matrices, px of the result -> px of the image. In scratch memory."""
-    at = np.arange(size)
-    columns, rows = matrices[:, :, 0, None] * at + matrices[:, :, 2, None], matrices[:, :, 1, None] * at
-    x, y = _maps(len(matrices), size, scratch)
-    for axis, (out, fineness) in enumerate(((x, 1), (y, _FINENESS))):
-        by_column, by_row = ((part[:, axis] * fineness).astype(np.float32) for part in (columns, rows))
-        np.add(by_column[:, None], by_row[:, :, None], out=out)
-    return x, _stacked(y)
+    maps = _maps(len(matrices), size, scratch)
+    kernels("maps").affine_maps(np.ascontiguousarray(matrices, np.float64), *maps)
+    return maps
 
 
-def node_maps(nodes: np.ndarray, weights: np.ndarray, scratch: Scratch) -> Maps:
-    """The maps of (N, K, K, 2) nodes, px (x, y) where each reads; weights: (S, K) float32. In scratch memory."""
-    x, y = _maps(len(nodes), len(weights), scratch)
-    for axis, (out, fineness) in enumerate(((x, 1), (y, _FINENESS))):
-        at_nodes = np.ascontiguousarray(nodes[..., axis] * fineness, np.float32)
-        np.matmul(weights, at_nodes @ weights.T, out=out)
-    return x, _stacked(y)
+def node_maps(nodes: np.ndarray, size: int, scratch: Scratch) -> Maps:
+    """The maps of (N, K, K, 2) nodes, px (x, y) where each reads. In scratch memory."""
+    maps = _maps(len(nodes), size, scratch)
+    kernels("maps").node_maps(np.ascontiguousarray(nodes, np.float64), *hat_taps(size, nodes.shape[1]), *maps)
+    return maps
 
 
 def read_stacked(images: np.ndarray, maps: Maps, out: np.ndarray) -> np.ndarray:
@@ -55,13 +51,3 @@ def read_stacked(images: np.ndarray, maps: Maps, out: np.ndarray) -> np.ndarray:
 
 def _maps(count: int, size: int, scratch: Scratch) -> Maps:
     return tuple(scratch(f"map of {axis}", count, size, size, kind=np.float32) for axis in "xy")
-
-
-def _stacked(y: np.ndarray) -> np.ndarray:
-    """From y of each image, in steps, to px from the top of the stack, in place."""
-    count, size = y.shape[:2]
-    np.rint(y, out=y)
-    np.clip(y, 0, (size - 1) * _FINENESS, out=y)
-    y += (np.arange(count, dtype=np.float32) * (size * _FINENESS))[:, None, None]
-    y *= np.float32(1 / _FINENESS)
-    return y

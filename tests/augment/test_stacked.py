@@ -6,10 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
+from swapfast.augment.compiled import kernels
 from swapfast.augment.draws import draw
 from swapfast.augment.opencv import OpenCVAugmenter, move, node_rows, read_warped, weights_for
 from swapfast.augment.recycle import Scratch
 from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked
+
+needs_numba = pytest.mark.skipif(kernels("maps") is None, reason="Numba is not installed here, or does not know NumPy")
 
 
 def _images(count: int, size: int, channels: int) -> np.ndarray:
@@ -20,6 +23,7 @@ def _images(count: int, size: int, channels: int) -> np.ndarray:
     return np.stack(resized).reshape(count, size, size, channels)
 
 
+@needs_numba
 @pytest.mark.parametrize("size", [32, 64, STACKED_UP_TO])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_moved_as_one_at_a_time(size, channels, within):
@@ -31,13 +35,14 @@ def test_moved_as_one_at_a_time(size, channels, within):
     within(f"{size} px, {channels} channels, share of values", (difference > 0).mean(), 0.02)
 
 
+@needs_numba
 @pytest.mark.parametrize(("size", "nodes"), [(32, 5), (64, 5), (64, 33), (STACKED_UP_TO, 33)])
 def test_warped_as_one_at_a_time(size, nodes, within):
     rng = np.random.default_rng(5)
     images, weights = _images(13, size, 4), weights_for(size, nodes)
     at = np.linspace(-0.5, size - 0.5, nodes) if nodes == 5 else np.linspace(0, size - 1, nodes)
     grid = np.stack(np.meshgrid(at, at), axis=-1) + rng.normal(0, size / 50, (13, nodes, nodes, 2))
-    stacked = read_stacked(images, node_maps(grid, weights, Scratch()), np.zeros_like(images))
+    stacked = read_stacked(images, node_maps(grid, size, Scratch()), np.zeros_like(images))
     single = np.zeros_like(images)
     for image, rows, out in zip(images, node_rows(grid, weights), single):
         read_warped(image, rows, weights, out, Scratch())
@@ -70,3 +75,17 @@ def test_a_face_does_not_depend_on_the_stack_it_is_in(size, planes):
     for threads in (2, 3):
         with OpenCVAugmenter(size, size, [size // 2, size], threads=threads) as augment:
             assert all(np.array_equal(a, b) for a, b in zip(parts(augment(faces, masks, draws)), whole))
+
+
+@pytest.mark.skipif(kernels("copies") is None, reason="Numba is not installed here, or does not know NumPy")
+def test_bytes_become_the_floats_that_division_gives():
+    levels = np.random.default_rng(0).permutation(np.repeat(np.arange(256, dtype=np.uint8), 12))
+    expected, copies = levels / np.float32(255), kernels("copies")
+    out = np.empty(len(levels), np.float32)
+    copies.to_floats(levels, out)
+    assert np.array_equal(out, expected)
+    copies.bgr_to_floats(levels, out[: len(levels) // 4 * 3])
+    assert np.array_equal(out[: len(levels) // 4 * 3], expected.reshape(-1, 4)[:, :3].ravel())
+    for channel in (0, 3):
+        copies.every_fourth_to_floats(levels[channel:], out[: len(levels) // 4])
+        assert np.array_equal(out[: len(levels) // 4], expected[channel::4])
