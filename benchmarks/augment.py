@@ -58,7 +58,6 @@ from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
 from swapfast.augment import clahe, color, geometry, host_color, opencv, stacked
 from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
-from swapfast.augment.compiled import kernels
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.landmarks import Each
@@ -184,13 +183,8 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     faces, planes, draws = data.faces, data.planes, data.draw()
     augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
     as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
-    jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse()
-    moved, packed, stacks = (
-        faces.copy(),
-        np.zeros_like(faces),
-        size <= stacked.STACKED_UP_TO and kernels("maps") is not None,
-    )
-    moved_planes, moved_parts, feed = faces.copy(), np.empty_like(planes), np.empty_like(faces)
+    jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse().copy()
+    moved, moved_planes, feed = faces.copy(), planes.swapaxes(0, 1).copy(), np.empty_like(faces)
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
     lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
     equalized = np.empty_like(lightness)
@@ -205,41 +199,19 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
                 host_color.equalize(before, grid, out=after)
 
     def transform(strip: slice, scratch: Scratch) -> None:
-        if stacks:
-            maps = stacked.affine_maps(inverse[strip], size, scratch)
-            stacked.read_stacked(faces[strip], maps, moved[strip])
-            for i in range(count)[strip]:
-                cv2.mixChannels(list(planes[i]), [packed[i]], [0, 0, 0, 1, 1, 2, 1, 3])
-            stacked.read_stacked(packed[strip], maps, moved_planes[strip])
-            return
-        for i in range(count)[strip]:
-            opencv.move(faces[i], inverse[i], out=moved[i])
-            if size >= opencv.PARTS_FROM:
-                for plane, out in zip(planes[i], moved_parts[i]):
-                    opencv.move_part(plane, inverse[i], [out], scratch)
-                continue
-            cv2.mixChannels(list(planes[i]), [packed[i]], [0, 0, 0, 1, 1, 2, 1, 3])
-            opencv.move(packed[i], inverse[i], out=moved_planes[i])
+        opencv.move_all(faces[strip], inverse[strip], moved[strip], scratch)
+        opencv.move_planes(planes[strip], inverse[strip], moved_planes, 0, strip.start, scratch)
 
     def warp(draws: Draws) -> None:
         nodes = draws.control_grid()
-        weights = opencv.weights_for(size, nodes.shape[1])
-
-        def read(strip: slice, scratch: Scratch) -> None:
-            if stacks:
-                stacked.read_stacked(faces[strip], stacked.node_maps(nodes[strip], size, scratch), feed[strip])
-                return
-            for face, rows, out in zip(faces[strip], opencv.node_rows(nodes[strip], weights), feed[strip]):
-                opencv.read_warped(face, rows, weights, out, scratch)
-
-        run(read)
+        run(lambda strip, scratch: opencv.warp_all(faces[strip], nodes[strip], feed[strip], scratch))
 
     def shrink(strip: slice, scratch: Scratch) -> None:
         small = opencv.shrink(moved[strip], half, scratch)
         cv2.cvtColor(stacked.tall(small), cv2.COLOR_BGRA2BGR, dst=stacked.tall(target[strip]))
-        cv2.mixChannels([stacked.tall(small)], [stacked.tall(masks[0, strip])], [3, 0])
-        small = opencv.shrink(moved_planes[strip], half, scratch)
-        cv2.mixChannels([stacked.tall(small)], [stacked.tall(mask[strip]) for mask in masks[1:]], [0, 0, 2, 1])
+        cv2.extractChannel(stacked.tall(small), 3, dst=stacked.tall(masks[0, strip]))
+        for plane, mask in zip(moved_planes, masks[1:]):
+            mask[strip] = opencv.shrink(plane[strip], half, scratch)
 
     return {
         "color": partial(run, recolor),

@@ -2,8 +2,8 @@
 
 What makes it fast (ms per 32 faces of 256 px on one core of a 2.5 GHz Xeon, OpenCV 5.0):
 * OpenCV has fast warps for 1, 3 and 4 channels. One channel costs about as much as four (10 and 11), three cost
-  more (18). So BGR travels with the face mask as its fourth channel, and up to four other masks share one warp.
-  The peer's six channels in one go take a slow path.
+  more (18). So BGR travels with the face mask as its fourth channel; of the other masks only what is not black is
+  moved. The peer's six channels in one go take a slow path.
 * Threads over faces, OpenCV itself single-threaded. Intermediate images stay in each thread's own memory, and
   results go to memory that earlier ones have left (``Recycler``).
 * Small faces are handled several at a time, stacked to one tall image: at 64 px it is the number of calls that
@@ -35,13 +35,12 @@ from swapfast.augment.host_color import jitter_matrices, recolor
 from swapfast.augment.recycle import Recycler, Scratch
 from swapfast.augment.result import Augmented
 from swapfast.augment.rows import Rows
-from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, Maps, affine_maps, node_maps, read_stacked, tall
+from swapfast.augment.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked, tall
 from swapfast.system import available_cores
 
 Images = np.ndarray | Rows
 
 PRODUCT_LIMIT = 2**18  # multiplications at once; OpenBLAS starts threads above
-PARTS_FROM = 192  # px: from there masks that are mostly black are moved in part
 STRIP_PIXELS = 2**16  # handled at once by one thread: most of seven images of 3 or 4 bytes a pixel fit its cache
 
 
@@ -60,32 +59,56 @@ def move(image: np.ndarray, matrix: np.ndarray, out: np.ndarray | None = None) -
     return cv2.warpAffine(image, matrix, size, dst=out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def move_part(plane: np.ndarray, matrix: np.ndarray, outs: Sequence[np.ndarray], scratch: Scratch) -> None:
-    """``move`` for a mask (S, S) most of which is black, such as eyes and mouth, to bytes or floats of its size.
+def move_all(images: np.ndarray, matrices: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
+    """``move`` of (N, S, S, C) images, each by its matrix."""
+    if _stacks(images.shape[1]):
+        read_stacked(images, affine_maps(matrices, images.shape[1], scratch), out)
+        return
+    for image, matrix, moved in zip(images, matrices, out):
+        move(image, matrix, out=moved)
 
-    Only the part where it is not is resampled: a tenth of the time at 512 px.
+
+def _stacks(size: int) -> bool:
+    return size <= STACKED_UP_TO and kernels("maps") is not None
+
+
+def move_planes(
+    planes: np.ndarray, matrices: np.ndarray, out: np.ndarray, first_plane: int, first_face: int, scratch: Scratch
+) -> None:
+    """``move`` of (N, K, S, S) masks most of which are black, such as eyes and mouth, where they are not.
+
+    out: (M, N', S, S) bytes, or floats in 0..1; planes go to M from ``first_plane`` on, faces to N' from ``first_face``
+    on.
     """
+    compiled = kernels("planes")
+    if compiled is not None:
+        white = np.float32(1 if out.dtype == np.uint8 else 255)
+        compiled.move_planes(planes, matrices, white, first_plane, first_face, out)
+        return
+    for face, (parts, matrix) in enumerate(zip(planes, matrices), first_face):
+        for index, plane in enumerate(parts, first_plane):
+            move_part(plane, matrix, out[index, face], scratch)
+
+
+def move_part(plane: np.ndarray, matrix: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
+    """``move`` for a mask (S, S), to bytes or floats of its size: only what is not black is resampled."""
     size = len(plane)
     x, y, width, height = cv2.boundingRect(plane)
-    if x == 0 or y == 0 or x + width == size or y + height == size:
-        # It goes on beyond the edge, or there is nothing at all.
-        if width:
-            moved = move(plane, matrix, out=scratch("whole plane", size, size))
-        for out in outs:
-            _put(moved, out) if width else out.fill(0)
+    if width and (x == 0 or y == 0 or x + width == size or y + height == size):  # it goes on beyond the edge
+        _put(move(plane, matrix, out=scratch("whole plane", size, size)), out)
+        return
+    out.fill(0)
+    if not width:
         return
     source = plane[y - 1 : y + height + 1, x - 1 : x + width + 1]  # with a black rim, which is repeated around it
     rows, columns = _reached(matrix, x - 1, y - 1, x + width, y + height, size)
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, 0] * columns.start + matrix[:, 1] * rows.start - (x - 1, y - 1)
     shape = rows.stop - rows.start, columns.stop - columns.start
-    for out in outs:
-        out.fill(0)
     if min(shape) > 0:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         moved = cv2.warpAffine(source, shifted, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        for out in outs:
-            _put(moved, out[rows, columns])
+        _put(moved, out[rows, columns])
 
 
 def _reached(
@@ -130,6 +153,17 @@ def read_warped(image: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: n
         buffer = scratch("map", some.stop - some.start, 2 * size, kind=np.float32)
         at = positions(rows[between], weights[some, between], buffer)
         cv2.remap(image, at, None, cv2.INTER_LINEAR, dst=out[some], borderMode=cv2.BORDER_REPLICATE)
+
+
+def warp_all(images: np.ndarray, nodes: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
+    """Read (N, S, S, C) images where their nodes (N, K, K, 2) say, px (x, y); edges are repeated."""
+    size = images.shape[1]
+    if _stacks(size):
+        read_stacked(images, node_maps(nodes, size, scratch), out)
+        return
+    weights = weights_for(size, nodes.shape[1])
+    for image, rows, warped in zip(images, node_rows(nodes, weights), out):
+        read_warped(image, rows, weights, warped, scratch)
 
 
 @lru_cache(maxsize=64)
@@ -208,7 +242,7 @@ class OpenCVAugmenter:
         self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
-        for name in ("color", "copies", "maps"):
+        for name in ("color", "copies", "maps", "planes"):
             kernels(name)  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
@@ -272,13 +306,11 @@ class _Batch:
         n, size, _, channels = faces.shape
         planes = np.empty((n, 0, size, size), np.uint8) if planes is None else planes
         self.faces, self.planes = (p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, planes))
-        self.stacked = size <= STACKED_UP_TO and kernels("maps") is not None
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
         self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
-        self.matrices = draws.inverse()
+        self.matrices = np.ascontiguousarray(draws.inverse(), np.float64)
         self.nodes = draws.control_grid()
-        self.weights = weights_for(size, self.nodes.shape[1])
         masks = self.face_masks + self.planes.shape[1]
         self.feed = owner.recycled((n, owner.input_size, owner.input_size, 3), owner.dtype)
         self.targets = [owner.recycled((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
@@ -287,59 +319,38 @@ class _Batch:
     def augment(self, strip: slice, scratch: Scratch) -> None:
         faces = read_some(self.faces, strip, "faces", scratch)
         faces = recolor(faces, self.jitter[strip], self.grids[strip], scratch, self.clip_limit)
-        maps = affine_maps(self.matrices[strip], faces.shape[1], scratch) if self.stacked else None
-        self._make_targets(faces, strip, maps, scratch)
-        self._move_planes(strip, maps, scratch)
+        self._make_targets(faces, strip, scratch)
+        self._make_masks(strip, scratch)
         self._make_feed(faces, strip, scratch)
 
-    def _make_targets(self, faces: np.ndarray, strip: slice, maps: Maps | None, scratch: Scratch) -> None:
+    def _make_targets(self, faces: np.ndarray, strip: slice, scratch: Scratch) -> None:
         moved = scratch("moved", *faces.shape)
-        if maps is not None:
-            read_stacked(faces, maps, moved)
-        else:
-            for face, matrix, out in zip(faces, self.matrices[strip], moved):
-                move(face, matrix, out=out)
+        move_all(faces, self.matrices[strip], moved, scratch)
         for target, masks in zip(self.targets, self.masks):
             small = shrink(moved, target.shape[1], scratch)
             _put_bgr(small, target[strip], scratch)
             if self.face_masks:
-                _put_planes(small, [3], masks[:1, strip], scratch)
+                _put_fourth(small, masks[0, strip], scratch)
 
-    def _move_planes(self, strip: slice, maps: Maps | None, scratch: Scratch) -> None:
-        """The other masks, up to four as the channels of one image, or each where it is not black."""
-        taken = read_some(self.planes, strip, "planes of the store", scratch)
-        n, count, size, _ = taken.shape
-        if size >= PARTS_FROM and all(masks.shape[-1] == size for masks in self.masks):
-            for index, planes, matrix in zip(range(strip.start, strip.stop), taken, self.matrices[strip]):
-                for plane, *outs in zip(planes, *(masks[self.face_masks :, index] for masks in self.masks)):
-                    move_part(plane, matrix, outs, scratch)
-            return
-        for first in range(0, count, 4):
-            used = min(4, count - first)
-            pairs = [c for channel in range(used) for c in (channel, channel)]
-            packed = scratch("packed", n, size, size, 4 if used > 1 else 1)
-            moved = scratch("moved planes", *packed.shape)
-            for planes, one in zip(taken, packed):
-                cv2.mixChannels(list(planes[first : first + used]), [one], pairs)
-            if maps is not None:
-                read_stacked(packed, maps, moved)
-            else:
-                for one, matrix, out in zip(packed, self.matrices[strip], moved):
-                    move(one, matrix, out=out)
+    def _make_masks(self, strip: slice, scratch: Scratch) -> None:
+        """All but the face's."""
+        planes = read_some(self.planes, strip, "planes of the store", scratch)
+        n, count, size, _ = planes.shape
+        if all(masks.shape[-1] == size for masks in self.masks):
             for masks in self.masks:
-                small = shrink(moved, masks.shape[-1], scratch)
-                at = self.face_masks + first
-                _put_planes(small, range(used), masks[at : at + used, strip], scratch)
+                move_planes(planes, self.matrices[strip], masks, self.face_masks, strip.start, scratch)
+            return
+        moved = scratch("moved planes", count, n, size, size)
+        move_planes(planes, self.matrices[strip], moved, 0, 0, scratch)
+        for masks in self.masks:
+            for plane, out in zip(moved, masks[self.face_masks :, strip]):
+                _put(shrink(plane, out.shape[-1], scratch), out)
 
     def _make_feed(self, faces: np.ndarray, strip: slice, scratch: Scratch) -> None:
         # Peer: warps the finished target, a second sampling that blurs. Ours: reads the face once, at the place
         # that movement, flip and warp together point to; what the target has cut off can come in at its edge.
         warped = scratch("warped", *faces.shape)
-        if self.stacked:
-            read_stacked(faces, node_maps(self.nodes[strip], faces.shape[1], scratch), warped)
-        else:
-            for face, rows, out in zip(faces, node_rows(self.nodes[strip], self.weights), warped):
-                read_warped(face, rows, self.weights, out, scratch)
+        warp_all(faces, self.nodes[strip], warped, scratch)
         _put_bgr(shrink(warped, self.feed.shape[1], scratch), self.feed[strip], scratch)
 
     def result(self) -> Augmented:
@@ -364,18 +375,16 @@ def _put_bgr(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
         _put(images, out)
 
 
-def _put_planes(images: np.ndarray, channels: Sequence[int], out: np.ndarray, scratch: Scratch) -> None:
-    """Some channels of (N, S, S, C) images to ``out`` (channels, N, S, S), each contiguous, bytes or floats."""
+def _put_fourth(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
+    """The fourth channel of (N, S, S, 4) images to ``out`` (N, S, S), contiguous, bytes or floats."""
     copies = kernels("copies")
-    if copies is not None and images.shape[-1] == 4 and out.dtype != np.uint8:
-        for channel, plane in zip(channels, out):
-            copies.every_fourth_to_floats(images.ravel()[channel:], plane.ravel())
+    if copies is not None and out.dtype != np.uint8:
+        copies.every_fourth_to_floats(images.ravel()[3:], out.ravel())
         return
-    planes = out if out.dtype == np.uint8 else scratch("planes", *out.shape)
-    pairs = [c for to, channel in enumerate(channels) for c in (channel, to)]
-    cv2.mixChannels([tall(images)], [tall(plane) for plane in planes], pairs)
-    if planes is not out:
-        _put(planes, out)
+    plane = out if out.dtype == np.uint8 else scratch("fourth", *out.shape)
+    cv2.extractChannel(tall(images), 3, dst=tall(plane))
+    if plane is not out:
+        _put(plane, out)
 
 
 def _put(values: np.ndarray, out: np.ndarray) -> None:

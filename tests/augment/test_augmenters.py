@@ -216,19 +216,33 @@ def test_sizes_that_cannot_be_are_refused_everywhere(size):
 
 
 def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
-    """Eyes and mouths of large faces, the sparse masks, on the way that they take from 192 px on."""
-    rng, worst = np.random.default_rng(5), 0
-    for _ in range(60):
-        size = int(rng.integers(192, 300))
+    """Eyes and mouths, the sparse masks: by the kernel and without it; some black, some cut off by the edge."""
+    rng, worst = np.random.default_rng(5), {"part": 0, "planes": 0, "floats": 0.0}
+    for _ in range(90):
+        size = int(rng.integers(32, 300))
         plane = np.zeros((size, size), np.uint8)
         x, y, radius = (int(v) for v in (*rng.integers(0, size, 2), rng.integers(3, 40)))
         cv2.circle(plane, (x, y), radius, 255, -1)
         plane = cv2.GaussianBlur(plane, (5, 5), 0)
         (matrix,) = draw(int(rng.integers(99)), [0], 0, size).inverse()
-        part, whole = np.empty_like(plane), opencv.move(plane, matrix)
-        opencv.move_part(plane, matrix, [part], Scratch())
-        worst = max(worst, int(np.abs(part.astype(int) - whole).max()))
-    within("levels", worst, 1)
+        black, matrices = np.zeros_like(plane), np.ascontiguousarray(np.stack([matrix, matrix]))
+        given = np.stack([[black, plane], [plane, black]])
+        whole, part = opencv.move(plane, matrix), np.full_like(plane, 7)
+        opencv.move_part(plane, matrix, part, Scratch())
+        worst["part"] = max(worst["part"], np.abs(part.astype(int) - whole).max())
+        moved, floats = np.full((3, 4, size, size), 7, np.uint8), np.full((3, 4, size, size), 7, np.float32)
+        opencv.move_planes(given, matrices, moved, 1, 2, Scratch())
+        opencv.move_planes(given, matrices, floats, 1, 2, Scratch())
+        for found in (moved, floats):
+            assert (
+                not found[1, 2].any() and not found[2, 3].any() and (found[0] == 7).all() and (found[:, :2] == 7).all()
+            )
+            assert np.array_equal(found[1, 3], found[2, 2])
+        worst["planes"] = max(worst["planes"], np.abs(moved[1, 3].astype(int) - whole).max())
+        worst["floats"] = max(worst["floats"], np.abs(floats[1, 3] - moved[1, 3] / np.float32(255)).max())
+    within("move_part, levels", worst["part"], 1)
+    within("move_planes, levels", worst["planes"], 1)
+    within("move_planes, bytes and floats", worst["floats"], 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
