@@ -17,6 +17,7 @@ from pipelines.collate import Collate
 from pipelines.feed import Feed
 from pipelines.sampler import Sampler
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.compiled import kernels
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
 from swapfast.faces.matching import LandmarkMatcher
@@ -61,6 +62,8 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.prefetch = start, prefetch
         self.matcher, self.at_once = matcher, at_once
+        if matcher is not None:
+            kernels("nodes")  # which may take some seconds: now, not in the first batch
         shared = matcher is not None and landmark_threads > 1
         self._landmark_pool = ThreadPoolExecutor(landmark_threads, "landmarks") if shared else None
         self._own: Iterator[Batch] | None = None

@@ -34,7 +34,7 @@ def kernel(*signature, **options) -> Callable:
     def compiled(function: Callable) -> Callable:
         try:
             return njit(*signature, cache=True, **options)(function)
-        except RuntimeError:  # no folder that may be written to: compiled anew by every process
+        except (RuntimeError, OSError):  # no folder that may be written to, or a full disk: nothing is kept
             return njit(*signature, **options)(function)
 
     return compiled

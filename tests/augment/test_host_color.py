@@ -87,8 +87,10 @@ def test_memory_that_may_not_be_written_to_is_read(tmp_path):
 
 
 PROGRAM = """
-import sys
+import resource, sys
 import numpy as np
+if {file_limit}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({file_limit}, {file_limit}))  # as a full disk
 if {blocked}:
     sys.modules["numba"] = None  # as where it is not installed
 from swapfast.augment.draws import draw
@@ -100,8 +102,13 @@ np.save({result!r}, result.targets[0].numpy())
 """
 
 
-def in_another_process(tmp_path, blocked: bool, **environment: str) -> np.ndarray:
-    program = PROGRAM.format(blocked=blocked, faces=str(tmp_path / "faces.npy"), result=str(tmp_path / "result.npy"))
+def in_another_process(tmp_path, blocked: bool, file_limit: int = 0, **environment: str) -> np.ndarray:
+    program = PROGRAM.format(
+        blocked=blocked,
+        file_limit=file_limit,
+        faces=str(tmp_path / "faces.npy"),
+        result=str(tmp_path / "result.npy"),
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     return np.load(tmp_path / "result.npy")
@@ -121,11 +128,15 @@ def test_without_numba_opencv_does_it(tmp_path, within):
 
 
 @needs_numba
-def test_compiled_anew_where_nothing_can_be_kept(tmp_path, monkeypatch):
-    """No folder for Numba's cache: slower to start, the same bits."""
+def test_compiled_anew_where_nothing_can_be_kept(tmp_path):
+    """No folder for Numba's cache, or no room in it: slower to start, the same bits."""
     faces = pictures(2, 64, 4)
     np.save(tmp_path / "faces.npy", faces)
     (tmp_path / "file").write_text("no folder")
     kept = in_another_process(tmp_path, blocked=False)
     nowhere = str(tmp_path / "file" / "cache")
     assert np.array_equal(in_another_process(tmp_path, blocked=False, NUMBA_CACHE_DIR=nowhere), kept)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    full = in_another_process(tmp_path, blocked=False, file_limit=100_000, NUMBA_CACHE_DIR=str(empty))
+    assert np.array_equal(full, kept)
