@@ -277,7 +277,7 @@ def test_out_of_memory_is_one_line_with_ways_out(faces, tmp_path, device):
     started = Started(command, tmp_path / "run")
     assert started.wait_for("reading", 1)
     status = Path(f"/proc/{started.process.pid}/status").read_text()
-    limit = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024 + (1000 << 20)
+    limit = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024 + (1600 << 20)
     resource.prlimit(started.process.pid, resource.RLIMIT_AS, (limit, limit))
     assert started.wait() == 1, started.said()
     lines = [line for line in started.said().splitlines() if line.startswith("swapfast: ")]
