@@ -1,6 +1,6 @@
-"""Numba for the kernels of ``compiled_color`` and ``compiled_nodes``: how they are compiled, and whether they can be.
+"""Numba for the kernels of the ``compiled_...`` modules: how they are compiled, and whether they can be.
 
-The first import of either compiles, which takes some seconds; Numba keeps the result beside the file or in the user's
+The first import of one compiles it, which takes some seconds; Numba keeps the result beside the file or in the user's
 cache folder.
 """
 
