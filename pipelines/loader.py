@@ -41,7 +41,8 @@ class TrainLoader:
     matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``Batch.unwarped`` counts
     the faces for which that was not possible, which are fed as they are.
     at_once: batches made at the same time, by a thread each; see ``made_at_once``. landmark_threads: those that share
-    the faces of a batch which are warped to landmarks: .2 ms each, .4 without Numba, more than all else where a GPU augments.
+    the faces of a batch which are warped to landmarks: .2 ms each (.4 without Numba), more than all else where a GPU
+    augments.
     On a GPU batches are made on a stream of their own, so that copies and augmentation run beside the training.
     """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -112,6 +114,14 @@ def in_another_process(tmp_path, blocked: bool, file_limit: int = 0, **environme
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     return np.load(tmp_path / "result.npy")
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed here")
+@pytest.mark.parametrize("name", ["color", "copies", "maps", "nodes", "planes"])
+def test_where_numba_is_installed_its_kernels_are_used(name):
+    """What they could not be imported for would otherwise only make everything slower."""
+    import_module(f"swapfast.augment.compiled_{name}")
+    assert kernels(name) is not None
 
 
 def test_without_numba_opencv_does_it(tmp_path, within):
