@@ -37,10 +37,12 @@ def _bounds(plane, seen):
 
 
 @inline
-def _span(one, two, three, four, size):
-    """The pixels of the result between four places along an axis, with one to spare on either side."""
-    first = min(max(math.floor(min(one, two, three, four)) - 1, 0), size)
-    return first, max(min(math.ceil(max(one, two, three, four)) + 2, size), first)
+def _span(p, x0, x1, q, y0, y1, size):
+    """The pixels of the result that p x + q y reaches in a box, with one to spare on either side."""
+    low = min(p * x0, p * x1) + min(q * y0, q * y1)
+    high = max(p * x0, p * x1) + max(q * y0, q * y1)
+    first = min(max(math.floor(low) - 1, 0), size)
+    return first, max(min(math.ceil(high) + 2, size), first)
 
 
 @kernel()
@@ -53,20 +55,8 @@ def _reached(matrix, top, bottom, left, right, size):
     (a, b, c), (d, e, f) = matrix
     scale = 1 / (a * e - b * d)
     x0, x1, y0, y1 = left - 1 - c, right - c, top - 1 - f, bottom - f
-    first_column, last_column = _span(
-        (e * x0 - b * y0) * scale,
-        (e * x0 - b * y1) * scale,
-        (e * x1 - b * y0) * scale,
-        (e * x1 - b * y1) * scale,
-        size,
-    )
-    first_row, last_row = _span(
-        (a * y0 - d * x0) * scale,
-        (a * y0 - d * x1) * scale,
-        (a * y1 - d * x0) * scale,
-        (a * y1 - d * x1) * scale,
-        size,
-    )
+    first_column, last_column = _span(e * scale, x0, x1, -b * scale, y0, y1, size)
+    first_row, last_row = _span(-d * scale, x0, x1, a * scale, y0, y1, size)
     return first_row, last_row, first_column, last_column
 
 

@@ -169,11 +169,10 @@ def _offsets(own: np.ndarray, moved: np.ndarray, size: int, nodes: int, settle: 
     places = target.astype(np.float64) * (nodes - 1) / (size - 1)  # in nodes, the last anchors exactly on the last
     offsets = source - target.astype(np.float64)
     edges = [_edges(points[keep], size) for points, keep in zip(target, kept)]
-    way = _nodes_by_arrays if kernels("nodes") is None else _nodes_compiled
-    return way(target, kept, edges, places, offsets, nodes, settle)
+    return _at_nodes(target, kept, edges, places, offsets, nodes, settle)
 
 
-def _nodes_compiled(
+def _at_nodes(
     points: np.ndarray,
     kept: np.ndarray,
     edges: list[np.ndarray],
@@ -182,29 +181,19 @@ def _nodes_compiled(
     nodes: int,
     settle: bool,
 ) -> np.ndarray:
-    """(N, nodes, nodes, 2) px: offsets at the nodes, by loops that Numba compiles, a sixth of the time of arrays.
+    """(N, nodes, nodes, 2) px: the offsets at the nodes.
 
     points: (N, P, 2) float32 px. kept: (N, P) bool. edges: of each face, ``_edges``. places: (N, P, 2) of the points,
-    in nodes. offsets: (N, P, 2) px.
+    in nodes. offsets: (N, P, 2) px. By loops that Numba compiles; without it by arrays, which takes six times as long
+    and is the same to 1e-3 px, mostly 1e-4.
     """
-    grid = np.empty((len(points), nodes, nodes, 2))
-    first = np.cumsum([0, *map(len, edges)])
-    fill = kernels("nodes").fill_nodes
-    fill(points, kept, np.concatenate(edges), first, places, offsets, _POINTS if settle else 0, _GIVE, grid)
-    return grid
-
-
-def _nodes_by_arrays(
-    points: np.ndarray,
-    kept: np.ndarray,
-    edges: list[np.ndarray],
-    places: np.ndarray,
-    offsets: np.ndarray,
-    nodes: int,
-    settle: bool,
-) -> np.ndarray:
-    """``_nodes_compiled`` where there is no Numba, the same to 1e-3 px, mostly 1e-4."""
-    n = len(points)
+    compiled, n = kernels("nodes"), len(points)
+    if compiled is not None:
+        grid = np.empty((n, nodes, nodes, 2))
+        first = np.cumsum([0, *map(len, edges)])
+        landmarks = _POINTS if settle else 0
+        compiled.fill_nodes(points, kept, np.concatenate(edges), first, places, offsets, landmarks, _GIVE, grid)
+        return grid
     ends = [_ends(*of_face) for of_face in zip(points, kept, edges)]
     face = np.repeat(np.arange(n), list(map(len, ends)))
     start, end = face * points.shape[1] + np.concatenate(ends).T  # of all faces' points in a row

@@ -75,7 +75,7 @@ def _stacks(size: int) -> bool:
 def move_planes(
     planes: np.ndarray, matrices: np.ndarray, out: np.ndarray, first_plane: int, first_face: int, scratch: Scratch
 ) -> None:
-    """``move`` of (N, K, S, S) masks most of which are black, such as eyes and mouth, where they are not.
+    """``move`` of (N, K, S, S) masks most of which are black, such as eyes and mouth; with Numba where they are not.
 
     out: (M, N', S, S) bytes, or floats in 0..1; planes go to M from ``first_plane`` on, faces to N' from ``first_face``
     on.
@@ -87,43 +87,7 @@ def move_planes(
         return
     for face, (parts, matrix) in enumerate(zip(planes, matrices), first_face):
         for index, plane in enumerate(parts, first_plane):
-            move_part(plane, matrix, out[index, face], scratch)
-
-
-def move_part(plane: np.ndarray, matrix: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
-    """``move`` for a mask (S, S), to bytes or floats of its size: only what is not black is resampled."""
-    size = len(plane)
-    x, y, width, height = cv2.boundingRect(plane)
-    if width and (x == 0 or y == 0 or x + width == size or y + height == size):  # it goes on beyond the edge
-        _put(move(plane, matrix, out=scratch("whole plane", size, size)), out)
-        return
-    out.fill(0)
-    if not width:
-        return
-    source = plane[y - 1 : y + height + 1, x - 1 : x + width + 1]  # with a black rim, which is repeated around it
-    rows, columns = _reached(matrix, x - 1, y - 1, x + width, y + height, size)
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, 0] * columns.start + matrix[:, 1] * rows.start - (x - 1, y - 1)
-    shape = rows.stop - rows.start, columns.stop - columns.start
-    if min(shape) > 0:
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        moved = cv2.warpAffine(source, shifted, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        _put(moved, out[rows, columns])
-
-
-def _reached(
-    matrix: np.ndarray, left: float, top: float, right: float, bottom: float, size: int
-) -> tuple[slice, slice]:
-    """(rows, columns) of the result that read from the box given, in px of the image; see ``move``."""
-    (a, b, c), (d, e, f) = cv2.invertAffineTransform(matrix).tolist()
-    xs = [a * x + b * y + c for x in (left, right) for y in (top, bottom)]
-    ys = [d * x + e * y + f for x in (left, right) for y in (top, bottom)]
-
-    def within(values: list[float]) -> slice:
-        first = min(max(int(min(values)) - 1, 0), size)
-        return slice(first, max(min(int(max(values)) + 2, size), first))
-
-    return within(ys), within(xs)
+            _put(move(plane, matrix, out=scratch("plane", *plane.shape)), out[index, face])
 
 
 def node_rows(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
