@@ -61,5 +61,5 @@ def describe(report: dict) -> str:
     if not report["versions"]["dali"]:
         lines.append("note       DALI is missing (it has wheels for Linux only): faces are decoded by OpenCV instead")
     if not report["versions"]["numba"] and use["augmentation"] == "opencv":
-        lines.append("note       Numba is missing: colours are augmented by OpenCV, in 8 bits and half as fast")
+        lines.append("note       Numba is missing: OpenCV augments alone, half as fast and with colours in 8 bits")
     return "\n".join(lines)
