@@ -36,7 +36,7 @@ from pipelines.cache import cached_store
 from pipelines.collate import Collate, collate
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version, decode_pictures
-from pipelines.loader import PREFETCH, TrainLoader, made_at_once
+from pipelines.loader import PREFETCH, Making, TrainLoader
 from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, quiet, scan_side
 from pipelines.store import StoreSpec
@@ -112,16 +112,16 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
     """The loader of a training run whose model takes and gives faces of the store's size."""
     size, device = sets[0].spec.size, torch.device(way.device)
     sampler = Sampler(1, tuple(map(len, sets)), batch)
-    at_once = made_at_once(way.where, way.backend, THREADS)
+    making = Making.ahead(way.where, way.backend, THREADS)
     if way.state == "warm_uint8":
-        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=at_once), False, MASKS)
+        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=making.at_once), False, MASKS)
     else:
         augment = make_augmenter(
-            way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=at_once
+            way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=making.at_once
         )
         made = Collate(augment, way.backend == "device", MASKS, device=device)
     feed = make_feed(way.where, sets, sampler, device, way.backend, quiet)
-    return TrainLoader(feed, sampler, made, AugmentationConfig(), size, at_once=at_once)
+    return TrainLoader(feed, sampler, made, AugmentationConfig(), size, making=making)
 
 
 @contextmanager
@@ -243,7 +243,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
     faces, planes = map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2])
-    draws, _ = loader.draws(0, loader.sampler.ids(0))
+    draws, _ = loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0))
     as_floats, as_bytes = (OpenCVAugmenter(size, size, (size,), as_float=as_float) for as_float in (True, False))
     augmented = as_bytes(faces, planes, draws)
     six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
@@ -263,7 +263,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
             len(faces),
             lambda: (
                 *map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2]),
-                loader.draws(0, loader.sampler.ids(0)),
+                loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0)),
             ),
         ),
         ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, planes, draws)),

@@ -3,10 +3,11 @@
     python -m benchmarks.train --json benchmarks/results/train_MACHINE.json
 
 Runs as ``swapfast train`` puts them together, on made-up faces whose cache exists. Rows for each model:
-    parts       a step: data_wait_ms, forward_ms (model and loss), backward_ms, optimizer_ms, rest_ms. On a GPU the
-                middle three are the device's, between CUDA events
+    parts       a step: data_wait_ms (the mean, as several batches may be made at once), forward_ms (model and loss),
+                backward_ms, optimizer_ms, rest_ms. On a GPU the middle three are the device's, between CUDA events
     live        steps with live augmentation beside the same steps on one fixed batch, in turns: slower is the median of
-                the pairs, 0.05 for 5 %. cpu_ms is what all threads used. Other --threads: of torch, for the step
+                the pairs, 0.05 for 5 %, slower_iqr its quartiles. cpu_ms is what all threads used. Other --threads: of
+                torch, for the step
     compiled    on a GPU: steps of a compiled run beside an eager one of the same precision; faster is their ratio
     logging     the share of the time that logs and loss lines cost at their interval and the preview at its own
     start       from the request to the end of the first step in a new process, imports apart, when caches exist
@@ -29,7 +30,7 @@ import torch
 
 from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
 from pipelines.build import TrainRequest, build_trainer, pick_device, plan_run
-from pipelines.loader import PREFETCH
+from pipelines.loader import MOST_TOGETHER, PREFETCH
 from pipelines.sides import quiet
 from swapfast.config import TrainConfig
 from swapfast.faces.synthetic import synthesize
@@ -41,6 +42,8 @@ from swapfast.training.trainer import Trainer
 
 FACES = 256  # a side
 LOGGED_S = 10.0  # between loss lines that go to no terminal
+BLOCK_S, PAIRS = 1.0, 21  # of steps with and without live augmentation: few seconds apart, for the machine's moods
+WARM_UP = PREFETCH + 1  # steps
 SAVES = TrainRequest.save_interval  # and previews
 
 
@@ -146,7 +149,7 @@ class _Watched:
 def parts(setup: Setup, steps: int) -> dict:
     """The row of a step's parts: medians."""
     with opened(setup, "parts") as trainer:
-        for _ in range(PREFETCH + 1):
+        for _ in range(WARM_UP):
             trainer.train_one_step()
         watch = Stopwatch(torch.device(setup.device).type == "cuda")
         trainer.batches = _Watched(trainer.batches, watch)
@@ -159,12 +162,14 @@ def parts(setup: Setup, steps: int) -> dict:
         names = ("data_wait", "forward", "backward", "optimizer")
         each = {name: watch.take(name) for name in names}
         rest = [1000 * whole - sum(taken) for whole, *taken in zip(seconds, *each.values(), strict=True)]
-        return row | {f"{name}_ms": round(statistics.median(one), 4) for name, one in (each | {"rest": rest}).items()}
+        middle = {name: statistics.median(one) for name, one in (each | {"rest": rest}).items()}
+        middle["data_wait"] = statistics.mean(each["data_wait"])
+        return row | {f"{name}_ms": round(one, 4) for name, one in middle.items()}
 
 
 def _block(trainer: Trainer, steps: int) -> tuple[float, float]:
     """Seconds and CPU seconds of a step, the mean of some, after what was made ahead is used up."""
-    for _ in range(PREFETCH + 1):
+    for _ in range(WARM_UP):
         trainer.train_one_batch()
     used = cpu_seconds()
     seconds = timed(lambda: [trainer.train_one_batch() for _ in range(steps)])
@@ -185,13 +190,14 @@ def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
                 if turn:  # the first is for warming up
                     found[name].append(taken)
         peak = peak_mib()
-        ratio = statistics.median(one[0] / other[0] for one, other in zip(found["live"], found["fixed"]))
+        slower = [one[0] / other[0] - 1 for one, other in zip(found["live"], found["fixed"])]
+        low, middle, high = (round(part, 4) for part in statistics.quantiles(slower, method="inclusive"))
         rows = []
         for name, taken in found.items():
             timing = Timing([seconds for seconds, _ in taken], peak)
             rows.append(summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(trainer)))
             rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in taken), 3)
-        rows[0]["slower"] = round(ratio - 1, 4)
+        rows[0] |= {"slower": middle, "slower_iqr": [low, high]}
         return rows
 
 
@@ -252,8 +258,9 @@ def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
     with opened(setup, "probe") as trainer:
         trainer.train_one_step()
         step = timed(trainer.train_one_step)
-    block = 1 if quick else max(4, min(400, round(2.0 / step)))
-    pairs, repeats = (2, 1) if quick else (9, 5)
+    # Whole numbers of what may be made together, or a block has more of that than its share.
+    block = 1 if quick else MOST_TOGETHER * max(1, min(50, round(BLOCK_S / step / MOST_TOGETHER)))
+    pairs, repeats = (2, 1) if quick else (PAIRS, 5)
     logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
     rows = [parts(setup, 2 if quick else min(block * 4, 200))]
     default = torch.get_num_threads()

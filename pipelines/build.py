@@ -15,7 +15,7 @@ from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, check_prepared, split
 from pipelines.fill import Source
-from pipelines.loader import TrainLoader, made_at_once
+from pipelines.loader import Making, TrainLoader
 from pipelines.mean_face import mean_faces
 from pipelines.preview import PreviewWriter, shrink
 from pipelines.resume import resumed
@@ -359,11 +359,9 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     sizes = model.input_size, model.output_sizes
     threads = max(1, available_cores() // processes.local_world)
-    # A CPU that trains has no core to spare: one thread stays ahead, and takes two thirds of the CPU time of two.
-    made_by = 1 if device.type == "cpu" else threads
-    at_once = made_at_once(where, backend, made_by)
+    making = Making.fitting(where, backend, device, threads, 2 * sampler.batch_size * plan.spec.size**2)
     augment = make_augmenter(
-        backend, plan.spec.size, *sizes, device, config.augmentation, made_by, request.compile, at_once
+        backend, plan.spec.size, *sizes, device, config.augmentation, making.threads, request.compile, making.at_once
     )
     loader = TrainLoader(
         make_feed(where, sides, sampler, device, backend, _warn_of(processes, say), threads),
@@ -373,8 +371,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         plan.spec.size,
         start=plan.step,
         matcher=matcher,
-        at_once=at_once,
-        landmark_threads=max(1, made_by // at_once),
+        making=making,
     )
     if request.compile:
         say("compiling: the first step takes a minute or so")

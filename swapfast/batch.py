@@ -44,6 +44,10 @@ class BatchMeta:
     def __getitem__(self, side: int) -> BatchMeta:
         return self._map(lambda mask: mask[:, side])
 
+    def faces(self, some: slice) -> BatchMeta:
+        """The masks of some of the faces: views."""
+        return self._map(lambda mask: mask[some])
+
     def to(self, device: str | torch.device) -> BatchMeta:
         """The same masks on ``device``."""
         return self._map(lambda mask: mask.to(device, non_blocking=True))
@@ -77,6 +81,26 @@ class Batch:
         return dataclasses.replace(
             self, inputs=move(self.inputs), targets=move(self.targets), meta=self.meta.to(device)
         )
+
+    def split(self, count: int) -> list[Batch]:
+        """The batches of ``count`` steps, of which this one has the faces, one step's after the other's.
+
+        Their tensors are views; ``unwarped`` is for the caller to tell.
+        """
+        each = len(self.inputs[0]) // count
+
+        def part(index: int) -> Batch:
+            some = slice(index * each, (index + 1) * each)
+            return Batch(
+                inputs=[side[some] for side in self.inputs],
+                targets=[target[some] for target in self.targets],
+                meta=self.meta.faces(some),
+                step=self.step + index,
+                ids=None if self.ids is None else self.ids[:, some],
+                ordinals=None if self.ordinals is None else self.ordinals[some],
+            )
+
+        return [part(index) for index in range(count)]
 
     @property
     def faces(self) -> int:

@@ -39,14 +39,18 @@ def node_maps(nodes, cell, share, x, y):
     cell, share: (S,) ``geometry.hat_taps``.
     """
     size, count = x.shape[1], nodes.shape[1]
-    line = np.empty((count, 2))
+    lines = np.empty((2, count, size))
     for n in range(len(nodes)):
-        for row in range(size):
-            above, below = nodes[n, cell[row]], nodes[n, cell[row] + 1]
-            for k in range(count):
-                for axis in range(2):
-                    line[k, axis] = above[k, axis] + (below[k, axis] - above[k, axis]) * share[row]
+        for k in range(count):
             for column in range(size):
-                left, right, part = line[cell[column]], line[cell[column] + 1], share[column]
-                x[n, row, column] = left[0] + (right[0] - left[0]) * part
-                y[n, row, column] = _in_stack(left[1] + (right[1] - left[1]) * part, n, size)
+                left, right, part = nodes[n, k, cell[column]], nodes[n, k, cell[column] + 1], share[column]
+                lines[0, k, column] = left[0] + (right[0] - left[0]) * part
+                lines[1, k, column] = left[1] + (right[1] - left[1]) * part
+        for row in range(size):  # several px at once: what a row needs lies side by side
+            k, part = cell[row], share[row]
+            for column in range(size):
+                above, below = lines[0, k, column], lines[0, k + 1, column]
+                x[n, row, column] = above + (below - above) * part
+            for column in range(size):
+                above, below = lines[1, k, column], lines[1, k + 1, column]
+                y[n, row, column] = _in_stack(above + (below - above) * part, n, size)

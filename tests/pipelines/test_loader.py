@@ -18,7 +18,7 @@ from pipelines.cache import cached_store
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed
-from pipelines.loader import TrainLoader
+from pipelines.loader import Making, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet
 from pipelines.sampler import Sampler
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
@@ -50,7 +50,8 @@ def make(sides, device):
         world=1,
         matcher=None,
         at_once=1,
-        landmark_threads=1,
+        together=1,
+        threads=1,
     ):
         sets = sets or sides
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
@@ -63,9 +64,15 @@ def make(sides, device):
         )
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
         config = config or AugmentationConfig()
-        return TrainLoader(feed, sampler, collate, config, 64, start, prefetch, matcher, at_once, landmark_threads)
+        making = Making(prefetch, at_once, together, threads)
+        return TrainLoader(feed, sampler, collate, config, 64, start, matcher, making)
 
     return loader
+
+
+@pytest.fixture(scope="module")
+def matcher(sides):
+    return LandmarkMatcher.from_records([side.source.folder.records for side in sides], 64, "face", 1.0, 0.0)
 
 
 def _tensors(batch) -> list[torch.Tensor]:
@@ -124,13 +131,50 @@ def test_a_batch_is_a_function_of_seed_and_step(make, backend):
     assert not _equal(straight[0], make(backend, seed=8).batch(0))
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_held_batches_keep_their_pixels(make, at_once):
+@pytest.mark.parametrize(
+    "making", [{"prefetch": 4, "at_once": n} for n in (1, 2, 3)] + [{"prefetch": 0, "together": 5}]
+)
+def test_held_batches_keep_their_pixels(make, making):
     """Nothing that comes later, or is made at the same time, writes into a batch that is still in use."""
-    held = list(itertools.islice(make(at_once=at_once, prefetch=4), 12))
+    held = list(itertools.islice(make(**making), 12))
     assert [batch.step for batch in held] == list(range(12))
     again = make()
     assert all(_equal(batch, again.batch(batch.step)) for batch in held)
+
+
+@pytest.mark.parametrize("rank, world", [(0, 1), (1, 4)])
+@pytest.mark.parametrize("together", [1, 3, 8])
+def test_batches_made_together_are_those_made_one_by_one(make, matcher, together, rank, world):
+    """Over the end of an epoch (9 faces, 6 a step), with landmarks, started anew in the middle, for each rank."""
+    ours = {"matcher": matcher, "rank": rank, "world": world}
+    straight = list(itertools.islice(make(prefetch=0, together=together, threads=2, **ours), 7))
+    late = list(itertools.islice(make(prefetch=0, together=together, start=4, **ours), 3))
+    alone = make(**ours)
+    for batch in (*straight, *late):
+        expected = alone.batch(batch.step)
+        assert _equal(batch, expected) and batch.unwarped == expected.unwarped and batch.faces == expected.faces
+        assert np.array_equal(batch.ids, expected.ids) and np.array_equal(batch.ordinals, expected.ordinals)
+        assert all(tensor.stride() == same.stride() for tensor, same in zip(batch.inputs, expected.inputs))
+    assert [batch.step for batch in (*straight, *late)] == [*range(7), 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "cache, backend, device, expected",
+    [
+        ("host", "opencv", "cpu", Making(prefetch=0, together=8, threads=4)),
+        ("off", "opencv", "cpu", Making(threads=1)),
+        ("host", "device", "cpu", Making(threads=1)),
+        ("host", "opencv", "cuda", Making(at_once=2, threads=4)),
+        ("device", "device", "cuda", Making(threads=4)),
+    ],
+)
+def test_when_batches_are_made(cache, backend, device, expected):
+    assert Making.fitting(cache, backend, torch.device(device), 4, 32 * 64**2) == expected
+
+
+@pytest.mark.parametrize("faces, size, together", [(2, 32, 8), (128, 64, 2), (32, 128, 2), (128, 256, 1)])
+def test_few_large_faces_are_made_together(faces, size, together):
+    assert Making.fitting("host", "opencv", torch.device("cpu"), 2, faces * size**2).together == together
 
 
 def test_the_two_backends_agree(make, at_least):
@@ -161,11 +205,6 @@ def test_an_error_while_making_a_batch_reaches_the_trainer(make):
 # --- warp to landmarks ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def matcher(sides):
-    return LandmarkMatcher.from_records([side.source.folder.records for side in sides], 64, "face", 1.0, 0.0)
-
-
 @pytest.mark.parametrize("backend", ["opencv", "device"])
 def test_warping_to_landmarks_changes_the_feed_alone(make, matcher, backend):
     plain, warped = make(backend).batch(2), make(backend, matcher=matcher).batch(2)
@@ -181,7 +220,7 @@ def test_warping_to_landmarks_changes_the_feed_alone(make, matcher, backend):
 def test_warping_to_landmarks_is_a_function_of_seed_step_and_rank(make, matcher):
     whole = make(matcher=matcher).batch(5)
     assert _equal(whole, next(iter(make(matcher=matcher, start=5))))
-    threaded = make(matcher=matcher, landmark_threads=3)
+    threaded = make(matcher=matcher, threads=3)
     assert _equal(whole, threaded.batch(5))
     threaded.close()
     parts = [make(matcher=matcher, rank=rank, world=3).batch(5) for rank in range(3)]
@@ -315,7 +354,7 @@ def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_pa
     (tmp_path / "a" / "0003.png").unlink()
     options = {"batch": 14, "sets": sets, "matcher": matcher, "config": AugmentationConfig(color=False)}
     batch = make(feed=lambda sets, sampler: DecodeFeed(sets, sampler), **options).batch(0)
-    draws, _ = make(**options).draws(0, batch.ids)
+    draws, _ = make(**options).draws(batch.ordinals, batch.ids)
     faces, planes, _ = HostFeed(sets)(0, batch.ids)
     expected = make(**options).collate.batch(faces, planes, draws, batch.ids)
     assert torch.equal(expected.inputs[0], batch.inputs[0])
