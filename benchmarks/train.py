@@ -43,6 +43,7 @@ from swapfast.training.trainer import Trainer
 FACES = 256  # a side
 LOGGED_S = 10.0  # between loss lines that go to no terminal
 BLOCK_S, PAIRS = 1.0, 21  # of steps with and without live augmentation: few seconds apart, for the machine's moods
+SLOW_S = 0.5
 WARM_UP = PREFETCH + 1  # steps
 SAVES = TrainRequest.save_interval  # and previews
 
@@ -253,14 +254,22 @@ def start(setup: Setup, repeats: int) -> dict:
     return summary(timing, 2 * setup.batch, name="start", **labels)
 
 
+def blocks(step: float) -> tuple[int, int]:
+    """How many steps to time at a time, and how many pairs of those; step: seconds."""
+    # Batches may be made eight together: with eights every block has its share of that, and with the seven of a slow
+    # model, those for warming up among them, each step is in its turn the one that waits.
+    if step < SLOW_S:
+        return MOST_TOGETHER * max(1, min(50, round(BLOCK_S / step / MOST_TOGETHER))), PAIRS
+    return MOST_TOGETHER - 1 - WARM_UP, 9
+
+
 def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
     """All rows of one model."""
     with opened(setup, "probe") as trainer:
         trainer.train_one_step()
         step = timed(trainer.train_one_step)
-    # Whole numbers of what may be made together, or a block has more of that than its share.
-    block = 1 if quick else MOST_TOGETHER * max(1, min(50, round(BLOCK_S / step / MOST_TOGETHER)))
-    pairs, repeats = (2, 1) if quick else (PAIRS, 5)
+    block, pairs = (1, 2) if quick else blocks(step)
+    repeats = 1 if quick else 5
     logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
     rows = [parts(setup, 2 if quick else min(block * 4, 200))]
     default = torch.get_num_threads()
