@@ -187,6 +187,30 @@ def _make_parser() -> _Parser:
         metavar="TIME",
         help="save and stop, with code 3, after so long, the start included: seconds, or such as 3h30m",
     )
+    train.add_argument(
+        "-z",
+        "--timelapse-output",
+        type=Path,
+        nargs="?",
+        const=True,
+        metavar="DIR",
+        help="timelapse: add a picture like the preview to this folder at every save; default MODEL/timelapse, where "
+        "-z stands alone or -x and -y are given",
+    )
+    train.add_argument(
+        "-x",
+        "--timelapse-input-A",
+        type=Path,
+        metavar="DIR",
+        help="faces of A for the timelapse; default the preview's",
+    )
+    train.add_argument(
+        "-y",
+        "--timelapse-input-B",
+        type=Path,
+        metavar="DIR",
+        help="faces of B for the timelapse; default the preview's",
+    )
     train.add_argument("-n", "--no-logs", action="store_true", help="write no logs for TensorBoard and `swapfast log`")
     train.add_argument(
         "--resume", choices=("auto", "never", "must"), default="auto", help="go on with the model there; default auto"
@@ -320,6 +344,19 @@ def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_FAILED if report["bad"] else EXIT_DONE
 
 
+def _timelapse(arguments: argparse.Namespace) -> dict[str, object]:
+    """What a TrainRequest says of it."""
+    side_a, side_b, out = arguments.timelapse_input_A, arguments.timelapse_input_B, arguments.timelapse_output
+    if (side_a is None) != (side_b is None):
+        flags = ("--timelapse-input-A", "--timelapse-input-B")
+        given, missing = flags if side_b is None else flags[::-1]
+        raise SwapfastError(f"{given} {side_a or side_b}: give {missing} too, or neither for the faces of the preview")
+    if side_a is None and out is None:
+        return {}
+    folder = out if isinstance(out, Path) else arguments.model_dir / "timelapse"
+    return {"timelapse": folder, "timelapse_inputs": () if side_a is None else (side_a, side_b)}
+
+
 def _changes(arguments: argparse.Namespace) -> dict[str, object]:
     """The settings given as flags or with --set, by dotted name."""
     given = {n: v for n, v in vars(arguments).items() if v is not None and n in settings(TrainConfig())}
@@ -395,6 +432,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         load_weights=arguments.load_weights,
         after_save=arguments.after_save,
         compile=arguments.compile,
+        **_timelapse(arguments),
     )
     if arguments.summary:
         say(describe_model(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pipelines.dataset import TrainSet, check_prepared, split
 from pipelines.fill import Source
 from pipelines.loader import Making, TrainLoader
 from pipelines.mean_face import mean_faces
-from pipelines.preview import PreviewWriter, shrink
+from pipelines.preview import PreviewWriter, Timelapse, shrink
 from pipelines.resume import resumed
 from pipelines.run_state import changed_faces, kept_metrics, make_state
 from pipelines.sampler import Sampler
@@ -36,10 +37,12 @@ from pipelines.sides import (
 )
 from pipelines.store import StoreSpec
 from pipelines.validation import STILL, HeldOut
+from swapfast.bars import said_if_slow
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.masks import mask_names
+from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.table import index_path
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
@@ -67,7 +70,8 @@ class TrainRequest:
     changes: settings by dotted name, over those of a resumed model or of ``config``. resume: 'auto' goes on where a
     model is and starts one where none is, 'never' refuses where one is, 'must' where none is. override: accept a change
     of fixed settings where that is possible. load_weights: a model whose weights a new one begins with. after_save: a
-    shell command. compile: model and, on the device backend, augmentation.
+    shell command. compile: model and, on the device backend, augmentation. timelapse: the folder of a picture for every
+    save, if there is to be one. timelapse_inputs: folders of the faces on them; none for those of the preview.
     """
 
     input_a: Path
@@ -90,6 +94,8 @@ class TrainRequest:
     load_weights: Path | None = None
     after_save: str | None = None
     compile: bool = False
+    timelapse: Path | None = None
+    timelapse_inputs: tuple[Path, ...] = ()
 
     @property
     def cache(self) -> Path:
@@ -195,6 +201,7 @@ class Plan:
     """A request that has been found possible. Nothing has been written so far.
 
     steps: the checkpoints there were. lines: what to tell a person. transfer: what came from another model.
+    timelapse_sources: what is in the request's ``timelapse_inputs``.
     """
 
     request: TrainRequest
@@ -210,6 +217,7 @@ class Plan:
     lines: list[str]
     processes: Processes = ALONE
     transfer: Transfer | None = None
+    timelapse_sources: Sequence[Source] = ()
 
     @property
     def step(self) -> int:
@@ -248,12 +256,13 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processe
     processes.wait_for_files()
     inputs = (request.input_a, request.input_b)
     checkpoints = model_folder(request.model_dir)
-    for flag, folder in (("--model-dir", request.model_dir), ("--cache-dir", request.cache)):
-        for path in inputs:
-            if path.resolve() in (folder.resolve(), *folder.resolve().parents):
+    written = {"--model-dir": request.model_dir, "--cache-dir": request.cache, "--timelapse-output": request.timelapse}
+    for flag, folder in written.items():
+        for path in (*inputs, *request.timelapse_inputs):
+            if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
-    if request.cache.exists() and not request.cache.is_dir():
-        raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise SwapfastError(f"{flag} {folder}: is a file; give a folder")
     pick_device(request.device)
     steps = checkpoints.steps()
     config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
@@ -279,8 +288,28 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processe
     for source in sources:
         lines += check_prepared(source, spec)
         split(source, config.validation)
+    known = dict(zip(inputs, sources))
+    shown = [
+        known.get(path) or scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache)
+        for path in (request.timelapse_inputs if processes.is_first else ())
+    ]
+    for source in shown:
+        lines += check_prepared(source, spec)
     return Plan(
-        request, checkpoints, steps, config, checkpoint, sources, model, loss, spec, samples, lines, processes, transfer
+        request,
+        checkpoints,
+        steps,
+        config,
+        checkpoint,
+        sources,
+        model,
+        loss,
+        spec,
+        samples,
+        lines,
+        processes,
+        transfer,
+        shown,
     )
 
 
@@ -357,22 +386,9 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         f"batch {config.batch_size} per side"
     )
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
-    sizes = model.input_size, model.output_sizes
     threads = max(1, available_cores() // processes.local_world)
-    making = Making.fitting(where, backend, device, threads, 2 * sampler.batch_size * plan.spec.size**2)
-    augment = make_augmenter(
-        backend, plan.spec.size, *sizes, device, config.augmentation, making.threads, request.compile, making.at_once
-    )
-    loader = TrainLoader(
-        make_feed(where, sides, sampler, device, backend, _warn_of(processes, say), threads),
-        sampler,
-        Collate(augment, backend == "device", plan.spec.masks, model.color_order, device),
-        config.augmentation,
-        plan.spec.size,
-        start=plan.step,
-        matcher=matcher,
-        making=making,
-    )
+    with said_if_slow(say, "compiling the augmentation for this processor, once: that takes 10 seconds or so"):
+        loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, say)
     if request.compile:
         say("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -392,7 +408,8 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         metrics=kept_metrics(plan.checkpoint, config),
         after_save=AfterSave(*after) if after else None,
         tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
-        preview=PreviewWriter(model, sides, config, plan.samples, folder.folder, logs.preview) if writes else None,
+        preview=make_preview(plan, sides, logs) if writes else None,
+        timelapse=make_timelapse(plan, sides) if writes else None,
         tensorboard=logs.tensorboard,
         step_log=logs.steps,
         validation=held_out_faces(plan, sides, device, backend, threads, say) if writes and config.validation else None,
@@ -403,6 +420,51 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         batches_from=functools.partial(batches_from, loader),
     )
     return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+
+
+def make_loader(
+    plan: Plan,
+    where: str,
+    backend: str,
+    sides: list[TrainSet],
+    sampler: Sampler,
+    matcher: LandmarkMatcher | None,
+    threads: int,
+    say: Say,
+) -> TrainLoader:
+    """The batches of a run from its first step on. where: its faces are kept. threads: of this process."""
+    model, device, config = plan.model, plan.device, plan.config.augmentation
+    size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
+    making = Making.fitting(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
+    compiles, callers = plan.request.compile, making.at_once
+    augment = make_augmenter(backend, size, *sizes, device, config, making.threads, compiles, callers)
+    feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, say), threads)
+    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, making)
+
+
+def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter:
+    """The preview of some of the faces that are trained on."""
+    return PreviewWriter(
+        plan.model,
+        [side.source for side in sides],
+        plan.config,
+        plan.samples,
+        skip_bad=sides[0].store is None,
+        folder=plan.checkpoints.folder,
+        log=logs.preview,
+    )
+
+
+def make_timelapse(plan: Plan, sides: list[TrainSet]) -> Timelapse | None:
+    """What adds a picture at every save, where that is asked for."""
+    if plan.request.timelapse is None:
+        return None
+    sources = plan.timelapse_sources or [side.source for side in sides]
+    skips = plan.request.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
+    # Samples of its own: whoever hides the mask in the preview does not mean the film.
+    samples = copy.copy(plan.samples)
+    return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=plan.request.timelapse)
 
 
 @dataclass(frozen=True)

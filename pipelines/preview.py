@@ -1,4 +1,4 @@
-"""The preview sheet: its faces, and the picture in the model folder."""
+"""The preview sheet: its faces, the picture in the model folder, and the timelapse."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.dataset import TrainSet
 from pipelines.fill import UNUSABLE, Source
 from pipelines.sampler import Sampler
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
-from swapfast.files import write_file
-from swapfast.models import FaceAutoencoder
+from swapfast.files import TEMPORARY, cannot_write, write_file, writer_lives
+from swapfast.models import SIDES, FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
@@ -131,38 +130,37 @@ class PreviewLoader:
         return made
 
 
-class PreviewWriter:
-    """Keeps preview.png in ``folder`` at what ``model`` makes now of the same few faces of each side.
+class PreviewSheet:
+    """What ``model`` makes now of the same few faces of each side.
 
-    log: is given the step and the sheet, (H, W, 3) uint8 BGR. Raises SwapfastError where a face cannot be read: now and
-    not in the middle of the run.
+    sources: of side A, B, ... skip_bad: as ``PreviewSet`` has it. Raises SwapfastError where a face cannot be read: now
+    and not in the middle of the run.
     """
 
     def __init__(
         self,
         model: FaceAutoencoder,
-        sides: list[TrainSet],
+        sources: Sequence[Source],
         config: TrainConfig,
         samples: Samples,
-        folder: Path,
-        log: Callable[[int, np.ndarray], None] = lambda step, sheet: None,
+        skip_bad: bool = False,
     ) -> None:
-        self._model, self._samples, self._folder, self._log = model, samples, folder, log
+        self._model, self._samples = model, samples
         count = config.preview.images
         self._faces = PreviewLoader(
             [
                 PreviewSet(
-                    side.side,
-                    side.source,
+                    side,
+                    source,
                     model.input_size,
                     model.output_sizes[-1],
                     num_images=count,
                     crop=config.crop,
                     mask=config.mask,
                     masked=samples.has_mask,
-                    skip_bad=side.store is None,
+                    skip_bad=skip_bad,
                 )
-                for side in sides
+                for side, source in zip(SIDES, sources)
             ],
             count,
             num_samples=count,
@@ -178,9 +176,49 @@ class PreviewWriter:
         """Show the mask from the next sheet on if it is hidden, hide it if it is shown."""
         self._samples.toggle_mask_display()
 
+
+class PreviewWriter(PreviewSheet):
+    """Keeps preview.png in ``folder`` up to date. log: is given the step and the sheet, (H, W, 3) uint8 BGR."""
+
+    def __init__(
+        self, *sheet, folder: Path, log: Callable[[int, np.ndarray], None] = lambda step, sheet: None, **more
+    ) -> None:
+        super().__init__(*sheet, **more)
+        self._folder, self._log = folder, log
+
     def __call__(self, step: int) -> None:
         """Replace the picture by that of ``step``."""
         sheet = self.sheet()
         _, png = cv2.imencode(".png", sheet)
         write_file(self._folder / "preview.png", png.tobytes())
         self._log(step, sheet)
+
+
+class Timelapse(PreviewSheet):
+    """Adds a sheet to ``folder`` each time, 00000250.jpg for step 250: pictures that any program makes a film of.
+
+    At most 4096 px wide and high, and both even, as encoders want them.
+    """
+
+    LONGEST = 4096
+
+    def __init__(self, *sheet, folder: Path, **more) -> None:
+        super().__init__(*sheet, **more)
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        for left in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
+            if not writer_lives(left):
+                left.unlink(missing_ok=True)
+
+    def __call__(self, step: int) -> None:
+        """Add the picture of ``step``, in the place of an earlier run's."""
+        sheet = self.sheet()
+        scale = min(1.0, self.LONGEST / max(sheet.shape[:2]))
+        height, width = (max(2, round(length * scale / 2) * 2) for length in sheet.shape[:2])
+        if (height, width) != sheet.shape[:2]:
+            sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA)
+        _, jpeg = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        write_file(self.folder / f"{step:08}.jpg", jpeg.tobytes())

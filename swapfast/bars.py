@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 INTERVAL_S = 10.0  # between two plain lines
 
 Progress = Callable[[int, int], None]  # told (done, total)
+
+
+@contextlib.contextmanager
+def said_if_slow(say: Callable[[str], None], line: str, after_s: float = 2.0) -> Iterator[None]:
+    """Say ``line``, once, where the block takes longer than that: who waits wants to know what for."""
+    timer = threading.Timer(after_s, say, (line,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Bars:

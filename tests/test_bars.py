@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
-from swapfast.bars import Bars, shown_rate, shown_seconds
+from swapfast.bars import Bars, said_if_slow, shown_rate, shown_seconds
 
 
 class Clock:
@@ -127,3 +128,16 @@ def test_times_are_shown_in_two_units(seconds, shown):
 )
 def test_rates_are_shown_as_precisely_as_they_help(rate, shown):
     assert shown_rate(rate) == shown
+
+
+def test_what_is_slow_says_so_once_and_what_is_not_says_nothing():
+    told: list[str] = []
+    with said_if_slow(told.append, "compiling", after_s=0.05):
+        deadline = time.monotonic() + 10
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert told == ["compiling"]
+    with pytest.raises(KeyError), said_if_slow(told.append, "too late", after_s=0.3):
+        raise KeyError
+    time.sleep(0.5)
+    assert told == ["compiling"]

@@ -292,6 +292,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "unknown mask": (train("--mask-type", "extendet"), r"unknown mask type 'extendet'.*extended"),
         "batch 0": (train("-b", "0"), r"-b/--batch-size 0: must lie within 1 and"),
         "batch of words": (train("-b", "many"), r"-b/--batch-size: invalid int value: 'many'"),
+        "timelapse of one side": (train("-x", faces / "a"), r"--timelapse-input-A .*give --timelapse-input-B too"),
+        "timelapse of nobody": (train("-x", empty, "-y", faces / "b"), r"empty: no PNG or JPEG"),
+        "timelapse among faces": (train("-z", faces / "a" / "out"), r"--timelapse-output .*lies in the faces' folder"),
+        "timelapse in a file": (train("-z", file), r"--timelapse-output .*file.txt: is a file; give a folder"),
         "iterations 0": (train("-i", "0"), r"-i/--iterations: '0': must be a whole number of at least 1"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
         "unknown loss": (
@@ -456,6 +460,9 @@ CASES = [
 ]
 
 
+CASES += ["timelapse of one side", "timelapse of nobody", "timelapse among faces", "timelapse in a file"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     if case == "cuda" and torch.cuda.is_available():
@@ -470,6 +477,30 @@ def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     assert "Traceback" not in err and err.startswith("swapfast: ")
     assert case in ("bad files", "prepare bad", "text named png") or err.count("\n") == 1, "one line"
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written, not even a folder"
+
+
+def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
+    """Beside the model or elsewhere, of the preview's faces or of others; a run that goes on adds to it."""
+    model = tmp_path / "model"
+    assert run(*_train(faces, model, "-i", 3, "-s", 2, "-z"))[0] == 0
+    made = {path.name: cv2.imread(str(path)) for path in (model / "timelapse").iterdir()}
+    assert sorted(made) == ["00000002.jpg", "00000003.jpg"]
+    last, preview = made["00000003.jpg"].astype(int), cv2.imread(str(model / "preview.png")).astype(int)
+    assert last.shape == preview.shape and np.abs(last - preview).mean() < 4
+    assert np.abs(last - made["00000002.jpg"]).mean() > 0.05, "the model has changed"
+
+    out = tmp_path / "elsewhere" / "film"
+    out.mkdir(parents=True)
+    (out / ".writing-999999999-00000001.jpg").write_bytes(b"a run that was killed")
+    turned = ("-x", faces / "b", "-y", faces / "a", "-z", out)
+    assert run(*_train(faces, model, "-i", 5, "-s", 2, *turned))[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["00000004.jpg", "00000005.jpg"]
+    assert len(list((model / "timelapse").iterdir())) == 2
+    sheet, size = cv2.imread(str(out / "00000005.jpg")).astype(int), 64
+    column_a, column_b = sheet[14:, :size], sheet[14:, 3 * size : 4 * size]
+    a, b = preview[14:, :size], preview[14:, 3 * size : 4 * size]
+    assert np.abs(column_a - b).mean() < 6 < np.abs(column_a - a).mean(), "B's faces are where A's were asked for"
+    assert np.abs(column_b - a).mean() < 6
 
 
 def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):

@@ -41,7 +41,7 @@ class Run:
     state: kept in every checkpoint's JSON (config, versions, data). tensors: kept beside the model's, by file.
     snapshot_interval: iterations between checkpoints that are kept for good, 0 for none. saved_step: the step of the
     newest checkpoint, and metrics what it says of itself (the average loss since the save before, and the lowest).
-    preview: called with the step at every save. timelapse: see ``train_one_step``. after_save: a command of the user's.
+    preview, timelapse: called with the step at every save. after_save: a command of the user's.
     nan: what becomes of a step whose loss or gradient is not finite, see nonfinite.py. batches_from: makes the batches
     from a step on; without it a run that goes back to a checkpoint takes what comes next.
     validation: the faces held out, each time the same, whose loss is logged every ``validation_interval`` iterations,

@@ -202,7 +202,8 @@ class Trainer:
         """A batch and all that is due with it: the loss line, logs, validation, a checkpoint, a snapshot.
 
         viewer: is given the preview sheet (H, W, 3) uint8 BGR and its title. do_timelapse: add a picture to the
-        timelapse, where the run makes one. Raises StopIteration where there is no further batch.
+        timelapse, where the run makes one, though nothing is saved. Raises StopIteration where there is no further
+        batch.
         """
         run = self.run
         rate = self.optimizer.learning_rate
@@ -292,8 +293,9 @@ class Trainer:
             if average is not None:
                 text = f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}"
                 run.progress.say(text)
-            if run.preview is not None:
-                run.preview(self.step)
+            for draw in (run.preview, run.timelapse):
+                if draw is not None:
+                    draw(self.step)
             saved = True
         for log in self._logs():
             log.on_train_end() if is_exit else log.on_save()

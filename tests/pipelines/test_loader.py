@@ -19,11 +19,13 @@ from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed
 from pipelines.loader import Making, TrainLoader
-from pipelines.preview import PreviewLoader, PreviewSet
+from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
 from pipelines.sampler import Sampler
-from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
+from swapfast.config import AugmentationConfig, CropConfig, MaskConfig, ModelConfig, PreviewConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
+from swapfast.models import build_model
+from swapfast.preview.samples import Samples
 
 STILL = {"color": False, "flip": False, "warp": False, "zoom_amount": 0, "rotation_range": 0, "shift_range": 0}
 MASKS = ("face", "eye", "mouth")
@@ -413,3 +415,19 @@ def test_a_preview_face_that_is_gone_is_named(made_faces, tmp_path):
         faces[2]
     skipping = PreviewSet("A", one.source, 64, 64, skip_bad=True)
     assert np.array_equal(skipping[2][0], skipping[3][0])
+
+
+@pytest.mark.parametrize("images, longest", [(3, 4096), (3, 400), (1, 301)])
+def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, images, longest):
+    """Even in width and height, no longer than encoders take, and the sheet otherwise."""
+    monkeypatch.setattr(Timelapse, "LONGEST", longest)
+    config = TrainConfig(preview=PreviewConfig(images=images), crop=CropConfig(coverage=75.0))
+    model = build_model(ModelConfig(name="tiny"), False, 1)
+    made = Timelapse(model, [side.source for side in sides], config, Samples(0.75, True), folder=tmp_path / "film")
+    made(7)
+    picture, sheet = cv2.imread(str(tmp_path / "film" / "00000007.jpg")), made.sheet()
+    height, width = picture.shape[:2]
+    assert height % 2 == width % 2 == 0 and max(height, width) == min(longest // 2 * 2, -(-max(sheet.shape) // 2) * 2)
+    assert width / height == pytest.approx(sheet.shape[1] / sheet.shape[0], rel=0.05)
+    same = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(picture.astype(int) - same).mean() < 6
