@@ -109,7 +109,7 @@ def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
 
 
 def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoader:
-    """The loader of a training run whose model takes and gives faces of the store's size."""
+    """The loader of a run on a GPU, ahead of the training, whose model takes and gives faces of the store's size."""
     size, device = sets[0].spec.size, torch.device(way.device)
     sampler = Sampler(1, tuple(map(len, sets)), batch)
     making = Making.ahead(way.where, way.backend, THREADS)

@@ -29,8 +29,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
-from pipelines.build import TrainRequest, build_trainer, pick_device, plan_run
-from pipelines.loader import MOST_TOGETHER, PREFETCH
+from pipelines.build import TrainRequest, build_trainer, pick_backend, pick_device, plan_run
+from pipelines.loader import PREFETCH, Making
 from pipelines.sides import quiet
 from swapfast.config import TrainConfig
 from swapfast.faces.synthetic import synthesize
@@ -42,8 +42,8 @@ from swapfast.training.trainer import Trainer
 
 FACES = 256  # a side
 LOGGED_S = 10.0  # between loss lines that go to no terminal
-BLOCK_S, PAIRS = 1.0, 21  # of steps with and without live augmentation: few seconds apart, for the machine's moods
-SLOW_S = 0.5
+BLOCK_S = 1.0  # of steps with and without live augmentation: few seconds apart, for the machine's moods
+PAIRS, FEW_PAIRS = 21, 5
 WARM_UP = PREFETCH + 1  # steps
 SAVES = TrainRequest.save_interval  # and previews
 
@@ -74,6 +74,11 @@ class Setup:
         trainer = build_trainer(plan_run(request), StopRequest(), quiet)
         trainer.run.progress = ProgressLine(io.StringIO())
         return trainer
+
+    def together(self, trainer: Trainer) -> int:
+        """How many batches are made in one go."""
+        device, pixels = torch.device(self.device), 2 * self.batch * trainer.model.output_sizes[-1] ** 2
+        return Making.fitting("host", pick_backend("auto", device), device, 1, pixels).together
 
     def labels(self, trainer: Trainer) -> dict:
         return {
@@ -254,13 +259,13 @@ def start(setup: Setup, repeats: int) -> dict:
     return summary(timing, 2 * setup.batch, name="start", **labels)
 
 
-def blocks(step: float) -> tuple[int, int]:
-    """How many steps to time at a time, and how many pairs of those; step: seconds."""
-    # Batches may be made eight together: with eights every block has its share of that, and with the seven of a slow
-    # model, those for warming up among them, each step is in its turn the one that waits.
-    if step < SLOW_S:
-        return MOST_TOGETHER * max(1, min(50, round(BLOCK_S / step / MOST_TOGETHER))), PAIRS
-    return MOST_TOGETHER - 1 - WARM_UP, 9
+def blocks(step: float, together: int) -> tuple[int, int]:
+    """How many steps to time at a time, and how many pairs of those; step: seconds.
+
+    together: batches made in one go; of whole numbers of these every block has its share.
+    """
+    groups = max(1, min(400 // together, round(BLOCK_S / step / together)))
+    return together * groups, PAIRS if together * groups * step < 2 * BLOCK_S else FEW_PAIRS
 
 
 def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
@@ -268,7 +273,8 @@ def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
     with opened(setup, "probe") as trainer:
         trainer.train_one_step()
         step = timed(trainer.train_one_step)
-    block, pairs = (1, 2) if quick else blocks(step)
+        together = setup.together(trainer)
+    block, pairs = (1, 2) if quick else blocks(step, together)
     repeats = 1 if quick else 5
     logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
     rows = [parts(setup, 2 if quick else min(block * 4, 200))]

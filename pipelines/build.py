@@ -37,6 +37,7 @@ from pipelines.sides import (
 )
 from pipelines.store import StoreSpec
 from pipelines.validation import STILL, HeldOut
+from swapfast.augment.compiled import HOST_KERNELS, kernels
 from swapfast.bars import said_if_slow
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, TrainConfig
@@ -44,6 +45,7 @@ from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.masks import mask_names
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.table import index_path
+from swapfast.files import check_folder
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
@@ -261,8 +263,10 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processe
         for path in (*inputs, *request.timelapse_inputs):
             if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise SwapfastError(f"{flag} {folder}: is a file; give a folder")
+    if request.cache.exists() and not request.cache.is_dir():
+        raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
+    if request.timelapse is not None and processes.is_first:
+        check_folder(request.timelapse, "--timelapse-output")
     pick_device(request.device)
     steps = checkpoints.steps()
     config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
@@ -288,13 +292,14 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processe
     for source in sources:
         lines += check_prepared(source, spec)
         split(source, config.validation)
-    known = dict(zip(inputs, sources))
-    shown = [
-        known.get(path) or scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache)
-        for path in (request.timelapse_inputs if processes.is_first else ())
-    ]
-    for source in shown:
-        lines += check_prepared(source, spec)
+    known, shown = dict(zip(inputs, sources)), []
+    for path in request.timelapse_inputs if processes.is_first else ():
+        if path not in known:
+            known[path] = scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache)
+            lines += check_prepared(known[path], spec)
+            if bad := known[path].folder.bad:
+                lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
+        shown.append(known[path])
     return Plan(
         request,
         checkpoints,
@@ -387,8 +392,10 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     )
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     threads = max(1, available_cores() // processes.local_world)
-    with said_if_slow(say, "compiling the augmentation for this processor, once: that takes 10 seconds or so"):
-        loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, say)
+    with said_if_slow(say, "compiling the augmentation for this processor: that takes 10 seconds or so"):
+        for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
+            kernels(name)
+    loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, say)
     if request.compile:
         say("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -409,7 +416,7 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         after_save=AfterSave(*after) if after else None,
         tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
         preview=make_preview(plan, sides, logs) if writes else None,
-        timelapse=make_timelapse(plan, sides) if writes else None,
+        timelapse=make_timelapse(plan, sides, progress.say) if writes else None,
         tensorboard=logs.tensorboard,
         step_log=logs.steps,
         validation=held_out_faces(plan, sides, device, backend, threads, say) if writes and config.validation else None,
@@ -456,15 +463,16 @@ def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter
     )
 
 
-def make_timelapse(plan: Plan, sides: list[TrainSet]) -> Timelapse | None:
+def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Say) -> Timelapse | None:
     """What adds a picture at every save, where that is asked for."""
-    if plan.request.timelapse is None:
+    folder = plan.request.timelapse
+    if folder is None:
         return None
     sources = plan.timelapse_sources or [side.source for side in sides]
     skips = plan.request.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
     # Samples of its own: whoever hides the mask in the preview does not mean the film.
     samples = copy.copy(plan.samples)
-    return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=plan.request.timelapse)
+    return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
 
 
 @dataclass(frozen=True)

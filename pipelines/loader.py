@@ -79,7 +79,7 @@ class TrainLoader:
     feed: where the bytes come from (feed.py). collate: what becomes of them. size: px of the faces. start: first step.
     matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``Batch.unwarped`` counts
     the faces for which that was not possible, which are fed as they are.
-    making: when they are made; several together only of a feed that takes any number of faces (``HostFeed``).
+    making: when they are made; several together only of a store on the host.
     Its threads share the faces of a batch which are warped to landmarks: .2 ms each (.4 without Numba), more than all
     else where a GPU augments.
     On a GPU batches are made on a stream of their own, so that copies and augmentation run beside the training.

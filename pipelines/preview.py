@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,8 @@ from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
-from swapfast.files import TEMPORARY, cannot_write, write_file, writer_lives
-from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.files import TEMPORARY, temporary_name, write_file, writer_lives
+from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
@@ -160,7 +161,7 @@ class PreviewSheet:
                     masked=samples.has_mask,
                     skip_bad=skip_bad,
                 )
-                for side, source in zip(SIDES, sources)
+                for side, source in zip("AB", sources)
             ],
             count,
             num_samples=count,
@@ -197,21 +198,25 @@ class PreviewWriter(PreviewSheet):
 class Timelapse(PreviewSheet):
     """Adds a sheet to ``folder`` each time, 00000250.jpg for step 250: pictures that any program makes a film of.
 
-    At most 4096 px wide and high, and both even, as encoders want them.
+    At most 4096 px wide and high, and both even, as encoders want them. Raises SwapfastError where the folder cannot be
+    written to now; later ``warn`` is told, once, and the run goes on, with pictures again as soon as there is room.
     """
 
     LONGEST = 4096
 
-    def __init__(self, *sheet, folder: Path, **more) -> None:
+    def __init__(self, *sheet, folder: Path, warn: Callable[[str], None] = warnings.warn, **more) -> None:
         super().__init__(*sheet, **more)
-        self.folder = folder
+        self.folder, self._warn, self._warned = folder, warn, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            temporary_name(folder / "00000000.jpg").touch()
+            temporary_name(folder / "00000000.jpg").unlink()
+            for left in folder.glob(f"{TEMPORARY}*.jpg"):  # of a run that was killed
+                if not writer_lives(left):
+                    left.unlink()
         except OSError as error:
-            raise cannot_write(folder, error) from error
-        for left in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
-            if not writer_lives(left):
-                left.unlink(missing_ok=True)
+            reason = error.strerror or str(error)
+            raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder") from error
 
     def __call__(self, step: int) -> None:
         """Add the picture of ``step``, in the place of an earlier run's."""
@@ -221,4 +226,10 @@ class Timelapse(PreviewSheet):
         if (height, width) != sheet.shape[:2]:
             sheet = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA)
         _, jpeg = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        write_file(self.folder / f"{step:08}.jpg", jpeg.tobytes())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # it may have been moved away, to make a film of
+            write_file(self.folder / f"{step:08}.jpg", jpeg.tobytes())
+        except (OSError, SwapfastError) as error:
+            if not self._warned:
+                self._warn(f"warning: {error}; training goes on without a picture in {self.folder}")
+            self._warned = True

@@ -44,6 +44,18 @@ def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
         raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
 
 
+def check_folder(path: Path, flag: str) -> None:
+    """SwapfastError naming ``flag`` where ``path`` neither is a folder nor can become one: before any work."""
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        what = "is a file" if there.exists() else "is a link to nothing"
+        raise SwapfastError(f"{flag} {path}: {'' if there == path else f'{there} '}{what}; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SwapfastError(f"{flag} {path}: may not be written to; give another folder")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` at once. Raises SwapfastError (code 1) where it cannot be written."""
     temporary = temporary_name(path)

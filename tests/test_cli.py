@@ -268,6 +268,8 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
     for folder in (empty, mixed, text):
         folder.mkdir()
     file.write_text("x")
+    dead = tmp_path / "dead"
+    dead.symlink_to(tmp_path / "gone")
     model = tmp_path / "m"
     (text / "face.png").write_text("not a picture")
     for name, content in {"zero.png": b"", "cut.png": (faces / "a" / "0000.png").read_bytes()[:700]}.items():
@@ -296,6 +298,8 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "timelapse of nobody": (train("-x", empty, "-y", faces / "b"), r"empty: no PNG or JPEG"),
         "timelapse among faces": (train("-z", faces / "a" / "out"), r"--timelapse-output .*lies in the faces' folder"),
         "timelapse in a file": (train("-z", file), r"--timelapse-output .*file.txt: is a file; give a folder"),
+        "timelapse below a file": (train("-z", file / "x"), r"--timelapse-output .*file.txt is a file; give a folder"),
+        "timelapse behind a dead link": (train("-z", dead), r"--timelapse-output .*dead: is a link to nothing"),
         "iterations 0": (train("-i", "0"), r"-i/--iterations: '0': must be a whole number of at least 1"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
         "unknown loss": (
@@ -457,10 +461,13 @@ CASES = [
     "faces 0",
     "size",
     "out not empty",
+    "timelapse of one side",
+    "timelapse of nobody",
+    "timelapse among faces",
+    "timelapse in a file",
+    "timelapse below a file",
+    "timelapse behind a dead link",
 ]
-
-
-CASES += ["timelapse of one side", "timelapse of nobody", "timelapse among faces", "timelapse in a file"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 
+HOST_KERNELS = ("color", "copies", "maps", "planes")  # of the augmentation on the CPU; "nodes" are of both backends
+
 
 @lru_cache(maxsize=8)
 def kernels(name: str) -> ModuleType | None:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from swapfast.augment.checks import check_inputs, check_sizes
-from swapfast.augment.compiled import kernels
+from swapfast.augment.compiled import HOST_KERNELS, kernels
 from swapfast.augment.draws import Draws
 from swapfast.augment.geometry import hat_weights
 from swapfast.augment.host_color import jitter_matrices, recolor
@@ -206,14 +206,14 @@ class OpenCVAugmenter:
         self._per_call = -(-self.threads // callers)
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
-        for name in ("color", "copies", "maps", "planes"):
+        for name in HOST_KERNELS:
             kernels(name)  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
         self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None
         self._local = threading.local()
-        # A feed, and a target and masks per size, of two batches: where the loader waits for training, 4 % of the
-        # arrays are then made anew, and 20 % with room for one batch only.
+        # A feed, and a target and masks per size, of two calls: where batches are made ahead of the training, 4 % of
+        # the arrays are then made anew, and 20 % with room for one call only.
         self.recycled = Recycler(keep=(1 + callers) * (1 + 2 * len(self.output_sizes)))
 
     def close(self) -> None:

@@ -275,7 +275,7 @@ class Trainer:
         self.step = step
 
     def save(self, is_exit: bool = False) -> None:
-        """Write a checkpoint and the preview, unless this step is saved already."""
+        """Write a checkpoint and the pictures, unless this step is saved already."""
         run, saved = self.run, False
         self._collect()
         for log in self._logs():
@@ -293,14 +293,16 @@ class Trainer:
             if average is not None:
                 text = f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}"
                 run.progress.say(text)
-            for draw in (run.preview, run.timelapse):
-                if draw is not None:
-                    draw(self.step)
             saved = True
-        for log in self._logs():
-            log.on_train_end() if is_exit else log.on_save()
-        if saved and run.after_save is not None:
-            run.after_save.saved(self.step)
+        try:
+            for draw in (run.preview, run.timelapse):
+                if saved and draw is not None:
+                    draw(self.step)
+            for log in self._logs():
+                log.on_train_end() if is_exit else log.on_save()
+        finally:  # a checkpoint is copied though there is no room for a picture of it
+            if saved and run.after_save is not None:
+                run.after_save.saved(self.step)
 
     def _take_average(self) -> float | None:
         """The mean total loss since the last save, noted as the lowest where it is; None where there was no step."""

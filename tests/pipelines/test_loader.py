@@ -417,13 +417,17 @@ def test_a_preview_face_that_is_gone_is_named(made_faces, tmp_path):
     assert np.array_equal(skipping[2][0], skipping[3][0])
 
 
+def _timelapse(sides, folder, images=2, **more) -> Timelapse:
+    config = TrainConfig(preview=PreviewConfig(images=images), crop=CropConfig(coverage=75.0))
+    model = build_model(ModelConfig(name="tiny"), False, 1)
+    return Timelapse(model, [side.source for side in sides], config, Samples(0.75, True), folder=folder, **more)
+
+
 @pytest.mark.parametrize("images, longest", [(3, 4096), (3, 400), (1, 301)])
 def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, images, longest):
     """Even in width and height, no longer than encoders take, and the sheet otherwise."""
     monkeypatch.setattr(Timelapse, "LONGEST", longest)
-    config = TrainConfig(preview=PreviewConfig(images=images), crop=CropConfig(coverage=75.0))
-    model = build_model(ModelConfig(name="tiny"), False, 1)
-    made = Timelapse(model, [side.source for side in sides], config, Samples(0.75, True), folder=tmp_path / "film")
+    made = _timelapse(sides, tmp_path / "film", images)
     made(7)
     picture, sheet = cv2.imread(str(tmp_path / "film" / "00000007.jpg")), made.sheet()
     height, width = picture.shape[:2]
@@ -431,3 +435,37 @@ def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, i
     assert width / height == pytest.approx(sheet.shape[1] / sheet.shape[0], rel=0.05)
     same = cv2.resize(sheet, (width, height), interpolation=cv2.INTER_AREA)
     assert np.abs(picture.astype(int) - same).mean() < 6
+
+
+def test_a_timelapse_whose_folder_goes_away_ends_no_run(sides, tmp_path):
+    """It is said once; moved away it is made anew, as for who makes a film of what there is."""
+    told: list[str] = []
+    folder = tmp_path / "film"
+    made = _timelapse(sides, folder, warn=told.append)
+    made(1)
+    folder.rename(tmp_path / "done")
+    made(2)
+    assert [path.name for path in folder.iterdir()] == ["00000002.jpg"] and not told
+    folder.rename(tmp_path / "done too")
+    folder.write_text("in the way")
+    made(3)
+    made(4)
+    assert len(told) == 1 and told[0].startswith("warning: ") and f"without a picture in {folder}" in told[0]
+    folder.unlink()
+    made(5)
+    assert [path.name for path in folder.iterdir()] == ["00000005.jpg"]
+
+
+def test_a_timelapse_leaves_the_temporary_files_of_others_alone(sides, tmp_path):
+    others = tmp_path / ".writing-checkpoint-00000015"
+    others.mkdir()
+    (tmp_path / ".writing-999999999-00000001.jpg").write_bytes(b"a run that was killed")
+    _timelapse(sides, tmp_path)
+    assert list(tmp_path.iterdir()) == [others]
+
+
+def test_a_timelapse_that_cannot_be_written_is_refused_before_the_run(sides, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SwapfastError, match=r"^--timelapse-output .*film: .*; choose another folder$") as caught:
+        _timelapse(sides, tmp_path / "file" / "film")
+    assert caught.value.code == 2

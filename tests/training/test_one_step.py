@@ -10,6 +10,7 @@ import torch
 
 from swapfast.batch import Batch, BatchMeta
 from swapfast.config import OptimizerConfig
+from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.training.after_save import AfterSave
@@ -49,7 +50,7 @@ def _trainer(tmp_path, **run) -> Trainer:
 
 
 def test_one_step_does_what_is_due(tmp_path):
-    """A checkpoint every third, a snapshot every fourth; a picture and a timelapse where they are asked for."""
+    """A checkpoint every third, a snapshot every fourth; a picture of each and where one is asked for."""
     shown, lapses = [], []
     trainer = _trainer(tmp_path, save_interval=3, snapshot_interval=4, timelapse=lapses.append)
     for step in range(1, 9):
@@ -63,6 +64,21 @@ def test_one_step_does_what_is_due(tmp_path):
     assert [step for step, _ in trainer.history] == [3, 4, 6, 8]
     trainer.run.iterations = 8
     assert trainer.exit_early
+
+
+def test_a_checkpoint_is_copied_though_no_picture_of_it_can_be_written(tmp_path):
+    copied = tmp_path / "copied"
+    after = AfterSave(f'echo "$SWAPFAST_STEP" > {copied}', tmp_path, print)
+
+    def full(step: int) -> None:
+        raise SwapfastError("the disk is full", 1)
+
+    trainer = _trainer(tmp_path, save_interval=2, after_save=after, timelapse=full)
+    trainer.train_one_step()
+    with pytest.raises(SwapfastError, match="full"):
+        trainer.train_one_step()
+    after.finish(trainer.run.stop)
+    assert copied.read_text() == "2\n" and trainer.run.checkpoints.steps() == [2]
 
 
 def test_the_backup_is_the_lowest_average_of_enough_steps(tmp_path):
