@@ -43,7 +43,7 @@ from swapfast.training.trainer import Trainer
 FACES = 256  # a side
 LOGGED_S = 10.0  # between loss lines that go to no terminal
 BLOCK_S = 1.0  # of steps with and without live augmentation: few seconds apart, for the machine's moods
-PAIRS, FEW_PAIRS = 21, 5
+PAIRS, FEW_PAIRS = 61, 5
 WARM_UP = PREFETCH + 1  # steps
 SAVES = TrainRequest.save_interval  # and previews
 
