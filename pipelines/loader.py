@@ -133,8 +133,8 @@ class TrainLoader:
         whole = self.collate.batch(faces, planes, draws, ids, first)
         whole.ordinals = ordinals
         batches = whole.split(count)
-        for batch, faces in zip(batches, np.split(unwarped, count, axis=1)):
-            batch.unwarped = int(faces.sum())
+        for batch, its_own in zip(batches, np.split(unwarped, count, axis=1)):
+            batch.unwarped = int(its_own.sum())
         return batches
 
     def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
