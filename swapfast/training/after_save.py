@@ -54,13 +54,17 @@ class AfterSave:
             self._start()
 
     def finish(self, stop: StopRequest) -> None:
-        """Wait until nothing runs or waits. A signal that comes meanwhile ends the waiting, not the command."""
-        asked = stop.requests
+        """Wait until nothing runs or waits. A signal that comes meanwhile ends the waiting, not the command.
+
+        What only asks for the stop once more does not: a stop file that this process sees after another one has, a time
+        limit that is over by now.
+        """
+        signals = stop.signals
         while True:
             self.poll()
             if self._process is None:
                 return
-            if stop.requests > asked:
+            if stop.signals > signals:
                 self._warn(f"warning: --after-save is still running for iteration {self._step}; not waited for")
                 return
             time.sleep(_WAIT_S)

@@ -13,6 +13,7 @@ from pathlib import Path
 from swapfast.errors import SwapfastError
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
+SAME_S = 1.0  # a signal this soon after a request is the same one: torchrun hands on what a terminal sent to all
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own watch wakes the main thread up.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
@@ -42,21 +43,24 @@ class StopRequest:
 
     Before the first iteration (``training`` is False) there is nothing to save, so a request raises Stopped at once,
     wherever the main thread is: reading, decoding, compiling. SIGUSR1 asks for a checkpoint and for nothing else.
+
+    signals: how often somebody asked by a signal. One that follows a request within ``SAME_S`` is not counted.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.training = False
-        self.requests = 0
+        self.signals = 0
         self.started = time.monotonic()
+        self._asked = float("-inf")  # when first
         self._save = False
         self._due: str | None = None  # what our own watch found
         self._listens = False
 
     def request(self, reason: str) -> None:
         """Ask the loop to save and leave after the step in progress."""
-        self.reason = self.reason or reason
-        self.requests += 1
+        if self.reason is None:
+            self.reason, self._asked = reason, time.monotonic()
 
     def __bool__(self) -> bool:
         return self.reason is not None
@@ -72,6 +76,8 @@ class StopRequest:
             return
         if number == WAKE_SIGNAL and self._due is None:
             return  # not ours
+        if number != WAKE_SIGNAL and time.monotonic() - self._asked > SAME_S:
+            self.signals += 1
         self.request(self._due if number == WAKE_SIGNAL else signal.Signals(number).name)
         if not self.training:
             raise Stopped(self.reason)

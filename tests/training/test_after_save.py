@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
+import pytest
 import torch
 
 from swapfast.training.after_save import AfterSave
 from swapfast.training.checkpoint import Checkpoint, CheckpointFolder
-from swapfast.training.stop import StopRequest
+from swapfast.training.stop import POLL_S, SAME_S, StopRequest
 
 
 def _wait(path, text: str) -> None:
@@ -54,17 +56,40 @@ def test_failing_is_a_warning_with_its_last_words(tmp_path):
     assert said == ["warning: --after-save ended with code 7 for iteration 3: no such bucket"]
 
 
-def test_a_second_signal_ends_the_waiting(tmp_path):
+@pytest.mark.parametrize("asked", [None, "another process"])
+def test_a_further_signal_ends_the_waiting(tmp_path, asked):
+    """After a run to its end the first one, after a stop a second one; a stop's own, handed on twice, does not."""
     said, go = [], tmp_path / "go"
     after = AfterSave(f"while [ ! -e {go} ]; do sleep 0.02; done; echo x > {tmp_path / 'late'}", tmp_path, said.append)
 
-    stop = StopRequest()
-    after.saved(9)
-    threading.Timer(0.3, stop.request, ["SIGTERM"]).start()
-    after.finish(stop)
-    assert said == ["warning: --after-save is still running for iteration 9; not waited for"]
+    with StopRequest().listening() as stop:
+        stop.training = True
+        if asked:
+            stop.request(asked)
+            signal.raise_signal(signal.SIGTERM)  # at once: that of the other process
+            assert stop.signals == 0
+        after.saved(9)
+        timer = threading.Timer(SAME_S + 0.2, signal.raise_signal, [signal.SIGTERM])
+        timer.start()
+        after.finish(stop)
+        timer.join()
+        assert said == ["warning: --after-save is still running for iteration 9; not waited for"]
+        assert stop.signals == 1 and stop.reason == (asked or "SIGTERM")
     go.touch()
     _wait(tmp_path / "late", "x")
+
+
+def test_a_stop_file_or_time_limit_does_not_end_the_waiting(tmp_path):
+    """One process may see the file after another one did, while the last copy is being made."""
+    said, limit, copied = [], tmp_path / "limit", tmp_path / "copied"
+    after = AfterSave(f"touch {limit}; sleep {4 * POLL_S}; touch {copied}", tmp_path, said.append)
+    with StopRequest().listening() as stop, stop.watching(limit):
+        stop.training = True
+        stop.request("another process")
+        after.saved(9)
+        after.finish(stop)
+        assert limit.exists() and copied.exists() and said == []
+        assert stop.reason == "another process" and stop.signals == 0
 
 
 def test_what_a_slow_command_copies_is_whole(tmp_path):
