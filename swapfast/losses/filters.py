@@ -105,14 +105,14 @@ def _set_product_precision(precision: list[str] | str) -> None:
 Band = tuple[tuple[slice, Tensor], ...]  # of rows that follow each other: the columns they need, their weights
 
 
-def _band(matrix: Tensor) -> Band:
-    """A banded matrix cut into rows, each part with no more columns than it needs."""
-    block, parts = BLOCK if matrix.device.type == "cpu" else BLOCK_ELSEWHERE, []
+def _band(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Band:
+    """A banded matrix of the host, cut into rows, each part with no more columns than it needs."""
+    block, parts = BLOCK if device.type == "cpu" else BLOCK_ELSEWHERE, []
     for first in range(0, len(matrix), block):
         used = matrix[first : first + block].any(dim=0).nonzero()
         # A derivative's row may be empty: at a border that mirrors, what it takes away is what it adds.
         low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        parts.append((slice(low, high), matrix[first : first + block, low:high].contiguous()))
+        parts.append((slice(low, high), matrix[first : first + block, low:high].to(device, dtype).contiguous()))
     return tuple(parts)
 
 
@@ -128,8 +128,7 @@ def _bands(edge: int, taps: Taps, border: Border, dtype: torch.dtype, device: to
     matrix = torch.zeros(edge, edge, dtype=torch.float64)
     weights = torch.tensor(taps, dtype=torch.float64).repeat(edge)
     matrix.index_put_((rows, columns.clamp(0, edge - 1)), weights, accumulate=True)
-    matrix = matrix.to(device, dtype)
-    return _band(matrix), _band(matrix.T)
+    return _band(matrix, dtype, device), _band(matrix.T, dtype, device)
 
 
 def _multiply(down: Band, across: Band, images: Tensor) -> Tensor:
@@ -240,8 +239,7 @@ def _enlarging_bands(edge: int, to: int, dtype: torch.dtype, device: torch.devic
     matrix, rows = torch.zeros(to, edge, dtype=torch.float64), torch.arange(to)
     matrix.index_put_((rows, low), 1 - (at - low), accumulate=True)
     matrix.index_put_((rows, (low + 1).clamp(max=edge - 1)), at - low, accumulate=True)
-    matrix = matrix.to(device, dtype)
-    return _band(matrix), _band(matrix.T)
+    return _band(matrix, dtype, device), _band(matrix.T, dtype, device)
 
 
 @outside_graphs
