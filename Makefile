@@ -34,8 +34,10 @@ demo: $(READY)
 	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
 	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
 
+# Two tests at a time. Threads that wait for work sleep: those that spin, as they do while training, would take the other
+# test's core.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, where a shell has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
@@ -70,6 +74,16 @@ def at_least():
         assert figure >= floor, f"{what}: measured {figure:g}, at least {floor:g} wanted"
 
     return check
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes (pytest-xdist): the first one prints
+        session.config.workeroutput["measured"] = _measured
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _measured.extend(getattr(node, "workeroutput", {}).get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter):
