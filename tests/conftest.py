@@ -89,5 +89,5 @@ def pytest_testnodedown(node):
 def pytest_terminal_summary(terminalreporter):
     if _measured:
         terminalreporter.section("measured error of tolerance")
-        for line in _measured:
+        for line in sorted(_measured):
             terminalreporter.write_line(line)

@@ -13,7 +13,7 @@ from pathlib import Path
 from swapfast.errors import SwapfastError
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
-SAME_S = 1.0  # a signal this soon after a request is the same one: torchrun hands on what a terminal sent to all
+SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own watch wakes the main thread up.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session

@@ -193,6 +193,7 @@ class Trainer:
         finally:
             for log in self._logs():
                 log.flush()  # the steps before a failure are those one wants to see
+            run.stop.training = True  # if it never was: what is left to do is not to be interrupted by a request
             if run.after_save is not None:
                 run.after_save.finish(run.stop)
 

@@ -60,7 +60,8 @@ def test_failing_is_a_warning_with_its_last_words(tmp_path):
 def test_a_further_signal_ends_the_waiting(tmp_path, asked):
     """After a run to its end the first one, after a stop a second one; a stop's own, handed on twice, does not."""
     said, go = [], tmp_path / "go"
-    after = AfterSave(f"while [ ! -e {go} ]; do sleep 0.02; done; echo x > {tmp_path / 'late'}", tmp_path, said.append)
+    waits = f"for i in $(seq 1000); do [ -e {go} ] && break; sleep 0.02; done"
+    after = AfterSave(f"{waits}; echo x > {tmp_path / 'late'}", tmp_path, said.append)
 
     with StopRequest().listening() as stop:
         stop.training = True
@@ -79,16 +80,19 @@ def test_a_further_signal_ends_the_waiting(tmp_path, asked):
     _wait(tmp_path / "late", "x")
 
 
-def test_a_stop_file_or_time_limit_does_not_end_the_waiting(tmp_path):
-    """One process may see the file after another one did, while the last copy is being made."""
-    said, limit, copied = [], tmp_path / "limit", tmp_path / "copied"
-    after = AfterSave(f"touch {limit}; sleep {4 * POLL_S}; touch {copied}", tmp_path, said.append)
-    with StopRequest().listening() as stop, stop.watching(limit):
+@pytest.mark.parametrize("limit", ["--stop-file", "--max-time"])
+def test_a_limit_does_not_end_the_waiting(tmp_path, limit):
+    """One process may see the file or the clock after another one did, while the last copy is being made."""
+    said, file, copied = [], tmp_path / "limit", tmp_path / "copied"
+    after = AfterSave(f"touch {file}; sleep {4 * POLL_S}; touch {copied}", tmp_path, said.append)
+    watched = {"stop_file": file} if limit == "--stop-file" else {"max_time_s": POLL_S}
+    with StopRequest().listening() as stop, stop.watching(**watched):
         stop.training = True
         stop.request("another process")
         after.saved(9)
         after.finish(stop)
-        assert limit.exists() and copied.exists() and said == []
+        assert stop._due.startswith(limit), "it was seen"
+        assert copied.exists() and said == []
         assert stop.reason == "another process" and stop.signals == 0
 
 

@@ -191,8 +191,11 @@ def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
             return unlink(*arguments, **more)
 
         os.unlink = until
-        folder.save(_checkpoint(3))
-        os._exit(0)
+        try:
+            folder.save(_checkpoint(3))
+            os._exit(0)
+        finally:  # else an error would go on here as a second pytest
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert [folder.read(folder.path(step)).step for step in folder.steps()] == [2, 3]
     folder.save(_checkpoint(4))

@@ -164,8 +164,11 @@ def test_a_kill_while_going_back_loses_nothing(tmp_path, moment):
             return rename(path, target)
 
         Path.rename = until
-        kept.restore(kept.find(name="snapshot-00000001"))
-        os._exit(0)
+        try:
+            kept.restore(kept.find(name="snapshot-00000001"))
+            os._exit(0)
+        finally:  # else an error would go on here as a second pytest
+            os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (9 if moment < 3 else 0)
     assert folder.load() is not None

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from swapfast.config import OPTIMIZER_NAMES, OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
+from swapfast.training.after_save import AfterSave
 from swapfast.training.checkpoint import CheckpointFolder, model_folder
 from swapfast.training.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.steplog import StepLog
+from swapfast.training.stop import Stopped, StopRequest
 from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer
 
@@ -80,6 +83,23 @@ def _same_weights(one, two, device):
 def test_the_loss_falls(tmp_path, device):
     losses = _losses(_trainer(tmp_path, device, 60), 60)
     assert sum(map(sum, losses[-5:])) < 0.7 * sum(map(sum, losses[:5]))
+
+
+def test_a_stop_before_the_first_step_lets_the_last_copy_finish(tmp_path, device):
+    """--nan rollback saves before the first step; a second request must not break off what runs after that save."""
+    limit, copied, said = tmp_path / "limit", tmp_path / "copied", []
+    after = AfterSave(f"touch {limit}; sleep 1; touch {copied}", tmp_path / "model", said.append)
+
+    def never():
+        signal.raise_signal(signal.SIGTERM)
+        yield
+
+    with StopRequest().listening() as stop, stop.watching(limit):
+        trainer = _trainer(tmp_path, device, 4, nan="rollback", rewinds=True, stop=stop, after_save=after)
+        trainer.batches = never()
+        with pytest.raises(Stopped, match="SIGTERM"):
+            trainer.train()
+    assert copied.exists() and said == [] and CheckpointFolder(tmp_path / "model").steps() == [0]
 
 
 def test_same_seed_same_bits(tmp_path, device):
