@@ -18,11 +18,11 @@ from swapfast import __version__
 from swapfast.bars import Bars
 from swapfast.config import TrainConfig, settings, updated
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
-from swapfast.training.stop import StopRequest, parse_duration
+from swapfast.stop import StopRequest, parse_duration
 
 if TYPE_CHECKING:
-    from pipelines.build import Plan
-    from swapfast.training.distributed import Processes
+    from pipelines.run.request import Plan
+    from swapfast.processes import Processes
 
 USE = """\
 Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
@@ -314,7 +314,7 @@ def _make_parser() -> _Parser:
 
 
 def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.faces.synthetic import synthesize
+    from swapfast.synthetic import synthesize
 
     with Bars() as bars:
         spread = synthesize(
@@ -376,7 +376,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _train_together(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """``_train`` as one of the processes that torchrun started, or as the only one."""
-    from swapfast.training.distributed import joined
+    from swapfast.processes import joined
 
     watching = stop.watching(arguments.stop_file, arguments.max_time)
     with joined(arguments.device) as processes, watching:
@@ -407,8 +407,10 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         say(wanted.to_toml().rstrip("\n"))
         return EXIT_DONE
 
-    from pipelines.build import TrainRequest, build_trainer, describe_model, find_rate, plan_run
-    from swapfast.training.distributed import stopped_code
+    from pipelines.run.build import build_trainer, find_rate
+    from pipelines.run.plan import describe_model, plan_run
+    from pipelines.run.request import TrainRequest
+    from swapfast.processes import stopped_code
     from swapfast.training.memory import memory_explained
 
     request = TrainRequest(
@@ -527,8 +529,8 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.files import check_new_file, write_file
-    from swapfast.training.log_plot import draw_losses
-    from swapfast.training.log_summary import describe, load_history, summarise
+    from swapfast.logs.loss_plot import draw_losses
+    from swapfast.logs.summary import describe, load_history, summarise
 
     if arguments.out:
         check_new_file(arguments.out, "-o/--out", (".png",))
@@ -541,8 +543,8 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 
 def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.training.checkpoint import CheckpointFolder
-    from swapfast.training.snapshots import Snapshots, describe
+    from swapfast.checkpoints.folder import CheckpointFolder
+    from swapfast.checkpoints.snapshots import Snapshots, describe
 
     if not arguments.folder.is_dir():
         raise SwapfastError(f"{arguments.folder}: {'is a file' if arguments.folder.exists() else 'no such folder'}")
@@ -567,7 +569,8 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from pipelines.build import load_model, pick_device
+    from swapfast.checkpoints.trained import load_model
+    from swapfast.device import pick_device
     from swapfast.swap.evaluate import evaluate
 
     model, config, mean_b = load_model(arguments.model_dir, pick_device(arguments.device))

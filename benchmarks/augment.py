@@ -56,15 +56,18 @@ from torch.nn import functional as F
 
 from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
-from swapfast.augment import clahe, color, geometry, host_color, opencv, stacked
-from swapfast.augment.augmentation import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
+from swapfast.augment.device import clahe, color, geometry
+from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
+from swapfast.augment.device.transfer import send
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host import color as host_color
+from swapfast.augment.host import stacked
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
-from swapfast.augment.opencv import OpenCVAugmenter
-from swapfast.augment.recycle import Scratch
 from swapfast.augment.result import Augmented
-from swapfast.augment.transfer import send
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face, crop_shares
 from swapfast.faces.folder import scan_folder
@@ -72,7 +75,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.record import FaceRecord
-from swapfast.faces.synthetic import synthesize
+from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
 
 MASKS = ("face", "eye", "mouth")

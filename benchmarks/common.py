@@ -28,11 +28,15 @@ import cv2
 import torch
 
 from pipelines.doctor import gpus, memory_gib
-from pipelines.run_state import versions
+from pipelines.run.run_state import versions
 from swapfast.system import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = ["benchmarks.faces", "pipelines.build", "swapfast.augment.opencv"]  # make_augmenter imports the last late
+PRELOADED = [
+    "benchmarks.faces",
+    "pipelines.run.build",
+    "swapfast.augment.host.augmenter",  # make_augmenter imports it late
+]
 
 
 def _processor() -> str:

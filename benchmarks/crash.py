@@ -36,8 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import PRELOADED, parser, save, show
-from swapfast.training.checkpoint import UNREADABLE, CheckpointFolder
-from swapfast.training.snapshots import Snapshots
+from swapfast.checkpoints.folder import UNREADABLE, CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
 
 PHASES = ("start", "reading", "decoding", "train", "saving", "keeping", "preview")
 AIMS = ("start", "train", "saving", "keeping", "preview")
@@ -381,7 +381,7 @@ def measure(faces: Path, folder: Path, runs: int, seed: int = 1) -> list[dict]:
 
 def main() -> int:
     """See the module."""
-    from swapfast.faces.synthetic import synthesize
+    from swapfast.synthetic import synthesize
 
     flags = parser("Kill training runs and see that nothing is lost")
     flags.add_argument("--runs", type=int, default=100, help="how many are killed; default 100")

@@ -16,7 +16,7 @@ from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.png import write_header
 from swapfast.faces.record import FaceRecord
-from swapfast.faces.synthetic import synthesize
+from swapfast.synthetic import synthesize
 
 AGE_S = 3600  # a file of this second is read anew by the next scan, whatever the index says
 MASKS = {"bisenet-fp_face": "face", "bisenet-fp_head": "head", "unet-dfl": "legacy"}

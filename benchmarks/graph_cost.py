@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.common import parser, save, show
-from swapfast.augment.augmentation import DeviceAugmenter
+from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig
 

@@ -31,16 +31,16 @@ import torch
 from benchmarks import peer
 from benchmarks.common import Timing, alone, compare, own_mib, parser, peak_mib, reset_peak, save, show, summary, timed
 from benchmarks.faces import head_folders, link_faces
-from pipelines.build import make_augmenter
 from pipelines.cache import cached_store
 from pipelines.collate import Collate, collate
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.loader import PREFETCH, Making, TrainLoader
+from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, quiet, scan_side
 from pipelines.store import StoreSpec
-from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Timing, compare, parser, save, show, summary
-from pipelines.build import loss_collator, pick_device
+from pipelines.run.plan import loss_collator
 from swapfast.batch import Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, ModelConfig, OptimizerConfig, TrainConfig
+from swapfast.device import pick_device
 from swapfast.models import FaceAutoencoder, build_model
-from swapfast.training.clip import METHODS
-from swapfast.training.optimizer import Optimizer
+from swapfast.optim.clip import METHODS
+from swapfast.optim.optimizer import Optimizer
 from swapfast.training.trainer import Trainer
 
 RATE = 1e-6  # small, so that hundreds of steps along one gradient leave the weights where they are

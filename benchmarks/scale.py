@@ -30,9 +30,9 @@ import torch
 
 from benchmarks.common import Timing, alone, own_mib, parser, peak_mib, reset_peak, save, show, summary
 from benchmarks.faces import head_folders, link_faces
-from pipelines.build import make_augmenter
 from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
+from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, make_matcher, make_set, quiet, scan_side
 from pipelines.store import StoreSpec

@@ -25,14 +25,14 @@ import torch.distributed as dist
 
 from benchmarks.common import PRELOADED, Timing, parser, peak_mib, reset_peak, save, show, summary
 from benchmarks.optimizers import RATE, make_batch
-from pipelines.build import loss_collator
+from pipelines.run.plan import loss_collator
 from pipelines.sampler import Sampler
 from swapfast.batch import Batch, BatchMeta
 from swapfast.config import ModelConfig, OptimizerConfig, TrainConfig
 from swapfast.models import MODELS, build_model
+from swapfast.optim.optimizer import Optimizer
+from swapfast.processes import Processes, joined
 from swapfast.system import available_cores
-from swapfast.training.distributed import Processes, joined
-from swapfast.training.optimizer import Optimizer
 from swapfast.training.trainer import Trainer
 
 LIMIT_S = 900  # for all processes of one row

@@ -29,15 +29,18 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
-from pipelines.build import TrainRequest, build_trainer, pick_backend, pick_device, plan_run
 from pipelines.loader import PREFETCH, Making
+from pipelines.run.build import build_trainer
+from pipelines.run.plan import plan_run
+from pipelines.run.request import TrainRequest
 from pipelines.sides import quiet
 from swapfast.config import TrainConfig
-from swapfast.faces.synthetic import synthesize
+from swapfast.device import pick_backend, pick_device
 from swapfast.models import MODELS
+from swapfast.stop import StopRequest
+from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
 from swapfast.training.progress import ProgressLine
-from swapfast.training.stop import StopRequest
 from swapfast.training.trainer import Trainer
 
 FACES = 256  # a side

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swapfast.augment.device.transfer import send_tensor
 from swapfast.augment.draws import Draws
+from swapfast.augment.host.rows import Rows
 from swapfast.augment.result import Augmented
-from swapfast.augment.rows import Rows
-from swapfast.augment.transfer import send_tensor
 from swapfast.batch import Batch, BatchMeta
 
 Pixels = np.ndarray | Tensor | Rows

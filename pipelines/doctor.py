@@ -7,8 +7,8 @@ import platform
 
 import torch
 
-from pipelines.build import pick_backend, pick_device
-from pipelines.run_state import versions
+from pipelines.run.run_state import versions
+from swapfast.device import pick_backend, pick_device
 from swapfast.system import available_cores
 
 

@@ -24,8 +24,8 @@ from pipelines.decode import BatchDecoder, dali_version
 from pipelines.fill import UNUSABLE, checked_bytes, put_prepared
 from pipelines.sampler import Sampler
 from pipelines.store import DeviceStore
-from swapfast.augment.rows import Rows
-from swapfast.augment.transfer import send
+from swapfast.augment.device.transfer import send
+from swapfast.augment.host.rows import Rows
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.system import available_cores
 

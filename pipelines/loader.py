@@ -17,8 +17,8 @@ from torch import Tensor
 from pipelines.collate import Collate
 from pipelines.feed import Feed
 from pipelines.sampler import Sampler
-from swapfast.augment.compiled import kernels
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.kernels.jit import kernels
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
 from swapfast.faces.matching import LandmarkMatcher

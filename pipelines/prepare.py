@@ -35,8 +35,8 @@ from swapfast.faces.reader import BadFace, digest_pixels, shown
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable
 from swapfast.files import cannot_write
+from swapfast.stop import StopRequest
 from swapfast.system import available_cores, on_all_cores
-from swapfast.training.stop import StopRequest
 
 Progress = Callable[[int, int], None]
 

@@ -14,23 +14,13 @@ from pipelines.fill import UNUSABLE, Source
 from pipelines.sampler import Sampler
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_face
+from swapfast.faces.crop import crop_face, evenly, shrink
 from swapfast.faces.masks import training_masks
 from swapfast.files import TEMPORARY, temporary_name, write_file, writer_lives
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
-
-
-def evenly(faces: int, count: int) -> np.ndarray:
-    """(count,) indices spread over a folder, repeated where it is smaller."""
-    return np.linspace(0, faces - 1, count).round().astype(int)
-
-
-def shrink(face: np.ndarray, size: int) -> np.ndarray:
-    """(S, S, C) -> (size, size, C), area-averaged; unchanged where it has that size."""
-    return face if len(face) == size else cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
 
 
 class PreviewSet:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from swapfast.augment.draws import STREAM_ORDER, STREAM_SPARE, random_words
 from swapfast.errors import SwapfastError
+from swapfast.philox import STREAM_ORDER, STREAM_SPARE, random_words
 
 Permutation = Callable[[int, int, int], np.ndarray]  # (side, epoch, faces) -> (faces,) their order in that epoch
 

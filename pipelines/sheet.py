@@ -8,17 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.build import needed_masks
 from pipelines.dataset import bad_faces, check_prepared, open_source
 from pipelines.fill import Source, fill
-from pipelines.preview import evenly
 from pipelines.sides import Say, Watch, no_watch, quiet, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_shares
+from swapfast.faces.crop import crop_shares, evenly
+from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.reader import shown
 from swapfast.files import check_new_file, write_file

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import augment as augment_benchmark
 from swapfast.config import OPTIMIZER_NAMES
-from swapfast.training.clip import METHODS
+from swapfast.optim.clip import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 UNTIMED = ("memory", "copy_bandwidth")  # rows that are not about faces

@@ -16,19 +16,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipelines.build import make_augmenter
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.feed import DeviceFeed
 from pipelines.loader import TrainLoader
+from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from swapfast.batch import BatchMeta
 from swapfast.config import AugmentationConfig, OptimizerConfig
-from swapfast.faces.synthetic import synthesize
 from swapfast.losses import LossCollator
 from swapfast.losses.registry import LOSSES
 from swapfast.models.tiny import tiny
-from swapfast.training.optimizer import Optimizer
+from swapfast.optim.optimizer import Optimizer
+from swapfast.synthetic import synthesize
 from swapfast.training.trainer import Trainer, step_values
 
 META = torch.device("meta")

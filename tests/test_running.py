@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import cli
 from benchmarks import crash
 from benchmarks.crash import Started
-from swapfast.training.checkpoint import CheckpointFolder
+from swapfast.checkpoints.folder import CheckpointFolder
 
 KILLS = 8
 

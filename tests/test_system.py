@@ -19,8 +19,8 @@ ON_ONE_CORE = """
 import os, sys
 from pathlib import Path
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from swapfast.augment.opencv import OpenCVAugmenter
-from swapfast.faces.synthetic import dataset
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.synthetic import dataset
 from swapfast.system import available_cores
 assert available_cores() == 1
 assert OpenCVAugmenter(64, 64, [64]).threads == 1

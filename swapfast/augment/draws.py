@@ -1,11 +1,6 @@
 """Every random amount of the augmentation: a pure function of the run's seed and a face's ordinal.
 
-Numbers come from Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", 2011). A sample has its own counter, so what is drawn for it does not depend on the batch it is in, on the
-worker, on the device or on the number of processes, and there is no generator state to save.
-
-    key            the run's seed, 64 bit
-    counter words  ordinal low | ordinal high << 1 + side | block | stream
+Numbers come from ``swapfast/philox.py``, one counter for each sample.
 
 The ordinal counts the faces drawn so far on that side. Every amount has a fixed slot within its sample, so that
 switching one augmentation off does not move the others:
@@ -30,69 +25,13 @@ import numpy as np
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, ConstantsWarp, check_size
 from swapfast.augment.landmarks import Each, landmark_nodes
 from swapfast.config import AugmentationConfig
-
-STREAM_AUGMENT = 0  # the amounts of this module
-STREAM_ORDER = 1  # which faces make up a step (the sampler)
-STREAM_SPARE = 2  # which face takes the place of one that cannot be read
+from swapfast.philox import STREAM_AUGMENT, normals, random_words, uniforms
 
 GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3
 _WARP_BLOCKS = 13
 _LANDMARK_BLOCKS = 34
 (_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP) = range(10)
-
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL = 0x9E3779B9, 0xBB67AE85
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
-
-
-def philox4x32(counter: np.ndarray, key: int) -> np.ndarray:
-    """Ten rounds of Philox4x32: (..., 4) uint32 counters and a 64 bit key -> (..., 4) uint32 random words."""
-    counter = np.asarray(counter)
-    if counter.dtype != np.uint32 or counter.shape[-1:] != (4,):
-        raise ValueError(f"philox4x32: need (..., 4) uint32 counters, got {counter.shape} {counter.dtype}")
-    if not 0 <= int(key) < 2**64:
-        raise ValueError(f"philox4x32: the key {key} does not fit 64 bit")
-    c0, c1, c2, c3 = np.moveaxis(counter, -1, 0).astype(np.uint64, order="C")
-    k0, k1 = int(key) & 0xFFFFFFFF, int(key) >> 32
-    for _ in range(10):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = (product1 >> _32) ^ c1 ^ np.uint64(k0), (product0 >> _32) ^ c3 ^ np.uint64(k1)
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
-
-
-def random_words(seed: int, ordinals, sides, blocks: range, stream: int) -> np.ndarray:
-    """(N, 4 * len(blocks)) uint32: the words of some blocks of N samples' counters (see the module's text)."""
-    ordinals, sides = np.broadcast_arrays(np.asarray(ordinals, np.uint64), np.asarray(sides, np.uint64))
-    if ordinals.ndim != 1:
-        raise ValueError(f"ordinals and sides must be one-dimensional, got {ordinals.shape}")
-    if np.any(sides > 1) or np.any(ordinals >= 2**63):
-        raise ValueError("sides must be 0 or 1 and ordinals below 2**63: they share one counter word")
-    counter = np.empty((len(ordinals), len(blocks), 4), np.uint32)
-    counter[..., 0] = (ordinals & _LOW)[:, None]
-    counter[..., 1] = (((ordinals >> _32) << np.uint64(1)) | sides)[:, None]
-    counter[..., 2] = np.arange(blocks.start, blocks.stop, blocks.step, dtype=np.uint32)
-    counter[..., 3] = stream
-    return philox4x32(counter, seed).reshape(len(ordinals), 4 * len(blocks))
-
-
-def uniforms(words: np.ndarray) -> np.ndarray:
-    """uint32 words -> float64 in the open interval 0..1, centred in their 2**-32 wide cells."""
-    return (words + 0.5) * 2.0**-32
-
-
-def normals(words: np.ndarray) -> np.ndarray:
-    """(N, 2k) uint32 words -> (N, 2k) standard normals in float64, two from each two words (Box and Muller)."""
-    u = uniforms(words)
-    radius = np.sqrt(-2 * np.log(u[:, 0::2]))
-    angle = 2 * np.pi * u[:, 1::2]
-    result = np.empty_like(u)
-    result[:, 0::2] = radius * np.cos(angle)
-    result[:, 1::2] = radius * np.sin(angle)
-    return result
 
 
 @dataclass(frozen=True)

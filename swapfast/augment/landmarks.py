@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
-from swapfast.augment.compiled import kernels
+from swapfast.augment.kernels.jit import kernels
 
 NODES = 33  # per edge up to 256 px; twice the cells from each of these sizes on, as landmarks must land in px
 _FINER_ABOVE = (288, 576)

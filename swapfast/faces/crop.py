@@ -154,3 +154,13 @@ def sample_square(image: np.ndarray, matrix: np.ndarray, size: int, border: int 
     fine[:, 2] += (k - 1) / 2
     cells = cv2.warpAffine(image, fine, (size * k, size * k), flags=cv2.INTER_LINEAR, borderMode=border)
     return cv2.resize(cells, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def evenly(faces: int, count: int) -> np.ndarray:
+    """(count,) indices spread over a folder, repeated where it is smaller."""
+    return np.linspace(0, faces - 1, count).round().astype(int)
+
+
+def shrink(face: np.ndarray, size: int) -> np.ndarray:
+    """(S, S, C) -> (size, size, C), area-averaged; unchanged where it has that size."""
+    return face if len(face) == size else cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from swapfast.config import CropConfig, MaskConfig
+from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import transform_points
 from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, sample_square
@@ -296,3 +296,20 @@ def _gaussian_256ths(edge: int) -> np.ndarray:
     # What is left of 255 is the weight itself, rounded: from edge 3 on none is above 128.
     blurred = cv2.GaussianBlur(row, (edge, 1), 0)[0]
     return blurred[edge - edge // 2 : edge + edge // 2 + 1].astype(np.float32)
+
+
+def needed_masks(config: TrainConfig) -> tuple[str, ...]:
+    """Which masks the loss will ask for; SwapfastError where one must be learned and there is none."""
+    loss = config.loss
+    there = config.mask.mask_type != "none"
+    if loss.learn_mask and not there:
+        raise SwapfastError("--learn-mask: there is nothing to learn with --mask-type none")
+    weighted = there and loss.penalized_mask_loss
+    return tuple(
+        mask_names(
+            config.mask,
+            face=there and (loss.penalized_mask_loss or loss.learn_mask),
+            eye=weighted and loss.eye_multiplier > 1,
+            mouth=weighted and loss.mouth_multiplier > 1,
+        )
+    )

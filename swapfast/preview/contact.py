@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 
 from swapfast.augment.draws import Draws
-from swapfast.augment.host_color import jitter_matrices, recolor
-from swapfast.augment.opencv import OpenCVAugmenter
-from swapfast.augment.recycle import Scratch
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.host.color import jitter_matrices, recolor
+from swapfast.augment.host.recycle import Scratch
 
 COLUMNS = ("original", "colour", "target", "masks", "feed", "feed, landmarks")
 TINTS = {"face": (80, 200, 80), "eye": (255, 160, 60), "mouth": (80, 80, 255)}  # BGR

@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from swapfast.batch import Batch
-from swapfast.training.after_save import AfterSave
-from swapfast.training.checkpoint import CheckpointFolder
+from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.logs.steplog import StepLog
+from swapfast.logs.tensorboard import TorchTensorBoard
+from swapfast.stop import StopRequest
 from swapfast.training.nonfinite import NanPolicy
 from swapfast.training.progress import ProgressLine
-from swapfast.training.steplog import StepLog
-from swapfast.training.stop import StopRequest
-from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.validation import OneSided
 
 

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from swapfast.batch import Batch
+from swapfast.checkpoints.folder import Checkpoint
+from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.logs.steplog import StepLog
+from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.optim.optimizer import Optimizer
+from swapfast.processes import ALONE, Processes
 from swapfast.system import memory_in_use
-from swapfast.training.checkpoint import Checkpoint
-from swapfast.training.distributed import ALONE, Processes
 from swapfast.training.nonfinite import MAX_IN_A_ROW, MAX_ROLLBACKS, Broken, Faces, broken_step
-from swapfast.training.optimizer import Optimizer
 from swapfast.training.pending import Fetched, Pending
 from swapfast.training.progress import SpeedMeter
 from swapfast.training.run import Run
-from swapfast.training.snapshots import Snapshots
-from swapfast.training.steplog import StepLog
-from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.validation import validation_losses
 
 

@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from slow_references import mask_planes, pictures, psnr
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from swapfast.augment import opencv
-from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
+from swapfast.augment.augmentation import ImageAugmentation
 from swapfast.augment.constants import ConstantsColor, ConstantsTransform, ConstantsWarp
+from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.draws import Draws, draw
-from swapfast.augment.opencv import OpenCVAugmenter
-from swapfast.augment.recycle import Scratch
+from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.result import Augmented, to_float
 from swapfast.config import AugmentationConfig
+from tests.augment.slow_references import mask_planes, pictures, psnr
 
 
 def batch(n: int, size: int, planes: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 
 from swapfast.augment.augmentation import ConstantsAugmentation
-from swapfast.augment.draws import (
-    STREAM_AUGMENT,
-    STREAM_ORDER,
-    Draws,
-    draw,
-    landmark_noise,
-    philox4x32,
-    random_words,
-    with_landmarks,
-)
+from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.matching import MATCH_BLOCK
+from swapfast.philox import STREAM_AUGMENT, STREAM_ORDER, philox4x32, random_words
 
 FIELDS = [f.name for f in dataclasses.fields(Draws) if f.name not in ("size", "landmark_nodes", "clip_limit")]
 

@@ -14,19 +14,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from slow_references import bilinear, pictures, psnr
 
-from swapfast.augment import landmarks, opencv
-from swapfast.augment.augmentation import DeviceAugmenter, ImageAugmentation
-from swapfast.augment.compiled import kernels
+from swapfast.augment import landmarks
+from swapfast.augment.augmentation import ImageAugmentation
+from swapfast.augment.device.augmenter import DeviceAugmenter
+from swapfast.augment.device.geometry import control_map
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
-from swapfast.augment.geometry import control_map, hat_weights
+from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.kernels.jit import kernels
 from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes
-from swapfast.augment.opencv import OpenCVAugmenter
+from swapfast.augment.taps import hat_weights
 from swapfast.config import AugmentationConfig
+from tests.augment.slow_references import bilinear, pictures, psnr
 
-compiled_nodes = kernels("nodes")
-needs_numba = pytest.mark.skipif(compiled_nodes is None, reason="Numba is not installed here, or does not know NumPy")
+node_kernels = kernels("nodes")
+needs_numba = pytest.mark.skipif(node_kernels is None, reason="Numba is not installed here, or does not know NumPy")
 SIZES = (64, 128)  # of the golden file
 
 
@@ -240,7 +243,7 @@ def settled_by_loops(grid, places, offsets, kept):
     result = grid.copy()
     counts = kept & ((places >= 0) & (places <= grid.shape[1] - 1)).all(-1)
     for face, of_face in enumerate(result):
-        compiled_nodes._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks._GIVE, of_face)
+        node_kernels._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks._GIVE, of_face)
     return result
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face
 
 from swapfast.faces.alignment import CENTERINGS, align, padding, to_68, transform_points, umeyama
+from tests.faces.face_samples import a_face
 
 # The golden numbers were made with OpenCV 5; version 4.13's solvePnP stops elsewhere, see cv413_compare.json.
 SAME_SOLVER = cv2.__version__.startswith("5.")

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face, a_picture, corrected, exact_crop
 
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
@@ -25,6 +24,7 @@ from swapfast.faces.crop import (
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.record import FaceRecord
+from tests.faces.face_samples import a_face, a_picture, corrected, exact_crop
 
 
 def record_of(landmarks: np.ndarray, width: int, height: int, kind: str = "plain") -> FaceRecord:

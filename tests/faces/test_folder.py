@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import pytest
 import xxhash
-from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
@@ -29,6 +28,7 @@ from swapfast.faces.folder import describe, inspect_folder, scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.png import write_header
+from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 
 def reasons(folder) -> dict[str, str]:

@@ -19,10 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 import cli
 from swapfast.faces.png import SIGNATURE, walk_chunks, write_header
+from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

@@ -6,10 +6,10 @@ import struct
 
 import cv2
 import pytest
-from face_samples import a_picture
 
 from swapfast.faces.image import decode_image
 from swapfast.faces.jpeg import read_jpeg
+from tests.faces.face_samples import a_picture
 
 
 def jpeg_bytes(width: int = 90, height: int = 70, *options: int, gray: bool = False) -> bytes:

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face, a_picture, a_stored_mask, corrected, write_plain
 
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
@@ -36,6 +35,7 @@ from swapfast.faces.masks import (
     training_masks,
 )
 from swapfast.faces.record import FaceRecord, StoredMask
+from tests.faces.face_samples import a_face, a_picture, a_stored_mask, corrected, write_plain
 
 EDGE_LEVELS = 2  # DESIGN.md section 2: masks differ by at most 2 levels, at their edges
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_samples import a_face, a_picture, write_plain
 
-from swapfast.augment.draws import STREAM_AUGMENT, random_words
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import align, to_68
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.matching import MATCH_BLOCK, LandmarkMatcher, nearest
 from swapfast.faces.record import FaceRecord
+from swapfast.philox import STREAM_AUGMENT, random_words
+from tests.faces.face_samples import a_face, a_picture, write_plain
 
 SETTINGS = ["64_face_1.0_0.0", "256_face_0.875_0.05", "128_head_1.0_0.0", "128_legacy_0.75_0.0"]
 

@@ -11,10 +11,10 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head
 
 from swapfast.faces.image import decode_image
 from swapfast.faces.png import read_header, read_png, to_payload, walk_chunks, write_header
+from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

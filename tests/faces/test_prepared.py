@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from face_samples import a_face, a_picture, write_plain
 
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
@@ -33,6 +32,7 @@ from swapfast.faces.prepared import (
 )
 from swapfast.faces.reader import BadFace
 from swapfast.mapped import open_arrays, write_arrays
+from tests.faces.face_samples import a_face, a_picture, write_plain
 
 SIZE = 48
 CROP = CropConfig(coverage=87.5, vertical_offset=5.0)

@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 from swapfast.faces import table
 from swapfast.faces.folder import FaceFolder, scan_folder
@@ -26,6 +25,7 @@ from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable, index_path, load_index, pack, save_index
 from swapfast.files import TEMPORARY
 from swapfast.mapped import open_arrays, write_arrays
+from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD_NAMES = (b"line\nbreak.png", b"not\xffutf8.png", "größe 臉.png".encode(), b" .png", b"quote'\".jpg")

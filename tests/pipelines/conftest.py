@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from swapfast.faces.synthetic import synthesize
+from swapfast.synthetic import synthesize
 
 
 @pytest.fixture(scope="session")

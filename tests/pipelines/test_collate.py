@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.build import make_augmenter
 from pipelines.collate import Collate
-from swapfast.augment import color
-from swapfast.augment.augmentation import Amounts, packed_amounts
-from swapfast.augment.compiled import kernels
+from pipelines.run.build import make_augmenter
+from swapfast.augment.device import color
+from swapfast.augment.device.augmenter import Amounts, packed_amounts
 from swapfast.augment.draws import Draws
+from swapfast.augment.kernels.jit import kernels
 from tests.augment.slow_references import bilinear, jittered, node_positions, psnr
 
 COMPILED = kernels("color") is not None

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.build import make_augmenter
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version
 from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed, PreparedFeed
 from pipelines.loader import TrainLoader
 from pipelines.prepare import prepare
+from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import scan_side
 from pipelines.store import StoreSpec
-from swapfast.augment import clahe, host_color
 from swapfast.augment.constants import CLIP_LIMIT
+from swapfast.augment.device import clahe
+from swapfast.augment.host import color as host_color
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.image import read_image
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from pipelines import decode
-from pipelines.build import make_augmenter
 from pipelines.cache import cached_store
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed
 from pipelines.loader import Making, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
+from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig, ModelConfig, PreviewConfig, TrainConfig
 from swapfast.errors import SwapfastError

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.build import needed_masks
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.fill import fill
 from pipelines.sides import make_set, scan_side
@@ -20,7 +19,7 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
-from swapfast.faces.masks import training_masks
+from swapfast.faces.masks import needed_masks, training_masks
 
 MASKS = ("face", "eye", "mouth")
 

@@ -14,9 +14,9 @@ from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import face_mask
-from swapfast.faces.synthetic import synthesize
 from swapfast.models.tiny import tiny
 from swapfast.swap.evaluate import evaluate, face_mask_for, masked_psnr
+from swapfast.synthetic import synthesize
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from swapfast.batch import Batch, BatchMeta
+from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
-from swapfast.training.after_save import AfterSave
-from swapfast.training.checkpoint import CheckpointFolder
-from swapfast.training.optimizer import Optimizer
-from swapfast.training.snapshots import Snapshots
+from swapfast.optim.optimizer import Optimizer
 from swapfast.training.trainer import Run, Trainer
 
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from swapfast.batch import Batch, BatchMeta
+from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.folder import CheckpointFolder, model_folder
 from swapfast.config import OPTIMIZER_NAMES, OptimizerConfig
 from swapfast.errors import SwapfastError
+from swapfast.logs.steplog import StepLog
+from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
-from swapfast.training.after_save import AfterSave
-from swapfast.training.checkpoint import CheckpointFolder, model_folder
-from swapfast.training.optimizer import Optimizer
+from swapfast.optim.optimizer import Optimizer
+from swapfast.stop import Stopped, StopRequest
 from swapfast.training.progress import ProgressLine
-from swapfast.training.steplog import StepLog
-from swapfast.training.stop import Stopped, StopRequest
-from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from swapfast.batch import Batch, BatchMeta
+from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import OptimizerConfig
+from swapfast.logs.steplog import StepLog, read_steps
+from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
-from swapfast.training.checkpoint import CheckpointFolder
-from swapfast.training.optimizer import Optimizer
+from swapfast.optim.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
-from swapfast.training.steplog import StepLog, read_steps
-from swapfast.training.tensorboard import TorchTensorBoard
 from swapfast.training.trainer import Run, Trainer
 from swapfast.training.validation import evaluating, validation_losses
 

@@ -1,0 +1,301 @@
+"""Puts a run together from a request: faces, loader, model, optimizer, trainer."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipelines.cache import store_path
+from pipelines.collate import Collate
+from pipelines.dataset import TrainSet
+from pipelines.loader import Making, TrainLoader
+from pipelines.preview import PreviewWriter, Timelapse
+from pipelines.run.mean_face import mean_faces
+from pipelines.run.request import Plan
+from pipelines.run.run_state import changed_faces, kept_metrics, make_state
+from pipelines.run.validation import STILL, HeldOut
+from pipelines.sampler import Sampler
+from pipelines.sides import (
+    Say,
+    Watch,
+    choose_cache,
+    faces_digest,
+    keep_index,
+    make_feed,
+    make_matcher,
+    make_set,
+    no_watch,
+    remarks,
+)
+from swapfast.augment.kernels.jit import HOST_KERNELS, kernels
+from swapfast.bars import said_if_slow
+from swapfast.batch import Batch
+from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.transfer import trained_state
+from swapfast.config import AugmentationConfig
+from swapfast.device import pick_backend
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.matching import LandmarkMatcher
+from swapfast.faces.table import index_path
+from swapfast.logs.steplog import StepLog
+from swapfast.logs.tensorboard import TorchTensorBoard
+from swapfast.optim.lr_finder import GRAPH
+from swapfast.optim.optimizer import Optimizer
+from swapfast.processes import Processes
+from swapfast.stop import StopRequest
+from swapfast.system import available_cores
+from swapfast.training.progress import NoProgress, ProgressLine
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
+
+
+def make_augmenter(
+    backend: str,
+    processing_size: int,
+    input_size: int,
+    output_sizes: Sequence[int],
+    device: torch.device,
+    config: AugmentationConfig | None = None,
+    threads: int | None = None,
+    compile: bool = False,
+    callers: int = 1,
+):
+    """The augmentation of ``backend``, 'opencv' or 'device', for batches that end on ``device``.
+
+    On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
+    threads: of OpenCV's, by default one per core, shared by ``callers`` at the same time. compile: that on the device,
+    by torch.
+    """
+    if backend == "opencv":
+        from swapfast.augment.host.augmenter import OpenCVAugmenter
+
+        as_float = device.type == "cpu"
+        return OpenCVAugmenter(processing_size, input_size, output_sizes, threads, as_float, callers)
+    from swapfast.augment.device.augmenter import DeviceAugmenter
+
+    return DeviceAugmenter(processing_size, input_size, output_sizes, config, compile)
+
+
+def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_watch) -> Trainer:
+    """Everything in place for ``Trainer.train``; the model folder must be locked. say: prints a line.
+
+    Of several processes all must call it; rank 0 alone is given what writes.
+    """
+    request, config, folder, processes = plan.request, plan.config, plan.checkpoints, plan.processes
+    if processes.is_first and folder.steps() != plan.steps:
+        raise SwapfastError(f"--model-dir {folder.folder}: another run has just saved there; start again")
+    device = plan.device
+    backend = pick_backend(request.backend, device)
+    if processes.is_first:
+        folder.set_aside_newer_than(plan.step)
+    faces = plan.spec.bytes_per_face
+    needed = faces * sum(map(len, plan.sources))
+    there = faces * sum(len(one) for one in plan.sources if store_path(request.cache, plan.spec, one).is_file())
+    copies = processes.local_world
+    where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there, copies)
+    say(why)
+    sides = [
+        make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, watch, say)
+        for label, source in zip("AB", plan.sources)
+    ]
+    for source in plan.sources:
+        kept = index_path(request.cache, source.folder.path)
+        if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
+            keep_index(kept, source.folder.records)
+    matcher = make_matcher(sides, config, request.cache, watch)
+    processes.files_ready()
+    processes.check_same("the faces", faces_digest(sides))
+    state = make_state(plan, sides)
+    for line in (*plan.lines, *remarks(sides), *changed_faces(plan.checkpoint, state["data"])):
+        say(line)
+    model = plan.model.to(device, memory_format=torch.channels_last)
+    optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
+    if plan.checkpoint is not None:
+        optimizer.load_state_dict(trained_state(model, processes.spread(plan.checkpoint.tensors)["optimizer"]))
+    frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
+    say(
+        f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "
+        f"batch {config.batch_size} per side"
+    )
+    sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
+    threads = max(1, available_cores() // processes.local_world)
+    with said_if_slow(say, "compiling the augmentation for this processor: that takes 10 seconds or so"):
+        for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
+            kernels(name)
+    loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, say)
+    if request.compile:
+        say("compiling: the first step takes a minute or so")
+        model.compile(dynamic=False)  # in place: its weights keep their names
+        if backend == "device":
+            loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
+    writes = processes.is_first
+    logs = make_logs(plan, say) if writes and request.logs else Logs()
+    progress = ProgressLine() if writes else NoProgress()
+    after = (request.after_save, folder.folder, progress.say) if writes and request.after_save else None
+    run = Run(
+        progress=progress,
+        checkpoints=folder,
+        iterations=request.iterations,
+        save_interval=request.save_interval,
+        snapshot_interval=request.snapshot_interval,
+        state=state,
+        metrics=kept_metrics(plan.checkpoint, config),
+        after_save=AfterSave(*after) if after else None,
+        tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
+        preview=make_preview(plan, sides, logs) if writes else None,
+        timelapse=make_timelapse(plan, sides, progress.say) if writes else None,
+        tensorboard=logs.tensorboard,
+        step_log=logs.steps,
+        validation=held_out_faces(plan, sides, device, backend, threads, say) if writes and config.validation else None,
+        validation_interval=(config.validation_interval or request.save_interval) if config.validation else 0,
+        stop=stop,
+        saved_step=None if plan.checkpoint is None else plan.step,
+        nan=config.nan,
+        batches_from=functools.partial(batches_from, loader),
+    )
+    return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+
+
+def make_loader(
+    plan: Plan,
+    where: str,
+    backend: str,
+    sides: list[TrainSet],
+    sampler: Sampler,
+    matcher: LandmarkMatcher | None,
+    threads: int,
+    say: Say,
+) -> TrainLoader:
+    """The batches of a run from its first step on. where: its faces are kept. threads: of this process."""
+    model, device, config = plan.model, plan.device, plan.config.augmentation
+    size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
+    making = Making.fitting(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
+    compiles, callers = plan.request.compile, making.at_once
+    augment = make_augmenter(backend, size, *sizes, device, config, making.threads, compiles, callers)
+    feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, say), threads)
+    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, making)
+
+
+def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter:
+    """The preview of some of the faces that are trained on."""
+    return PreviewWriter(
+        plan.model,
+        [side.source for side in sides],
+        plan.config,
+        plan.samples,
+        skip_bad=sides[0].store is None,
+        folder=plan.checkpoints.folder,
+        log=logs.preview,
+    )
+
+
+def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Say) -> Timelapse | None:
+    """What adds a picture at every save, where that is asked for."""
+    folder = plan.request.timelapse
+    if folder is None:
+        return None
+    sources = plan.timelapse_sources or [side.source for side in sides]
+    skips = plan.request.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
+    # Samples of its own: whoever hides the mask in the preview does not mean the film.
+    samples = copy.copy(plan.samples)
+    return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What a run tells for later, None where it does not. save_interval: iterations between previews."""
+
+    tensorboard: TorchTensorBoard | None = None
+    steps: StepLog | None = None
+    save_interval: int = 1
+
+    def preview(self, step: int, sheet: np.ndarray) -> None:
+        """Keep a preview, if it is one of those that are kept."""
+        if self.tensorboard is not None:
+            self.tensorboard.on_preview(step, sheet, -(-step // self.save_interval))
+
+
+def make_logs(plan: Plan, say: Say) -> Logs:
+    """Open the logs in the model folder. Raises SwapfastError where they cannot be written."""
+    request, config = plan.request, plan.config
+    folder = plan.checkpoints.folder / "logs"
+    about = {
+        "iterations": request.iterations,
+        "batch_size": config.batch_size,
+        "precision": plan.precision,
+        "processes": plan.processes.world,
+    }
+    return Logs(
+        TorchTensorBoard(folder, warn=say, step=plan.step),
+        StepLog(folder, plan.step, about, warn=say),
+        request.save_interval,
+    )
+
+
+def _warn_of(processes: Processes, say: Say) -> Say:
+    """Where a process tells of faces that only it meets: rank 0 as always, the others beside it."""
+    if processes.is_first:
+        return say
+    return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
+
+
+def held_out_faces(
+    plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int, warn: Say
+) -> HeldOut:
+    """The faces to validate with, as ``backend`` makes them."""
+    model, size = plan.model, plan.spec.size
+    augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, STILL, threads)
+    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    return HeldOut(sides, collate, size, plan.config.batch_size, warn)
+
+
+def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:
+    """The batches of ``loader`` from ``step`` on; those before must be used up."""
+    loader.start = step
+    return iter(loader)
+
+
+def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, int], None]) -> None:
+    """Look for a learning rate, say it, and train at it unless only the graph is wanted.
+
+    It goes into the configuration that the checkpoints keep, so a resumed model has it. Raises SwapfastError (code 1)
+    where none is found that could be used.
+    """
+    options, folder = plan.config.lr_finder, plan.checkpoints.folder
+    found = trainer.optimizer.find_learning_rate(
+        trainer,
+        options.iterations,
+        options.start,
+        options.end,
+        options.strength,
+        options.mode,
+        folder=folder,
+        progress=progress,
+    )
+    if trainer.run.stop:
+        return
+    finder = trainer.optimizer.finder
+    graph = "" if options.mode == "set" or not finder.curve.rates else f"; look at {folder / GRAPH}"
+    if not found:
+        why = "the loss did not fall" if finder.curve.rates else "the first loss was not finite"
+        message = (
+            f"no learning rate found: {why} (after {len(finder.curve.rates)} of {options.iterations} steps){graph}"
+        )
+        if plan.only_graph:
+            say(message)
+            return
+        raise SwapfastError(
+            f"{message}. Give more --lr-finder-iterations, or a --learning-rate without --lr-finder", EXIT_FAILED
+        )
+    rate = finder.best_lr
+    say(f"learning rate {rate:.3g} found{graph}")
+    if not plan.only_graph:
+        trainer.run.state["config"]["optimizer"]["learning_rate"] = rate
+        trainer.run.state["lr_finder"] = rate

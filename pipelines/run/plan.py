@@ -1,0 +1,142 @@
+"""From a request to a plan: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipelines.dataset import check_prepared, split
+from pipelines.run.request import Plan, TrainRequest
+from pipelines.run.resume import resumed
+from pipelines.sides import (
+    Watch,
+    no_watch,
+    scan_side,
+)
+from pipelines.store import StoreSpec
+from swapfast.checkpoints.folder import Checkpoint, model_folder
+from swapfast.checkpoints.trained import load_weights
+from swapfast.checkpoints.transfer import freeze, load_weights_from
+from swapfast.config import TrainConfig
+from swapfast.device import pick_device
+from swapfast.errors import SwapfastError
+from swapfast.faces.masks import needed_masks
+from swapfast.files import check_folder
+from swapfast.losses import LossCollator
+from swapfast.models import FaceAutoencoder, build_model
+from swapfast.models.summary import summary
+from swapfast.preview.samples import Samples
+from swapfast.processes import ALONE, Processes
+
+
+def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
+    """Raises SwapfastError where a multiplier is asked for, among ``given``, whose mask there will not be."""
+    masks = needed_masks(config)
+    for part in ("eye", "mouth"):
+        name = f"{part}_multiplier"
+        if f"loss.{name}" in given and getattr(config.loss, name) > 1 and part not in masks:
+            raise SwapfastError(
+                f"--{part}-multiplier {getattr(config.loss, name):g}: has no effect with --no-penalized-mask or "
+                "--mask-type none; leave one of them out"
+            )
+
+
+def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
+    """The loss that ``config`` describes."""
+    loss = config.loss
+    return LossCollator(
+        loss.functions,
+        [weight / 100 for weight in loss.weights],
+        model.color_order,
+        loss.penalized_mask_loss and config.mask.mask_type != "none",
+        loss.eye_multiplier,
+        loss.mouth_multiplier,
+        model.output_sizes[0],
+        loss.mask_loss_function if loss.learn_mask else None,
+        Path(loss.lpips_weights) if loss.lpips_weights else None,
+    )
+
+
+def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processes = ALONE) -> Plan:
+    """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
+
+    Only what was read of a folder is kept, where there is a cache folder already. Of several processes rank 0 looks for
+    a model to go on with and tells the others, which wait until their machine's first one has read the folders and
+    filled the cache.
+    """
+    processes.wait_for_files()
+    inputs = (request.input_a, request.input_b)
+    checkpoints = model_folder(request.model_dir)
+    written = {"--model-dir": request.model_dir, "--cache-dir": request.cache, "--timelapse-output": request.timelapse}
+    for flag, folder in written.items():
+        for path in (*inputs, *request.timelapse_inputs):
+            if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
+                raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
+    if request.cache.exists() and not request.cache.is_dir():
+        raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
+    if request.timelapse is not None and processes.is_first:
+        check_folder(request.timelapse, "--timelapse-output")
+    pick_device(request.device)
+    steps = checkpoints.steps()
+    config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
+    if processes.is_first:
+        state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
+        processes.tell("plan", {"config": config.to_dict(), "state": state})
+    check_multipliers(config, request.changes)
+    look = config.preview
+    masks = needed_masks(config)
+    samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    loss = loss_collator(config, model)
+    if checkpoint is not None and processes.is_first:
+        load_weights(model, checkpoint, checkpoints)
+        lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
+    transfer = None
+    if checkpoint is None and request.load_weights is not None and processes.is_first:
+        transfer = load_weights_from(model, request.load_weights)
+        lines += transfer.lines()
+    freeze(model, config.model.freeze)
+    spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
+    sources = [scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache) for path in inputs]
+    for source in sources:
+        lines += check_prepared(source, spec)
+        split(source, config.validation)
+    known, shown = dict(zip(inputs, sources)), []
+    for path in request.timelapse_inputs if processes.is_first else ():
+        if path not in known:
+            known[path] = scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache)
+            lines += check_prepared(known[path], spec)
+            if bad := known[path].folder.bad:
+                lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
+        shown.append(known[path])
+    return Plan(
+        request,
+        checkpoints,
+        steps,
+        config,
+        checkpoint,
+        sources,
+        model,
+        loss,
+        spec,
+        samples,
+        lines,
+        processes,
+        transfer,
+        shown,
+    )
+
+
+def describe_model(request: TrainRequest) -> str:
+    """The network that ``request`` would train, as a table; no folder of faces is looked at."""
+    config, _, _ = resumed(request, model_folder(request.model_dir))
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    freeze(model, config.model.freeze)
+    return summary(model)
+
+
+def followed(processes: Processes) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
+    """What ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
+    plan = processes.told("plan")
+    config = TrainConfig.from_dict(plan["config"], "the plan of rank 0")
+    return config, plan["state"] and Checkpoint(plan["state"]["step"], {}, plan["state"]), []

@@ -1,0 +1,79 @@
+"""Going on with a model: with which settings, and what has changed since."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.run.run_state import kept_state
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.config import TrainConfig, settings, updated
+from swapfast.errors import SwapfastError
+
+if TYPE_CHECKING:
+    from pipelines.run.request import TrainRequest
+
+_STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot use the averages of the one before
+
+
+def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
+    """The config to train with, the checkpoint to go on from if there is one, and what to tell a person.
+
+    A resumed model keeps its settings but for those that are given now. Raises SwapfastError where a fixed one differs
+    and is not overridden, and where ``resume`` forbids what is found.
+    """
+    found = folder.load()
+    if found is None:
+        if request.resume == "must":
+            raise SwapfastError(f"--resume must: {folder.folder} holds no model to go on with")
+        return updated(request.config, request.changes), None, []
+    if request.resume == "never":
+        raise SwapfastError(
+            f"--resume never: {folder.folder} holds a model already; choose another --model-dir or --resume auto"
+        )
+    checkpoint, damaged = found
+    where = str(folder.path(checkpoint.step) / "state.json")
+    stored = TrainConfig.from_dict(checkpoint.state.get("config"), where)
+    wanted = updated(stored, request.changes)
+    lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
+    lines += _take_over(request, folder, checkpoint, stored, wanted)
+    if request.load_weights is not None:
+        lines.append("--load-weights: not used, for the model has weights of its own already")
+    rate = checkpoint.state.get("lr_finder")
+    if request.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
+        wanted = updated(wanted, {"optimizer.learning_rate": rate}, f"{where}: lr_finder")
+        lines.append(f"learning rate {rate:.3g}, which was found before")
+    return wanted, checkpoint, lines
+
+
+def _take_over(
+    request: TrainRequest, folder: CheckpointFolder, checkpoint: Checkpoint, stored: TrainConfig, wanted: TrainConfig
+) -> list[str]:
+    """Refuse fixed settings that differ, or note in ``checkpoint`` that they are overridden; a line for each."""
+    given = settings(wanted)
+    names = {
+        name: f"{field.metadata['flag'] or name} is {value!r} there and {given[name][1]!r} now"
+        for name, (field, value) in settings(stored).items()
+        if field.metadata["fixed"] and given[name][1] != value
+    }
+    shapes = [text for name, text in names.items() if given[name][0].metadata["shapes"]]
+    if shapes and request.override:
+        raise SwapfastError(
+            f"--override: {'; '.join(shapes)}: that is the shape of the weights in {folder.folder} and cannot be "
+            "overridden; start a new model in another --model-dir, with what fits of this one by --load-weights"
+        )
+    if names and not request.override:
+        way = "" if shapes else ", or accept the change with --override"
+        raise SwapfastError(
+            f"--model-dir {folder.folder} holds another model: {'; '.join(names.values())}. Leave these as they are or "
+            f"choose another --model-dir{way}"
+        )
+    if not names:
+        return []
+    changes = {name: [settings(stored)[name][1], given[name][1]] for name in names}
+    before = kept_state(checkpoint).get("overrides", [])
+    checkpoint.state["overrides"] = [*before, {"iteration": checkpoint.step, "changes": changes}]
+    lines = [f"--override: {text}" for text in names.values()]
+    if any(name in names for name in _STATEFUL):
+        checkpoint.tensors["optimizer"] = {}
+        lines.append("--override: the optimizer begins anew, with its warm-up if it has one")
+    return lines

@@ -1,0 +1,83 @@
+"""The faces that are held out, as the validation loss sees them: some of them, always the same, not augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.collate import Collate
+from pipelines.dataset import TrainSet
+from swapfast.augment.draws import draw
+from swapfast.config import AugmentationConfig
+from swapfast.errors import SwapfastError
+from swapfast.faces.crop import evenly
+from swapfast.training.validation import OneSided
+
+MOST = 64  # faces per side
+STILL = AugmentationConfig(
+    color=False, flip=False, warp=False, zoom_amount=0.0, rotation_range=0.0, shift_range=0.0, color_clahe_chance=0.0
+)
+
+
+class HeldOut:
+    """Batches of one side each, over MOST held-out faces per side or all there are; every iteration gives the same.
+
+    collate: with an augmentation of its own, made for STILL. size: px of the stored faces. batch_size: faces at once.
+    Where no store holds a side's faces they are decoded here, once; ``warn`` is told of those that cannot be. Raises
+    SwapfastError where none can.
+    """
+
+    def __init__(
+        self,
+        sides: Sequence[TrainSet],
+        collate: Collate,
+        size: int,
+        batch_size: int,
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.sides, self.collate = sides, collate
+        self.size, self.batch_size = size, batch_size
+        self._warn = warn
+        self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __iter__(self) -> Iterator[OneSided]:
+        for number, side in enumerate(self.sides):
+            faces, planes = self._bytes(number, side)
+            for first in range(0, len(faces), self.batch_size):
+                part = slice(first, first + self.batch_size)
+                ids = np.arange(len(faces))[part]
+                draws = draw(0, ids.astype(np.uint64), np.full(len(ids), number), self.size, STILL)
+                yield number, self.collate.batch(faces[part], planes[part], draws, ids[None])
+
+    def _bytes(self, number: int, side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
+        if side.store is None:
+            if number not in self._decoded:
+                self._decoded[number] = _decoded(side, self._warn)
+            return self._decoded[number]
+        rows = side.validation[_chosen(side)]
+        faces = np.empty((len(rows), *side.spec.face_shape), np.uint8)
+        planes = np.empty((len(rows), *side.spec.planes_shape), np.uint8)
+        side.store.take(rows, faces, planes)
+        return faces, planes
+
+
+def _chosen(side: TrainSet) -> np.ndarray:
+    held = len(side.validation)
+    return evenly(held, min(held, MOST))
+
+
+def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+    """Read from the pictures, less those that cannot be."""
+    members = side.validation_members[_chosen(side)]
+    faces = np.empty((len(members), *side.spec.face_shape), np.uint8)
+    planes = np.empty((len(members), *side.spec.planes_shape), np.uint8)
+    reasons = [side.source.put(side.spec, int(m), face, plane) for m, face, plane in zip(members, faces, planes)]
+    good = np.array([reason is None for reason in reasons])
+    if not good.any():
+        raise SwapfastError(f"{side.source.folder.path}: no face that is held out can be read: {reasons[0]}", 1)
+    for member, reason in zip(members, reasons):
+        if reason is not None:
+            path = side.source.folder.records[int(member)].path
+            warn(f"warning: {path}: {reason}; held out, and left out of what is measured")
+    return faces[good], planes[good]

@@ -1,0 +1,234 @@
+"""Checkpoints that are kept beyond the newest two, and the way back to them.
+
+    snapshot-00025000/   every --snapshot-interval iterations, and what a restore put aside; stays until it is removed
+    backup-00024750/     the one checkpoint behind the lowest average loss so far
+
+Each is a whole checkpoint. Its files are hard links where the file system has them, so it takes no room of its own
+until the checkpoint itself is dropped; no file of a checkpoint is ever written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from swapfast.checkpoints.folder import UNREADABLE, CheckpointFolder
+from swapfast.errors import SwapfastError
+from swapfast.files import TEMPORARY, cannot_write, flush
+
+Kind = Literal["checkpoint", "snapshot", "backup"]
+_NAME = re.compile(r"(checkpoint|snapshot|backup)-(\d{8,})(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """One folder to go back to. average_loss: since the save before it. saved: when. whole: by step and sizes."""
+
+    path: Path
+    kind: Kind
+    step: int
+    average_loss: float | None
+    saved: str | None
+    bytes: int
+    whole: bool
+
+    def to_dict(self) -> dict:
+        """Plain values, as JSON has them."""
+        return asdict(self) | {"path": str(self.path)}
+
+    def __str__(self) -> str:
+        loss = "" if self.average_loss is None else f"  average loss {self.average_loss:.5f}"
+        return (
+            f"{self.path.name:<22} iteration {self.step:>8}  {self.bytes / 2**20:>8.1f} MiB  {self.saved or '':<25}"
+            f"{loss}{'' if self.whole else '  damaged'}"
+        )
+
+
+def _state(path: Path) -> dict:
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return state if isinstance(state, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _has_all_files(path: Path, state: dict) -> bool:
+    try:
+        return all((path / Path(n).name).stat().st_size == file["bytes"] for n, file in state["files"].items())
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _point(path: Path) -> RestorePoint:
+    kind, step, _ = _NAME.fullmatch(path.name).groups()
+    state = _state(path)
+    metrics, saved = state.get("metrics"), state.get("saved")
+    average = metrics.get("average_loss") if isinstance(metrics, dict) else None
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return RestorePoint(
+        path,
+        kind,
+        int(step),
+        average if isinstance(average, float) else None,  # state.json may have been edited
+        saved if isinstance(saved, str) else None,
+        size,
+        state.get("step") == int(step) and _has_all_files(path, state),
+    )
+
+
+def _same(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same checkpoint, by the digests that their state.json names."""
+    states = _state(one), _state(two)
+    return (
+        "files" in states[0]
+        and all(states[0].get(key) == states[1].get(key) for key in ("step", "files"))
+        and all(map(_has_all_files, (one, two), states))
+    )
+
+
+class Snapshots:
+    """What is kept of one model folder beside its newest checkpoints. The folder must be locked by who changes it."""
+
+    def __init__(self, checkpoints: CheckpointFolder) -> None:
+        self.checkpoints = checkpoints
+        self.folder = checkpoints.folder
+
+    def points(self) -> list[RestorePoint]:
+        """Everything to go back to, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [_point(path) for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=lambda point: (point.step, point.path.name))
+
+    def snapshot(self, step: int) -> Path:
+        """Keep the checkpoint of ``step`` until somebody removes it; SwapfastError (code 1) where there is no room."""
+        source = self.checkpoints.path(step)
+        target = self._free_name(source, step)
+        if not target.exists():
+            self._copy(source, target)
+        return target
+
+    def back_up(self, step: int) -> Path:
+        """Keep the checkpoint of ``step`` in place of the backup before it."""
+        source, target = self.checkpoints.path(step), self.folder / f"backup-{step:08d}"
+        if not _same(source, target):
+            if target.exists():
+                self.checkpoints.drop(target)
+            self._copy(source, target)
+        for point in self.points():
+            if point.kind == "backup" and point.path != target:
+                self.checkpoints.drop(point.path)
+        return target
+
+    def find(self, step: int | None = None, name: str | None = None) -> RestorePoint:
+        """The point that is meant: by its folder's name, by its step, or without either the backup.
+
+        Raises SwapfastError naming what there is where that is none, or not one.
+        """
+        if step is not None and name is not None:
+            raise SwapfastError(f"--step {step} with --from {name}: give one of them")
+        points = self.points()
+        there = f"`swapfast restore {self.folder} --list` shows what there is"
+        if name is not None:
+            found = [point for point in points if point.path.name == name]
+            asked = f"--from {name}"
+        elif step is not None:
+            found = [point for point in points if point.step == step]
+            asked = f"--step {step}"
+        else:
+            found = [point for point in points if point.kind == "backup"]
+            asked = "no --step given"
+        if not found:
+            what = "there is no backup" if name is None and step is None else "there is none such"
+            raise SwapfastError(f"{asked}: {what} in {self.folder}; {there}")
+        if len({json.dumps(_state(point.path).get("files")) for point in found if point.whole}) > 1:
+            names = ", ".join(point.path.name for point in found)
+            raise SwapfastError(f"{asked}: there are several that differ: {names}; say which with --from NAME")
+        return next((point for point in found if point.whole), found[0])
+
+    def restore(self, point: RestorePoint) -> list[tuple[Path, Path]]:
+        """Make ``point`` the checkpoint that training goes on from; (old, new path) of what was put aside for it.
+
+        Nothing is lost, also where this is killed half-way: the checkpoint is there before those that are newer are
+        renamed to snapshots. Raises SwapfastError where ``point`` is damaged, before anything is changed.
+        """
+        try:
+            step = self.checkpoints.read(point.path).step
+        except UNREADABLE as error:
+            raise SwapfastError(f"{point.path}: is damaged ({error}); choose another with --step or --from") from error
+        target, moved = self.checkpoints.path(step), []
+        try:
+            if point.path != target and not _same(point.path, target):
+                if target.exists():
+                    moved.append((target, self._put_aside(target)))
+                self._copy(point.path, target)
+            newer = [p for p in self.points() if p.step > step and p.kind != "snapshot"]
+            moved += [(p.path, self._put_aside(p.path)) for p in reversed(newer)]
+            flush(self.folder)
+        except OSError as error:
+            raise cannot_write(target, error, self._way_out()) from error
+        return moved
+
+    def _put_aside(self, path: Path) -> Path:
+        """Rename a checkpoint or backup to a snapshot; one that is a snapshot already goes, a damaged one is marked."""
+        try:
+            step = self.checkpoints.read(path).step
+        except UNREADABLE:
+            return self.checkpoints.set_aside_damaged(path)
+        target = self._free_name(path, step)
+        if target.exists():
+            self.checkpoints.drop(path)
+        else:
+            path.rename(target)
+        return target
+
+    def _free_name(self, source: Path, step: int) -> Path:
+        """A snapshot's name that is free, or that of the one that holds the same already."""
+        target, number = self.folder / f"snapshot-{step:08d}", 1
+        while target.exists() and not _same(source, target):
+            number += 1
+            target = self.folder / f"snapshot-{step:08d}-{number}"
+        return target
+
+    def _way_out(self) -> str:
+        return f"remove snapshots that are not needed{self.checkpoints.assurance()}"
+
+    def _copy(self, source: Path, target: Path) -> None:
+        temporary = self.folder / f"{TEMPORARY}{target.name}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for file in sorted(source.iterdir()):
+                _link(file, temporary / file.name)
+            flush(temporary)
+            temporary.rename(target)
+            flush(self.folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise cannot_write(target, error, self._way_out()) from error
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, such as object storage that is mounted
+        shutil.copyfile(source, target)
+        flush(target)
+
+
+def describe(folder: Path, points: list[RestorePoint]) -> str:
+    """``swapfast restore MODEL --list``."""
+    if not points:
+        return f"{folder}: nothing to go back to"
+    newest = max((p.step for p in points if p.kind == "checkpoint" and p.whole), default=None)
+    lines = [f"{point}{'  <- training goes on here' if _goes_on(point, newest) else ''}" for point in points]
+    return "\n".join(lines)
+
+
+def _goes_on(point: RestorePoint, newest: int | None) -> bool:
+    return point.kind == "checkpoint" and point.step == newest

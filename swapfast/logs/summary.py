@@ -1,0 +1,139 @@
+"""What a model's log comes to, for ``swapfast log``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from swapfast.errors import SwapfastError
+from swapfast.logs.steplog import NAME, History, read_steps
+
+WINDOW = 100  # steps that a loss is averaged over: one step's says little
+_SPEED = ("iterations_per_s", "faces_per_s", "data_wait")
+
+
+def load_history(model_dir: str | Path) -> History:
+    """The log of the model in ``model_dir``. Raises SwapfastError where there is no model, no log or no step in it."""
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        raise SwapfastError(f"{folder}: {'is a file; give a model folder' if folder.exists() else 'no such folder'}")
+    path = folder / "logs" / NAME
+    if not path.exists():
+        raise SwapfastError(
+            f"{folder}: holds no logs/{NAME}; give the folder of a model that was trained without -n/--no-logs"
+        )
+    history = read_steps(path)
+    if not history.steps:
+        raise SwapfastError(f"{path}: no step is logged; train the model first")
+    return history
+
+
+def _means(history: History, key: str, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) steps and the mean of the ``window`` values of ``key`` that end there, or of all where there are fewer."""
+    values = np.array(history.column(key))
+    there = np.isfinite(values)
+    steps, values = np.array(history.steps)[there], values[there]
+    window = min(window, len(values))
+    if window <= 1:
+        return steps, values
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    return steps[window - 1 :], (sums[window:] - sums[:-window]) / window
+
+
+def _course(history: History, key: str, window: int) -> dict | None:
+    steps, means = _means(history, key, window)
+    if not len(means):
+        return None
+    best = int(np.argmin(means))
+    return {"latest": float(means[-1]), "best": float(means[best]), "best_step": int(steps[best])}
+
+
+def _sides(history: History, prefix: str, window: int) -> dict[str, dict]:
+    found = (re.fullmatch(f"{prefix}([a-z])", key) for key in history.columns)
+    sides = sorted(match[1] for match in found if match)
+    return {side: course for side in sides if (course := _course(history, f"{prefix}{side}", window))}
+
+
+def _latest(history: History, keys: list[str]) -> dict[str, float]:
+    return {key: value for key in keys if (value := history.latest(key)) is not None}
+
+
+def functions(history: History) -> list[str]:
+    """The keys of the losses by function and side, such as ssim_a."""
+    ends = tuple(f"_{key.removeprefix('loss_')}" for key in history.columns if re.fullmatch("loss_[a-z]", key))
+    return sorted(key for key in history.columns if key.endswith(ends) and not key.startswith(("loss_", "validation_")))
+
+
+def summarise(history: History) -> dict:
+    """Plain values. Losses are means of ``window`` steps, and the best is the lowest such mean."""
+    runs = [run for run in history.runs if run.ended > run.begun]
+    rest = ["learning_rate", "gradient_norm", *sorted(key for key in history.columns if key.endswith("_mib"))]
+    return {
+        "iterations": history.steps[-1],
+        "runs": len(runs),
+        "hours": sum(run.ended - run.begun for run in runs) / 3600,
+        "logged_steps": len(history.steps),
+        "void_steps": history.void,
+        "damaged_lines": history.damaged,
+        "window": min(WINDOW, len(history.steps)),
+        "loss": _sides(history, "loss_", WINDOW),
+        "functions": {key: course["latest"] for key in functions(history) if (course := _course(history, key, WINDOW))},
+        "validation": _sides(history, "validation_loss_", 1),
+        "speed": _speed(history),
+        **_latest(history, rest),
+    }
+
+
+def _speed(history: History) -> dict[str, dict]:
+    """Nothing before the first report."""
+    latest = _latest(history, list(_SPEED))
+    if len(latest) < len(_SPEED):
+        return {}
+    return {key: {"latest": value, "mean": _mean(history, key)} for key, value in latest.items()}
+
+
+def _mean(history: History, key: str) -> float:
+    """Over the reports, each by the iterations that it speaks of."""
+    values = np.array(history.column(key))
+    there = np.isfinite(values)
+    weights = np.diff(np.array(history.steps)[there], prepend=0)
+    seconds = weights / np.maximum(np.array(history.column("iterations_per_s"))[there], 1e-9)
+    return float((values[there] * seconds).sum() / max(seconds.sum(), 1e-9))
+
+
+def _losses(name: str, sides: dict[str, dict], note: str) -> list[str]:
+    return [
+        f"{name} {side.upper()}: {course['latest']:.5f}{note}, best {course['best']:.5f} "
+        f"at iteration {course['best_step']}"
+        for side, course in sides.items()
+    ]
+
+
+def describe(summary: dict, where: Path) -> str:
+    """The summary in lines."""
+    runs = f"{summary['runs']} run{'s' if summary['runs'] != 1 else ''}"
+    lines = [f"{where}: {summary['iterations']} iterations in {summary['hours']:.2f} h, {runs}"]
+    lines += _losses("loss", summary["loss"], f" (mean of {summary['window']} steps)")
+    if summary["functions"]:
+        lines.append("  of which " + ", ".join(f"{key} {value:.5f}" for key, value in summary["functions"].items()))
+    lines += _losses("validation", summary["validation"], "")
+    speed = summary["speed"]
+    if speed:
+        for when in ("latest", "mean"):
+            rate, faces, wait = (speed[key][when] for key in _SPEED)
+            lines.append(f"speed, {when}: {rate:.2f} it/s, {faces:.0f} faces/s, waiting for data {100 * wait:.1f} %")
+    shown = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
+    rest = [f"{name} {summary[key]:.3g}" for key, name in shown.items() if key in summary]
+    rest += [
+        f"{key.removesuffix('_mib').replace('_', ' ')} {value:.0f} MiB"
+        for key, value in summary.items()
+        if key.endswith("_mib")
+    ]
+    lines += [", ".join(rest)] if rest else []
+    if summary["void_steps"]:
+        lines.append(f"{summary['void_steps']} steps were lost and done again")
+    if summary["damaged_lines"]:
+        lines.append(f"{summary['damaged_lines']} lines of the log cannot be read and were left out")
+    return "\n".join(lines)

@@ -1,0 +1,354 @@
+"""The optimizer: which way the weights move, how far, and when they must not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from swapfast.config import OptimizerConfig
+from swapfast.errors import SwapfastError, unknown_name
+from swapfast.optim.adabelief import AdaBelief
+from swapfast.optim.clip import GradClip
+from swapfast.optim.lion import Lion
+from swapfast.optim.loss_scale import LossScaler
+from swapfast.optim.lr_warmup import WarmupScheduler
+from swapfast.processes import ALONE, Processes
+
+if TYPE_CHECKING:
+    from swapfast.optim.lr_finder import LearningRateFinder
+    from swapfast.training.trainer import Trainer
+
+Group = Literal["decay", "no_decay"]
+ROLLBACK_FACTOR = 0.5  # of the learning rate, for each time a run went back to a checkpoint
+
+
+def _betas(config: OptimizerConfig) -> dict:
+    return {"lr": config.learning_rate, "betas": (config.beta_1, config.beta_2)}
+
+
+def _usual(config: OptimizerConfig) -> dict:
+    return {**_betas(config), "eps": 10.0**config.epsilon_exponent}
+
+
+def _rms_prop(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr=config.learning_rate, eps=10.0**config.epsilon_exponent, foreach=True)
+
+
+# Fused: one kernel for all weights, on the CPU too. torch has it for Adam and AdamW; foreach is a few kernels each.
+# Weight decay is decoupled (of the weights, not of the gradient) for adamw, adabelief and lion.
+OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimizer]] = {
+    "adabelief": lambda groups, c: AdaBelief(groups, **_usual(c), amsgrad=c.amsgrad),
+    "adam": lambda groups, c: torch.optim.Adam(groups, **_usual(c), amsgrad=c.amsgrad, fused=True),
+    "adamax": lambda groups, c: torch.optim.Adamax(groups, **_usual(c), foreach=True),
+    "adamw": lambda groups, c: torch.optim.AdamW(groups, **_usual(c), amsgrad=c.amsgrad, fused=True),
+    "lion": lambda groups, c: Lion(groups, **_betas(c)),
+    "nadam": lambda groups, c: torch.optim.NAdam(groups, **_usual(c), foreach=True),
+    "rms-prop": _rms_prop,
+}
+
+
+def get_parameter_group_ids(named_parameters: Iterable[tuple[str, Parameter]]) -> dict[int, Group]:
+    """Index of each weight -> whether it decays: kernels do, biases and other 1-D weights do not."""
+    return {
+        index: "decay" if parameter.ndim > 1 and not name.endswith("bias") else "no_decay"
+        for index, (name, parameter) in enumerate(named_parameters)
+    }
+
+
+def _grouped(named: dict[str, Parameter]) -> dict[Group, list[str]]:
+    ids = get_parameter_group_ids(named.items())
+    names = list(named)
+    groups: dict[Group, list[str]] = {"decay": [], "no_decay": []}
+    for index, group in ids.items():
+        groups[group].append(names[index])
+    return {group: members for group, members in groups.items() if members}
+
+
+class Optimizer:
+    """The chosen torch optimizer over all of a model's trainable weights, with what belongs to a step around it.
+
+    A step whose loss or gradient is not finite never reaches the weights; ``report`` says so, on the device. Adam and
+    AdamW find that out there. For the others the host looks once per step, which on a GPU means waiting for it.
+
+    mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
+    so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
+    must be averaged. Make it after the model has been moved to its device.
+    State goes in and out as a flat dict of tensors, so it can be stored without pickle: '<parameter>.<quantity>', and
+    '@...' for what belongs to no parameter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        mixed_precision: bool = False,
+        warmup_steps: int = 0,
+        processes: Processes = ALONE,
+    ) -> None:
+        if config.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups = _grouped(named)
+        if not groups:
+            raise SwapfastError("the model has no weight left to train: freeze fewer of them (--freeze-weights)")
+        decay = {"decay": config.weight_decay, "no_decay": 0.0}
+        self._parameters = {name: named[name] for members in groups.values() for name in members}
+        self._torch = OPTIMIZERS[config.optimizer](
+            [{"params": [named[n] for n in names], "weight_decay": decay[group]} for group, names in groups.items()],
+            config,
+        )
+        self._device = next(iter(self._parameters.values())).device
+        self._on_device = getattr(self._torch, "_step_supports_amp_scaling", False)  # torch's name for found_inf
+        self._warmup = WarmupScheduler(self._torch, warmup_steps)
+        self._scaler = LossScaler(self._device) if mixed_precision else None
+        self._clip: GradClip | None = None
+        if config.gradient_clipping != "none":
+            self._clip = GradClip(config.gradient_clipping, config.clipping_value, config.autoclip_history)
+            self._clip.to(self._device)
+        self.accumulation = config.gradient_accumulation
+        self.processes = processes
+        self.report: dict[str, Tensor] = {}
+        self.finder: LearningRateFinder | None = None  # of the last search
+        self.rollbacks = 0
+        self._configured = config.learning_rate
+        self._collected = 0  # losses whose gradients wait for the rest of their step
+        self._lost = self._no()  # whether one of them was not finite
+        self._moved: list[str] = []  # names of the weights that had a gradient in the last step
+
+    def _no(self) -> Tensor:
+        return torch.zeros((), dtype=torch.bool, device=self._device)  # torch.tensor(False) would wait for a GPU
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size in use: during warm-up, that of the next step."""
+        return self._torch.param_groups[0]["lr"]
+
+    @property
+    def base_rate(self) -> float:
+        """The step size without warm-up."""
+        return self._warmup.base_lrs[0]
+
+    def parameter_name(self, index: int) -> str:
+        """Which weight the report's 'nonfinite/parameter' means."""
+        return self._moved[index] if index < len(self._moved) else "?"
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether the next loss is the last one that ``step`` waits for."""
+        return self._collected + 1 >= self.accumulation
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of ``loss`` (a scalar) to the weights', as its share of a mean over the accumulation."""
+        bad = ~loss.detach().isfinite()
+        self._lost = self._lost | bad
+        self.report = {"nonfinite/loss": bad}
+        if self.accumulation > 1:
+            loss = loss / self.accumulation
+        if self._scaler is not None:
+            loss = loss * self._scaler.scale
+        loss.backward()
+        self._collected += 1
+
+    def step(self) -> None:
+        """Move the weights and clear the gradients, if as many losses as are accumulated have been given.
+
+        ``report`` holds then, on the device: 'gradient/norm' (before clipping), 'nonfinite/gradient' (though all losses
+        were finite), 'nonfinite/parameter' (the first that has such a one, or the largest where only the norm of all
+        overflows) and 'nonfinite/step' (it was left out for one of both).
+        """
+        if self._collected < self.accumulation:
+            return
+        self._lost = self.processes.any(self._lost)  # a loss is one process' own, and all must leave out the same step
+        moved = {name: p for name, p in self._parameters.items() if p.grad is not None}
+        self._moved = list(moved)
+        gradients = [p.grad for p in moved.values()]
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1, device=self._device)
+        if self._scaler is not None:
+            norms = norms / self._scaler.scale
+        norm = torch.linalg.vector_norm(norms)
+        bad = ~norm.isfinite()
+        self._report(norm, norms, bad)
+        self._apply(norm, bad | self._lost, gradients, list(moved.values()))
+        if self._scaler is not None:
+            self._scaler.update(bad & ~self._lost)
+        self._warmup.step()
+        self._start_over()
+
+    def _report(self, norm: Tensor, norms: Tensor, bad: Tensor) -> None:
+        broken = bad & ~self._lost
+        if self._scaler is not None:
+            broken = broken & self._scaler.exhausted  # else it is an overflow of float16 and no surprise
+        first = norms.nan_to_num(nan=torch.inf, posinf=torch.inf).argmax()
+        self.report |= {
+            "gradient/norm": norm,
+            "nonfinite/gradient": broken,
+            "nonfinite/parameter": first,
+            "nonfinite/step": broken | self._lost,
+        }
+
+    def _apply(self, norm: Tensor, skip: Tensor, gradients: list[Tensor], parameters: list[Parameter]) -> None:
+        """Unscale, clip and step, in as few passes over the gradients as the optimizer allows."""
+        factor: Tensor | None = None if self._scaler is None else 1 / self._scaler.scale
+        if self._clip is not None and self._clip.is_global:
+            clipped = self._clip.factor(torch.where(skip, torch.nan, norm))
+            factor = clipped if factor is None else clipped * factor
+        each = self._clip is not None and not self._clip.is_global
+        if not self._on_device and skip:  # the host waits here
+            return
+        if factor is not None and (each or not self._on_device):
+            torch._foreach_mul_(gradients, factor)
+            factor = None
+        if each:
+            self._clip(parameters)
+        if not self._on_device:
+            self._torch.step()
+            return
+        # The attributes by which torch's GradScaler speaks to fused optimizers: they divide by the one, and do nothing
+        # where the other is 1.
+        self._torch.found_inf = skip.float()
+        self._torch.grad_scale = None if factor is None else (1 / factor).float()
+        try:
+            self._torch.step()
+        finally:
+            del self._torch.found_inf, self._torch.grad_scale
+
+    def _start_over(self) -> None:
+        self._torch.zero_grad(set_to_none=True)
+        self._collected = 0
+        self._lost = self._no()
+
+    def set_lr(self, lr: float) -> None:
+        """Use step size ``lr`` from here on; what is left of a warm-up leads up to it."""
+        self._configured = lr
+        self.rollbacks = 0
+        self._warmup.set_base(lr)
+
+    @contextlib.contextmanager
+    def sweeping(self) -> Iterator[Callable[[float], None]]:
+        """Gives a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
+        steps, self._warmup.steps = self._warmup.steps, 0
+        try:
+            yield self._warmup.set_base
+        finally:
+            self._warmup.steps = steps
+
+    def find_learning_rate(
+        self,
+        trainer: Trainer,
+        steps: int,
+        start_lr: float,
+        end_lr: float,
+        strength: str = "default",
+        mode: str = "set",
+        **more,
+    ) -> bool:
+        """Look for a good rate with ``trainer`` and, unless the mode is to exit, use it. True if one was found.
+
+        more: what else LearningRateFinder takes.
+        """
+        from swapfast.optim.lr_finder import LearningRateFinder
+
+        finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **more)
+        finder.find()
+        self.finder = finder
+        if finder.best_lr is None:
+            return False
+        if mode != "graph_and_exit":
+            self.set_lr(finder.best_lr)
+        return True
+
+    def to(self, device: torch.device | str) -> None:
+        """Follow a model that has been moved to ``device``."""
+        state = self.state_dict()
+        self._device = torch.device(device)
+        if self._clip is not None:
+            self._clip.to(device)
+        if self._scaler is not None:
+            self._scaler = LossScaler(device)
+        self.load_state_dict(state)
+
+    def roll_back(self, state: dict[str, Tensor]) -> None:
+        """Take over an older state and go on from it at a lower rate than now."""
+        rollbacks = self.rollbacks + 1
+        self.load_state_dict(state)
+        self._slow_down(rollbacks)
+
+    def _slow_down(self, rollbacks: int) -> None:
+        self.rollbacks = rollbacks
+        self._warmup.set_base(self._configured * ROLLBACK_FACTOR**rollbacks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything a run needs to go on bit for bit: averages, counters, gradients that wait, history, scale.
+
+        The tensors are those in use, not copies. Of several processes all must ask, where gradients wait: they are
+        given as the mean, which is what all can go on from.
+        """
+        state = {
+            f"{name}.{quantity}": value
+            for name, parameter in self._parameters.items()
+            for quantity, value in self._torch.state.get(parameter, {}).items()
+        }
+        state["@steps"] = torch.tensor(self._warmup.last_epoch)
+        state["@rate"] = torch.tensor([self._configured, self.rollbacks], dtype=torch.float64)
+        if self._collected:
+            state["@collected"] = torch.tensor([self._collected, self.accumulation])
+            state["@lost"] = self.processes.any(self._lost)
+            waiting = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+            waiting = self.processes.mean_of_each(waiting)
+            state |= {f"{name}.waiting_grad": gradient for name, gradient in waiting.items()}
+        for prefix, part in (("@clip", self._clip), ("@scaler", self._scaler)):
+            state |= {} if part is None else {f"{prefix}.{name}": value for name, value in part.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``state_dict`` gave; SwapfastError where it belongs to other weights.
+
+        Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
+        of past roll-backs where another rate is configured.
+        """
+        own = {key: value for key, value in state.items() if key.startswith("@")}
+        waiting: dict[str, Tensor] = {}
+        self._load_averages({key: value for key, value in state.items() if key not in own}, waiting)
+        for prefix, part in (("@clip.", self._clip), ("@scaler.", self._scaler)):
+            if part is not None:
+                part.load_state_dict({k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)})
+        self._start_over()
+        collected, of = own.get("@collected", torch.tensor([0, 1])).tolist()
+        if collected and of == self.accumulation:
+            # They are as many times too large as the loss was: that may have changed with --precision.
+            now = 1.0 if self._scaler is None else float(self._scaler.scale)
+            waiting = {name: g * (now / float(own.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
+            self._collected, self._lost = collected, own["@lost"].to(self._device, copy=True)
+            for name, gradient in waiting.items():
+                self._parameters[name].grad = gradient
+        self._warmup.go_to(int(own.get("@steps", 0)))
+        configured, rollbacks = own.get("@rate", torch.tensor([self._configured, 0.0])).tolist()
+        self._slow_down(int(rollbacks) if configured == self._configured else 0)
+
+    def _load_averages(self, state: dict[str, Tensor], waiting: dict[str, Tensor]) -> None:
+        indices = {name: index for index, name in enumerate(self._parameters)}
+        by_index: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            name, _, quantity = key.rpartition(".")
+            if name not in indices or (value.ndim and value.shape != self._parameters[name].shape):
+                raise SwapfastError(f"the stored optimizer state belongs to another model: it has {key!r}")
+            parameter = self._parameters[name]
+            if value.shape == parameter.shape:
+                # Files know no memory format, and the fused kernel walks weights and averages side by side.
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            else:
+                value = value.clone()
+            if quantity == "waiting_grad":
+                waiting[name] = value
+            else:
+                by_index.setdefault(indices[name], {})[quantity] = value
+        groups = self._torch.state_dict()["param_groups"]
+        self._torch.load_state_dict({"state": by_index, "param_groups": groups})
+        for parameter, averages in zip(self._parameters.values(), map(by_index.get, range(len(self._parameters)))):
+            if averages and "mu_product" in averages:  # of nadam: the host reads it, and torch has moved it away
+                self._torch.state[parameter]["mu_product"] = averages["mu_product"].cpu()

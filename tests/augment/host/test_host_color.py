@@ -1,0 +1,164 @@
+"""The compiled colour of the CPU: against the formula in float64, OpenCV's L, without Numba, on memory of any kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from swapfast.augment.device import color
+from swapfast.augment.draws import draw
+from swapfast.augment.host import color as host_color
+from swapfast.augment.host.recycle import Scratch
+from swapfast.augment.kernels.jit import kernels
+from swapfast.config import AugmentationConfig
+from tests.augment.slow_references import pictures
+
+ROOT = Path(__file__).resolve().parents[3]
+compiled = kernels("color")
+needs_numba = pytest.mark.skipif(compiled is None, reason="Numba is not installed here, or does not know this NumPy")
+NOTHING = np.array([1, 1, 1, 0, 0, 0], np.float32)
+
+
+def all_colours(step: int) -> np.ndarray:
+    """(P, 3) uint8: every ``step``th level of each channel, 0 and 255 among them."""
+    level = np.arange(0, 256, step, dtype=np.uint8)
+    return np.stack(np.meshgrid(level, level, level), -1).reshape(-1, 3)
+
+
+def exact(colours: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """(P, 3) BGR levels to LAB, jittered, and back, by the device's formulas in float64, not rounded."""
+    bgr = torch.from_numpy(colours.T.copy()).double()[None, :, :, None] / 255
+    factor, offset = torch.from_numpy(amounts.astype(np.float64)).view(2, 1, 3)
+    changed = color.lab_to_bgr(color.jitter(color.bgr_to_lab(bgr), factor, offset))
+    return 255 * changed[0, :, :, 0].T.numpy()
+
+
+@needs_numba
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("amounts", [(1, 1, 1, 0, 0, 0), (1.3, 0.9, 1.1, -40, 9, -14), (0.5, 1.4, 0.2, 90, -60, 70)])
+def test_every_colour_is_the_formulas_rounded_once(within, amounts, channels):
+    """Down to black and beyond what a screen shows; 17^3 - 1 pixels are no multiple of a block."""
+    amounts = np.array(amounts, np.float32)
+    colours = all_colours(5)[1:]
+    faces = np.concatenate([colours, colours[:, ::-1]], 1)[None, :, :channels].copy()
+    out = np.zeros_like(faces)
+    compiled.jitter_faces(
+        faces.reshape(1, -1), len(colours), channels, amounts[None], np.array([0]), out.reshape(1, -1)
+    )
+    within("jitter, levels", np.abs(out[0, :, :3] - exact(colours, amounts)).max(), 0.6)
+    assert np.array_equal(out[..., 3:], faces[..., 3:])
+
+
+@needs_numba
+@pytest.mark.parametrize("channels", [3, 4])
+def test_lightness_is_opencvs_and_the_rest_the_formulas(within, channels):
+    colours = all_colours(3)
+    faces = np.concatenate([colours, colours[:, :1]], 1)[:, :channels].ravel()
+    room = -(-len(colours) // compiled.BLOCK) * compiled.BLOCK
+    lightness, a, b = np.zeros(room, np.uint8), np.zeros(room, np.float32), np.zeros(room, np.float32)
+    compiled.take_to_lab(faces, len(colours), channels, NOTHING, *compiled.lightness_tables(), lightness, a, b)
+    lightness, a, b = (plane[: len(colours)] for plane in (lightness, a, b))
+    expected = cv2.cvtColor(colours[None], cv2.COLOR_BGR2LAB)[0]
+    assert np.array_equal(lightness, expected[:, 0])
+    planes = color.bgr_to_lab(torch.from_numpy(colours.T.copy()).double()[None, :, :, None] / 255)
+    for name, ours, formula in zip("ab", (a, b), planes[1:]):
+        within(f"{name}, levels", np.abs(ours - formula.ravel().numpy()).max(), 0.02)
+
+
+@needs_numba
+def test_memory_that_may_not_be_written_to_is_read(tmp_path):
+    """A store is a mapped file."""
+    faces = pictures(3, 64, 4)
+    faces.tofile(tmp_path / "store")
+    mapped = np.memmap(tmp_path / "store", np.uint8, "r", shape=faces.shape)
+    d = draw(3, np.arange(3), 0, 64, AugmentationConfig(color_clahe_chance=60))
+    assert d.clahe_grid.any() and not d.clahe_grid.all()
+    results = [
+        host_color.recolor(images, host_color.jitter_matrices(d), d.clahe_grid.tolist(), Scratch())
+        for images in (faces, mapped)
+    ]
+    assert np.array_equal(*results) and not np.array_equal(results[0], faces)
+
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+if {file_limit}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({file_limit}, {file_limit}))  # as a full disk
+if {blocked}:
+    sys.modules["numba"] = None  # as where it is not installed
+from swapfast.augment.draws import draw
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+faces = np.load({faces!r})
+with OpenCVAugmenter(64, 64, [64]) as augment:
+    result = augment(faces, None, draw(3, np.arange(len(faces)), 0, 64))
+np.save({result!r}, result.targets[0].numpy())
+"""
+
+
+def in_another_process(tmp_path, blocked: bool, file_limit: int = 0, **environment: str) -> np.ndarray:
+    program = PROGRAM.format(
+        blocked=blocked,
+        file_limit=file_limit,
+        faces=str(tmp_path / "faces.npy"),
+        result=str(tmp_path / "result.npy"),
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    return np.load(tmp_path / "result.npy")
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed here")
+@pytest.mark.parametrize("name", ["color", "copies", "maps", "nodes", "planes"])
+def test_where_numba_is_installed_its_kernels_are_used(name):
+    """What they could not be imported for would otherwise only make everything slower."""
+    import_module(f"swapfast.augment.kernels.{name}")
+    assert kernels(name) is not None
+
+
+def test_without_numba_opencv_does_it(tmp_path, within):
+    faces = pictures(6, 64, 4)
+    np.save(tmp_path / "faces.npy", faces)
+    from swapfast.augment.host.augmenter import OpenCVAugmenter
+
+    with OpenCVAugmenter(64, 64, [64]) as augment:
+        here = augment(faces, None, draw(3, np.arange(6), 0, 64)).targets[0].numpy()
+    there = in_another_process(tmp_path, blocked=True)
+    difference = np.abs(there.astype(int) - here)
+    within("8 bits against compiled, mean, levels", difference.mean(), 0.8)
+    assert compiled is None or difference.any()
+
+
+@needs_numba
+def test_compiled_anew_where_there_is_no_folder_to_keep_it(tmp_path):
+    """One kernel that compiles fast stands for all."""
+    (tmp_path / "file").write_text("no folder")
+    program = (
+        "import numpy as np; from swapfast.augment.kernels.jit import kernels; floats = np.zeros(3, np.float32); "
+        "kernels('copies').to_floats(np.array([0, 51, 255], np.uint8), floats); print(floats.tolist())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0 and np.allclose(json.loads(ended.stdout), [0, 0.2, 1]), ended.stderr
+
+
+@needs_numba
+def test_compiled_anew_where_nothing_can_be_kept(tmp_path):
+    """No room in the folder of Numba's cache: slower to start, the same bits."""
+    faces = pictures(2, 64, 4)
+    np.save(tmp_path / "faces.npy", faces)
+    kept = in_another_process(tmp_path, blocked=False)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    full = in_another_process(tmp_path, blocked=False, file_limit=100_000, NUMBA_CACHE_DIR=str(empty))
+    assert np.array_equal(full, kept)

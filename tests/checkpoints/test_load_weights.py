@@ -1,0 +1,118 @@
+"""Weights of another model, frozen parts, and the table of a network."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
+from swapfast.checkpoints.transfer import freeze, load_weights_from, part_of, trained_state
+from swapfast.config import OptimizerConfig
+from swapfast.errors import SwapfastError
+from swapfast.models.original import original
+from swapfast.models.summary import layer_rows, summary
+from swapfast.models.tiny import tiny
+from swapfast.optim.optimizer import Optimizer
+
+
+def _saved(folder, model, step=7) -> CheckpointFolder:
+    checkpoints = CheckpointFolder(folder)
+    checkpoints.save(Checkpoint(step, {"model": model.state_dict()}, {}))
+    return checkpoints
+
+
+def test_everything_that_fits_is_taken(tmp_path):
+    source, model = tiny(learn_mask=True).initialise(1), tiny().initialise(2)
+    folder = _saved(tmp_path / "m", source)
+    snapshot = Snapshots(folder).snapshot(7)
+    for path in (tmp_path / "m", snapshot):
+        transfer = load_weights_from(model.initialise(2), path)
+        theirs = source.state_dict()
+        assert all(torch.equal(weight, theirs[name]) for name, weight in model.state_dict().items())
+        count = {part: sum(part_of(n) == part for n in model.state_dict()) for part in transfer.of}
+        assert transfer.taken == count and transfer.left == [] and transfer.step == 7
+    assert transfer.lines() == [
+        f"weights from iteration 7 of {snapshot}: encoder 14 of 14, decoder_a 8 of 8, decoder_b 8 of 8"
+    ]
+
+
+def test_what_does_not_fit_is_told_and_stays(tmp_path):
+    source, model = tiny().initialise(1), tiny().initialise(2)
+    weights = source.state_dict()
+    weights["encoder.0.0.weight"] = weights["encoder.0.0.weight"][:8]
+    del weights["decoders.b.face.3.bias"]
+    CheckpointFolder(tmp_path).save(Checkpoint(3, {"model": weights}, {}))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    transfer = load_weights_from(model, tmp_path)
+    assert transfer.left == [
+        "encoder.0.0.weight (8x3x5x5 there, 16x3x5x5 here)",
+        "decoders.b.face.3.bias (missing there, 3 here)",
+    ]
+    after = model.state_dict()
+    kept = {"encoder.0.0.weight", "decoders.b.face.3.bias"}
+    assert all(torch.equal(after[name], before[name] if name in kept else weights[name]) for name in after)
+    assert "not taken: encoder.0.0.weight (8x3x5x5 there" in transfer.lines()[1]
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    CheckpointFolder(tmp_path / "other").save(Checkpoint(1, {"model": {"encoder.x": torch.zeros(2)}}, {}))
+    for path, said in (
+        (tmp_path / "other", r"no weight of its encoder fits the model 'tiny'"),
+        (tmp_path / "none", r"--load-weights .*none: no such folder; give a model folder"),
+        (tmp_path, r"holds no model"),
+    ):
+        with pytest.raises(SwapfastError, match=said):
+            load_weights_from(tiny(), path)
+
+
+def test_what_cannot_be_loaded_names_the_flag(tmp_path):
+    folder = _saved(tmp_path, tiny().initialise(1))
+    (folder.path(7) / "model.safetensors").write_bytes(b"")
+    for path in (tmp_path, folder.path(7)):
+        with pytest.raises(SwapfastError, match=r"^--load-weights .* damaged \(model.safetensors has 0") as raised:
+            load_weights_from(tiny(), path)
+        assert "--model-dir" not in str(raised.value)
+
+
+def test_frozen_parts_do_not_move_and_the_state_follows():
+    model = tiny().initialise(3)
+    optimizer = Optimizer(model, OptimizerConfig())
+
+    def step(optimizer):
+        images = [torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(4)) for _ in "ab"]
+        optimizer.backward(sum(side[0].square().mean() for side in model(images)))
+        optimizer.step()
+
+    step(optimizer)
+    state = optimizer.state_dict()
+    freeze(model, ["encoder", "decoder_a"])
+    frozen = Optimizer(model, OptimizerConfig())
+    frozen.load_state_dict(trained_state(model, state))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    step(frozen)
+    moved = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {"decoder_b"}
+    freeze(model, [])
+    thawed = Optimizer(model, OptimizerConfig())
+    thawed.load_state_dict(trained_state(model, frozen.state_dict()))
+    step(thawed)
+    moved = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {"encoder", "decoder_a", "decoder_b"}
+    with pytest.raises(SwapfastError, match="nothing would be left to train"):
+        freeze(model, ["encoder", "decoder_a", "decoder_b"])
+
+
+def test_the_table_of_a_network():
+    """82,062,470 parameters is the peer's count of its 'original'."""
+    model = original()
+    rows = layer_rows(model)
+    assert sum(count for *_, count, _ in rows) == sum(p.numel() for p in model.parameters()) == 82_062_470
+    assert rows[0][:3] == ("encoder.0.0", "SameConv", "128 x 32 x 32") and rows[-1][2] == "3 x 64 x 64"
+    freeze(model, ["encoder"])
+    text = summary(model)
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    assert re.search(rf"encoder +{encoder:,} parameters\n", text) and "313.0 MiB in float32" in text
+    assert re.search(rf"trained +{82_062_470 - encoder:,} parameters, the others \(\*\) are frozen", text)

@@ -1,0 +1,58 @@
+"""What a run takes over from the checkpoint's JSON, which somebody may have edited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.run.request import TrainRequest
+from pipelines.run.resume import resumed
+from pipelines.run.run_state import changed_faces, kept_metrics, kept_state
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.config import TrainConfig, updated
+
+
+def _checkpoint(**state) -> Checkpoint:
+    return Checkpoint(3, {}, {"config": TrainConfig().to_dict()} | state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"batch_size": 8}, True),
+        ({"loss.functions": ["mse", "ssim"]}, False),
+        ({"loss.weights": [100.0, 50.0]}, False),
+        ({"loss.eye_multiplier": 1.0}, False),
+    ],
+)
+def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
+    before = _checkpoint(metrics={"average_loss": 0.2, "lowest_average_loss": 0.1, "other": "x"})
+    metrics = kept_metrics(before, updated(TrainConfig(), changes))
+    assert metrics == {"average_loss": 0.2} | ({"lowest_average_loss": 0.1} if kept else {})
+    assert kept_metrics(None, TrainConfig()) == {}
+
+
+def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    state = TrainConfig().to_dict()
+    state["augmentation"] |= {"color_clahe_max_size": 3}
+    del state["augmentation"]["color_clahe_clip_limit"]
+    folder = CheckpointFolder(tmp_path)
+    folder.save(Checkpoint(3, {}, {"config": state}))
+    for changes, limit in (({}, 2.0), ({"augmentation.color_clahe_clip_limit": 4.0}, 4.0)):
+        request = TrainRequest(Path("a"), Path("b"), tmp_path, TrainConfig(), changes)
+        config, checkpoint, lines = resumed(request, folder)
+        assert (config.augmentation.color_clahe_max_size, config.augmentation.color_clahe_clip_limit) == (3, limit)
+        assert checkpoint.step == 3 and lines == []
+
+
+@pytest.mark.parametrize("data", [[1], None, {"a": 3}, {"a": {"digest": "old"}}])
+def test_what_is_no_table_says_nothing_of_the_faces(data):
+    lines = changed_faces(_checkpoint(data=data), {"a": {"digest": "new", "faces": 7}})
+    assert len(lines) == (1 if data == {"a": {"digest": "old"}} else 0)
+
+
+def test_what_is_no_list_is_not_handed_on():
+    assert kept_state(_checkpoint(runs=3, overrides="x", lr_finder=0.1)) == {"lr_finder": 0.1}
+    assert kept_state(_checkpoint(runs=[{}], overrides=[])) == {"runs": [{}], "overrides": []}

@@ -1,0 +1,463 @@
+"""Several processes train one model: as one would, to the rounding; they stop together and fail in bounded time."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from pipelines.sampler import Sampler
+from swapfast import processes as distributed
+from swapfast.batch import Batch, BatchMeta
+from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.config import OptimizerConfig
+from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
+from swapfast.losses import LossCollator
+from swapfast.models.tiny import tiny
+from swapfast.optim.lr_finder import LearningRateFinder
+from swapfast.optim.optimizer import Optimizer
+from swapfast.processes import ALONE, Elsewhere, Processes, joined
+from swapfast.training.progress import ProgressLine
+from swapfast.training.trainer import Run, Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+FACES = 5  # a side: three processes of four have one, the last has two
+LIMIT_S = 60  # for anything here; the machine may be busy
+# Adam divides each gradient by its own size: with a small epsilon those that are nothing but rounding move weights too,
+# and sums over faces round differently when they are taken in parts.
+EPSILON = -3
+GLOO = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+
+
+def _batches(rank, world, start=0, poison=()):
+    """Batch n is a function of n, of which each process takes its share; a NaN in the last face of some."""
+    step = start
+    sampler = Sampler(1, (9, 9), FACES, rank, world)
+    while True:
+        generator = torch.Generator().manual_seed(step)
+        faces = torch.rand(2, FACES, 3, 1, 1, generator=generator) * torch.linspace(0, 1, 64)
+        faces = faces.expand(2, FACES, 3, 64, 64).clone()
+        if step in poison:
+            faces[1, -1, 0, 0, 0] = float("nan")
+        mine = slice(sampler.first, sampler.stop)
+        faces, masks = faces[:, mine], torch.ones(FACES, 2, 1, 64, 64)[mine]
+        batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        batch.ordinals = sampler.ordinals(step)
+        yield batch
+        step += 1
+
+
+def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5, stop_at=None, **given):
+    """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
+    run = {"nan": given.pop("nan", "stop")}
+    model = tiny().initialise(seed).to(memory_format=torch.channels_last)
+    config = OptimizerConfig(learning_rate=1e-3, epsilon_exponent=EPSILON, **given)
+    optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
+    checkpoints = CheckpointFolder(folder / f"model{processes.rank}")
+    found = checkpoints.load()
+    tensors = processes.spread(found and found[0].tensors)
+    step = found[0].step if found else 0
+    if tensors is not None:
+        step = int(tensors["at"]["step"])
+        model.load_state_dict(tensors["model"])
+        optimizer.load_state_dict(tensors["optimizer"])
+    kept = {"at": {"step": torch.tensor(iterations)}}
+    lines = io.StringIO()
+    run = Run(checkpoints, iterations, 1000, tensors=kept, progress=ProgressLine(lines), **run)
+    run.saved_step = step if tensors else None
+    run.batches_from = lambda step: _batches(processes.rank, processes.world, step, poison)
+    loss = LossCollator(["ssim", "mse"], [1.0, 1.0], "bgr", True, 1, 1, 64)
+    batches = _stopping(run.batches_from(step), run.stop, stop_at) if stop_at is not None else run.batches_from(step)
+    trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES)
+    trainer.lines = lines
+    return trainer
+
+
+def _stopping(batches, stop, at):
+    for batch in batches:
+        if batch.step == at:
+            stop.request("a test")
+        yield batch
+
+
+def _shown(trainer):
+    """The losses of the lines a person sees."""
+    return [float(n) for n in re.findall(r"Loss [AB]: ([\d.]+)", trainer.lines.getvalue())]
+
+
+def _result(trainer):
+    weights = {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
+    named = re.findall(r"ordinals (\d+ to \d+)", trainer.lines.getvalue())
+    return {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights}
+
+
+# --- what one of the processes does -----------------------------------------------------------------------
+
+
+def train_each(processes, folder, scenarios):
+    """Every scenario from the first step to the last."""
+    results = {}
+    for name, given in scenarios.items():
+        trainer = _trainer(processes, folder / name, **given)
+        trainer.train()
+        results[name] = _result(trainer)
+    return results
+
+
+def train_in_parts(processes, folder, given, stops):
+    """A run that ends after some steps and is taken up again."""
+    for iterations in stops:
+        # Of another seed each: weights must come from rank 0 and its checkpoint.
+        trainer = _trainer(processes, folder, iterations, seed=processes.rank and 100 + iterations, **given)
+        trainer.train()
+    return _result(trainer)
+
+
+def stop_on_the_last(processes, folder):
+    last = processes.rank == processes.world - 1
+    trainer = _trainer(processes, folder, 50, stop_at=3 if last else None)
+    trainer.train()
+    return trainer.step, bool(trainer.run.stop)
+
+
+def find_rate(processes, folder):
+    trainer = _trainer(processes, folder, 50)
+    finder = LearningRateFinder(trainer, 12, start_lr=1e-5, folder=folder / f"found{processes.rank}")
+    finder.find()
+    return finder.curve.losses, finder.best_lr, (folder / f"found{processes.rank}").exists()
+
+
+def die_in_the_middle(processes, folder, how):
+    trainer = _trainer(processes, folder, 3)
+    trainer.train()  # which leaves a checkpoint
+    trainer.run.iterations = 100
+    if processes.rank == 1:
+        trainer.batches = _dying(trainer.batches, how)
+    trainer.train()
+
+
+def _dying(batches, how):
+    yield next(batches)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise SwapfastError("out of luck", EXIT_FAILED)
+
+
+def disagree(processes, folder):
+    processes.check_same("the faces", "the same")
+    processes.check_same("the masks", str(processes.rank))
+    processes.agree(True)
+
+
+def train_or_die(processes, folder, dies):
+    processes.check_same("the faces", "the same")  # what an earlier start told must not be heard
+    trainer = _trainer(processes, folder, 6 if dies else 9)
+    if dies and processes.rank == 1:
+        trainer.batches = _dying(trainer.batches, "failed")
+    trainer.train()
+    return trainer.step
+
+
+def leave_late(processes, log, seconds):
+    if processes.is_first:
+        time.sleep(seconds)
+        log.touch()
+    return log.exists  # asked after leaving
+
+
+def leave_early(processes):
+    if not processes.is_first:
+        processes.told("what nobody tells")
+
+
+# --- starting them ----------------------------------------------------------------------------------------
+
+
+def _one_of(rank, world, environment, task, arguments, results):
+    os.environ.update(
+        GLOO, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", **environment,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu") as processes:
+            result = task(processes, *arguments)
+        result = result() if callable(result) else result
+    except SwapfastError as error:
+        result = error
+        results.put((rank, type(error).__name__, str(error), error.code))
+    else:
+        results.put((rank, result))
+    results.close()
+    results.join_thread()
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def together(world, task, *arguments, silent=0, environment=None):
+    """What ``task(processes, *arguments)`` gave on each rank; nothing of the ``silent`` that die without a word."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["swapfast.training.trainer", "swapfast.models.tiny", "pipelines.sampler", "cli"])
+    results, environment = context.Queue(), environment or {"MASTER_PORT": str(_free_port())}
+    workers = [
+        context.Process(target=_one_of, args=(rank, world, environment, task, arguments, results))
+        for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        got = sorted((results.get(timeout=LIMIT_S) for _ in range(world - silent)), key=lambda one: one[0])
+        for worker in workers:
+            worker.join(LIMIT_S)
+        return [one[1] if len(one) == 2 else one[1:] for one in got]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _equal(one, other, within, name, tolerance=2e-5):
+    assert one["step"] == other["step"]
+    assert one["shown"] == pytest.approx(other["shown"], abs=tolerance)
+    error = max(np.abs(one["weights"][key] - value).max() for key, value in other["weights"].items())
+    within(f"weights, {name}", error, tolerance)
+
+
+SCENARIOS = {
+    "plain": {"iterations": 6},
+    "accumulated and clipped": {
+        "iterations": 6, "gradient_accumulation": 2, "gradient_clipping": "global_norm", "clipping_value": 0.5,
+    },
+    "autoclip": {"iterations": 6, "gradient_clipping": "autoclip"},
+    "a NaN on one": {"iterations": 6, "poison": (2,), "nan": "skip"},
+    "bf16": {"iterations": 3, "precision": "bf16"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("world, names", [(2, tuple(SCENARIOS)), (4, ("plain", "a NaN on one"))])
+def test_several_processes_train_like_one(world, names, tmp_path, within):
+    """Five faces a step, which neither two nor four share evenly; all copies are the same to the bit."""
+    scenarios = {name: SCENARIOS[name] for name in names}
+    alone = train_each(ALONE, tmp_path / "alone", scenarios)
+    several = together(world, train_each, tmp_path / "several", scenarios)
+    for name, expected in alone.items():
+        assert len(expected["shown"]) >= 4
+        assert several[0][name]["named"] == expected["named"] == (["10 to 14"] if "NaN" in name else [])
+        for one in several:
+            assert all(np.array_equal(several[0][name]["weights"][k], v) for k, v in one[name]["weights"].items())
+        _equal(several[0][name], expected, within, f"{world} processes, {name}", 2e-3 if name == "bf16" else 2e-5)
+    assert not (tmp_path / "several" / "plain" / "model1").exists(), "rank 0 alone writes"
+
+
+def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
+    """Three losses make a step here, and both stops lie between. Only rank 0 has the checkpoint."""
+    given = {"gradient_accumulation": 3}
+    straight = train_each(ALONE, tmp_path / "alone", {"": given | {"iterations": 9, "seed": 0}})[""]
+    parted = together(2, train_in_parts, tmp_path / "several", given, (4, 5, 9))
+    for one in parted:
+        _equal({**one, "shown": []}, {**straight, "shown": []}, within, "in three parts")
+
+
+def test_going_back_to_a_checkpoint_that_only_one_has(tmp_path, within):
+    given = {"iterations": 6, "poison": (4,), "nan": "rollback"}
+    alone = train_each(ALONE, tmp_path / "alone", {"": given})[""]
+    for one in together(2, train_each, tmp_path / "several", {"": given}):
+        _equal(one[""], alone, within, "rolled back")
+
+
+def test_a_request_to_one_stops_all_at_the_same_step(tmp_path):
+    stopped = together(3, stop_on_the_last, tmp_path)
+    assert stopped == [(4, True)] * 3
+    assert CheckpointFolder(tmp_path / "model0").steps() == [4]
+
+
+def test_all_look_at_one_curve_for_a_learning_rate(tmp_path):
+    expected, rate, _ = find_rate(ALONE, tmp_path)
+    (first, one, wrote), (second, other, also) = together(2, find_rate, tmp_path / "several")
+    assert first == second == pytest.approx(expected, rel=1e-3)
+    assert one == other == pytest.approx(rate) and wrote and not also
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_process_that_dies_ends_the_run(how, tmp_path):
+    """In seconds, with one reason, and a checkpoint to go on from."""
+    begun = time.monotonic()
+    ends = together(3, die_in_the_middle, tmp_path, how, silent=1 if how == "killed" else 0)
+    assert time.monotonic() - begun < 60
+    spoken = [end for end in ends if end[1]]
+    assert len(spoken) == 1 and {end[0] for end in ends if end not in spoken} == {Elsewhere.__name__}
+    assert ("another process of this run is gone" if how == "killed" else "out of luck") in spoken[0][1]
+    assert {end[2] for end in ends} == {EXIT_FAILED}
+    assert CheckpointFolder(tmp_path / "model0").load()[0].step == 3
+
+
+def test_machines_that_hold_different_faces_are_refused(tmp_path):
+    silent, spoken = sorted(together(2, disagree, tmp_path), key=lambda end: end[1])
+    assert silent[0] == Elsewhere.__name__ and "the masks of rank 1 differ from those of rank 0" in spoken[1]
+
+
+def test_a_restart_hears_nothing_of_the_start_before(tmp_path):
+    """torchrun keeps the store while it starts its processes again; here the test does."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    kept = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    first = together(2, train_or_die, tmp_path, True, environment=kept)
+    assert {end[2] for end in first} == {EXIT_FAILED} and any("out of luck" in end[1] for end in first)
+    assert together(2, train_or_die, tmp_path, False, environment=kept) == [9, 9]
+
+
+def test_the_others_stay_until_the_first_is_done(tmp_path):
+    """torchrun ends rank 0 as soon as another leaves with a code, and rank 0 may be saving."""
+    log = tmp_path / "done"
+    left = together(3, leave_late, log, 1.5)
+    assert left == [True] * 3
+
+
+def test_nobody_waits_for_one_that_left(tmp_path):
+    begun = time.monotonic()
+    first, other = together(2, leave_early)
+    assert first is None and other[0] == Elsewhere.__name__ and time.monotonic() - begun < LIMIT_S / 2
+
+
+def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
+    monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=0.5))
+    monkeypatch.setattr(distributed, "_BEAT_S", 0.1)
+    store = torch.distributed.HashStore()
+    slow, waiting = (Processes(rank, 2, store=store) for rank in range(2))
+
+    def decode():
+        with slow.living():
+            time.sleep(1.5)
+            slow.tell("ready", True)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert waiting.told("ready", by=0) is True
+    thread.join()
+    with pytest.raises(SwapfastError, match="rank 0 is gone"):
+        waiting.told("more", by=0)
+
+
+# --- the program ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "faces"
+    assert cli.main(["synthesize", str(out), "--faces", "40", "--size", "96", "--pairs", "1", "--seed", "6"]) == 0
+    return out
+
+
+def _torchrun(world, *arguments, restarts=0):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts),
+        "--nproc-per-node", str(world), "cli.py",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [*command, "train", *map(str, arguments), "--device", "cpu"],
+        cwd=ROOT, env=os.environ | GLOO | {"OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def _ended(process):
+    """(stdout, stderr) of a torchrun and all it started, in bounded time."""
+    try:
+        return process.communicate(timeout=LIMIT_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for_checkpoint(model, process):
+    deadline = time.monotonic() + LIMIT_S
+    while not CheckpointFolder(model).steps() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+
+
+def _signal_second(process, number):
+    """To the second of a torchrun's processes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), number)
+
+
+def _flags(faces, model):
+    return ["-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", "5", "--preview-images", "2",
+            "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
+
+
+def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(faces, tmp_path, capsys, within):
+    several, alone = tmp_path / "several", tmp_path / "alone"
+    process = _torchrun(2, *_flags(faces, several), "-i", 10**6, "-s", 5)
+    _wait_for_checkpoint(several, process)
+    _signal_second(process, signal.SIGTERM)
+    out, err = _ended(process)
+    found = re.search(r"stopped by .* and saved at iteration (\d+);", out)
+    assert found, out + err
+    assert process.returncode == 1 and f"exitcode  : {EXIT_STOPPED} " in err, "torchrun has one code for all"
+    assert out.count("side A: 40 faces") == out.count("saved at iteration") == 1, "one process speaks"
+
+    step = int(found[1])
+    assert CheckpointFolder(several).steps()[-1] == step
+    assert cli.main([*map(str, ["train", *_flags(faces, alone), "-i", step, "--device", "cpu"])]) == EXIT_DONE
+    weights = [load_file(m / f"checkpoint-{step:08d}" / "model.safetensors") for m in (several, alone)]
+    error = max(float((weights[0][name] - value).abs().max()) for name, value in weights[1].items())
+    within(f"weights after {step} steps", error, 2e-5)
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_a_wrong_request_is_answered_once(faces, tmp_path):
+    process = _torchrun(2, *_flags(faces, tmp_path / "model"), "-b", 1)
+    _, err = _ended(process)
+    assert process.returncode == 1 and err.count("swapfast: ") == 1
+    assert "-b/--batch-size 1: 2 processes need at least one face each" in err
+
+
+def test_a_finished_run_may_be_started_again(faces, tmp_path):
+    """As a cluster does that gives a job back: rank 0 says so and leaves, and the others do not wait for its faces."""
+    flags = [*_flags(faces, tmp_path / "model"), "-i", 3]
+    assert cli.main([*map(str, ["train", *flags, "--device", "cpu"])]) == EXIT_DONE
+    process = _torchrun(2, *flags)
+    out, err = _ended(process)
+    assert process.returncode == 0 and out.count("3 iterations are trained already") == 1, out + err
+
+
+def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tmp_path):
+    copied, limit = tmp_path / "copied", tmp_path / "limit"
+    process = _torchrun(
+        2, *_flags(faces, tmp_path / "model"), "-i", 10**6, "-s", 5, "--stop-file", limit,
+        "--after-save", f"sleep 3; touch {copied}", restarts=2,
+    )  # fmt: skip
+    _wait_for_checkpoint(tmp_path / "model", process)
+    limit.touch()
+    out, err = _ended(process)
+    assert process.returncode == 0 and out.count("stopped by ") == 1, out + err
+    assert "code 0, so that torchrun does not restart it" in out and "not waited for" not in out
+    assert copied.exists()
+
+
+def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
+    model = tmp_path / "model"
+    process = _torchrun(2, *_flags(faces, model), "-i", 40, "-s", 10, restarts=1)
+    _wait_for_checkpoint(model, process)
+    _signal_second(process, signal.SIGKILL)
+    out, err = _ended(process)
+    assert process.returncode == 0, out + err
+    assert "going on from iteration" in out and "done: 40 iterations" in out

@@ -1,0 +1,90 @@
+"""Requests to stop or save: what each does, and when it is noticed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from swapfast.errors import SwapfastError
+from swapfast.stop import Stopped, StopRequest, parse_duration, shown_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("45s", 45), ("90m", 5400), ("3h30m", 12600), ("1d2h", 93600), ("1h1s", 3601)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds == parse_duration(shown_duration(seconds))
+
+
+@pytest.mark.parametrize("text", ["", "0", "0h", "3x", "h", "30m3h", "-5", "1.5h", "٣x"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match=r"duration|at least one second"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_and_during_training(number):
+    before = signal.signal(number, signal.SIG_DFL)  # SIGHUP is ignored where the tests are started with nohup
+    try:
+        with StopRequest().listening() as stop, pytest.raises(Stopped, match=signal.Signals(number).name):
+            signal.raise_signal(number)
+        with StopRequest().listening() as stop:
+            stop.training = True
+            signal.raise_signal(number)
+            assert stop and stop.reason == signal.Signals(number).name
+    finally:
+        signal.signal(number, before)
+
+
+def test_sigusr1_asks_for_one_checkpoint_and_no_more():
+    with StopRequest().listening() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        assert not stop and stop.save_asked() and not stop.save_asked()
+
+
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().listening() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+    with StopRequest().listening():
+        pass
+    assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+
+
+def test_a_limit_wakes_up_who_waits_for_a_thread():
+    """As the main thread does for the first batch, or for a compiler."""
+    never = threading.Event()
+    began = time.monotonic()
+    with StopRequest().listening() as stop, pytest.raises(Stopped, match="--max-time 1s"):
+        stop.started = began - 0.7
+        with stop.watching(max_time_s=1):
+            never.wait(20)
+    assert time.monotonic() - began < 5 and stop.reason == "--max-time 1s"
+
+
+def test_a_stop_file_is_noticed_while_training(tmp_path):
+    path = tmp_path / "STOP"
+    with StopRequest().listening() as stop, stop.watching(path, 1000):
+        stop.training = True
+        assert not stop
+        path.touch()
+        end = time.monotonic() + 5
+        while not stop and time.monotonic() < end:
+            time.sleep(0.01)
+        assert stop.reason == f"--stop-file {path}"
+
+
+def test_a_stop_file_of_before_is_refused(tmp_path):
+    with pytest.raises(SwapfastError, match="is there already; remove it"), StopRequest().watching(tmp_path):
+        raise AssertionError("not reached")
