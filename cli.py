@@ -402,9 +402,9 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
     if arguments.config:
         changes = {name: value for name, (_, value) in settings(config).items()} | changes
     wanted = updated(config, changes)
-    say = functools.partial(print, flush=True) if processes.is_first else lambda line: None
+    log = functools.partial(print, flush=True) if processes.is_first else lambda line: None
     if arguments.print_config:
-        say(wanted.to_toml().rstrip("\n"))
+        log(wanted.to_toml().rstrip("\n"))
         return EXIT_DONE
 
     from pipelines.run.build import build_trainer, find_rate
@@ -437,34 +437,34 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
         **_timelapse(arguments),
     )
     if arguments.summary:
-        say(describe_model(request))
+        log(describe_model(request))
         return EXIT_DONE
     with Bars(processes.is_first) as bars:
         plan = plan_run(request, bars, processes)
         if plan.step >= request.iterations and not plan.only_graph:
             processes.files_ready()
-            say(f"{plan.step} iterations are trained already; give a larger -i to train on")
+            log(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     explained = memory_explained(functools.partial(_less_memory, arguments, plan))
     with explained, plan.checkpoints.locked() if processes.is_first else contextlib.nullcontext():
         with Bars(processes.is_first) as bars:
-            trainer = build_trainer(plan, stop, say, bars)
+            trainer = build_trainer(plan, stop, log, bars)
             if plan.finds_rate:
-                find_rate(plan, trainer, say, bars("looking for a learning rate"))
+                find_rate(plan, trainer, log, bars("looking for a learning rate"))
         if plan.only_graph:
             return stopped_code() if stop else EXIT_DONE
         trainer.train()
     if trainer.unwarped:
-        say(
+        log(
             f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (theirs, or those of the "
             "face to warp to, lie on one line, in one place or far outside) and were fed unwarped"
         )
     if stop:
         code = stopped_code()
         why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
-        say(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
+        log(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
         return code
-    say(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
+    log(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
     return EXIT_DONE
 
 

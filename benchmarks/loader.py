@@ -38,7 +38,7 @@ from pipelines.decode import dali_version, decode_pictures
 from pipelines.loader import PREFETCH, Making, TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
-from pipelines.sides import keep_index, make_feed, quiet, scan_side
+from pipelines.sides import keep_index, make_feed, no_log, scan_side
 from pipelines.store import StoreSpec
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.batch import Batch
@@ -120,7 +120,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=making.at_once
         )
         made = Collate(augment, way.backend == "device", MASKS, device=device)
-    feed = make_feed(way.where, sets, sampler, device, way.backend, quiet)
+    feed = make_feed(way.where, sets, sampler, device, way.backend, no_log)
     return TrainLoader(feed, sampler, made, AugmentationConfig(), size, making=making)
 
 

@@ -34,7 +34,7 @@ from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
-from pipelines.sides import keep_index, make_feed, make_matcher, make_set, quiet, scan_side
+from pipelines.sides import keep_index, make_feed, make_matcher, make_set, no_log, scan_side
 from pipelines.store import StoreSpec
 from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import index_path
@@ -80,7 +80,7 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
     device = torch.device("cpu")
     sampler = Sampler(config.seed, tuple(map(len, sets)), BATCH)
     augment = make_augmenter("opencv", SIZE, SIZE, (SIZE,), device)
-    feed = make_feed("host", sets, sampler, device, "opencv", quiet)
+    feed = make_feed("host", sets, sampler, device, "opencv", no_log)
     loader = TrainLoader(feed, sampler, Collate(augment, False, MASKS), config.augmentation, SIZE, matcher=matcher)
     with contextlib.closing(iter(loader)) as batches:
         next(batches)

@@ -33,7 +33,7 @@ from pipelines.loader import PREFETCH, Making
 from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
-from pipelines.sides import quiet
+from pipelines.sides import no_log
 from swapfast.config import TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.models import MODELS
@@ -74,7 +74,7 @@ class Setup:
             logs=logs,
             compile=compiled,
         )
-        trainer = build_trainer(plan_run(request), StopRequest(), quiet)
+        trainer = build_trainer(plan_run(request), StopRequest(), no_log)
         trainer.run.progress = ProgressLine(io.StringIO())
         return trainer
 

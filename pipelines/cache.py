@@ -115,7 +115,7 @@ def cached_store(
     spec: StoreSpec,
     source: Source,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     copying: Progress | None = None,
 ) -> CachedStore:
     """The store of ``source``, mapped: found in the cache folder, or made there.
@@ -127,7 +127,7 @@ def cached_store(
     count = len(source)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(path, say):
+        with _locked(path, log):
             arrays, reused = _open(path, spec, count), count
             if arrays is None:
                 _check_space(cache, count * spec.bytes_per_face)
@@ -237,7 +237,7 @@ def has_space(cache: Path, needed: int) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Only one process writes a store; another that wants the same waits for it and then finds it."""
     with (path.parent / f".lock-{path.stem}").open("a") as lock:
         try:
@@ -255,7 +255,7 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     break  # this file system has no locks: then two runs may do the same work, each for itself
                 if not told:
-                    say(f"another run is decoding the same faces into {path.parent}; waiting for it")
+                    log(f"another run is decoding the same faces into {path.parent}; waiting for it")
                     told = True
                 time.sleep(0.2)
         _remove_leftovers(path, held)

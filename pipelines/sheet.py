@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.dataset import bad_faces, check_prepared, open_source
 from pipelines.fill import Source, fill
-from pipelines.sides import Say, Watch, no_watch, quiet, scan_side
+from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
@@ -57,19 +57,19 @@ def check_request(request: SheetRequest) -> None:
         raise SwapfastError(f"--percentile {request.percentile:g}: must lie between 0 and 100, both excluded")
 
 
-def make_sheet(request: SheetRequest, watch: Watch = no_watch, say: Say = quiet) -> int:
+def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, log: Log = no_log) -> int:
     """Write the sheet; returns how many faces it shows could not be warped to landmarks.
 
-    say: is told which bad files are left out, where that is asked for.
+    log: is told which bad files are left out, where that is asked for.
     """
     check_request(request)
     config = request.config
     spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
-    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad, watch)
+    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress)
     check_prepared(whole, spec)
     whole, chosen, store = _decoded(whole, spec, request)
     for bad in whole.folder.bad:
-        say(f"{shown(bad.path)}: {bad.reason}; left out")
+        log(f"{shown(bad.path)}: {bad.reason}; left out")
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
@@ -78,7 +78,7 @@ def make_sheet(request: SheetRequest, watch: Watch = no_watch, say: Say = quiet)
         share = request.percentile / 100
         draws = draw_at(share, len(chosen), spec.size, config.augmentation)
         noise = landmark_noise_at(share, len(chosen))
-    other = whole if request.other is None else open_source(request.other, watch(f"reading {request.other}"))
+    other = whole if request.other is None else open_source(request.other, progress(f"reading {request.other}"))
     column = 1 if request.other is None else 0  # in its own folder the nearest face is the face itself
     bent, warped = with_landmarks(draws, _pairs(chosen, other, column, spec), noise, config.augmentation)
     sheet = contact_sheet(store.faces, store.planes, spec.masks, draws, bent)

@@ -28,20 +28,22 @@ FEW_FACES = 25  # below this a model mostly learns the faces by heart
 DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches want the rest
 MEMORY_SHARE = 0.5
 
-Watch = Callable[[str], Callable[[int, int], None]]
-Say = Callable[[str], None]
+ProgressFactory = Callable[[str], Callable[[int, int], None]]  # description -> what is told (done, total)
+Log = Callable[[str], None]  # is given a line
 
 
-def no_watch(_description: str) -> Callable[[int, int], None]:
-    """For who does not want to see progress."""
+def no_progress(_description: str) -> Callable[[int, int], None]:
+    """Return a callback that shows nothing."""
     return lambda done, total: None
 
 
-def quiet(_line: str) -> None:
-    """For who does not want to hear of it."""
+def no_log(_line: str) -> None:
+    """Print nothing."""
 
 
-def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watch, cache: Path | None = None) -> Source:
+def scan_side(
+    path: Path, mask_type: str, skip_bad: bool, progress: ProgressFactory = no_progress, cache: Path | None = None
+) -> Source:
     """Read a folder's headers, or open a prepared set, and see that its faces have the mask asked for.
 
     cache: where its index lies, if there is one; it is brought up to date where that folder exists. Raises
@@ -49,7 +51,7 @@ def scan_side(path: Path, mask_type: str, skip_bad: bool, watch: Watch = no_watc
     """
     kept = None if cache is None else index_path(cache, path)
     known = None if kept is None else load_index(kept, path)
-    source = open_source(path, watch(f"reading {path}"), known)
+    source = open_source(path, progress(f"reading {path}"), known)
     if source.prepared is not None:
         return source
     folder = source.folder
@@ -116,24 +118,24 @@ def make_set(
     cache: Path,
     skip_bad: bool,
     share: float,
-    watch: Watch = no_watch,
-    say: Say = quiet,
+    progress: ProgressFactory = no_progress,
+    log: Log = no_log,
 ) -> TrainSet:
     """A side's training faces, decoded and kept as ``where`` says (see ``choose_cache``).
 
     Raises SwapfastError listing those that do not decode, unless they are to be skipped.
     """
     rows, store, bad = None, None, []
-    progress = watch(f"decoding {source.folder.path}")
+    decoding = progress(f"decoding {source.folder.path}")
     if where == "host" or (where == "device" and _may_lie_on_disk(cache, spec, source)):
-        copying = watch(f"copying decoded faces of {source.folder.path}")
-        cached = cached_store(cache, spec, source, progress=progress, say=say, copying=copying)
+        copying = progress(f"copying decoded faces of {source.folder.path}")
+        cached = cached_store(cache, spec, source, progress=decoding, log=log, copying=copying)
         store, bad = cached.store, cached.bad
         if cached.reused:
-            say(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
+            log(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
     elif where in ("memory", "device"):
         store = HostStore.in_memory(spec, len(source))
-        bad = bad_faces(source, fill(spec, source, store, progress=progress))
+        bad = bad_faces(source, fill(spec, source, store, progress=decoding))
     if bad:
         names = {one.path.name for one in bad}
         rows = np.array([i for i in range(len(source)) if source.folder.records.name(i) not in names], np.int64)
@@ -148,13 +150,13 @@ def make_feed(
     sampler: Sampler,
     device: torch.device,
     backend: str,
-    say: Say,
+    log: Log,
     threads: int | None = None,
 ) -> Feed:
     """Where the loader takes a step's bytes from. threads: for decoding, by default one per core."""
     if where == "off":
         device_id = (device.index or 0) if device.type == "cuda" else None
-        feed = DecodeFeed(sets, sampler, threads, device_id, warn=say)
+        feed = DecodeFeed(sets, sampler, threads, device_id, warn=log)
         return PreparedFeed(feed) if backend == "device" and PreparedFeed.fits(sets) else feed
     if where == "device":
         return DeviceFeed(sets, device)
@@ -162,7 +164,7 @@ def make_feed(
 
 
 def make_matcher(
-    sides: list[TrainSet], config: TrainConfig, cache: Path, watch: Watch = no_watch
+    sides: list[TrainSet], config: TrainConfig, cache: Path, progress: ProgressFactory = no_progress
 ) -> LandmarkMatcher | None:
     """Which faces of the other side are warped to, where that is asked for. cache: remembers them."""
     if not config.augmentation.warp_to_landmarks:
@@ -174,7 +176,7 @@ def make_matcher(
         sides[0].spec.size,
         config.crop.centering,
         *crop_shares(config.crop),
-        progress=watch("matching landmarks"),
+        progress=progress("matching landmarks"),
         find=remembering(cache, folders, options),
     )
 

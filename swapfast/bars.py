@@ -15,9 +15,9 @@ Progress = Callable[[int, int], None]  # told (done, total)
 
 
 @contextlib.contextmanager
-def said_if_slow(say: Callable[[str], None], line: str, after_s: float = 2.0) -> Iterator[None]:
+def said_if_slow(log: Callable[[str], None], line: str, after_s: float = 2.0) -> Iterator[None]:
     """Say ``line``, once, where the block takes longer than that: who waits wants to know what for."""
-    timer = threading.Timer(after_s, say, (line,))
+    timer = threading.Timer(after_s, log, (line,))
     timer.daemon = True
     timer.start()
     try:

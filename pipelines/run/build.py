@@ -22,15 +22,15 @@ from pipelines.run.run_state import changed_faces, kept_metrics, make_state
 from pipelines.run.validation import STILL, HeldOut
 from pipelines.sampler import Sampler
 from pipelines.sides import (
-    Say,
-    Watch,
+    Log,
+    ProgressFactory,
     choose_cache,
     faces_digest,
     keep_index,
     make_feed,
     make_matcher,
     make_set,
-    no_watch,
+    no_progress,
     remarks,
 )
 from swapfast.augment.kernels.jit import HOST_KERNELS, kernels
@@ -82,8 +82,8 @@ def make_augmenter(
     return DeviceAugmenter(processing_size, input_size, output_sizes, config, compile)
 
 
-def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_watch) -> Trainer:
-    """Everything in place for ``Trainer.train``; the model folder must be locked. say: prints a line.
+def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFactory = no_progress) -> Trainer:
+    """Everything in place for ``Trainer.train``; the model folder must be locked. log: prints a line.
 
     Of several processes all must call it; rank 0 alone is given what writes.
     """
@@ -99,47 +99,47 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
     there = faces * sum(len(one) for one in plan.sources if store_path(request.cache, plan.spec, one).is_file())
     copies = processes.local_world
     where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there, copies)
-    say(why)
+    log(why)
     sides = [
-        make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, watch, say)
+        make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, progress, log)
         for label, source in zip("AB", plan.sources)
     ]
     for source in plan.sources:
         kept = index_path(request.cache, source.folder.path)
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
             keep_index(kept, source.folder.records)
-    matcher = make_matcher(sides, config, request.cache, watch)
+    matcher = make_matcher(sides, config, request.cache, progress)
     processes.files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
     for line in (*plan.lines, *remarks(sides), *changed_faces(plan.checkpoint, state["data"])):
-        say(line)
+        log(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
     if plan.checkpoint is not None:
         optimizer.load_state_dict(trained_state(model, processes.spread(plan.checkpoint.tensors)["optimizer"]))
     frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
-    say(
+    log(
         f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "
         f"batch {config.batch_size} per side"
     )
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     threads = max(1, available_cores() // processes.local_world)
-    with said_if_slow(say, "compiling the augmentation for this processor: that takes 10 seconds or so"):
+    with said_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             kernels(name)
-    loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, say)
+    loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, log)
     if request.compile:
-        say("compiling: the first step takes a minute or so")
+        log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
         if backend == "device":
             loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
     writes = processes.is_first
-    logs = make_logs(plan, say) if writes and request.logs else Logs()
-    progress = ProgressLine() if writes else NoProgress()
-    after = (request.after_save, folder.folder, progress.say) if writes and request.after_save else None
+    logs = make_logs(plan, log) if writes and request.logs else Logs()
+    loss_line = ProgressLine() if writes else NoProgress()
+    after = (request.after_save, folder.folder, loss_line.log) if writes and request.after_save else None
     run = Run(
-        progress=progress,
+        progress=loss_line,
         checkpoints=folder,
         iterations=request.iterations,
         save_interval=request.save_interval,
@@ -149,10 +149,10 @@ def build_trainer(plan: Plan, stop: StopRequest, say: Say, watch: Watch = no_wat
         after_save=AfterSave(*after) if after else None,
         tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
         preview=make_preview(plan, sides, logs) if writes else None,
-        timelapse=make_timelapse(plan, sides, progress.say) if writes else None,
+        timelapse=make_timelapse(plan, sides, loss_line.log) if writes else None,
         tensorboard=logs.tensorboard,
         step_log=logs.steps,
-        validation=held_out_faces(plan, sides, device, backend, threads, say) if writes and config.validation else None,
+        validation=held_out_faces(plan, sides, device, backend, threads, log) if writes and config.validation else None,
         validation_interval=(config.validation_interval or request.save_interval) if config.validation else 0,
         stop=stop,
         saved_step=None if plan.checkpoint is None else plan.step,
@@ -170,7 +170,7 @@ def make_loader(
     sampler: Sampler,
     matcher: LandmarkMatcher | None,
     threads: int,
-    say: Say,
+    log: Log,
 ) -> TrainLoader:
     """The batches of a run from its first step on. where: its faces are kept. threads: of this process."""
     model, device, config = plan.model, plan.device, plan.config.augmentation
@@ -178,7 +178,7 @@ def make_loader(
     making = Making.fitting(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
     compiles, callers = plan.request.compile, making.at_once
     augment = make_augmenter(backend, size, *sizes, device, config, making.threads, compiles, callers)
-    feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, say), threads)
+    feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
     collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, making)
 
@@ -196,7 +196,7 @@ def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter
     )
 
 
-def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Say) -> Timelapse | None:
+def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Log) -> Timelapse | None:
     """What adds a picture at every save, where that is asked for."""
     folder = plan.request.timelapse
     if folder is None:
@@ -222,7 +222,7 @@ class Logs:
             self.tensorboard.on_preview(step, sheet, -(-step // self.save_interval))
 
 
-def make_logs(plan: Plan, say: Say) -> Logs:
+def make_logs(plan: Plan, log: Log) -> Logs:
     """Open the logs in the model folder. Raises SwapfastError where they cannot be written."""
     request, config = plan.request, plan.config
     folder = plan.checkpoints.folder / "logs"
@@ -233,21 +233,21 @@ def make_logs(plan: Plan, say: Say) -> Logs:
         "processes": plan.processes.world,
     }
     return Logs(
-        TorchTensorBoard(folder, warn=say, step=plan.step),
-        StepLog(folder, plan.step, about, warn=say),
+        TorchTensorBoard(folder, warn=log, step=plan.step),
+        StepLog(folder, plan.step, about, warn=log),
         request.save_interval,
     )
 
 
-def _warn_of(processes: Processes, say: Say) -> Say:
+def _warn_of(processes: Processes, log: Log) -> Log:
     """Where a process tells of faces that only it meets: rank 0 as always, the others beside it."""
     if processes.is_first:
-        return say
+        return log
     return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
 
 
 def held_out_faces(
-    plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int, warn: Say
+    plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int, warn: Log
 ) -> HeldOut:
     """The faces to validate with, as ``backend`` makes them."""
     model, size = plan.model, plan.spec.size
@@ -262,8 +262,8 @@ def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:
     return iter(loader)
 
 
-def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, int], None]) -> None:
-    """Look for a learning rate, say it, and train at it unless only the graph is wanted.
+def find_rate(plan: Plan, trainer: Trainer, log: Log, progress: Callable[[int, int], None]) -> None:
+    """Look for a learning rate, log it, and train at it unless only the graph is wanted.
 
     It goes into the configuration that the checkpoints keep, so a resumed model has it. Raises SwapfastError (code 1)
     where none is found that could be used.
@@ -289,13 +289,13 @@ def find_rate(plan: Plan, trainer: Trainer, say: Say, progress: Callable[[int, i
             f"no learning rate found: {why} (after {len(finder.curve.rates)} of {options.iterations} steps){graph}"
         )
         if plan.only_graph:
-            say(message)
+            log(message)
             return
         raise SwapfastError(
             f"{message}. Give more --lr-finder-iterations, or a --learning-rate without --lr-finder", EXIT_FAILED
         )
     rate = finder.best_lr
-    say(f"learning rate {rate:.3g} found{graph}")
+    log(f"learning rate {rate:.3g} found{graph}")
     if not plan.only_graph:
         trainer.run.state["config"]["optimizer"]["learning_rate"] = rate
         trainer.run.state["lr_finder"] = rate

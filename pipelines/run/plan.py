@@ -9,8 +9,8 @@ from pipelines.dataset import check_prepared, split
 from pipelines.run.request import Plan, TrainRequest
 from pipelines.run.resume import resumed
 from pipelines.sides import (
-    Watch,
-    no_watch,
+    ProgressFactory,
+    no_progress,
     scan_side,
 )
 from pipelines.store import StoreSpec
@@ -57,7 +57,7 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     )
 
 
-def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processes = ALONE) -> Plan:
+def plan_run(request: TrainRequest, progress: ProgressFactory = no_progress, processes: Processes = ALONE) -> Plan:
     """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
 
     Only what was read of a folder is kept, where there is a cache folder already. Of several processes rank 0 looks for
@@ -97,14 +97,14 @@ def plan_run(request: TrainRequest, watch: Watch = no_watch, processes: Processe
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    sources = [scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache) for path in inputs]
+    sources = [scan_side(path, config.mask.mask_type, request.skip_bad, progress, request.cache) for path in inputs]
     for source in sources:
         lines += check_prepared(source, spec)
         split(source, config.validation)
     known, shown = dict(zip(inputs, sources)), []
     for path in request.timelapse_inputs if processes.is_first else ():
         if path not in known:
-            known[path] = scan_side(path, config.mask.mask_type, request.skip_bad, watch, request.cache)
+            known[path] = scan_side(path, config.mask.mask_type, request.skip_bad, progress, request.cache)
             lines += check_prepared(known[path], spec)
             if bad := known[path].folder.bad:
                 lines.append(f"timelapse: {len(bad)} bad files left out of {path}")

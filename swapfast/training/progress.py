@@ -73,9 +73,9 @@ class ProgressLine:
     def validation(self, step: int, sides: dict[str, float]) -> None:
         """[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234"""
         losses = ", ".join(f"Validation {side.upper()}: {value:.5f}" for side, value in sides.items())
-        self.say(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}")
+        self.log(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A whole line that stays."""
         if self._width:
             self._write("")

@@ -293,7 +293,7 @@ class Trainer:
             backed_up = " [Model backed up]" if self._keep_aside() else ""
             if average is not None:
                 text = f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}"
-                run.progress.say(text)
+                run.progress.log(text)
             saved = True
         try:
             for draw in (run.preview, run.timelapse):
@@ -425,7 +425,7 @@ class Trainer:
                 "--learning-rate or --nan rollback, or look at the faces",
                 EXIT_FAILED,
             )
-        self.run.progress.say(f"warning: {broken}; that step was left out (--nan skip)")
+        self.run.progress.log(f"warning: {broken}; that step was left out (--nan skip)")
 
     def _roll_back(self, broken: Broken) -> None:
         """Take the newest checkpoint's weights and go on behind the broken step, more slowly."""
@@ -442,7 +442,7 @@ class Trainer:
         self._since_save.clear()
         self._pending.clear()
         self._go_to(broken.step)
-        self.run.progress.say(
+        self.run.progress.log(
             f"warning: {broken}; went back to the weights of iteration {self.run.saved_step} and goes on behind it "
             f"at learning rate {self.optimizer.base_rate:g} (rollback {self.optimizer.rollbacks} of {MAX_ROLLBACKS})"
         )
