@@ -35,7 +35,7 @@ from pipelines.cache import cached_store
 from pipelines.collate import Collate, collate
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version, decode_pictures
-from pipelines.loader import PREFETCH, Making, TrainLoader
+from pipelines.loader import PREFETCH, BatchSchedule, TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, no_log, scan_side
@@ -112,16 +112,16 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
     """The loader of a run on a GPU, ahead of the training, whose model takes and gives faces of the store's size."""
     size, device = sets[0].spec.size, torch.device(way.device)
     sampler = Sampler(1, tuple(map(len, sets)), batch)
-    making = Making.ahead(way.where, way.backend, THREADS)
+    schedule = BatchSchedule.prefetched(way.where, way.backend, THREADS)
     if way.state == "warm_uint8":
-        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=making.at_once), False, MASKS)
+        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASKS)
     else:
         augment = make_augmenter(
-            way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=making.at_once
+            way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
         made = Collate(augment, way.backend == "device", MASKS, device=device)
     feed = make_feed(way.where, sets, sampler, device, way.backend, no_log)
-    return TrainLoader(feed, sampler, made, AugmentationConfig(), size, making=making)
+    return TrainLoader(feed, sampler, made, AugmentationConfig(), size, schedule=schedule)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train --json benchmarks/results/train_MACHINE.json
 
-Runs as ``swapfast train`` puts them together, on made-up faces whose cache exists. Rows for each model:
+The runs are built as ``swapfast train`` builds them, on made-up faces whose cache exists. Rows for each model:
     parts       a step: data_wait_ms (the mean, as several batches may be made at once), forward_ms (model and loss),
                 backward_ms, optimizer_ms, rest_ms. On a GPU the middle three are the device's, between CUDA events
     live        steps with live augmentation beside the same steps on one fixed batch, in turns: slower is the median of
@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
-from pipelines.loader import PREFETCH, Making
+from pipelines.loader import PREFETCH, BatchSchedule
 from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
@@ -78,10 +78,10 @@ class Setup:
         trainer.run.progress = ProgressLine(io.StringIO())
         return trainer
 
-    def together(self, trainer: Trainer) -> int:
-        """How many batches are made in one go."""
+    def batches_per_call(self, trainer: Trainer) -> int:
+        """Return how many batches one call of the augmentation makes."""
         device, pixels = torch.device(self.device), 2 * self.batch * trainer.model.output_sizes[-1] ** 2
-        return Making.fitting("host", pick_backend("auto", device), device, 1, pixels).together
+        return BatchSchedule.for_training("host", pick_backend("auto", device), device, 1, pixels).batches_per_call
 
     def labels(self, trainer: Trainer) -> dict:
         return {
@@ -262,13 +262,14 @@ def start(setup: Setup, repeats: int) -> dict:
     return summary(timing, 2 * setup.batch, name="start", **labels)
 
 
-def blocks(step: float, together: int) -> tuple[int, int]:
-    """How many steps to time at a time, and how many pairs of those; step: seconds.
+def blocks(step: float, batches_per_call: int) -> tuple[int, int]:
+    """Return the number of steps of a timed block, and the number of pairs of blocks.
 
-    together: batches made in one go; of whole numbers of these every block has its share.
+    step: seconds of one. batches_per_call: a block is a multiple of it, so that every block pays for its batches.
     """
-    groups = max(1, min(400 // together, round(BLOCK_S / step / together)))
-    return together * groups, PAIRS if together * groups * step < 2 * BLOCK_S else FEW_PAIRS
+    calls = max(1, min(400 // batches_per_call, round(BLOCK_S / step / batches_per_call)))
+    block = batches_per_call * calls
+    return block, PAIRS if block * step < 2 * BLOCK_S else FEW_PAIRS
 
 
 def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
@@ -276,8 +277,8 @@ def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
     with opened(setup, "probe") as trainer:
         trainer.train_one_step()
         step = timed(trainer.train_one_step)
-        together = setup.together(trainer)
-    block, pairs = (1, 2) if quick else blocks(step, together)
+        batches_per_call = setup.batches_per_call(trainer)
+    block, pairs = (1, 2) if quick else blocks(step, batches_per_call)
     repeats = 1 if quick else 5
     logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
     rows = [parts(setup, 2 if quick else min(block * 4, 200))]

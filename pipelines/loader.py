@@ -1,4 +1,4 @@
-"""Sampler -> bytes -> augmentation -> Batch."""
+"""The training loader: sampler -> stored bytes -> augmentation -> ``Batch``."""
 
 from __future__ import annotations
 
@@ -23,66 +23,80 @@ from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
 from swapfast.faces.matching import LandmarkMatcher
 
-PREFETCH = 2  # batches made ahead: one in hand while the other is being made
-TOGETHER_PIXELS = 2**20  # of the faces that are made in one go: 256 of 64 px
-MOST_TOGETHER = 8
+PREFETCH = 2  # batches made ahead: one is in use while the next is made
+PIXELS_PER_CALL = 2**20  # of all faces that one call augments: 256 faces of 64 px
+MAX_BATCHES_PER_CALL = 8
 
 
 @dataclass(frozen=True)
-class Making:
-    """When batches are made, and by how many ``threads`` in all.
+class BatchSchedule:
+    """When batches are made and with how many threads.
 
-    prefetch: how many ahead, beside the training, ``at_once`` at the same time. 0 for between the steps, ``together``
-    of them in one go, while the training waits.
+    prefetch: number of batches made ahead, beside the training. 0 makes them between the steps; the training waits.
+    workers: number of batches made at the same time; only with prefetch.
+    batches_per_call: number of batches one call makes; only without prefetch.
+    threads: number of threads of all workers.
     """
 
     prefetch: int = PREFETCH
-    at_once: int = 1
-    together: int = 1
+    workers: int = 1
+    batches_per_call: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.prefetch and self.together > 1:
-            raise ValueError("batches that are made ahead are made one by one")
+        if self.prefetch and self.batches_per_call > 1:
+            raise ValueError("a prefetching schedule makes one batch per call")
 
     @property
-    def threads_each(self) -> int:
-        """How many threads make one batch."""
-        return max(1, self.threads // self.at_once)
+    def threads_per_batch(self) -> int:
+        """Return the number of threads that make one batch."""
+        return max(1, self.threads // self.workers)
 
     @classmethod
-    def ahead(cls, cache: str, backend: str, threads: int) -> Making:
-        """Beside the training: two at once where OpenCV augments faces of a store on several threads.
+    def prefetched(cls, cache: str, backend: str, threads: int) -> BatchSchedule:
+        """Return the schedule that makes batches beside the training.
 
-        While one is being looked up, drawn and sorted, the other keeps the cores busy: a tenth is gained. What decodes
-        goes through the steps in their order, and a GPU through one batch after another. cache: --cache.
+        Two workers are a tenth faster than one where OpenCV augments stored faces on several threads: while one worker
+        draws and looks up, the other keeps the cores busy. Decoding feeds must see the steps in order, and a GPU makes
+        one batch after another; both get one worker. cache: the cache mode.
         """
-        return cls(at_once=min(2, threads) if backend == "opencv" and cache != "off" else 1, threads=threads)
+        return cls(workers=min(2, threads) if backend == "opencv" and cache != "off" else 1, threads=threads)
 
     @classmethod
-    def fitting(cls, cache: str, backend: str, device: torch.device, threads: int, pixels: int) -> Making:
-        """For training on ``device``: between the steps where the CPU trains and OpenCV augments faces of a store.
+    def for_training(cls, cache: str, backend: str, device: torch.device, threads: int, pixels: int) -> BatchSchedule:
+        """Return the fastest schedule for training on ``device``. pixels: of all faces of a batch.
 
-        There a thread beside the training holds up one of the step's threads, for which all others wait: 5 ms of CPU
-        cost the step 6 to 9. All threads together, between steps, take 3. What is drawn and looked up for several
-        batches takes hardly longer than for one. pixels: of all faces of a batch.
+        Where the CPU trains and OpenCV augments stored faces, batches are made between the steps. A thread beside the
+        training would delay one of the step's threads, and all others wait for that one: 5 ms of augmentation cost the
+        step 6 to 9 ms. Between the steps all threads share the work and need 3 ms. Drawing and looking up for several
+        batches takes hardly longer than for one.
         """
         if device.type == "cpu" and backend == "opencv" and cache != "off":
-            return cls(prefetch=0, together=max(1, min(MOST_TOGETHER, TOGETHER_PIXELS // pixels)), threads=threads)
-        # Beside a CPU's training no core is free: one thread stays ahead, in two thirds of the CPU time of two.
-        return cls.ahead(cache, backend, 1 if device.type == "cpu" else threads)
+            return cls(
+                prefetch=0,
+                batches_per_call=max(1, min(MAX_BATCHES_PER_CALL, PIXELS_PER_CALL // pixels)),
+                threads=threads,
+            )
+        # Training on the CPU leaves no core free. One thread keeps up with two thirds of the CPU time that two need.
+        return cls.prefetched(cache, backend, 1 if device.type == "cpu" else threads)
 
 
 class TrainLoader:
-    """An endless iterable of training batches; batch n is a pure function of (seed, n) and the sampler's rank.
+    """An endless iterable of training batches.
 
-    feed: where the bytes come from (feed.py). collate: what becomes of them. size: px of the faces. start: first step.
-    matcher: faces are warped to the landmarks of those it finds, in place of the random warp; ``Batch.unwarped`` counts
-    the faces for which that was not possible, which are fed as they are.
-    making: when they are made; several together only of a store on the host.
-    Its threads share the faces of a batch which are warped to landmarks: .2 ms each (.4 without Numba), more than all
-    else where a GPU augments.
-    On a GPU batches are made on a stream of their own, so that copies and augmentation run beside the training.
+    Batch n is a pure function of the seed, n and the sampler's rank.
+
+    feed: gives the bytes of a step's faces (feed.py).
+    collate: augments them and makes a ``Batch``.
+    size: edge of the stored faces, px.
+    start: the first step.
+    matcher: replaces the random warp by a warp to the landmarks of similar faces. ``Batch.unwarped`` counts the faces
+        for which that is impossible; they are fed as they are.
+    schedule: when batches are made. Several batches per call need a store on the host.
+
+    The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms (0.4 without Numba), more than
+    everything else where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation
+    run beside the training.
     """
 
     def __init__(
@@ -94,21 +108,25 @@ class TrainLoader:
         size: int,
         start: int = 0,
         matcher: LandmarkMatcher | None = None,
-        making: Making = Making(),
+        schedule: BatchSchedule = BatchSchedule(),
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
-        self.start, self.matcher, self.making = start, matcher, making
+        self.start, self.matcher, self.schedule = start, matcher, schedule
         if matcher is not None:
-            kernels("nodes")  # which may take some seconds: now, not in the first batch
-        shared = matcher is not None and making.threads_each > 1
-        self._landmark_pool = ThreadPoolExecutor(making.threads_each, "landmarks") if shared else None
-        self._own: Iterator[Batch] | None = None
+            kernels("nodes")  # compiled now and not in the first batch: it may take some seconds
+        shared = matcher is not None and schedule.threads_per_batch > 1
+        self._landmark_pool = ThreadPoolExecutor(schedule.threads_per_batch, "landmarks") if shared else None
+        self._iterator: Iterator[Batch] | None = None
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def draws(self, ordinals: np.ndarray, ids: np.ndarray) -> tuple[Draws, np.ndarray]:
-        """The random amounts of faces with these ``ids``, and (sides, B) bool: which of them are ``unwarped``."""
+        """Return the random amounts of some faces, and (sides, B) bool: which of them stay unwarped.
+
+        ordinals: (B,) from ``Sampler.ordinals``.
+        ids: (sides, B) from ``Sampler.ids``.
+        """
         seed = self.sampler.seed
         sides = np.repeat(np.arange(len(ids)), len(ordinals))
         all_ordinals = np.tile(ordinals, len(ids))
@@ -116,28 +134,28 @@ class TrainLoader:
         if self.matcher is None:
             return drawn, np.zeros(ids.shape, bool)
         pairs = self.matcher.get_close_landmarks(ids, self.matcher.choices(seed, ordinals))
-        each = self._landmark_pool.map if self._landmark_pool else map
-        drawn, warped = with_landmarks(drawn, pairs, landmark_noise(seed, all_ordinals, sides), self.config, each)
+        map_faces = self._landmark_pool.map if self._landmark_pool else map
+        drawn, warped = with_landmarks(drawn, pairs, landmark_noise(seed, all_ordinals, sides), self.config, map_faces)
         return drawn, np.logical_not(warped).reshape(ids.shape)
 
     def batch(self, step: int) -> Batch:
-        """The batch of step ``step``, on the current stream."""
+        """Return the batch of ``step``, made on the current stream."""
         return self.batches(step, 1)[0]
 
     def batches(self, first: int, count: int) -> list[Batch]:
-        """Those of ``count`` steps from ``first`` on, made in one go."""
+        """Return the batches of ``count`` steps from ``first`` on, made by one call of the augmentation."""
         steps = range(first, first + count)
         faces, planes, ids = self.feed(first, np.concatenate([self.sampler.ids(step) for step in steps], axis=1))
         ordinals = np.concatenate([self.sampler.ordinals(step) for step in steps])
         draws, unwarped = self.draws(ordinals, ids)
-        whole = self.collate.batch(faces, planes, draws, ids, first)
-        whole.ordinals = ordinals
-        batches = whole.split(count)
-        for batch, its_own in zip(batches, np.split(unwarped, count, axis=1)):
-            batch.unwarped = int(its_own.sum())
+        merged = self.collate.batch(faces, planes, draws, ids, first)
+        merged.ordinals = ordinals
+        batches = merged.split(count)
+        for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
+            batch.unwarped = int(unwarped_faces.sum())
         return batches
 
-    def _ahead(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+    def _make(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
         if self._stream is None:
             return self.batch(step), None
         with torch.cuda.stream(self._stream):
@@ -145,44 +163,47 @@ class TrainLoader:
             return batch, self._stream.record_event()
 
     def __next__(self) -> Batch:
-        """The next batch of an iteration of its own, begun at the first call."""
-        if self._own is None:
-            self._own = iter(self)
-        return next(self._own)
+        """Return the next batch; the first call begins at ``start``."""
+        if self._iterator is None:
+            self._iterator = iter(self)
+        return next(self._iterator)
 
     def close(self) -> None:
-        """End the threads that are not an iteration's, where there are some."""
+        """End the landmark threads and the feed's threads. An iteration ends its workers itself."""
         if self._landmark_pool is not None:
             self._landmark_pool.shutdown()
         getattr(self.feed, "close", lambda: None)()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from ``start`` on."""
-        return self._made_ahead() if self.making.prefetch else self._made_between()
+        """Return an iterator over the batches from ``start`` on."""
+        return self._prefetched() if self.schedule.prefetch else self._between_steps()
 
-    def _made_between(self) -> Iterator[Batch]:
-        together = self.making.together
-        for first in itertools.count(self.start, together):
-            yield from self.batches(first, together)
+    def _between_steps(self) -> Iterator[Batch]:
+        count = self.schedule.batches_per_call
+        for first in itertools.count(self.start, count):
+            yield from self.batches(first, count)
 
-    def _made_ahead(self) -> Iterator[Batch]:
+    def _prefetched(self) -> Iterator[Batch]:
         with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(ThreadPoolExecutor(self.making.at_once, "swapfast-loader"))
+            worker = stack.enter_context(ThreadPoolExecutor(self.schedule.workers, "swapfast-loader"))
             stack.callback(worker.shutdown, cancel_futures=True)
             steps = itertools.count(self.start)
-            ahead = deque(worker.submit(self._ahead, next(steps)) for _ in range(self.making.prefetch))
+            queue = deque(worker.submit(self._make, next(steps)) for _ in range(self.schedule.prefetch))
             while True:
-                batch, made = ahead.popleft().result()
-                ahead.append(worker.submit(self._ahead, next(steps)))
-                if made is not None:
-                    hand_over(batch, made)
+                batch, ready = queue.popleft().result()
+                queue.append(worker.submit(self._make, next(steps)))
+                if ready is not None:
+                    hand_over(batch, ready)
                 yield batch
 
 
-def hand_over(batch: Batch, made: torch.cuda.Event) -> None:
-    """Let the current stream wait for a batch made on another one, and tell the allocator who uses it now."""
+def hand_over(batch: Batch, ready: torch.cuda.Event) -> None:
+    """Make a batch of another stream safe to use on the current one.
+
+    The current stream waits for ``ready``, and the allocator learns that it uses the batch's memory.
+    """
     stream = torch.cuda.current_stream()
-    stream.wait_event(made)
+    stream.wait_event(ready)
     for tensor in _tensors(batch):
         tensor.record_stream(stream)
 

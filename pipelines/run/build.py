@@ -14,7 +14,7 @@ import torch
 from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
-from pipelines.loader import Making, TrainLoader
+from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
@@ -175,12 +175,12 @@ def make_loader(
     """The batches of a run from its first step on. where: its faces are kept. threads: of this process."""
     model, device, config = plan.model, plan.device, plan.config.augmentation
     size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
-    making = Making.fitting(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
-    compiles, callers = plan.request.compile, making.at_once
-    augment = make_augmenter(backend, size, *sizes, device, config, making.threads, compiles, callers)
+    schedule = BatchSchedule.for_training(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
+    compiles, callers = plan.request.compile, schedule.workers
+    augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, compiles, callers)
     feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
     collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
-    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, making)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
 def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter:

@@ -17,7 +17,7 @@ from pipelines.cache import cached_store
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.feed import DecodeFeed, DeviceFeed, HostFeed
-from pipelines.loader import Making, TrainLoader
+from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
@@ -51,14 +51,14 @@ def make(sides, device):
         rank=0,
         world=1,
         matcher=None,
-        at_once=1,
-        together=1,
+        workers=1,
+        batches_per_call=1,
         threads=1,
     ):
         sets = sets or sides
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
         collate = Collate(
-            make_augmenter(backend, 64, 64, (64,), device, callers=at_once),
+            make_augmenter(backend, 64, 64, (64,), device, callers=workers),
             backend == "device",
             MASKS,
             color_order,
@@ -66,8 +66,8 @@ def make(sides, device):
         )
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "device" else None)
         config = config or AugmentationConfig()
-        making = Making(prefetch, at_once, together, threads)
-        return TrainLoader(feed, sampler, collate, config, 64, start, matcher, making)
+        schedule = BatchSchedule(prefetch, workers, batches_per_call, threads)
+        return TrainLoader(feed, sampler, collate, config, 64, start, matcher, schedule)
 
     return loader
 
@@ -134,23 +134,23 @@ def test_a_batch_is_a_function_of_seed_and_step(make, backend):
 
 
 @pytest.mark.parametrize(
-    "making", [{"prefetch": 4, "at_once": n} for n in (1, 2, 3)] + [{"prefetch": 0, "together": 5}]
+    "schedule", [{"prefetch": 4, "workers": n} for n in (1, 2, 3)] + [{"prefetch": 0, "batches_per_call": 5}]
 )
-def test_held_batches_keep_their_pixels(make, making):
+def test_held_batches_keep_their_pixels(make, schedule):
     """Nothing that comes later, or is made at the same time, writes into a batch that is still in use."""
-    held = list(itertools.islice(make(**making), 12))
+    held = list(itertools.islice(make(**schedule), 12))
     assert [batch.step for batch in held] == list(range(12))
     again = make()
     assert all(_equal(batch, again.batch(batch.step)) for batch in held)
 
 
 @pytest.mark.parametrize("rank, world", [(0, 1), (1, 4)])
-@pytest.mark.parametrize("together", [1, 3, 8])
-def test_batches_made_together_are_those_made_one_by_one(make, matcher, together, rank, world):
+@pytest.mark.parametrize("batches_per_call", [1, 3, 8])
+def test_batches_made_together_are_those_made_one_by_one(make, matcher, batches_per_call, rank, world):
     """Over the end of an epoch (9 faces, 6 a step), with landmarks, started anew in the middle, for each rank."""
     ours = {"matcher": matcher, "rank": rank, "world": world}
-    straight = list(itertools.islice(make(prefetch=0, together=together, threads=2, **ours), 7))
-    late = list(itertools.islice(make(prefetch=0, together=together, start=4, **ours), 3))
+    straight = list(itertools.islice(make(prefetch=0, batches_per_call=batches_per_call, threads=2, **ours), 7))
+    late = list(itertools.islice(make(prefetch=0, batches_per_call=batches_per_call, start=4, **ours), 3))
     alone = make(**ours)
     for batch in (*straight, *late):
         expected = alone.batch(batch.step)
@@ -163,20 +163,21 @@ def test_batches_made_together_are_those_made_one_by_one(make, matcher, together
 @pytest.mark.parametrize(
     "cache, backend, device, expected",
     [
-        ("host", "opencv", "cpu", Making(prefetch=0, together=8, threads=4)),
-        ("off", "opencv", "cpu", Making(threads=1)),
-        ("host", "device", "cpu", Making(threads=1)),
-        ("host", "opencv", "cuda", Making(at_once=2, threads=4)),
-        ("device", "device", "cuda", Making(threads=4)),
+        ("host", "opencv", "cpu", BatchSchedule(prefetch=0, batches_per_call=8, threads=4)),
+        ("off", "opencv", "cpu", BatchSchedule(threads=1)),
+        ("host", "device", "cpu", BatchSchedule(threads=1)),
+        ("host", "opencv", "cuda", BatchSchedule(workers=2, threads=4)),
+        ("device", "device", "cuda", BatchSchedule(threads=4)),
     ],
 )
 def test_when_batches_are_made(cache, backend, device, expected):
-    assert Making.fitting(cache, backend, torch.device(device), 4, 32 * 64**2) == expected
+    assert BatchSchedule.for_training(cache, backend, torch.device(device), 4, 32 * 64**2) == expected
 
 
-@pytest.mark.parametrize("faces, size, together", [(2, 32, 8), (128, 64, 2), (32, 128, 2), (128, 256, 1)])
-def test_few_large_faces_are_made_together(faces, size, together):
-    assert Making.fitting("host", "opencv", torch.device("cpu"), 2, faces * size**2).together == together
+@pytest.mark.parametrize("faces, size, batches_per_call", [(2, 32, 8), (128, 64, 2), (32, 128, 2), (128, 256, 1)])
+def test_few_large_faces_are_made_together(faces, size, batches_per_call):
+    schedule = BatchSchedule.for_training("host", "opencv", torch.device("cpu"), 2, faces * size**2)
+    assert schedule.batches_per_call == batches_per_call
 
 
 def test_the_two_backends_agree(make, at_least):
