@@ -80,6 +80,17 @@ def _duration(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _renamed(flag: str, names: dict[str, str]) -> Callable[[str], str]:
+    """A reader of names of which some are called otherwise now: the former ones are taken with a note."""
+
+    def current(text: str) -> str:
+        if text in names:
+            print(f"swapfast: {flag} {text} is called {flag} {names[text]} now", file=sys.stderr)
+        return names.get(text, text)
+
+    return current
+
+
 class _Bare(argparse.Action):
     """A list that means ``const`` where the flag stands alone."""
 
@@ -231,10 +242,14 @@ def _make_parser() -> _Parser:
     train.add_argument(
         "--compile",
         action="store_true",
-        help="compile the model and, on the device backend, the augmentation by torch: a slower start, faster steps",
+        help="compile the model and, with the torch backend, the augmentation by torch: a slower start, faster steps",
     )
     train.add_argument(
-        "--backend", choices=("auto", "opencv", "device"), default="auto", help="where faces are augmented"
+        "--backend",
+        choices=("auto", "opencv", "torch"),
+        type=_renamed("--backend", {"device": "torch"}),
+        default="auto",
+        help="where faces are augmented",
     )
     train.add_argument(
         "-r",
@@ -246,7 +261,8 @@ def _make_parser() -> _Parser:
     train.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
     train.add_argument(
         "--cache",
-        choices=("auto", "device", "host", "off"),
+        choices=("auto", "gpu", "host", "off"),
+        type=_renamed("--cache", {"device": "gpu"}),
         default="auto",
         help="where decoded faces are kept: in GPU memory, in a mapped file that the next run reuses, or nowhere; "
         "default auto: the first of these that has room",
@@ -388,9 +404,9 @@ def _less_memory(arguments: argparse.Namespace, plan: Plan, on_gpu: bool) -> lis
     ways = ["train with a smaller -b"]
     if on_gpu:
         ways += ["--precision bf16"] * (plan.precision == "fp32")
-        ways += ["--cache host"] * (arguments.cache in ("auto", "device"))
+        ways += ["--cache host"] * (arguments.cache in ("auto", "gpu"))
     else:
-        ways += ["--cache host"] * (arguments.cache == "device")
+        ways += ["--cache host"] * (arguments.cache == "gpu")
         ways += ["--cache off"] * (arguments.cache in ("auto", "host"))
     model = plan.config.model
     return ways + ["start a new model with --lowmem"] * (model.name == "original" and not model.lowmem)

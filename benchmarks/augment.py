@@ -5,8 +5,8 @@ Backends take turns on the same faces with 3 masks, each from bytes to floats:
     opencv           OpenCVAugmenter, and the plain functions that it is made of
     torch_cpu        DeviceAugmenter on tensors of the CPU, not compiled
     kornia           kornia's functions put together as a user of kornia would
-    device_eager     DeviceAugmenter on a GPU, not compiled; only where there is one
-    device_compiled  the same compiled; without a GPU on the CPU, where it takes minutes, with --compile
+    torch_eager      DeviceAugmenter on a GPU, not compiled; only where there is one
+    torch_compiled   the same compiled; without a GPU on the CPU, where it takes minutes, with --compile
 
 Rows by ``name``:
     color            LAB jitter and CLAHE, LAB there and back included
@@ -240,7 +240,7 @@ def in_strips(pool: ThreadPoolExecutor, own: local, parts: list[slice], work: Ca
     list(pool.map(one, parts))
 
 
-# ---- the device backend --------------------------------------------------------------------------------------
+# ---- the torch backend ---------------------------------------------------------------------------------------
 
 
 def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
@@ -422,11 +422,11 @@ def backends(threads: int, compile_on_cpu: bool) -> list[Backend]:
     if torch.cuda.is_available():
         found += [
             Backend("kornia", "cuda", partial(kornia_calls, device="cuda")),
-            Backend("device_eager", "cuda", partial(device_calls, device="cuda", compiled=False)),
-            Backend("device_compiled", "cuda", partial(device_calls, device="cuda", compiled=True), compiled=True),
+            Backend("torch_eager", "cuda", partial(device_calls, device="cuda", compiled=False)),
+            Backend("torch_compiled", "cuda", partial(device_calls, device="cuda", compiled=True), compiled=True),
         ]
     elif compile_on_cpu:
-        found.append(Backend("device_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
+        found.append(Backend("torch_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
     return found
 
 
@@ -475,7 +475,7 @@ def copy_row(repeats: int) -> dict:
     ms = device_ms(lambda: target.copy_(source), repeats)
     return {
         "name": "copy_bandwidth",
-        "backend": "device",
+        "backend": "torch",
         "device": "cuda",
         "bytes": COPIED,
         "device_ms": ms,
@@ -493,7 +493,7 @@ def transfer_row(data: Data, repeats: int) -> dict:
 
     timing = compare({"copy": call}, repeats)["copy"]
     ms = device_ms(call, repeats)
-    labels = {"name": "host_to_device", "size": data.size, "backend": "device", "device": "cuda"}
+    labels = {"name": "host_to_device", "size": data.size, "backend": "torch", "device": "cuda"}
     return summary(timing, len(data), **labels, device_ms=ms, bytes=given, gb_per_s=round(given / ms / 1e6, 1))
 
 
@@ -524,11 +524,11 @@ def step_rows(
 
 
 def estimates(size: int, batch: int, eager_only: bool) -> list[dict]:
-    """Kernels and bytes of the device backend where no GPU is there to be measured."""
+    """Kernels and bytes of the torch backend where no GPU is there to be measured."""
     cpu, masks = torch.device("cpu"), len(MASKS)
-    counts = {"device_eager": graph_cost.eager_cost(size, batch, masks, CONFIG, cpu)}
+    counts = {"torch_eager": graph_cost.eager_cost(size, batch, masks, CONFIG, cpu)}
     if not eager_only:  # half a minute
-        counts["device_compiled"] = graph_cost.compiled_cost(size, batch, masks, CONFIG, cpu)
+        counts["torch_compiled"] = graph_cost.compiled_cost(size, batch, masks, CONFIG, cpu)
     pixels = batch * size**2
     return [
         {

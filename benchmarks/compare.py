@@ -59,11 +59,11 @@ LINES = (
     Line("the peer's way, CPU", "peer_loop", "cpu", GRAY, ".", False),
     Line("OpenCV, CPU", "opencv", "cpu", BLUE, "o", True),
     Line("torch, CPU", "torch_cpu", "cpu", SKY, "^", False),
-    Line("torch compiled, CPU", "device_compiled", "cpu", PURPLE, "P", True),
+    Line("torch compiled, CPU", "torch_compiled", "cpu", PURPLE, "P", True),
     Line("kornia, CPU", "kornia", "cpu", SAND, "s", False),
     Line("kornia, GPU", "kornia", "cuda", ORANGE, "s", False),
-    Line("torch, GPU", "device_eager", "cuda", PURPLE, "v", True),
-    Line("torch compiled, GPU", "device_compiled", "cuda", GREEN, "D", True),
+    Line("torch, GPU", "torch_eager", "cuda", PURPLE, "v", True),
+    Line("torch compiled, GPU", "torch_compiled", "cuda", GREEN, "D", True),
 )
 
 

@@ -1,4 +1,4 @@
-"""What the device backend's augmentation costs before any clock runs: kernels and bytes, eager and compiled.
+"""What the torch backend's augmentation costs before any clock runs: kernels and bytes, eager and compiled.
 
     python -m benchmarks.graph_cost --size 256 --batch 32
 
@@ -112,7 +112,7 @@ def cost(
 
 
 def main() -> None:
-    flags = parser("kernels and bytes of the device backend, eager and compiled")
+    flags = parser("kernels and bytes of the torch backend, eager and compiled")
     flags.add_argument("--size", type=int, nargs="+", default=[64, 256])
     flags.add_argument("--batch", type=int, default=32)
     flags.add_argument("--masks", type=int, default=3)

@@ -8,7 +8,7 @@ The whole, rows ``end_to_end``, by state:
                     --cold-faces a side, the drawn ones linked under other names
     warm            the store is there and mapped
     warm_uint8      the same, batches handed on as bytes: what the CPU does where a GPU makes the floats
-    cache_device    --cache device: the store in the device's memory; without a GPU that is torch's on the CPU
+    cache_gpu       --cache gpu: the store in the device's memory; without a GPU that is torch's on the CPU
     cache_off       --cache off: every batch is decoded
 ``device`` says where batches end: with a GPU there are rows of both kinds, and the peer's are on the CPU either way.
 The files are in the system's page cache throughout.
@@ -74,15 +74,15 @@ WARM = Way("warm")
 ON_CPU = (
     WARM,
     Way("warm_uint8"),
-    Way("cache_device", "device"),
-    Way("cache_device", "device", "device"),
+    Way("cache_gpu", "gpu"),
+    Way("cache_gpu", "gpu", "torch"),
     Way("cache_off", "off"),
 )
 ON_GPU = (
     Way("warm", device="cuda"),
-    Way("warm", "host", "device", "cuda"),
-    Way("cache_device", "device", "device", "cuda"),
-    Way("cache_off", "off", "device", "cuda"),
+    Way("warm", "host", "torch", "cuda"),
+    Way("cache_gpu", "gpu", "torch", "cuda"),
+    Way("cache_off", "off", "torch", "cuda"),
 )
 
 
@@ -119,7 +119,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
-        made = Collate(augment, way.backend == "device", MASKS, device=device)
+        made = Collate(augment, way.backend == "torch", MASKS, device=device)
     feed = make_feed(way.where, sets, sampler, device, way.backend, no_log)
     return TrainLoader(feed, sampler, made, AugmentationConfig(), size, schedule=schedule)
 

@@ -77,7 +77,7 @@ def shown_bytes(count: int) -> str:
 def choose_cache(
     asked: str, needed: int, cache: Path, device: torch.device, backend: str, there: int = 0, copies: int = 1
 ) -> tuple[str, str]:
-    """Where decoded faces are kept, 'device', 'host', 'memory' or 'off', and a line that says why.
+    """Where decoded faces are kept, 'gpu', 'host', 'memory' or 'off', and a line that says why.
 
     asked: --cache. needed: bytes of all faces, of which ``there`` are in the cache folder already. copies:
     processes of this machine, which share that folder and its files but not their memory.
@@ -85,14 +85,14 @@ def choose_cache(
     """
     size = shown_bytes(needed)
     on_gpu = device.type == "cuda"
-    if asked == "device" or (asked == "auto" and on_gpu and backend == "device"):
+    if asked == "gpu" or (asked == "auto" and on_gpu and backend == "torch"):
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
         room = DEVICE_SHARE if on_gpu else MEMORY_SHARE
         if needed * (1 if on_gpu else copies) <= room * free:
-            return "device", f"cache: device, {size} of {shown_bytes(free)} that are free there"
-        if asked == "device":
+            return "gpu", f"cache: gpu, {size} of {shown_bytes(free)} that are free there"
+        if asked == "gpu":
             raise SwapfastError(
-                f"--cache device: the faces take {size}, and of the {shown_bytes(free)} that are free there at most "
+                f"--cache gpu: the faces take {size}, and of the {shown_bytes(free)} that are free there at most "
                 f"{room:.0%} are used for them; train with --cache host",
                 EXIT_FAILED,
             )
@@ -127,13 +127,13 @@ def make_set(
     """
     rows, store, bad = None, None, []
     decoding = progress(f"decoding {source.folder.path}")
-    if where == "host" or (where == "device" and _may_lie_on_disk(cache, spec, source)):
+    if where == "host" or (where == "gpu" and _may_lie_on_disk(cache, spec, source)):
         copying = progress(f"copying decoded faces of {source.folder.path}")
         cached = cached_store(cache, spec, source, progress=decoding, log=log, copying=copying)
         store, bad = cached.store, cached.bad
         if cached.reused:
             log(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
-    elif where in ("memory", "device"):
+    elif where in ("memory", "gpu"):
         store = HostStore.in_memory(spec, len(source))
         bad = bad_faces(source, fill(spec, source, store, progress=decoding))
     if bad:
@@ -157,10 +157,10 @@ def make_feed(
     if where == "off":
         device_id = (device.index or 0) if device.type == "cuda" else None
         feed = DecodeFeed(sets, sampler, threads, device_id, warn=log)
-        return PreparedFeed(feed) if backend == "device" and PreparedFeed.fits(sets) else feed
-    if where == "device":
+        return PreparedFeed(feed) if backend == "torch" and PreparedFeed.fits(sets) else feed
+    if where == "gpu":
         return DeviceFeed(sets, device)
-    return HostFeed(sets, device if backend == "device" else None)
+    return HostFeed(sets, device if backend == "torch" else None)
 
 
 def make_matcher(

@@ -90,8 +90,8 @@ def test_the_loader_benchmark_has_every_stage_and_every_way(loader):
         ("opencv", "warm"),
         ("opencv", "warm_uint8"),
         ("opencv", "cold"),
-        ("opencv", "cache_device"),
-        ("device", "cache_device"),
+        ("opencv", "cache_gpu"),
+        ("torch", "cache_gpu"),
         ("opencv", "cache_off"),
         ("peer_loop", "warm"),
     }
@@ -129,7 +129,7 @@ def test_the_augment_benchmark_has_every_step_of_every_backend(augment):
 
 def test_the_augment_benchmark_speaks_of_a_gpu_measured_or_estimated(augment):
     content = json.loads(augment.read_text())
-    rows = [row for row in content["results"] if row["backend"] == "device_eager" and row["name"] == "whole"]
+    rows = [row for row in content["results"] if row["backend"] == "torch_eager" and row["name"] == "whole"]
     assert [row["size"] for row in rows] == [32, 64]
     assert all(0 < row["floor_fraction"] < 1 and row["device"] == "cuda" for row in rows)
     measured = [row for row in content["results"] if row["name"] in ("copy_bandwidth", "host_to_device")]
@@ -175,7 +175,7 @@ def test_the_backends_that_are_compared_do_the_same_work(name, tmp_path):
 
 def test_augment_results_become_a_table_and_a_diagram(augment, tmp_path):
     content = json.loads(augment.read_text())
-    gpu = [row | {"device": "cuda", "backend": "device_eager"} for row in content["results"] if row["name"] == "whole"]
+    gpu = [row | {"device": "cuda", "backend": "torch_eager"} for row in content["results"] if row["name"] == "whole"]
     gpu = [row | {"faces_per_s": 123456.0, "ratio_to_peer": 12.3} for row in gpu if not row.get("estimate")]
     other, image = tmp_path / "gpu.json", tmp_path / "plot.png"
     other.write_text(json.dumps(content | {"results": gpu}))

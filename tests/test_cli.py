@@ -226,9 +226,18 @@ def test_ctrl_c_with_nobody_left_to_read(faces, tmp_path, device):
     assert "Traceback" not in complaints
 
 
-def test_the_device_backend_trains(faces, tmp_path, run):
-    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 3, "--backend", "device"))
-    assert code == 0 and "device augmentation" in out, err
+def test_the_torch_backend_trains(faces, tmp_path, run):
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 3, "--backend", "torch"))
+    assert code == 0 and "torch augmentation" in out, err
+
+
+def test_former_names_are_taken_with_a_note(faces, tmp_path, run):
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 1, "--backend", "device", "--cache", "device"))
+    assert code == 0 and "torch augmentation" in out and "cache: gpu" in out, err
+    assert err.splitlines() == [
+        "swapfast: --backend device is called --backend torch now",
+        "swapfast: --cache device is called --cache gpu now",
+    ]
 
 
 def _loss_falls(a: Path, b: Path, model: Path, run, *more) -> str:
@@ -340,7 +349,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             r"--cache-dir .*lies in the faces' folder",
         ),
         "cache folder is a file": (train("--cache-dir", file), r"--cache-dir .*file.txt: is a file; give a folder"),
-        "cache": (train("--cache", "gpu"), r"--cache: invalid choice: 'gpu'.*auto.*device.*host.*off"),
+        "cache": (train("--cache", "disk"), r"--cache: invalid choice: 'disk'.*auto.*gpu.*host.*off"),
         "validation": (train("--validation", "0.9"), r"--validation 0.9: must lie within 0.0 and 0.5"),
         "list no cache": (["cache", tmp_path / "nowhere"], r"nowhere: no such folder"),
         "prepare over": (["prepare", faces / "a", empty], r"empty: .*exists"),
@@ -591,14 +600,14 @@ def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
 def test_where_faces_are_kept_does_not_matter(faces, tmp_path, run, device):
     """And is said; the next start finds what it needs."""
     said = {}
-    for where in ("auto", "host", "device", "off"):
+    for where in ("auto", "host", "gpu", "off"):
         code, said[where], err = run(*_train(faces, tmp_path / where, "-i", 3, "--cache", where))
         assert code == 0, err
         _same(*(tmp_path / w / "checkpoint-00000003/model.safetensors" for w in ("auto", where)), device)
     assert f"cache: host, 0.6 MiB in {tmp_path / 'host' / 'cache'}" in said["host"]
     kept = [path.name.split("-")[0] for path in (tmp_path / "off" / "cache").iterdir()]
     assert "cache: off" in said["off"] and kept == ["index", "index"]
-    assert "cache: device" in said["device"]
+    assert "cache: gpu" in said["gpu"]
     code, out, _ = run(*_train(faces, tmp_path / "host", "-i", 5))
     assert code == 0 and "side A: 12 of 12 faces were decoded before" in out
     code, out, _ = run("cache", tmp_path / "host", "--json")
@@ -660,7 +669,7 @@ def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run)
     assert code == 2 and "no face is left" in err
 
 
-@pytest.mark.parametrize("backend", ["opencv", "device"])
+@pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 2, "-M", "--backend", backend))
     assert code == 0 and "done: 2 iterations" in out, err

@@ -115,7 +115,7 @@ def sets(tmp_path_factory) -> list[TrainSet]:
 
 def _loader(sets) -> TrainLoader:
     sampler = Sampler(1, tuple(map(len, sets)), FACES)
-    collate = Collate(make_augmenter("device", 64, 64, (64,), META), True, MASKS, "bgr", META)
+    collate = Collate(make_augmenter("torch", 64, 64, (64,), META), True, MASKS, "bgr", META)
     return TrainLoader(DeviceFeed(sets, META), sampler, collate, AugmentationConfig(), 64)
 
 

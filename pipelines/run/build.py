@@ -66,7 +66,7 @@ def make_augmenter(
     compile: bool = False,
     callers: int = 1,
 ):
-    """The augmentation of ``backend``, 'opencv' or 'device', for batches that end on ``device``.
+    """The augmentation of ``backend``, 'opencv' or 'torch', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
     threads: of OpenCV's, by default one per core, shared by ``callers`` at the same time. compile: that on the device,
@@ -132,7 +132,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     if request.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
-        if backend == "device":
+        if backend == "torch":
             loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
     writes = processes.is_first
     logs = make_logs(plan, log) if writes and request.logs else Logs()
@@ -179,7 +179,7 @@ def make_loader(
     compiles, callers = plan.request.compile, schedule.workers
     augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, compiles, callers)
     feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
-    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
@@ -252,7 +252,7 @@ def held_out_faces(
     """The faces to validate with, as ``backend`` makes them."""
     model, size = plan.model, plan.spec.size
     augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, STILL, threads)
-    collate = Collate(augment, backend == "device", plan.spec.masks, model.color_order, device)
+    collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
     return HeldOut(sides, collate, size, plan.config.batch_size, warn)
 
 

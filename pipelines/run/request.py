@@ -27,8 +27,8 @@ class TrainRequest:
     changes: settings by dotted name, over those of a resumed model or of ``config``. resume: 'auto' goes on where a
     model is and starts one where none is, 'never' refuses where one is, 'must' where none is. override: accept a change
     of fixed settings where that is possible. load_weights: a model whose weights a new one begins with. after_save: a
-    shell command. compile: model and, on the device backend, augmentation. timelapse: the folder of a picture for every
-    save, if there is to be one. timelapse_inputs: folders of the faces on them; none for those of the preview.
+    shell command. compile: model and, with the torch backend, augmentation. timelapse: the folder of a picture for
+    every save, if there is to be one. timelapse_inputs: folders of the faces on them; none for those of the preview.
     """
 
     input_a: Path

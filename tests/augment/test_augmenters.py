@@ -42,7 +42,7 @@ def tensors(result: Augmented) -> list[torch.Tensor]:
     return [result.feed, *result.targets, *(result.masks or [])]
 
 
-BACKENDS = ("opencv", "device")
+BACKENDS = ("opencv", "torch")
 
 
 @pytest.mark.parametrize("size, sizes", [(256, (256, 128, [64, 256])), (128, (128, 80, [96, 128]))])
@@ -54,7 +54,7 @@ def test_backends_agree(device, at_least, size, sizes):
     ):
         d = draw(1, np.arange(8), 0, size, config)
         a = run("opencv", device, sizes, faces, planes, d).to_float()
-        b = run("device", device, sizes, faces, planes, d)
+        b = run("torch", device, sizes, faces, planes, d)
         at_least(f"{what} at {size} px: feed, dB", psnr(a.feed, b.feed.cpu(), 1), feed)
         for x, y in zip(a.targets, b.targets):
             at_least(f"{what} at {size} px: target of {x.shape[-1]} px, dB", psnr(x, y.cpu(), 1), target)
@@ -256,7 +256,7 @@ def test_what_does_not_fit_is_refused(device, backend):
         for case in cases:
             with pytest.raises(ValueError, match=what):
                 run(backend, device, (64, 64, [64]), *case)
-    other = {"opencv": DeviceAugmenter, "device": OpenCVAugmenter}[backend](64, 64, [64])
+    other = {"opencv": DeviceAugmenter, "torch": OpenCVAugmenter}[backend](64, 64, [64])
     with pytest.raises(ValueError, match="faces"):
         other(*((faces, planes) if backend == "opencv" else map(torch.from_numpy, (faces, planes))), d)
     for sizes in (

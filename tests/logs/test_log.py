@@ -82,7 +82,7 @@ def test_measuring_does_not_change_what_is_trained_whatever_the_cache(run, tmp_p
     losses, weights = {}, {}
     for name, *more in (
         ("host", "--cache", "host", "--validation-interval", 1),
-        ("device", "--cache", "device", "--validation-interval", 2),
+        ("gpu", "--cache", "gpu", "--validation-interval", 2),
         ("off", "--cache", "off"),
         ("silent", "--cache", "host", "-n"),
     ):

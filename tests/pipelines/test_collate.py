@@ -181,7 +181,7 @@ def test_the_draws_are_read_as_the_peer_meant_them(case, drawn, within):
     within("feed, levels", worst(area(np.concatenate([feed] * 2, -1), feed_size)[..., :3], theirs), 1)
 
 
-@pytest.fixture(params=["opencv", "device"])
+@pytest.fixture(params=["opencv", "torch"])
 def backend(request) -> str:
     return request.param
 
@@ -192,7 +192,7 @@ def batch(case, drawn, backend, device):
     name, g = case
     feed_size, sizes, order = CASES[name]
     collate = Collate(
-        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "device", MASKS, order, device
+        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "torch", MASKS, order, device
     )
     items = [
         tuple((pixels, 10 * side + row) for side, pixels in enumerate(item))
@@ -293,7 +293,7 @@ def _items(rng, size: int, masks: int, sides: int = 2, rows: int = 3):
 @pytest.mark.parametrize("masks", [(), ("face",), ("eye",), ("face", "mouth"), ("eye", "mouth"), MASKS])
 def test_any_set_of_masks_finds_its_place(masks, backend, device):
     items = _items(np.random.default_rng(1), 32, len(masks))
-    collate = Collate(make_augmenter(backend, 32, 32, (16, 32), device), backend == "device", masks, "bgr", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (16, 32), device), backend == "torch", masks, "bgr", device)
     made = collate(items, Draws.identity(6, 32))
     assert [tuple(target.shape) for target in made.targets] == [(3, 2, 3, 16, 16), (3, 2, 3, 32, 32)]
     for row, item in enumerate(items):
@@ -312,7 +312,7 @@ def test_any_set_of_masks_finds_its_place(masks, backend, device):
 def test_a_collate_leaves_what_it_is_given_alone(backend, device):
     items = _items(np.random.default_rng(2), 32, 3)
     before = [[pixels.copy() for pixels, _ in item] for item in items]
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "device", MASKS, "rgb", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASKS, "rgb", device)
     d = dataclasses.replace(Draws.identity(6, 32), lab=np.full((6, 3), 0.3), flip=np.ones(6, bool))
     one, two = collate(items, d), collate(items, d)
     assert all(np.array_equal(a, b) for item, kept in zip(items, before) for (a, _), b in zip(item, kept))
@@ -321,7 +321,7 @@ def test_a_collate_leaves_what_it_is_given_alone(backend, device):
 
 def test_wrong_items_are_refused(backend, device):
     rng = np.random.default_rng(3)
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "device", MASKS, "bgr", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASKS, "bgr", device)
     with pytest.raises(ValueError):
         collate(_items(rng, 32, 3), Draws.identity(5, 32))
     with pytest.raises(ValueError):

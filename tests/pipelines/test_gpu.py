@@ -47,7 +47,7 @@ def prepared(made_faces, tmp_path_factory):
 def _loader(sets, device, feed, seed=3, batch=8) -> TrainLoader:
     size = sets[0].spec.size
     sampler = Sampler(seed, tuple(map(len, sets)), batch)
-    collate = Collate(make_augmenter("device", size, size, (size,), device), True, MASKS, "bgr", device)
+    collate = Collate(make_augmenter("torch", size, size, (size,), device), True, MASKS, "bgr", device)
     return TrainLoader(feed(sets, sampler), sampler, collate, AugmentationConfig(), size)
 
 
@@ -91,14 +91,14 @@ def test_a_damaged_jpeg_does_not_end_the_run(made_faces, tmp_path, device):
     assert all(torch.isfinite(batch.inputs[0]).all() for batch in batches)
 
 
-@pytest.mark.parametrize("kind", ["host", "device", "prepared"])
+@pytest.mark.parametrize("kind", ["host", "gpu", "prepared"])
 def test_buffers_live_as_long_as_who_reads_them(prepared, device, kind):
     """A slow reader, tensors dropped at once, the allocator busy: every batch is what it is when made alone."""
 
     def feed(sets, sampler):
         if kind == "host":
             return HostFeed(sets, device)
-        if kind == "device":
+        if kind == "gpu":
             return DeviceFeed(sets, device)
         return PreparedFeed(DecodeFeed(sets, sampler, device_id=device.index or 0))
 

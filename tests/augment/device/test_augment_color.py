@@ -161,14 +161,14 @@ def test_jitter_is_the_peers_rounded_instead_of_cut_off(golden, device, within):
 @pytest.mark.golden
 def test_clahe_is_the_peers_for_every_grid(golden, device, within):
     g = golden("aug_clahe_grids")
-    worst = {"opencv": 0.0, "device": 0.0}
+    worst = {"opencv": 0.0, "torch": 0.0}
     for name in [name for name in g.files if name.startswith("out_")]:
         size, grid = map(int, name.removeprefix("out_").split("_g"))
         plane, expected = g[f"L_{size}"], g[name].astype(np.float64)
-        ours = {"opencv": host_color.equalize(plane, grid), "device": equalized(plane[None], [grid], device)[0]}
+        ours = {"opencv": host_color.equalize(plane, grid), "torch": equalized(plane[None], [grid], device)[0]}
         worst = {backend: max(worst[backend], np.abs(ours[backend] - expected).max()) for backend in worst}
     within("opencv, all grids, levels", worst["opencv"], 0)
-    within("device, all grids, levels", worst["device"], ties(device))
+    within("torch, all grids, levels", worst["torch"], ties(device))
 
 
 @pytest.mark.golden

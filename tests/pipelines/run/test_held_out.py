@@ -37,7 +37,7 @@ def sets(made_faces):
 
 def _held_out(sets, device, backend="opencv", batch=2):
     augment = make_augmenter(backend, 64, 64, (64,), device, STILL)
-    return HeldOut(sets, Collate(augment, backend == "device", MASKS, "bgr", device), 64, batch)
+    return HeldOut(sets, Collate(augment, backend == "torch", MASKS, "bgr", device), 64, batch)
 
 
 def _tensors(held):
@@ -46,7 +46,7 @@ def _tensors(held):
     ]
 
 
-@pytest.mark.parametrize("backend", ["opencv", "device"])
+@pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_they_are_the_faces_held_out_and_not_augmented(sets, device, backend):
     seen = {0: [], 1: []}
     for side, batch in _held_out(sets["host"], device, backend):
