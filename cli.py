@@ -392,10 +392,10 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _train_together(arguments: argparse.Namespace, stop: StopRequest) -> int:
     """``_train`` as one of the processes that torchrun started, or as the only one."""
-    from swapfast.processes import joined
+    from swapfast.processes import join_processes
 
     watching = stop.watching(arguments.stop_file, arguments.max_time)
-    with joined(arguments.device) as processes, watching:
+    with join_processes(arguments.device) as processes, watching:
         return _train(arguments, stop, processes)
 
 
@@ -426,7 +426,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
     from pipelines.run.build import build_trainer, find_rate
     from pipelines.run.plan import describe_model, plan_run
     from pipelines.run.request import TrainRequest
-    from swapfast.processes import stopped_code
+    from swapfast.processes import exit_code_when_stopped
     from swapfast.training.memory import memory_explained
 
     request = TrainRequest(
@@ -458,7 +458,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
     with Bars(processes.is_first) as bars:
         plan = plan_run(request, bars, processes)
         if plan.step >= request.iterations and not plan.only_graph:
-            processes.files_ready()
+            processes.publish_files_ready()
             log(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     explained = memory_explained(functools.partial(_less_memory, arguments, plan))
@@ -468,7 +468,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
             if plan.finds_rate:
                 find_rate(plan, trainer, log, bars("looking for a learning rate"))
         if plan.only_graph:
-            return stopped_code() if stop else EXIT_DONE
+            return exit_code_when_stopped() if stop else EXIT_DONE
         trainer.train()
     if trainer.unwarped:
         log(
@@ -476,7 +476,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processe
             "face to warp to, lie on one line, in one place or far outside) and were fed unwarped"
         )
     if stop:
-        code = stopped_code()
+        code = exit_code_when_stopped()
         why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
         log(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
         return code

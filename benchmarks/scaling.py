@@ -31,7 +31,7 @@ from swapfast.batch import Batch, BatchMeta
 from swapfast.config import ModelConfig, OptimizerConfig, TrainConfig
 from swapfast.models import MODELS, build_model
 from swapfast.optim.optimizer import Optimizer
-from swapfast.processes import Processes, joined
+from swapfast.processes import Processes, join_processes
 from swapfast.system import available_cores
 from swapfast.training.trainer import Trainer
 
@@ -117,8 +117,8 @@ def measure(processes: Processes, device: str, model_name: str, per_side: int, r
 
     def step() -> None:
         trainer.train_one_batch()
-        processes.agree(False)
-        processes.agree(False, False)
+        processes.any_on_hosts(False)
+        processes.any_on_hosts(False, False)
 
     reset_peak()
     for _ in range(2):
@@ -128,7 +128,7 @@ def measure(processes: Processes, device: str, model_name: str, per_side: int, r
         times["step"].append(synced(step))
         if processes.world > 1:
             times["all_reduce"].append(synced(lambda: dist.all_reduce(flat)))
-            times["agree"].append(synced(lambda: processes.agree(False)))
+            times["agree"].append(synced(lambda: processes.any_on_hosts(False)))
     return {
         "times": times,
         "peak_mib": peak_mib(),
@@ -142,7 +142,7 @@ def _one(rank: int, world: int, port: int, results, device: str, *arguments) -> 
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({key: str(value) for key, value in places.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with joined(device) as processes:
+    with join_processes(device) as processes:
         result = measure(processes, device, *arguments)
     if rank == 0:
         results.put(result)

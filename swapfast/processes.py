@@ -38,7 +38,7 @@ _CLAIM_S = 3.0  # for a process that fails to say so before those it leaves alon
 _GO_ON = "the last checkpoint is whole, and the same command goes on from there"
 
 
-class Elsewhere(SwapfastError):
+class FailedElsewhere(SwapfastError):
     """Another process failed or left, and has said why: this one has nothing to add. The message is empty."""
 
     def __init__(self, code: int = EXIT_FAILED) -> None:
@@ -69,20 +69,20 @@ class Processes:
 
     # --- who goes first ---------------------------------------------------------------------------------------
 
-    def tell(self, key: str, value: object) -> None:
+    def publish(self, key: str, value: object) -> None:
         """Leave something that JSON can hold for the others."""
         if self.store is not None:
             self.store.set(key, json.dumps(value))
 
-    def told(self, key: str, by: int = 0) -> object:
+    def wait_for(self, key: str, by: int = 0) -> object:
         """What rank ``by`` told under ``key``, waited for however long it takes: while it lives and none fails."""
         beat, heard = None, time.monotonic()
         while not self.store.check([key]):
             left = self.store.check([f"left {by}"])
             if self.store.check(["failure"]):
-                raise Elsewhere(json.loads(self.store.get("failure"))["code"])
+                raise FailedElsewhere(json.loads(self.store.get("failure"))["code"])
             if left and not self.store.check([key]):
-                raise Elsewhere
+                raise FailedElsewhere
             newest = self.store.check([f"alive {by}"]) and self.store.get(f"alive {by}")
             if newest != beat:
                 beat, heard = newest, time.monotonic()
@@ -92,7 +92,7 @@ class Processes:
         return json.loads(self.store.get(key))
 
     @contextlib.contextmanager
-    def living(self) -> Iterator[None]:
+    def heartbeat(self) -> Iterator[None]:
         """Let the others know that this process lives, whatever else it does within: reading faces may take hours."""
         end = threading.Event()
         thread = threading.Thread(target=self._beat, args=(end,), daemon=True)
@@ -106,7 +106,7 @@ class Processes:
     def _beat(self, end: threading.Event) -> None:
         with contextlib.suppress(RuntimeError):  # the store is gone, which the main thread notices
             for beat in itertools.count():
-                self.tell(f"alive {self.rank}", beat)
+                self.publish(f"alive {self.rank}", beat)
                 if end.wait(_BEAT_S):
                     return
 
@@ -121,12 +121,12 @@ class Processes:
     def wait_for_files(self) -> None:
         """Let the machine's first process read folders and fill the cache alone; the others find what it kept."""
         if self.local_rank:
-            self.told(self._files(), by=self._machine)
+            self.wait_for(self._files(), by=self._machine)
 
-    def files_ready(self) -> None:
+    def publish_files_ready(self) -> None:
         """Let the machine's other processes go on; to be called too where a run ends before it begins."""
         if not self.local_rank:
-            self.tell(self._files(), True)
+            self.publish(self._files(), True)
 
     def check_same(self, what: str, mine: str) -> None:
         """SwapfastError where ``mine`` is not what rank 0 has; what: in the message, such as 'the faces'.
@@ -137,21 +137,21 @@ class Processes:
         if self.world == 1:
             return
         if self.is_first:
-            self.tell(what, mine)
+            self.publish(what, mine)
             for other in range(1, self.world):
-                self.told(f"{what} of {other}", by=other)
-            self.tell(f"{what} of all", True)
+                self.wait_for(f"{what} of {other}", by=other)
+            self.publish(f"{what} of all", True)
             return
-        if self.told(what) != mine:
+        if self.wait_for(what) != mine:
             raise SwapfastError(
                 f"{what} of rank {self.rank} differ from those of rank 0: give every machine the same folders and files"
             )
-        self.tell(f"{what} of {self.rank}", True)
-        self.told(f"{what} of all")
+        self.publish(f"{what} of {self.rank}", True)
+        self.wait_for(f"{what} of all")
 
     # --- once a step ------------------------------------------------------------------------------------------
 
-    def agree(self, *flags: bool) -> tuple[bool, ...]:
+    def any_on_hosts(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag: whether any process has it set. Only hosts wait for each other."""
         if self.world == 1:
             return flags
@@ -159,7 +159,7 @@ class Processes:
         dist.all_reduce(together, dist.ReduceOp.MAX, self.host)
         return tuple(bool(flag) for flag in together.tolist())
 
-    def any(self, flag: Tensor) -> Tensor:
+    def any_on_devices(self, flag: Tensor) -> Tensor:
         """Whether it is set anywhere, a bool on the device, without waiting for it."""
         if self.world == 1:
             return flag
@@ -167,7 +167,7 @@ class Processes:
         dist.all_reduce(together, dist.ReduceOp.MAX)
         return together.bool()
 
-    def mean(self, values: Tensor, share: float) -> Tensor:
+    def mean_over_faces(self, values: Tensor, share: float) -> Tensor:
         """The mean over all faces of a batch, of which this process saw ``share``, 0..1: float32 on the device."""
         if self.world == 1:
             return values
@@ -188,13 +188,13 @@ class Processes:
         return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     @contextlib.contextmanager
-    def syncing(self, wrapped: nn.Module, now: bool) -> Iterator[None]:
+    def gradient_sync(self, wrapped: nn.Module, now: bool) -> Iterator[None]:
         """Forward and backward within: gradients are averaged ``now``, or later with those of further batches."""
         later = self.world > 1 and not now and isinstance(wrapped, nn.parallel.DistributedDataParallel)
         with wrapped.no_sync() if later else contextlib.nullcontext():
             yield
 
-    def mean_of_each(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def mean_over_processes(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over the processes of every tensor; new ones."""
         if self.world == 1:
             return dict(tensors)
@@ -204,7 +204,7 @@ class Processes:
             means[name] /= self.world
         return means
 
-    def spread(self, parts: dict[str, dict[str, Tensor]] | None) -> dict[str, dict[str, Tensor]] | None:
+    def broadcast_tensors(self, parts: dict[str, dict[str, Tensor]] | None) -> dict[str, dict[str, Tensor]] | None:
         """Rank 0's named tensors, on the host, for all; None where it has none. The others' are not looked at."""
         if self.world == 1:
             return parts
@@ -215,9 +215,9 @@ class Processes:
                 part: {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()}
                 for part, tensors in parts.items()
             }
-            self.tell(key, described)
+            self.publish(key, described)
         else:
-            described = self.told(key)
+            described = self.wait_for(key)
         if described is None:
             return None
         result: dict[str, dict[str, Tensor]] = {}
@@ -242,8 +242,8 @@ class Processes:
         """
         with contextlib.suppress(RuntimeError):  # the store went with the process that kept it
             if not self.is_first:
-                self.told("left 0")
-            self.tell(f"left {self.rank}", True)
+                self.wait_for("left 0")
+            self.publish(f"left {self.rank}", True)
             if self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 others = [f"left {other}" for other in range(1, self.world)]
                 _poll(lambda: self.store.check(others), "not all have left")
@@ -252,7 +252,7 @@ class Processes:
         """Whether this process is the first to fail, and so the one to say why."""
         if self.store.add("failures", 1) != 1:
             return False
-        self.tell("failure", {"code": code, "rank": self.rank})
+        self.publish("failure", {"code": code, "rank": self.rank})
         return True
 
     def _failed_elsewhere(self, patience_s: float) -> int | None:
@@ -265,7 +265,7 @@ class Processes:
         return json.loads(self.store.get("failure"))["code"]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -273,18 +273,18 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def asked_for() -> bool:
+def is_distributed() -> bool:
     """Whether torchrun, or something that sets the same variables, started several processes."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def stopped_code() -> int:
+def exit_code_when_stopped() -> int:
     """The code to leave with when stopped and saved. torchrun would take another than 0 for a failure, and restart."""
     return EXIT_DONE if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else EXIT_STOPPED
 
 
-def device_of(local_rank: int, local_world: int, name: str) -> torch.device:
+def device_of_rank(local_rank: int, local_world: int, name: str) -> torch.device:
     """The device of a machine's ``local_rank``th process; SwapfastError where there are fewer GPUs than processes.
 
     name: 'auto', 'cpu' or 'cuda', as in --device.
@@ -301,29 +301,29 @@ def device_of(local_rank: int, local_world: int, name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Iterator[Processes]:
-    """This process among those torchrun started, or ``ALONE``.
+def join_processes(device: str = "auto") -> Iterator[Processes]:
+    """This process among those torchrun started, or ``SINGLE_PROCESS``.
 
-    An error that ends the run leaves by the process that had it first; the others raise ``Elsewhere``. One that is gone
-    without a word (killed, a machine lost) is told of by one of those that miss it.
+    The process that fails first raises its own error, and the others raise ``FailedElsewhere``. Where a process is gone
+    without a word (killed, a machine lost), one of those that miss it says so.
     """
-    if not asked_for():
-        yield ALONE
+    if not is_distributed():
+        yield SINGLE_PROCESS
         return
     processes = _join(device)
     try:
-        with processes.living():
+        with processes.heartbeat():
             yield processes
             processes.leave()
     except BaseException as error:
-        raise _sorted_out(processes, error) from error
+        raise error_to_raise(processes, error) from error
     dist.destroy_process_group()
 
 
 def _join(device: str) -> Processes:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    on = device_of(local_rank, local_world, device)
+    on = device_of_rank(local_rank, local_world, device)
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
         store = dist.PrefixStore(_attempt(store, rank, world), store)
@@ -373,33 +373,33 @@ def _attempt(store: dist.Store, rank: int, world: int) -> str:
     return mine
 
 
-def _sorted_out(processes: Processes, error: BaseException) -> BaseException:
+def error_to_raise(processes: Processes, error: BaseException) -> BaseException:
     """The error to leave with: ``error``, unless another process failed before or is the reason."""
-    told = Elsewhere()
+    told = FailedElsewhere()
     with contextlib.suppress(KeyboardInterrupt):  # of torchrun, as it saw another one leave: that has said why
-        told = _whose(processes, error)
-        if isinstance(told, Elsewhere):
+        told = root_cause(processes, error)
+        if isinstance(told, FailedElsewhere):
             # torchrun ends all others as soon as it sees one leave: first the one that has something to say.
             time.sleep(_GRACE_S)
         with contextlib.suppress(RuntimeError):
-            processes.tell(f"left {processes.rank}", True)
+            processes.publish(f"left {processes.rank}", True)
     return told
 
 
-def _whose(processes: Processes, error: BaseException) -> BaseException:
-    if isinstance(error, Elsewhere):
+def root_cause(processes: Processes, error: BaseException) -> BaseException:
+    if isinstance(error, FailedElsewhere):
         return error
     lost = _is_lost(error)
     try:
         code = processes._failed_elsewhere(_CLAIM_S if lost else 0.0)
         if code is not None:
-            return Elsewhere(code)
+            return FailedElsewhere(code)
         mine = EXIT_STOPPED if isinstance(error, KeyboardInterrupt) else getattr(error, "code", EXIT_FAILED)
         if not processes.claim_failure(mine if isinstance(mine, int) else EXIT_FAILED):
-            return Elsewhere(EXIT_FAILED)
+            return FailedElsewhere(EXIT_FAILED)
     except RuntimeError:  # the store went with the process that kept it
         if lost and not processes.is_first:
-            return Elsewhere(EXIT_FAILED)
+            return FailedElsewhere(EXIT_FAILED)
     if lost:
         return SwapfastError(
             "another process of this run is gone (killed, out of memory, or its machine or network lost; torchrun "

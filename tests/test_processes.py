@@ -31,7 +31,7 @@ from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.lr_finder import LearningRateFinder
 from swapfast.optim.optimizer import Optimizer
-from swapfast.processes import ALONE, Elsewhere, Processes, joined
+from swapfast.processes import SINGLE_PROCESS, FailedElsewhere, Processes, join_processes
 from swapfast.training.progress import ProgressLine
 from swapfast.training.trainer import Run, Trainer
 
@@ -70,7 +70,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
     checkpoints = CheckpointFolder(folder / f"model{processes.rank}")
     found = checkpoints.load()
-    tensors = processes.spread(found and found[0].tensors)
+    tensors = processes.broadcast_tensors(found and found[0].tensors)
     step = found[0].step if found else 0
     if tensors is not None:
         step = int(tensors["at"]["step"])
@@ -161,7 +161,7 @@ def _dying(batches, how):
 def disagree(processes, folder):
     processes.check_same("the faces", "the same")
     processes.check_same("the masks", str(processes.rank))
-    processes.agree(True)
+    processes.any_on_hosts(True)
 
 
 def train_or_die(processes, folder, dies):
@@ -182,7 +182,7 @@ def leave_late(processes, log, seconds):
 
 def leave_early(processes):
     if not processes.is_first:
-        processes.told("what nobody tells")
+        processes.wait_for("what nobody tells")
 
 
 # --- starting them ----------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def _one_of(rank, world, environment, task, arguments, results):
     )  # fmt: skip
     torch.set_num_threads(1)
     try:
-        with joined("cpu") as processes:
+        with join_processes("cpu") as processes:
             result = task(processes, *arguments)
         result = result() if callable(result) else result
     except SwapfastError as error:
@@ -256,7 +256,7 @@ SCENARIOS = {
 def test_several_processes_train_like_one(world, names, tmp_path, within):
     """Five faces a step, which neither two nor four share evenly; all copies are the same to the bit."""
     scenarios = {name: SCENARIOS[name] for name in names}
-    alone = train_each(ALONE, tmp_path / "alone", scenarios)
+    alone = train_each(SINGLE_PROCESS, tmp_path / "alone", scenarios)
     several = together(world, train_each, tmp_path / "several", scenarios)
     for name, expected in alone.items():
         assert len(expected["shown"]) >= 4
@@ -270,7 +270,7 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
 def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
     """Three losses make a step here, and both stops lie between. Only rank 0 has the checkpoint."""
     given = {"gradient_accumulation": 3}
-    straight = train_each(ALONE, tmp_path / "alone", {"": given | {"iterations": 9, "seed": 0}})[""]
+    straight = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given | {"iterations": 9, "seed": 0}})[""]
     parted = together(2, train_in_parts, tmp_path / "several", given, (4, 5, 9))
     for one in parted:
         _equal({**one, "shown": []}, {**straight, "shown": []}, within, "in three parts")
@@ -278,7 +278,7 @@ def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
 
 def test_going_back_to_a_checkpoint_that_only_one_has(tmp_path, within):
     given = {"iterations": 6, "poison": (4,), "nan": "rollback"}
-    alone = train_each(ALONE, tmp_path / "alone", {"": given})[""]
+    alone = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given})[""]
     for one in together(2, train_each, tmp_path / "several", {"": given}):
         _equal(one[""], alone, within, "rolled back")
 
@@ -290,7 +290,7 @@ def test_a_request_to_one_stops_all_at_the_same_step(tmp_path):
 
 
 def test_all_look_at_one_curve_for_a_learning_rate(tmp_path):
-    expected, rate, _ = find_rate(ALONE, tmp_path)
+    expected, rate, _ = find_rate(SINGLE_PROCESS, tmp_path)
     (first, one, wrote), (second, other, also) = together(2, find_rate, tmp_path / "several")
     assert first == second == pytest.approx(expected, rel=1e-3)
     assert one == other == pytest.approx(rate) and wrote and not also
@@ -303,7 +303,7 @@ def test_a_process_that_dies_ends_the_run(how, tmp_path):
     ends = together(3, die_in_the_middle, tmp_path, how, silent=1 if how == "killed" else 0)
     assert time.monotonic() - begun < 60
     spoken = [end for end in ends if end[1]]
-    assert len(spoken) == 1 and {end[0] for end in ends if end not in spoken} == {Elsewhere.__name__}
+    assert len(spoken) == 1 and {end[0] for end in ends if end not in spoken} == {FailedElsewhere.__name__}
     assert ("another process of this run is gone" if how == "killed" else "out of luck") in spoken[0][1]
     assert {end[2] for end in ends} == {EXIT_FAILED}
     assert CheckpointFolder(tmp_path / "model0").load()[0].step == 3
@@ -311,7 +311,7 @@ def test_a_process_that_dies_ends_the_run(how, tmp_path):
 
 def test_machines_that_hold_different_faces_are_refused(tmp_path):
     silent, spoken = sorted(together(2, disagree, tmp_path), key=lambda end: end[1])
-    assert silent[0] == Elsewhere.__name__ and "the masks of rank 1 differ from those of rank 0" in spoken[1]
+    assert silent[0] == FailedElsewhere.__name__ and "the masks of rank 1 differ from those of rank 0" in spoken[1]
 
 
 def test_a_restart_hears_nothing_of_the_start_before(tmp_path):
@@ -333,7 +333,7 @@ def test_the_others_stay_until_the_first_is_done(tmp_path):
 def test_nobody_waits_for_one_that_left(tmp_path):
     begun = time.monotonic()
     first, other = together(2, leave_early)
-    assert first is None and other[0] == Elsewhere.__name__ and time.monotonic() - begun < LIMIT_S / 2
+    assert first is None and other[0] == FailedElsewhere.__name__ and time.monotonic() - begun < LIMIT_S / 2
 
 
 def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
@@ -343,16 +343,16 @@ def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
     slow, waiting = (Processes(rank, 2, store=store) for rank in range(2))
 
     def decode():
-        with slow.living():
+        with slow.heartbeat():
             time.sleep(1.5)
-            slow.tell("ready", True)
+            slow.publish("ready", True)
 
     thread = threading.Thread(target=decode)
     thread.start()
-    assert waiting.told("ready", by=0) is True
+    assert waiting.wait_for("ready", by=0) is True
     thread.join()
     with pytest.raises(SwapfastError, match="rank 0 is gone"):
-        waiting.told("more", by=0)
+        waiting.wait_for("more", by=0)
 
 
 # --- the program ------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
             keep_index(kept, source.folder.records)
     matcher = make_matcher(sides, config, request.cache, progress)
-    processes.files_ready()
+    processes.publish_files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
     for line in (*plan.lines, *remarks(sides), *changed_faces(plan.checkpoint, state["data"])):
@@ -117,7 +117,9 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
     if plan.checkpoint is not None:
-        optimizer.load_state_dict(trained_state(model, processes.spread(plan.checkpoint.tensors)["optimizer"]))
+        optimizer.load_state_dict(
+            trained_state(model, processes.broadcast_tensors(plan.checkpoint.tensors)["optimizer"])
+        )
     frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
     log(
         f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "

@@ -26,7 +26,7 @@ from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
 from swapfast.preview.samples import Samples
-from swapfast.processes import ALONE, Processes
+from swapfast.processes import SINGLE_PROCESS, Processes
 
 
 def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
@@ -57,7 +57,9 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     )
 
 
-def plan_run(request: TrainRequest, progress: ProgressFactory = no_progress, processes: Processes = ALONE) -> Plan:
+def plan_run(
+    request: TrainRequest, progress: ProgressFactory = no_progress, processes: Processes = SINGLE_PROCESS
+) -> Plan:
     """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
 
     Only what was read of a folder is kept, where there is a cache folder already. Of several processes rank 0 looks for
@@ -81,7 +83,7 @@ def plan_run(request: TrainRequest, progress: ProgressFactory = no_progress, pro
     config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
     if processes.is_first:
         state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
-        processes.tell("plan", {"config": config.to_dict(), "state": state})
+        processes.publish("plan", {"config": config.to_dict(), "state": state})
     check_multipliers(config, request.changes)
     look = config.preview
     masks = needed_masks(config)
@@ -137,6 +139,6 @@ def describe_model(request: TrainRequest) -> str:
 
 def followed(processes: Processes) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
     """What ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
-    plan = processes.told("plan")
+    plan = processes.wait_for("plan")
     config = TrainConfig.from_dict(plan["config"], "the plan of rank 0")
     return config, plan["state"] and Checkpoint(plan["state"]["step"], {}, plan["state"]), []

@@ -17,7 +17,7 @@ from swapfast.device import pick_device, pick_precision
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
-from swapfast.processes import ALONE, Processes
+from swapfast.processes import SINGLE_PROCESS, Processes
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Plan:
     spec: StoreSpec
     samples: Samples
     lines: list[str]
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
     transfer: Transfer | None = None
     timelapse_sources: Sequence[Source] = ()
 

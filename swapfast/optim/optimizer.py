@@ -17,7 +17,7 @@ from swapfast.optim.clip import GradClip
 from swapfast.optim.lion import Lion
 from swapfast.optim.loss_scale import LossScaler
 from swapfast.optim.lr_warmup import WarmupScheduler
-from swapfast.processes import ALONE, Processes
+from swapfast.processes import SINGLE_PROCESS, Processes
 
 if TYPE_CHECKING:
     from swapfast.optim.lr_finder import LearningRateFinder
@@ -88,7 +88,7 @@ class Optimizer:
         config: OptimizerConfig,
         mixed_precision: bool = False,
         warmup_steps: int = 0,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
@@ -163,7 +163,8 @@ class Optimizer:
         """
         if self._collected < self.accumulation:
             return
-        self._lost = self.processes.any(self._lost)  # a loss is one process' own, and all must leave out the same step
+        # A loss is one process' own, and all must leave out the same step.
+        self._lost = self.processes.any_on_devices(self._lost)
         moved = {name: p for name, p in self._parameters.items() if p.grad is not None}
         self._moved = list(moved)
         gradients = [p.grad for p in moved.values()]
@@ -297,9 +298,9 @@ class Optimizer:
         state["@rate"] = torch.tensor([self._configured, self.rollbacks], dtype=torch.float64)
         if self._collected:
             state["@collected"] = torch.tensor([self._collected, self.accumulation])
-            state["@lost"] = self.processes.any(self._lost)
+            state["@lost"] = self.processes.any_on_devices(self._lost)
             waiting = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-            waiting = self.processes.mean_of_each(waiting)
+            waiting = self.processes.mean_over_processes(waiting)
             state |= {f"{name}.waiting_grad": gradient for name, gradient in waiting.items()}
         for prefix, part in (("@clip", self._clip), ("@scaler", self._scaler)):
             state |= {} if part is None else {f"{prefix}.{name}": value for name, value in part.state_dict().items()}

@@ -24,7 +24,7 @@ from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import SIDES, FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
-from swapfast.processes import ALONE, Processes
+from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.system import memory_in_use
 from swapfast.training.nonfinite import MAX_IN_A_ROW, MAX_ROLLBACKS, Broken, Faces, broken_step
 from swapfast.training.pending import Fetched, Pending
@@ -92,7 +92,7 @@ class Trainer:
         run: Run | None = None,
         step: int = 0,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
         batch_size: int | None = None,
     ) -> None:
         self.model = model
@@ -135,7 +135,7 @@ class Trainer:
         self.unwarped += batch.unwarped
 
         self._faces = self._ordinals(batch)
-        with self.processes.syncing(self._parallel, self.optimizer.completes_step):
+        with self.processes.gradient_sync(self._parallel, self.optimizer.completes_step):
             losses = self._losses(batch)
             total = sum(loss.total for loss in losses)
             if self.processes.world > 1:
@@ -163,11 +163,11 @@ class Trainer:
 
     def mean_over_faces(self, values: Tensor) -> Tensor:
         """From means over this process' faces of the last batch to means over all processes' faces."""
-        return self.processes.mean(values, self._share)
+        return self.processes.mean_over_faces(values, self._share)
 
     def asked_to_stop(self) -> bool:
         """Whether any process is, so that all stop at the same step. To be called by all."""
-        if self.processes.agree(bool(self.run.stop))[0]:
+        if self.processes.any_on_hosts(bool(self.run.stop))[0]:
             self.run.stop.request("another process")
             return True
         return False
@@ -214,7 +214,7 @@ class Trainer:
         self._pending.add(self.step, time.time(), self._faces, values, {"learning_rate": rate})
         # Fetching and saving are done together; when, one decides.
         shows = time.perf_counter() - self._reported >= run.progress.interval_s
-        shows, saves = self.processes.agree(shows, run.stop.save_asked())
+        shows, saves = self.processes.any_on_hosts(shows, run.stop.save_asked())
         if shows or self.exit_early:
             first = self._reported < 0  # a person wants to see at once that it goes
             self._report(self.exit_early or first)  # may go back to a checkpoint: then there is more to do
@@ -431,7 +431,7 @@ class Trainer:
         """Take the newest checkpoint's weights and go on behind the broken step, more slowly."""
         found = self.run.checkpoints.load() if self.processes.is_first else None
         # What rank 0 finds, for all: the others may not see its disk.
-        tensors = self.processes.spread(found and found[0].tensors)
+        tensors = self.processes.broadcast_tensors(found and found[0].tensors)
         if tensors is None or self.optimizer.rollbacks >= MAX_ROLLBACKS:
             why = "there is no checkpoint" if tensors is None else f"it went back {MAX_ROLLBACKS} times already"
             raise SwapfastError(
