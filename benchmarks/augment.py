@@ -68,6 +68,7 @@ from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
 from swapfast.augment.result import Augmented
+from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face, crop_shares
 from swapfast.faces.folder import scan_folder
@@ -78,9 +79,8 @@ from swapfast.faces.record import FaceRecord
 from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
 
-MASKS = ("face", "eye", "mouth")
 CONFIG = AugmentationConfig()
-FLOOR_BYTES = (3 + len(MASKS)) * (1 + 4) + 3 * 4  # a px: bytes read once; target, masks and feed written as float32
+FLOOR_BYTES = (3 + len(MASK_NAMES)) * (1 + 4) + 3 * 4  # a px: bytes read once; target, masks, feed written as float32
 PICTURE = 256  # px of the drawn pictures; crops above are smoother than real ones, which hardly any time depends on
 SEED = 1
 COPIED = 2**30  # bytes
@@ -97,7 +97,7 @@ class Data:
     """N faces of S px, the first half side A's, and what is drawn for them."""
 
     faces: np.ndarray  # (N, S, S, 4) uint8, BGR and the face mask
-    planes: np.ndarray  # (N, 2, S, S) uint8, the other masks
+    extra_masks: np.ndarray  # (N, 2, S, S) uint8, the other masks
     pairs: np.ndarray  # (N, 2, 68, 2) px, landmarks of each face and of its match
     each: Each = map  # whose threads share the host's part of the warp to landmarks
 
@@ -121,7 +121,7 @@ class Data:
     @cached_property
     def six(self) -> np.ndarray:
         """(N, S, S, 6) uint8: as the peer has them."""
-        return np.concatenate([self.faces, self.planes.transpose(0, 2, 3, 1)], axis=3)
+        return np.concatenate([self.faces, self.extra_masks.transpose(0, 2, 3, 1)], axis=3)
 
 
 def make_records(folder: Path, faces: int) -> list[list[FaceRecord]]:
@@ -135,7 +135,7 @@ def make_data(records: list[list[FaceRecord]], size: int, batch: int) -> Data:
     crop, half = CropConfig(), batch // 2
     made = []
     for record in (record for side in records for record in side):
-        masks = training_masks(record, crop, MaskConfig(), size, MASKS)
+        masks = training_masks(record, crop, MaskConfig(), size, MASK_NAMES)
         made.append(np.dstack([crop_face(record, read_image(record.path), crop, size), masks]))
     index = [np.resize(np.arange(len(side)), half) for side in records]
     six = np.stack(made)[np.concatenate([index[0], len(records[0]) + index[1]])]
@@ -183,11 +183,11 @@ def with_opencv_threads(threads: int, call: Call) -> object:
 def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     """Steps by the plain functions of ``opencv``, in strips on threads as ``OpenCVAugmenter`` does them."""
     size, half, count = data.size, data.size // 2, len(data)
-    faces, planes, draws = data.faces, data.planes, data.draw()
+    faces, extra_masks, draws = data.faces, data.extra_masks, data.draw()
     augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
-    as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, planes, draws)
+    as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, extra_masks, draws)
     jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse().copy()
-    moved, moved_planes, feed = faces.copy(), planes.swapaxes(0, 1).copy(), np.empty_like(faces)
+    moved, moved_masks, feed = faces.copy(), extra_masks.swapaxes(0, 1).copy(), np.empty_like(faces)
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
     lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
     equalized = np.empty_like(lightness)
@@ -203,7 +203,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
 
     def transform(strip: slice, scratch: Scratch) -> None:
         opencv.move_all(faces[strip], inverse[strip], moved[strip], scratch)
-        opencv.move_planes(planes[strip], inverse[strip], moved_planes, 0, strip.start, scratch)
+        opencv.move_masks(extra_masks[strip], inverse[strip], moved_masks, 0, strip.start, scratch)
 
     def warp(draws: Draws) -> None:
         nodes = draws.control_grid()
@@ -213,7 +213,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         small = opencv.shrink(moved[strip], half, scratch)
         cv2.cvtColor(stacked.tall(small), cv2.COLOR_BGRA2BGR, dst=stacked.tall(target[strip]))
         cv2.extractChannel(stacked.tall(small), 3, dst=stacked.tall(masks[0, strip]))
-        for plane, mask in zip(moved_planes, masks[1:]):
+        for plane, mask in zip(moved_masks, masks[1:]):
             mask[strip] = opencv.shrink(plane[strip], half, scratch)
 
     return {
@@ -224,8 +224,8 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         "warp_landmarks": lambda: warp(data.to_landmarks(draws)),
         "masks_targets": partial(run, shrink),
         "to_float": as_bytes.to_float,
-        "whole": lambda: augment(faces, planes, data.draw()),
-        "whole_landmarks": lambda: augment(faces, planes, data.draw_landmarks()),
+        "whole": lambda: augment(faces, extra_masks, data.draw()),
+        "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
     }
 
 
@@ -250,16 +250,16 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
     whole.
     """
     size, half, draws = data.size, data.size // 2, data.draw()
-    faces, planes = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.planes).to(device)
+    faces, extra_masks = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.extra_masks).to(device)
     amounts = Amounts.of(send(packed_amounts(draws), device))
     largest = clahe.largest_grid(ConstantsColor.from_config(size, CONFIG))
     augment = DeviceAugmenter(size, size, [size], CONFIG, compile=compiled)
 
-    def floats(faces: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+    def floats(faces: Tensor, extra_masks: Tensor) -> tuple[Tensor, Tensor]:
         pixels = faces.permute(0, 3, 1, 2)
-        return to_unit(pixels[:, :3]), to_unit(torch.cat([pixels[:, 3:], planes], dim=1))
+        return to_unit(pixels[:, :3]), to_unit(torch.cat([pixels[:, 3:], extra_masks], dim=1))
 
-    images, masks = floats(faces, planes)
+    images, masks = floats(faces, extra_masks)
     lightness = color.bgr_to_lab(images)[0].contiguous()
 
     def transform(images: Tensor, masks: Tensor, inverse: Tensor) -> list[Tensor]:
@@ -290,7 +290,7 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
     equalize = made(equalize, lightness, amounts.grids, amounts.limits)
     transform = made(transform, images, masks, amounts.inverse)
     warp, bend = made(warp, images, amounts.nodes), made(warp, images, landmark_places(data, draws, device))
-    shrink, floats = made(shrink, images, masks), made(floats, faces, planes)
+    shrink, floats = made(shrink, images, masks), made(floats, faces, extra_masks)
     return {
         "color": lambda: recolor(images, *amounts.colour),
         "clahe": lambda: equalize(lightness, amounts.grids, amounts.limits),
@@ -298,9 +298,9 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
         "warp": lambda: warp(images, amounts.nodes),
         "warp_landmarks": lambda: bend(images, landmark_places(data, draws, device)),
         "masks_targets": lambda: shrink(images, masks),
-        "to_float": lambda: floats(faces, planes),
-        "whole": lambda: augment(faces, planes, data.draw()),
-        "whole_landmarks": lambda: augment(faces, planes, data.draw_landmarks()),
+        "to_float": lambda: floats(faces, extra_masks),
+        "whole": lambda: augment(faces, extra_masks, data.draw()),
+        "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
     }
 
 
@@ -318,8 +318,8 @@ def kornia_calls(data: Data, device: str) -> dict[str, Call]:
     from kornia.geometry.transform import resize
 
     draws, half = data.draw(), data.size // 2
-    faces, planes = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.planes).to(device)
-    six = kornia_float(faces, planes)
+    faces, extra_masks = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.extra_masks).to(device)
+    six = kornia_float(faces, extra_masks)
     images = six[:, :3].contiguous()
     lightness = color.bgr_to_lab(images)[0][:, None] / 255
     return {
@@ -329,15 +329,15 @@ def kornia_calls(data: Data, device: str) -> dict[str, Call]:
         "warp": lambda: kornia_warp(images, draws),
         "warp_landmarks": lambda: kornia_warp(images, data.to_landmarks(draws)),
         "masks_targets": lambda: resize(six, (half, half), interpolation="area"),
-        "to_float": lambda: kornia_float(faces, planes),
-        "whole": lambda: kornia_whole(faces, planes, data.draw()),
-        "whole_landmarks": lambda: kornia_whole(faces, planes, data.draw_landmarks()),
+        "to_float": lambda: kornia_float(faces, extra_masks),
+        "whole": lambda: kornia_whole(faces, extra_masks, data.draw()),
+        "whole_landmarks": lambda: kornia_whole(faces, extra_masks, data.draw_landmarks()),
     }
 
 
-def kornia_float(faces: Tensor, planes: Tensor) -> Tensor:
+def kornia_float(faces: Tensor, extra_masks: Tensor) -> Tensor:
     """(N, 6, S, S) floats in 0..1: BGR and the masks."""
-    return torch.cat([faces.permute(0, 3, 1, 2), planes], dim=1).float() / 255
+    return torch.cat([faces.permute(0, 3, 1, 2), extra_masks], dim=1).float() / 255
 
 
 def kornia_color(images: Tensor, draws: Draws) -> Tensor:
@@ -387,9 +387,9 @@ def kornia_warp(images: Tensor, draws: Draws) -> Tensor:
     return remap(images, at[:, 0], at[:, 1], padding_mode="border", align_corners=True)
 
 
-def kornia_whole(faces: Tensor, planes: Tensor, draws: Draws) -> Augmented:
+def kornia_whole(faces: Tensor, extra_masks: Tensor, draws: Draws) -> Augmented:
     """Colour, movement, warp: one after the other."""
-    six = kornia_float(faces, planes)
+    six = kornia_float(faces, extra_masks)
     moved = kornia_transform(torch.cat([kornia_color(six[:, :3], draws), six[:, 3:]], dim=1), draws)
     target, masks = moved[:, :3], moved[:, 3:]
     return Augmented(kornia_warp(target, draws), [target], [masks])
@@ -485,8 +485,8 @@ def copy_row(repeats: int) -> dict:
 
 def transfer_row(data: Data, repeats: int) -> dict:
     """The batch's bytes on their way to the GPU."""
-    pinned = [torch.from_numpy(array).pin_memory() for array in (data.faces, data.planes)]
-    given = sum(array.nbytes for array in (data.faces, data.planes))
+    pinned = [torch.from_numpy(array).pin_memory() for array in (data.faces, data.extra_masks)]
+    given = sum(array.nbytes for array in (data.faces, data.extra_masks))
 
     def call() -> list[Tensor]:
         return [array.to("cuda", non_blocking=True) for array in pinned]
@@ -525,7 +525,7 @@ def step_rows(
 
 def estimates(size: int, batch: int, eager_only: bool) -> list[dict]:
     """Kernels and bytes of the torch backend where no GPU is there to be measured."""
-    cpu, masks = torch.device("cpu"), len(MASKS)
+    cpu, masks = torch.device("cpu"), len(MASK_NAMES)
     counts = {"torch_eager": graph_cost.eager_cost(size, batch, masks, CONFIG, cpu)}
     if not eager_only:  # half a minute
         counts["torch_compiled"] = graph_cost.compiled_cost(size, batch, masks, CONFIG, cpu)

@@ -51,8 +51,12 @@ class Operations(TorchDispatchMode):
 def made_batch(size: int, batch: int, masks: int, device: torch.device) -> tuple:
     """Faces with their mask, the other masks, and draws: noise, as kernels and bytes do not depend on pixels."""
     pixels = torch.randint(0, 256, (batch, size, size, 4 if masks else 3), dtype=torch.uint8)
-    planes = torch.randint(0, 256, (batch, masks - 1, size, size), dtype=torch.uint8) if masks > 1 else None
-    return pixels.to(device), None if planes is None else planes.to(device), draw(0, np.arange(batch), 0, size)
+    extra_masks = torch.randint(0, 256, (batch, masks - 1, size, size), dtype=torch.uint8) if masks > 1 else None
+    return (
+        pixels.to(device),
+        None if extra_masks is None else extra_masks.to(device),
+        draw(0, np.arange(batch), 0, size),
+    )
 
 
 def eager_cost(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple[int, int]:

@@ -41,7 +41,7 @@ from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, no_log, scan_side
 from pipelines.store import StoreSpec
 from swapfast.augment.host.augmenter import OpenCVAugmenter
-from swapfast.batch import Batch
+from swapfast.batch import MASK_NAMES, Batch
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
@@ -50,7 +50,6 @@ from swapfast.faces.table import index_path, load_index
 from swapfast.system import available_cores
 
 HEAD = 512  # px of the PNGs
-MASKS = ("face", "eye", "mouth")
 THREADS = available_cores()
 PEER_AHEAD = 2 * peer.WORKERS * 2  # twice what its processes have ready
 PROBE = 2  # steps, to find out how many fill the time
@@ -89,8 +88,8 @@ ON_GPU = (
 class BytesCollate(Collate):
     """Hands on the augmenter's bytes, of which ``Collate`` makes floats."""
 
-    def batch(self, faces, planes, draws, ids, step=0) -> Batch:
-        return collate(self.augment(faces, planes, draws), ids, self.masks, self.color_order, step)
+    def batch(self, faces, extra_masks, draws, ids, step=0) -> Batch:
+        return collate(self.augment(faces, extra_masks, draws), ids, self.masks, self.color_order, step)
 
 
 def read_sides(folders: list[Path], cache: Path) -> list:
@@ -100,7 +99,7 @@ def read_sides(folders: list[Path], cache: Path) -> list:
 
 def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
     """Both sides' faces decoded, cropped and masked in the cache folder, or found there."""
-    spec = StoreSpec(size, CropConfig(), MaskConfig(), MASKS)
+    spec = StoreSpec(size, CropConfig(), MaskConfig(), MASK_NAMES)
     sets = []
     for label, source in zip("AB", sources):
         sets.append(TrainSet.of(label, source, spec, cached_store(cache, spec, source).store))
@@ -114,12 +113,12 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
     sampler = Sampler(1, tuple(map(len, sets)), batch)
     schedule = BatchSchedule.prefetched(way.where, way.backend, THREADS)
     if way.state == "warm_uint8":
-        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASKS)
+        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASK_NAMES)
     else:
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
-        made = Collate(augment, way.backend == "torch", MASKS, device=device)
+        made = Collate(augment, way.backend == "torch", MASK_NAMES, device=device)
     feed = make_feed(way.where, sets, sampler, device, way.backend, no_log)
     return TrainLoader(feed, sampler, made, AugmentationConfig(), size, schedule=schedule)
 
@@ -242,17 +241,17 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     paths = [record.path for record in mixed]
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
-    faces, planes = map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2])
+    faces, extra_masks = map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2])
     draws, _ = loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0))
     as_floats, as_bytes = (OpenCVAugmenter(size, size, (size,), as_float=as_float) for as_float in (True, False))
-    augmented = as_bytes(faces, planes, draws)
-    six = np.concatenate([faces, planes.transpose(0, 2, 3, 1)], axis=3)
+    augmented = as_bytes(faces, extra_masks, draws)
+    six = np.concatenate([faces, extra_masks.transpose(0, 2, 3, 1)], axis=3)
     rng = np.random.default_rng(1)
 
     def crop_and_masks() -> None:
         for record, image in zip(mixed, images):
             crop_face(record, image, CropConfig(), size)
-            training_masks(record, CropConfig(), MaskConfig(), size, MASKS)
+            training_masks(record, CropConfig(), MaskConfig(), size, MASK_NAMES)
 
     # How many faces a call is for, and the call. A folder of fewer than a batch is drawn from more than once.
     calls = {
@@ -266,8 +265,8 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
                 loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0)),
             ),
         ),
-        ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, planes, draws)),
-        ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, planes, draws)),
+        ("augment", "opencv"): (len(faces), lambda: as_bytes(faces, extra_masks, draws)),
+        ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, extra_masks, draws)),
         ("to_tensor", "opencv"): (len(faces), lambda: augmented.to_float()),
         ("read_parse_crop_masks", "peer_loop"): (len(paths), lambda: [peer.item(path, size) for path in paths]),
         ("augment_and_to_tensor", "peer_loop"): (len(six), lambda: peer.augment(six.copy(), rng)),

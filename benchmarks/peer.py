@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_window, cut_square, resize_square
@@ -27,7 +28,6 @@ try:
 except ImportError:  # nothing else here needs it
     griddata = None
 
-MASKS = ["face", "eye", "mouth"]
 WORKERS = 2
 
 
@@ -49,7 +49,7 @@ def item(path: Path, size: int) -> np.ndarray:
     image, record = read_face(path)
     crop = CropConfig()
     face = resize_square(cut_square(image, *crop_window(record, crop)), size)
-    return np.concatenate([face, training_masks(record, crop, MaskConfig(), size, MASKS)], axis=2)
+    return np.concatenate([face, training_masks(record, crop, MaskConfig(), size, MASK_NAMES)], axis=2)
 
 
 def color_adjust(batch: np.ndarray, rng: np.random.Generator) -> None:

@@ -36,6 +36,7 @@ from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import keep_index, make_feed, make_matcher, make_set, no_log, scan_side
 from pipelines.store import StoreSpec
+from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import index_path
 
@@ -44,7 +45,6 @@ DRAWN = 32  # different pictures per side; --quick: 4
 OTHER_SIDE = 1000
 BATCH = 16
 WARM_UP = 20
-MASKS = ("face", "eye", "mouth")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
     config = TrainConfig(batch_size=BATCH, augmentation=AugmentationConfig(warp_to_landmarks=to_landmarks))
     sources = [scan_side(folder, config.mask.mask_type, False, cache=cache) for folder in folders]
     times.append(time.perf_counter())
-    spec = StoreSpec(SIZE, config.crop, config.mask, MASKS)
+    spec = StoreSpec(SIZE, config.crop, config.mask, MASK_NAMES)
     sets = [make_set(label, source, spec, "host", cache, False, 0.0) for label, source in zip("AB", sources)]
     for source in sources:
         keep_index(index_path(cache, source.folder.path), source.folder.records)
@@ -81,7 +81,7 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
     sampler = Sampler(config.seed, tuple(map(len, sets)), BATCH)
     augment = make_augmenter("opencv", SIZE, SIZE, (SIZE,), device)
     feed = make_feed("host", sets, sampler, device, "opencv", no_log)
-    loader = TrainLoader(feed, sampler, Collate(augment, False, MASKS), config.augmentation, SIZE, matcher=matcher)
+    loader = TrainLoader(feed, sampler, Collate(augment, False, MASK_NAMES), config.augmentation, SIZE, matcher=matcher)
     with contextlib.closing(iter(loader)) as batches:
         next(batches)
         times.append(time.perf_counter())

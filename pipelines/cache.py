@@ -94,7 +94,7 @@ def _open(path: Path, spec: StoreSpec, count: int | None = None) -> dict[str, np
 def _shapes(spec: StoreSpec, count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
         "faces": ("u1", (count, *spec.face_shape)),
-        "planes": ("u1", (count, *spec.planes_shape)),
+        "extra_masks": ("u1", (count, *spec.extra_masks_shape)),
         "content": ("u1", (count, 16)),
         "reasons": ("u1", (count, REASON_BYTES)),  # why a face is bad, zeros where it is good
     }
@@ -134,7 +134,7 @@ def cached_store(
                 arrays, reused = _make(path, spec, source, progress, copying)
     except OSError as error:
         raise cannot_write(path, error, WAY_OUT) from error
-    return CachedStore(HostStore(spec, arrays["faces"], arrays["planes"]), _bad(source, arrays["reasons"]), reused)
+    return CachedStore(HostStore(spec, arrays["faces"], arrays["extra_masks"]), _bad(source, arrays["reasons"]), reused)
 
 
 def _make(
@@ -151,7 +151,7 @@ def _make(
     with NewArrays(path, _shapes(spec, count), metadata) as new:
         arrays = new.arrays
         arrays["content"][:] = contents
-        store = HostStore(spec, arrays["faces"], arrays["planes"])
+        store = HostStore(spec, arrays["faces"], arrays["extra_masks"])
         missing = _copy_known(path, spec, store, contents, copying)
         good = shared_array((count,))
         # A store that lacks faces only for now is kept under another name, for the next start to copy from.
@@ -183,7 +183,7 @@ def _for_good(spec: StoreSpec, source: Source, index: int) -> bool:
         checked_bytes(source.folder.records[index])
     except ValueError:
         return False
-    reason = source.put(spec, index, np.empty(spec.face_shape, np.uint8), np.empty(spec.planes_shape, np.uint8))
+    reason = source.put(spec, index, np.empty(spec.face_shape, np.uint8), np.empty(spec.extra_masks_shape, np.uint8))
     return reason is not None and not any(words in reason for words in _PASSING)
 
 
@@ -213,7 +213,7 @@ def _copy_known(
         known = [index for index in missing if bytes(contents[index]) in there]
         for done, index in enumerate(known, 1):
             row = there[bytes(contents[index])]
-            store.faces[index], store.planes[index] = arrays["faces"][row], arrays["planes"][row]
+            store.faces[index], store.extra_masks[index] = arrays["faces"][row], arrays["extra_masks"][row]
             if copying:
                 copying(done, len(known))
         missing = np.setdiff1d(missing, known)

@@ -13,7 +13,7 @@ from swapfast.augment.device.transfer import send_tensor
 from swapfast.augment.draws import Draws
 from swapfast.augment.host.rows import Rows
 from swapfast.augment.result import Augmented
-from swapfast.batch import Batch, BatchMeta
+from swapfast.batch import MASK_NAMES, Batch, BatchMeta
 
 Pixels = np.ndarray | Tensor | Rows
 Augment = Callable[[Pixels, Pixels, Draws], Augmented]
@@ -43,7 +43,7 @@ def collate(augmented: Augmented, ids: np.ndarray, masks: tuple[str, ...], color
     return Batch(
         inputs=list(feed.chunk(sides)),
         targets=[_by_side(target, sides) for target in targets],
-        meta=BatchMeta(*(_mask(augmented, masks, name, sides) for name in ("face", "eye", "mouth"))),
+        meta=BatchMeta(*(_mask(augmented, masks, name, sides) for name in MASK_NAMES)),
         step=step,
         ids=ids,
     )
@@ -52,8 +52,9 @@ def collate(augmented: Augmented, ids: np.ndarray, masks: tuple[str, ...], color
 class Collate:
     """Augments stored faces and makes targets and masks of them.
 
-    augment: ``augment(faces, planes, draws)``, either backend's. on_device: it takes tensors on ``device`` (the torch
-    backend) and not arrays (OpenCV). masks: which masks come with the faces, in their order. color_order: the model's.
+    augment: ``augment(faces, extra_masks, draws)``, either backend's. on_device: it takes tensors on ``device`` (the
+    torch backend) and not arrays (OpenCV). masks: which masks come with the faces, in their order. color_order: the
+    model's.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class Collate:
         self.masks, self.color_order = masks, color_order
         self.device = torch.device(device)
 
-    def batch(self, faces: Pixels, planes: Pixels, draws: Draws, ids: np.ndarray, step: int = 0) -> Batch:
-        """From (N, S, S, 3 or 4) faces and (N, K, S, S) planes, uint8, A's first; ids: (sides, B)."""
+    def batch(self, faces: Pixels, extra_masks: Pixels, draws: Draws, ids: np.ndarray, step: int = 0) -> Batch:
+        """From (N, S, S, 3 or 4) faces and (N, K, S, S) extra masks, uint8, A's first; ids: (sides, B)."""
         if self.on_device:
-            faces, planes = (_on(pixels, self.device) for pixels in (faces, planes))
-            augmented = self.augment(faces, planes, draws)
+            faces, extra_masks = (_on(pixels, self.device) for pixels in (faces, extra_masks))
+            augmented = self.augment(faces, extra_masks, draws)
         else:
-            faces, planes = (p.cpu().numpy() if isinstance(p, Tensor) else p for p in (faces, planes))
-            augmented = _sent(self.augment(faces, planes, draws), self.device)
+            faces, extra_masks = (p.cpu().numpy() if isinstance(p, Tensor) else p for p in (faces, extra_masks))
+            augmented = _sent(self.augment(faces, extra_masks, draws), self.device)
         return collate(augmented.to_float(), ids, self.masks, self.color_order, step)
 
     def __call__(self, data: Sequence[tuple[tuple[np.ndarray, int], ...]], draws: Draws) -> Batch:
@@ -83,8 +84,8 @@ class Collate:
         stacked = np.stack([pixels for side in zip(*data) for pixels, _ in side])
         ids = np.array([[index for _, index in side] for side in zip(*data)])
         channels = 4 if "face" in self.masks else 3
-        faces, planes = stacked[..., :channels], stacked[..., channels:].transpose(0, 3, 1, 2)
-        return self.batch(np.ascontiguousarray(faces), np.ascontiguousarray(planes), draws, ids)
+        faces, extra_masks = stacked[..., :channels], stacked[..., channels:].transpose(0, 3, 1, 2)
+        return self.batch(np.ascontiguousarray(faces), np.ascontiguousarray(extra_masks), draws, ids)
 
 
 def _on(pixels: Pixels, device: torch.device) -> Tensor:

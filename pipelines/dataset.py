@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.fill import Progress, Source, fill
 from pipelines.sampler import Permutation, Sampler
 from pipelines.store import HostStore, StoreSpec
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import is_mask_of_another, scan_folder
@@ -148,7 +149,7 @@ class TrainSet:
         size: int,
         crop: CropConfig | None = None,
         mask: MaskConfig | None = None,
-        masks: tuple[str, ...] = ("face", "eye", "mouth"),
+        masks: tuple[str, ...] = MASK_NAMES,
     ) -> TrainSet:
         """Read, decode and crop a folder at ``size`` px into memory. Raises SwapfastError listing every bad file."""
         source = open_source(Path(image_folder))
@@ -167,15 +168,15 @@ class TrainSet:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        faces, planes = self.take(np.array([index]))
-        return np.concatenate([faces[0], planes[0].transpose(1, 2, 0)], axis=2), index
+        faces, extra_masks = self.take(np.array([index]))
+        return np.concatenate([faces[0], extra_masks[0].transpose(1, 2, 0)], axis=2), index
 
     def take(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B, S, S, 3 or 4) faces and (B, K, S, S) planes of some training faces, from a store in host memory."""
+        """(B, S, S, 3 or 4) faces and (B, K, S, S) extra masks of some training faces, from a store in host memory."""
         faces = np.empty((len(ids), *self.spec.face_shape), np.uint8)
-        planes = np.empty((len(ids), *self.spec.planes_shape), np.uint8)
-        self.store.take(self.rows[ids], faces, planes)
-        return faces, planes
+        extra_masks = np.empty((len(ids), *self.spec.extra_masks_shape), np.uint8)
+        self.store.take(self.rows[ids], faces, extra_masks)
+        return faces, extra_masks
 
 
 def bad_faces(source: Source, reasons: dict[int, str]) -> list[BadFace]:

@@ -1,11 +1,11 @@
-"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and planes of all sides, A's first, and their ids.
+"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and extra masks of all sides, A's first, and their ids.
 
 ``HostFeed``    the stores in host memory; on a GPU through two pinned buffers, copied on the loader's own stream
 ``DeviceFeed``  a store in device memory: one gather
 ``DecodeFeed``  no store: DALI decodes the batch
 ``PreparedFeed``  no store, prepared JPEGs: DALI decodes the batch where it is augmented
 ids: (sides, B) numbers of training faces; others than those asked for where a file cannot be read.
-faces: (N, S, S, 3 or 4), planes: (N, K, S, S), uint8.
+faces: (N, S, S, 3 or 4), extra_masks: (N, K, S, S), uint8.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pipelines.sampler import Sampler
 from pipelines.store import DeviceStore
 from swapfast.augment.device.transfer import send
 from swapfast.augment.host.rows import Rows
+from swapfast.batch import MASK_NAMES
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.system import available_cores
 
 Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels, np.ndarray]]
 
 PINNED_BUFFERS = 2
-_PLANES = ("face", "eye", "mouth")  # of a prepared set
 MAX_SPARES = 64  # faces tried in the place of one that cannot be read
 
 
@@ -44,9 +44,9 @@ class _Pinned:
         self.copied = torch.cuda.Event()
 
     def send(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        faces, planes = (tensor.to(device, non_blocking=True) for tensor in self.tensors)
+        faces, extra_masks = (tensor.to(device, non_blocking=True) for tensor in self.tensors)
         self.copied.record()
-        return faces, planes
+        return faces, extra_masks
 
 
 class HostFeed:
@@ -66,9 +66,11 @@ class HostFeed:
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         if self.device is None:
             stored = [(one.store, one.rows[wanted]) for one, wanted in zip(self.sets, ids, strict=True)]
-            faces, planes = (Rows([(getattr(s, name), rows) for s, rows in stored]) for name in ("faces", "planes"))
-            return faces, planes, ids
-        shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.planes_shape)]
+            faces, extra_masks = (
+                Rows([(getattr(s, name), rows) for s, rows in stored]) for name in ("faces", "extra_masks")
+            )
+            return faces, extra_masks, ids
+        shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.extra_masks_shape)]
         if len(self._pinned) < PINNED_BUFFERS:
             self._pinned.append(_Pinned(shapes))
             buffer = self._pinned[-1]
@@ -78,11 +80,11 @@ class HostFeed:
         self._take(ids, *(tensor.numpy() for tensor in buffer.tensors))
         return *buffer.send(self.device), ids
 
-    def _take(self, ids: np.ndarray, faces: np.ndarray, planes: np.ndarray) -> None:
+    def _take(self, ids: np.ndarray, faces: np.ndarray, extra_masks: np.ndarray) -> None:
         size = ids.shape[1]
         for side, (one, wanted) in enumerate(zip(self.sets, ids, strict=True)):
             here = slice(side * size, (side + 1) * size)
-            one.store.take(one.rows[wanted], faces[here], planes[here])
+            one.store.take(one.rows[wanted], faces[here], extra_masks[here])
 
 
 class DeviceFeed:
@@ -129,7 +131,7 @@ class DecodeFeed:
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         members = self._members(step)
         faces = np.empty((len(members), *self.spec.face_shape), np.uint8)
-        planes = np.empty((len(members), *self.spec.planes_shape), np.uint8)
+        extra_masks = np.empty((len(members), *self.spec.extra_masks_shape), np.uint8)
         decoded = self.decoder(step)
         ordinals = np.tile(self.sampler.ordinals(step), len(self.sets))
         used = ids.copy()
@@ -139,29 +141,29 @@ class DecodeFeed:
             if (side, member) not in self.bad:
                 reason = decoded[place]
                 if not isinstance(reason, str):
-                    reason = self._put(side, member, decoded[place], faces[place], planes[place])
+                    reason = self._put(side, member, decoded[place], faces[place], extra_masks[place])
                 if reason is None:
                     return
                 self._leave_out(side, member, reason)
-            used.flat[place] = self._replace(side, int(ordinals[place]), faces[place], planes[place])
+            used.flat[place] = self._replace(side, int(ordinals[place]), faces[place], extra_masks[place])
 
         list(self._pool.map(put, range(len(members))))
-        return faces, planes, used
+        return faces, extra_masks, used
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
         self.decoder.close()
 
-    def _put(self, side: int, member: int, decoded, face: np.ndarray, planes: np.ndarray) -> str | None:
+    def _put(self, side: int, member: int, decoded, face: np.ndarray, extra_masks: np.ndarray) -> str | None:
         source = self.sets[side].source
         record = source.folder.records[member]
         try:
             if source.prepared is None:
                 checked_bytes(record)
-                self.spec.put(record, decoded, face, planes)
+                self.spec.put(record, decoded, face, extra_masks)
             else:
-                put_prepared(self.spec, source.prepared, record, *decoded, face, planes)
+                put_prepared(self.spec, source.prepared, record, *decoded, face, extra_masks)
         except UNUSABLE as error:
             return str(error).removeprefix(f"{record.path}: ")
         return None
@@ -175,7 +177,7 @@ class DecodeFeed:
         record = self.sets[side].source.folder.records[member]
         self.warn(f"warning: side {self.sets[side].side}: {record.path}: {reason}; left out from now on")
 
-    def _replace(self, side: int, ordinal: int, face: np.ndarray, planes: np.ndarray) -> int:
+    def _replace(self, side: int, ordinal: int, face: np.ndarray, extra_masks: np.ndarray) -> int:
         """Put another face there; returns its number."""
         one = self.sets[side]
         for attempt in range(MAX_SPARES):
@@ -183,7 +185,7 @@ class DecodeFeed:
             member = int(one.members[spare])
             if (side, member) in self.bad:
                 continue
-            reason = one.source.put(self.spec, member, face, planes)
+            reason = one.source.put(self.spec, member, face, extra_masks)
             if reason is None:
                 return spare
             self._leave_out(side, member, reason)
@@ -219,7 +221,7 @@ class PreparedFeed:
         faces, masks = decoded
         if self.spec.face_channels == 4:
             faces = torch.cat([faces, masks[:, 0].unsqueeze(-1)], dim=-1)
-        wanted = [_PLANES.index(name) for name in self.spec.masks if name != "face"]
+        wanted = [MASK_NAMES.index(name) for name in self.spec.masks if name != "face"]
         return faces, torch.stack([masks[:, i] for i in wanted], dim=1) if wanted else masks[:, :0], ids
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipelines.decode import DALI_PIXELS, dali_version, decode_encoded, decode_pictures
 from pipelines.store import HostStore, StoreSpec
+from swapfast.batch import MASK_NAMES
 from swapfast.errors import SwapfastError
 from swapfast.faces.folder import FaceFolder
 from swapfast.faces.image import decode_image, read_bytes
@@ -51,15 +52,17 @@ class Source:
             return record, self.prepared.read(int(self.folder.records.rows[index]))[0]
         return record, decode_image(checked_bytes(record))
 
-    def put(self, spec: StoreSpec, index: int, face: np.ndarray, planes: np.ndarray) -> str | None:
+    def put(self, spec: StoreSpec, index: int, face: np.ndarray, extra_masks: np.ndarray) -> str | None:
         """Write one face to the arrays given, or say in a phrase why it cannot be."""
         try:
             if self.prepared is None:
                 record, picture = self.picture(index)
-                spec.put(record, picture, face, planes)
+                spec.put(record, picture, face, extra_masks)
             else:
                 row = int(self.folder.records.rows[index])
-                put_prepared(spec, self.prepared, self.folder.records[index], *self.prepared.read(row), face, planes)
+                put_prepared(
+                    spec, self.prepared, self.folder.records[index], *self.prepared.read(row), face, extra_masks
+                )
         except UNUSABLE as error:
             return _reason(error, self.folder.records[index])
         return None
@@ -84,18 +87,18 @@ def put_prepared(
     picture: np.ndarray,
     masks: np.ndarray,
     face: np.ndarray,
-    planes: np.ndarray,
+    extra_masks: np.ndarray,
 ) -> None:
     """Like ``StoreSpec.put`` for a face of a prepared set: its masks are used where they are what is asked for."""
     if spec.mask != made.mask:
-        spec.put(record, picture, face, planes)
+        spec.put(record, picture, face, extra_masks)
         return
-    masks = {name: _resized(mask, spec.size) for name, mask in zip(("face", "eye", "mouth"), masks)}
+    masks = {name: _resized(mask, spec.size) for name, mask in zip(MASK_NAMES, masks)}
     face[..., :3] = _resized(picture, spec.size)
     if spec.face_channels == 4:
         face[..., 3] = masks["face"]
-    for plane, name in zip(planes, [name for name in spec.masks if name != "face"]):
-        plane[:] = masks[name]
+    for mask, name in zip(extra_masks, [name for name in spec.masks if name != "face"]):
+        mask[:] = masks[name]
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
@@ -135,7 +138,7 @@ def fill(
     good = np.zeros(len(source), np.uint8) if good is None else good
 
     def put(index: int) -> str | None:
-        reason = source.put(spec, index, store.faces[index], store.planes[index])
+        reason = source.put(spec, index, store.faces[index], store.extra_masks[index])
         good[index] = reason is None
         return reason
 
@@ -174,9 +177,9 @@ def _fill_by_dali(
         try:
             if prepared is None:
                 checked_bytes(record)
-                spec.put(record, decoded, store.faces[index], store.planes[index])
+                spec.put(record, decoded, store.faces[index], store.extra_masks[index])
             else:
-                put_prepared(spec, prepared, record, *decoded, store.faces[index], store.planes[index])
+                put_prepared(spec, prepared, record, *decoded, store.faces[index], store.extra_masks[index])
         except UNUSABLE as error:
             return _reason(error, record)
         good[index] = 1

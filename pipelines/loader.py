@@ -18,7 +18,7 @@ from pipelines.collate import Collate
 from pipelines.feed import Feed
 from pipelines.sampler import Sampler
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig
 from swapfast.faces.matching import LandmarkMatcher
@@ -114,7 +114,7 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
         if matcher is not None:
-            kernels("nodes")  # compiled now and not in the first batch: it may take some seconds
+            load_kernels("nodes")  # compiled now and not in the first batch: it may take some seconds
         shared = matcher is not None and schedule.threads_per_batch > 1
         self._landmark_pool = ThreadPoolExecutor(schedule.threads_per_batch, "landmarks") if shared else None
         self._iterator: Iterator[Batch] | None = None
@@ -145,10 +145,10 @@ class TrainLoader:
     def batches(self, first: int, count: int) -> list[Batch]:
         """Return the batches of ``count`` steps from ``first`` on, made by one call of the augmentation."""
         steps = range(first, first + count)
-        faces, planes, ids = self.feed(first, np.concatenate([self.sampler.ids(step) for step in steps], axis=1))
+        faces, extra_masks, ids = self.feed(first, np.concatenate([self.sampler.ids(step) for step in steps], axis=1))
         ordinals = np.concatenate([self.sampler.ordinals(step) for step in steps])
         draws, unwarped = self.draws(ordinals, ids)
-        merged = self.collate.batch(faces, planes, draws, ids, first)
+        merged = self.collate.batch(faces, extra_masks, draws, ids, first)
         merged.ordinals = ordinals
         batches = merged.split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
@@ -21,7 +22,6 @@ from swapfast.faces.image import decode_image, read_bytes
 from swapfast.faces.masks import training_masks
 from swapfast.faces.prepared import (
     FORMATS,
-    PLANES,
     SHARD_BYTES,
     NewPreparedSet,
     Sample,
@@ -162,8 +162,8 @@ def cut(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> tu
     if record.pixels and digest_pixels(data) != record.pixels:
         raise ValueError("it has changed since the folder was read; start again")
     face = crop_face(record, decode_image(data), crop, size)
-    masks = np.full((len(PLANES), size, size), 255, np.uint8)
-    names = [name for name in PLANES if name != "face" or mask.mask_type != "none"]
+    masks = np.full((len(MASK_NAMES), size, size), 255, np.uint8)
+    names = [name for name in MASK_NAMES if name != "face" or mask.mask_type != "none"]
     masks[-len(names) :] = training_masks(record, crop, mask, size, names).transpose(2, 0, 1)
     return face, masks
 

@@ -81,7 +81,7 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     other = whole if request.other is None else open_source(request.other, progress(f"reading {request.other}"))
     column = 1 if request.other is None else 0  # in its own folder the nearest face is the face itself
     bent, warped = with_landmarks(draws, _pairs(chosen, other, column, spec), noise, config.augmentation)
-    sheet = contact_sheet(store.faces, store.planes, spec.masks, draws, bent)
+    sheet = contact_sheet(store.faces, store.extra_masks, spec.masks, draws, bent)
     encodes, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
     if not encodes:
         height, width = sheet.shape[:2]

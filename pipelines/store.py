@@ -35,8 +35,8 @@ class StoreSpec:
         return 4 if "face" in self.masks else 3
 
     @property
-    def planes(self) -> int:
-        """Further masks, each a plane of its own."""
+    def extra_mask_count(self) -> int:
+        """Masks that travel beside the faces: eye and mouth; the face mask is a fourth channel."""
         return len(self.masks) - (self.face_channels - 3)
 
     @property
@@ -50,12 +50,12 @@ class StoreSpec:
         return self.size, self.size, self.face_channels
 
     @property
-    def planes_shape(self) -> tuple[int, int, int]:
+    def extra_masks_shape(self) -> tuple[int, int, int]:
         """Of one face's eye and mouth masks."""
-        return self.planes, self.size, self.size
+        return self.extra_mask_count, self.size, self.size
 
-    def put(self, record: FaceRecord, image: np.ndarray, face: np.ndarray, planes: np.ndarray) -> None:
-        """Crop the decoded picture of ``record`` into ``face`` and draw or read its masks, the others to ``planes``.
+    def put(self, record: FaceRecord, image: np.ndarray, face: np.ndarray, extra_masks: np.ndarray) -> None:
+        """Crop the decoded picture of ``record`` into ``face``; draw or read masks, the others to ``extra_masks``.
 
         Raises SwapfastError or ValueError where the picture is not what its header said or has no such mask.
         """
@@ -64,7 +64,7 @@ class StoreSpec:
         # OpenCV moves channels about in a tenth of numpy's time.
         sources = [crop, masks] if self.masks else [crop]
         pairs = [channel for i in range(3 + len(self.masks)) for channel in (i, i)]
-        flat = [plane[..., None] for plane in planes]
+        flat = [mask[..., None] for mask in extra_masks]
         cv2.mixChannels(sources, [face, *flat], pairs)
 
     def to_dict(self) -> dict:
@@ -88,17 +88,17 @@ def shared_array(shape: tuple[int, ...]) -> np.ndarray:
 class HostStore:
     """Faces in host memory, of this process or mapped from a file.
 
-    faces: (N, S, S, 3 or 4) uint8 BGR and, where asked for, the face mask. planes: (N, K, S, S) uint8 eye and mouth
-    masks.
+    faces: (N, S, S, 3 or 4) uint8 BGR and, where asked for, the face mask. extra_masks: (N, K, S, S) uint8, eye and
+    mouth.
     """
 
-    def __init__(self, spec: StoreSpec, faces: np.ndarray, planes: np.ndarray) -> None:
-        self.spec, self.faces, self.planes = spec, faces, planes
+    def __init__(self, spec: StoreSpec, faces: np.ndarray, extra_masks: np.ndarray) -> None:
+        self.spec, self.faces, self.extra_masks = spec, faces, extra_masks
 
     @classmethod
     def in_memory(cls, spec: StoreSpec, count: int) -> HostStore:
         """An empty one, to be filled."""
-        return cls(spec, shared_array((count, *spec.face_shape)), shared_array((count, *spec.planes_shape)))
+        return cls(spec, shared_array((count, *spec.face_shape)), shared_array((count, *spec.extra_masks_shape)))
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -106,12 +106,12 @@ class HostStore:
     @property
     def nbytes(self) -> int:
         """What the faces take."""
-        return self.faces.nbytes + self.planes.nbytes
+        return self.faces.nbytes + self.extra_masks.nbytes
 
-    def take(self, rows: np.ndarray, faces: np.ndarray, planes: np.ndarray) -> None:
+    def take(self, rows: np.ndarray, faces: np.ndarray, extra_masks: np.ndarray) -> None:
         """Copy some faces to the arrays given, in the order of ``rows``."""
         np.take(self.faces, rows, axis=0, out=faces, mode="clip")  # any mode but 'raise' writes without a detour
-        np.take(self.planes, rows, axis=0, out=planes, mode="clip")
+        np.take(self.extra_masks, rows, axis=0, out=extra_masks, mode="clip")
 
 
 class DeviceStore:
@@ -124,7 +124,7 @@ class DeviceStore:
         self.spec = sides[0].spec
         self.first = np.cumsum([0, *map(len, sides)])[:-1]
         self.faces = _upload([side.faces for side in sides], device)
-        self.planes = _upload([side.planes for side in sides], device)
+        self.extra_masks = _upload([side.extra_masks for side in sides], device)
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -132,11 +132,11 @@ class DeviceStore:
     @property
     def nbytes(self) -> int:
         """What the faces take."""
-        return self.faces.nbytes + self.planes.nbytes
+        return self.faces.nbytes + self.extra_masks.nbytes
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Some faces, in the order of ``rows``, int64 on the device, counted over all sides."""
-        return self.faces.index_select(0, rows), self.planes.index_select(0, rows)
+        return self.faces.index_select(0, rows), self.extra_masks.index_select(0, rows)
 
 
 def _upload(sources: Sequence[np.ndarray], device: torch.device) -> Tensor:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # who reads and draws faces takes MASK_NAMES from here and starts without torch
+    import torch
+    from torch import Tensor
 
 MASK_NAMES = ("face", "eye", "mouth")
 

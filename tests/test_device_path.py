@@ -22,7 +22,7 @@ from pipelines.feed import DeviceFeed
 from pipelines.loader import TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
-from swapfast.batch import BatchMeta
+from swapfast.batch import MASK_NAMES, BatchMeta
 from swapfast.config import AugmentationConfig, OptimizerConfig
 from swapfast.losses import LossCollator
 from swapfast.losses.registry import LOSSES
@@ -32,7 +32,6 @@ from swapfast.synthetic import synthesize
 from swapfast.training.trainer import Trainer, step_values
 
 META = torch.device("meta")
-MASKS = ("face", "eye", "mouth")
 FACES = 3
 
 
@@ -115,7 +114,7 @@ def sets(tmp_path_factory) -> list[TrainSet]:
 
 def _loader(sets) -> TrainLoader:
     sampler = Sampler(1, tuple(map(len, sets)), FACES)
-    collate = Collate(make_augmenter("torch", 64, 64, (64,), META), True, MASKS, "bgr", META)
+    collate = Collate(make_augmenter("torch", 64, 64, (64,), META), True, MASK_NAMES, "bgr", META)
     return TrainLoader(DeviceFeed(sets, META), sampler, collate, AugmentationConfig(), 64)
 
 

@@ -33,7 +33,7 @@ from pipelines.sides import (
     no_progress,
     remarks,
 )
-from swapfast.augment.kernels.jit import HOST_KERNELS, kernels
+from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import said_if_slow
 from swapfast.batch import Batch
 from swapfast.checkpoints.after_save import AfterSave
@@ -129,7 +129,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     threads = max(1, available_cores() // processes.local_world)
     with said_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
-            kernels(name)
+            load_kernels(name)
     loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, log)
     if request.compile:
         log("compiling: the first step takes a minute or so")

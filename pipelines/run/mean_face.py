@@ -73,5 +73,5 @@ def face_of(side: TrainSet, index: int) -> np.ndarray | str:
     """(S, S, 3 or 4) uint8 BGR and mask: one training crop, or why there is none; decoded where no store holds it."""
     if side.store is not None:
         return side.store.faces[side.rows[index]]
-    face, planes = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.planes_shape, np.uint8)
-    return side.source.put(side.spec, int(side.members[index]), face, planes) or face
+    face, extra_masks = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.extra_masks_shape, np.uint8)
+    return side.source.put(side.spec, int(side.members[index]), face, extra_masks) or face

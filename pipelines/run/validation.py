@@ -43,12 +43,12 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[OneSided]:
         for number, side in enumerate(self.sides):
-            faces, planes = self._bytes(number, side)
+            faces, extra_masks = self._bytes(number, side)
             for first in range(0, len(faces), self.batch_size):
                 part = slice(first, first + self.batch_size)
                 ids = np.arange(len(faces))[part]
                 draws = draw(0, ids.astype(np.uint64), np.full(len(ids), number), self.size, STILL)
-                yield number, self.collate.batch(faces[part], planes[part], draws, ids[None])
+                yield number, self.collate.batch(faces[part], extra_masks[part], draws, ids[None])
 
     def _bytes(self, number: int, side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
         if side.store is None:
@@ -57,9 +57,9 @@ class HeldOut:
             return self._decoded[number]
         rows = side.validation[_chosen(side)]
         faces = np.empty((len(rows), *side.spec.face_shape), np.uint8)
-        planes = np.empty((len(rows), *side.spec.planes_shape), np.uint8)
-        side.store.take(rows, faces, planes)
-        return faces, planes
+        extra_masks = np.empty((len(rows), *side.spec.extra_masks_shape), np.uint8)
+        side.store.take(rows, faces, extra_masks)
+        return faces, extra_masks
 
 
 def _chosen(side: TrainSet) -> np.ndarray:
@@ -71,8 +71,8 @@ def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, n
     """Read from the pictures, less those that cannot be."""
     members = side.validation_members[_chosen(side)]
     faces = np.empty((len(members), *side.spec.face_shape), np.uint8)
-    planes = np.empty((len(members), *side.spec.planes_shape), np.uint8)
-    reasons = [side.source.put(side.spec, int(m), face, plane) for m, face, plane in zip(members, faces, planes)]
+    extra_masks = np.empty((len(members), *side.spec.extra_masks_shape), np.uint8)
+    reasons = [side.source.put(side.spec, int(m), face, plane) for m, face, plane in zip(members, faces, extra_masks)]
     good = np.array([reason is None for reason in reasons])
     if not good.any():
         raise SwapfastError(f"{side.source.folder.path}: no face that is held out can be read: {reasons[0]}", 1)
@@ -80,4 +80,4 @@ def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, n
         if reason is not None:
             path = side.source.folder.records[int(member)].path
             warn(f"warning: {path}: {reason}; held out, and left out of what is measured")
-    return faces[good], planes[good]
+    return faces[good], extra_masks[good]

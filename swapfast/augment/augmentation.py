@@ -24,6 +24,7 @@ from swapfast.augment.host import augmenter as opencv
 from swapfast.augment.host.color import jitter_matrices, recolor
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import landmark_nodes
+from swapfast.augment.taps import hat_weights
 from swapfast.config import AugmentationConfig
 
 __all__ = [
@@ -130,7 +131,7 @@ class ImageAugmentation:
         self._check(batch)
         nodes = self._to_landmarks(batch_src_points, batch_dst_points) if to_landmarks else self.draws.warp_nodes()
         if isinstance(batch, np.ndarray):
-            weights = geometry.hat_weights(self.processing_size, nodes.shape[1]).astype(np.float32)
+            weights = hat_weights(self.processing_size, nodes.shape[1]).astype(np.float32)
             rows = opencv.node_rows(nodes, weights)
             batch, scratch = np.ascontiguousarray(batch), Scratch()
             warped = np.empty_like(batch)

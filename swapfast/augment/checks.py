@@ -21,10 +21,10 @@ def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[in
     return processing_size, input_size, outputs
 
 
-def check_inputs(faces, planes, draws: Draws, size: int, kinds: tuple[type, ...], uint8) -> None:
+def check_inputs(faces, extra_masks, draws: Draws, size: int, kinds: tuple[type, ...], uint8) -> None:
     """Refuse anything but (N, S, S, 3 or 4) and (N, K, S, S) bytes, one of ``kinds``, with N draws for size S."""
-    for name, array in (("faces", faces), ("planes", planes)):
-        if array is None and name == "planes":
+    for name, array in (("faces", faces), ("extra_masks", extra_masks)):
+        if array is None and name == "extra_masks":
             continue
         if not isinstance(array, kinds) or array.dtype != uint8:
             raise ValueError(
@@ -34,8 +34,10 @@ def check_inputs(faces, planes, draws: Draws, size: int, kinds: tuple[type, ...]
     if faces.ndim != 4 or tuple(faces.shape[1:3]) != (size, size) or faces.shape[-1] not in (3, 4):
         raise ValueError(f"faces: expected (N, {size}, {size}, 3 or 4), got {tuple(faces.shape)}")
     n = len(faces)
-    if planes is not None and (planes.ndim != 4 or tuple(planes.shape) != (n, planes.shape[1], size, size)):
-        raise ValueError(f"planes: expected ({n}, K, {size}, {size}), got {tuple(planes.shape)}")
+    if extra_masks is not None and (
+        extra_masks.ndim != 4 or tuple(extra_masks.shape) != (n, extra_masks.shape[1], size, size)
+    ):
+        raise ValueError(f"extra_masks: expected ({n}, K, {size}, {size}), got {tuple(extra_masks.shape)}")
     if len(draws) != n or draws.size != size:
         raise ValueError(f"draws: {len(draws)} made for {draws.size} px do not fit {n} faces of {size} px")
 

@@ -65,7 +65,7 @@ class ConstantsWarp:
     """Deviations of the warps.
 
     The API's ``maps``, ``pad`` and ``slices`` serve a resize-and-crop of a larger map; ours is written down
-    directly (``geometry.hat_taps``) and needs none. Anchors and grid of the landmark warp follow from the size alone
+    directly (``taps.hat_taps``) and needs none. Anchors and grid of the landmark warp follow from the size alone
     (``landmarks.edge_anchors``, ``landmarks.landmark_nodes``).
     """
 

@@ -73,7 +73,7 @@ class Draws:
                 raise ValueError(f"Draws.{name}: expected shape {shape}, got {getattr(self, name).shape}")
         if self.landmark_nodes is not None:
             found = self.landmark_nodes.shape
-            # Five nodes lie elsewhere than any other number of them, see ``geometry.hat_taps``.
+            # Five nodes lie elsewhere than any other number of them, see ``taps.hat_taps``.
             if len(found) != 4 or found != (n, found[1], found[1], 2) or found[1] < 2 or found[1] == GRID:
                 raise ValueError(f"Draws.landmark_nodes: expected shape ({n}, K, K, 2), K not {GRID}, got {found}")
 
@@ -136,7 +136,7 @@ class Draws:
     def warp_nodes(self) -> np.ndarray:
         """(N, K, K, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
 
-        K is 5, or that of ``landmark_nodes``; ``geometry.hat_taps`` says where the nodes lie.
+        K is 5, or that of ``landmark_nodes``; ``taps.hat_taps`` says where the nodes lie.
 
         Peer: nodes at linspace(0, size, 5), which reads half a pixel to the right and below with no noise at all.
         Ours: half a pixel less, so no noise is no change.

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 
 NODES = 33  # per edge up to 256 px; twice the cells from each of these sizes on, as landmarks must land in px
 _FINER_ABOVE = (288, 576)
@@ -38,7 +38,7 @@ _NOT_ONE = np.triu(np.ones((_POINTS, _POINTS), bool), 1)
 _NOT_ONE[tuple(zip(*_MAY_TOUCH))] = False
 # Of a landmark's own pull on the nodes that a miss is worth: at 0 all landmarks land, and 5 px in a thousand fold over
 # where two nearly meet, six times as many as in the peer's map; at .1 a fifth as many as there, at .5 .72 px are left.
-_GIVE = 0.1
+RIDGE = 0.1
 Each = Callable[..., Iterable]  # as the builtin ``map``
 
 _BLOCK = 16  # faces at a time: arrays that stay in cache, a tenth less time than 128 at once
@@ -187,12 +187,12 @@ def _at_nodes(
     in nodes. offsets: (N, P, 2) px. By loops that Numba compiles; without it by arrays, which takes six times as long
     and is the same to 1e-3 px, mostly 1e-4.
     """
-    compiled, n = kernels("nodes"), len(points)
+    compiled, n = load_kernels("nodes"), len(points)
     if compiled is not None:
         grid = np.empty((n, nodes, nodes, 2))
         first = np.cumsum([0, *map(len, edges)])
         landmarks = _POINTS if settle else 0
-        compiled.fill_nodes(points, kept, np.concatenate(edges), first, places, offsets, landmarks, _GIVE, grid)
+        compiled.fill_nodes(points, kept, np.concatenate(edges), first, places, offsets, landmarks, RIDGE, grid)
         return grid
     ends = [_ends(*of_face) for of_face in zip(points, kept, edges)]
     face = np.repeat(np.arange(n), list(map(len, ends)))
@@ -209,7 +209,7 @@ def _settled(grid: np.ndarray, places: np.ndarray, offsets: np.ndarray, kept: np
     """``grid`` (N, K, K, 2) changed so that bilinear interpolation at ``places`` gives nearly ``offsets``.
 
     Ridge regression: of all changes of the inner nodes the one with the least sum of its squares and of the squares of
-    what the landmarks are still off over _GIVE. In the matrices that it takes x and y come apart, so they are small;
+    what the landmarks are still off over RIDGE. In the matrices that it takes x and y come apart, so they are small;
     float32 is 1e-5 px off.
 
     places: (N, P, 2) in nodes. offsets: (N, P, 2) px. kept: (N, P) bool.
@@ -228,7 +228,7 @@ def _settled(grid: np.ndarray, places: np.ndarray, offsets: np.ndarray, kept: np
     shares[..., [0, -1]] = 0  # the rim stays
     alike = share_x @ share_x.swapaxes(1, 2)
     alike *= share_y @ share_y.swapaxes(1, 2)
-    alike[:, np.arange(alike.shape[1]), np.arange(alike.shape[1])] += np.float32(_GIVE)
+    alike[:, np.arange(alike.shape[1]), np.arange(alike.shape[1])] += np.float32(RIDGE)
     pull = np.linalg.solve(alike, missed)
     change = share_y.swapaxes(1, 2) @ (share_x[..., None] * pull[:, :, None]).reshape(n, -1, 2 * nodes)
     return grid + change.reshape(grid.shape)

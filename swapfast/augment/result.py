@@ -19,7 +19,7 @@ class Augmented:
 
     feed: Tensor  # (N, 3, h, w) what the model is fed: moved, flipped and warped
     targets: list[Tensor]  # per output size, smallest first: (N, 3, H, W) moved and flipped
-    masks: list[Tensor] | None  # per output size: (N, M, H, W) face mask, then the planes; None without masks
+    masks: list[Tensor] | None  # per output size: (N, M, H, W) face mask, then the extra ones; None without masks
 
     def to_float(self) -> Augmented:
         """The same as float32 in 0..1; what is float already is handed on as it is."""

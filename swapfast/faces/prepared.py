@@ -37,6 +37,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import align
@@ -55,7 +56,6 @@ FORMATS = ("jpeg", "raw")
 MIN_SIZE, MAX_SIZE = 16, 2048
 SHARD_BYTES = 256 << 20
 FACE_QUALITY, MASK_QUALITY = 98, 100
-PLANES = ("face", "eye", "mouth")
 
 _PLACE = ("shard", "face_at", "face_bytes", "face_crc", "masks_at", "masks_bytes", "masks_crc")
 _BLOCK = 512  # of tar: headers and contents begin at multiples of it
@@ -282,7 +282,7 @@ def inspect_prepared(
 ) -> dict:
     """A report on a prepared set like that on a folder (folder.py), every face read. Raises as ``open_prepared``."""
     made = open_prepared(path)
-    masks = [name for name in PLANES if name != "face" or made.mask.mask_type != "none"]
+    masks = [name for name in MASK_NAMES if name != "face" or made.mask.mask_type != "none"]
     return report_of(made.folder.without(made.verify(workers, progress)), lambda record: masks)
 
 
@@ -349,7 +349,7 @@ def _parsed(path: Path, columns: Mapping[str, np.ndarray], metadata: Mapping[str
         raise ValueError("another checksum than its own")
     size, encoding = int(metadata["size"]), metadata["encoding"]
     check_format(encoding, size)
-    if json.loads(metadata["mask_names"]) != list(PLANES):
+    if json.loads(metadata["mask_names"]) != list(MASK_NAMES):
         raise ValueError("other masks")
     crop = CropConfig.from_dict(json.loads(metadata["crop"]))
     mask = MaskConfig.from_dict(json.loads(metadata["mask"]))
@@ -429,7 +429,7 @@ class NewPreparedSet:
             "encoding": encoding,
             "crop": json.dumps(crop.to_dict()),
             "mask": json.dumps(mask.to_dict()),
-            "mask_names": json.dumps(PLANES),
+            "mask_names": json.dumps(MASK_NAMES),
             "source": source.encode("utf-8", "backslashreplace").decode(),
         }
         self._ending = "jpg" if encoding == "jpeg" else "raw"

@@ -17,16 +17,16 @@ _INK, _PAPER = (230, 230, 230), 32
 
 
 def contact_sheet(
-    faces: np.ndarray, planes: np.ndarray, masks: tuple[str, ...], draws: Draws, landmarks: Draws
+    faces: np.ndarray, extra_masks: np.ndarray, masks: tuple[str, ...], draws: Draws, landmarks: Draws
 ) -> np.ndarray:
     """(H, W, 3) uint8 BGR: N faces in rows, COLUMNS from left to right.
 
-    faces: (N, S, S, 3) or (N, S, S, 4) with the face mask, planes: (N, K, S, S), uint8; masks: the names of all masks.
-    draws: what happens to each; landmarks: the same with the warp to landmarks.
+    faces: (N, S, S, 3) or (N, S, S, 4) with the face mask. extra_masks: (N, K, S, S). Both uint8. masks: the names of
+    all masks. draws: what happens to each; landmarks: the same with the warp to landmarks.
     """
     size = faces.shape[1]
     with OpenCVAugmenter(size, size, (size,)) as augment:
-        plain, bent = augment(faces, planes, draws), augment(faces, planes, landmarks)
+        plain, bent = augment(faces, extra_masks, draws), augment(faces, extra_masks, landmarks)
     grids, matrices = draws.clahe_grid.tolist(), jitter_matrices(draws)
     coloured = recolor(faces, matrices, grids, Scratch(), draws.clip_limit)[..., :3]
     target = _pixels(plain.targets[0])

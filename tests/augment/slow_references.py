@@ -21,7 +21,7 @@ def pictures(n: int, size: int, channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(np.clip(np.rint(waves), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def mask_planes(n: int, count: int, size: int, seed: int = 1) -> np.ndarray:
+def mask_images(n: int, count: int, size: int, seed: int = 1) -> np.ndarray:
     """(n, count, size, size) uint8: soft discs."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size

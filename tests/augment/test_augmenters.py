@@ -21,21 +21,21 @@ from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.result import Augmented, to_float
 from swapfast.config import AugmentationConfig
-from tests.augment.slow_references import mask_planes, pictures, psnr
+from tests.augment.slow_references import mask_images, pictures, psnr
 
 
-def batch(n: int, size: int, planes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def batch(n: int, size: int, mask_count: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Faces with their mask, and other masks."""
-    mask = mask_planes(n, 1, size).transpose(0, 2, 3, 1)
-    return np.concatenate([pictures(n, size), mask], axis=-1), mask_planes(n, planes, size, seed=3)
+    mask = mask_images(n, 1, size).transpose(0, 2, 3, 1)
+    return np.concatenate([pictures(n, size), mask], axis=-1), mask_images(n, mask_count, size, seed=3)
 
 
-def run(backend: str, device, sizes, faces, planes, draws, **options) -> Augmented:
+def run(backend: str, device, sizes, faces, extra_masks, draws, **options) -> Augmented:
     if backend == "opencv":
         with OpenCVAugmenter(*sizes, **options) as augment:
-            return augment(faces, planes, draws)
-    planes = None if planes is None else torch.from_numpy(planes).to(device)
-    return DeviceAugmenter(*sizes)(torch.from_numpy(faces).to(device), planes, draws)
+            return augment(faces, extra_masks, draws)
+    extra_masks = None if extra_masks is None else torch.from_numpy(extra_masks).to(device)
+    return DeviceAugmenter(*sizes)(torch.from_numpy(faces).to(device), extra_masks, draws)
 
 
 def tensors(result: Augmented) -> list[torch.Tensor]:
@@ -47,14 +47,14 @@ BACKENDS = ("opencv", "torch")
 
 @pytest.mark.parametrize("size, sizes", [(256, (256, 128, [64, 256])), (128, (128, 80, [96, 128]))])
 def test_backends_agree(device, at_least, size, sizes):
-    faces, planes = batch(8, size)
+    faces, extra_masks = batch(8, size)
     for what, config, target, feed in (
         ("geometry", AugmentationConfig(color=False), 55, 55),
         ("all", AugmentationConfig(), 43, 38),
     ):
         d = draw(1, np.arange(8), 0, size, config)
-        a = run("opencv", device, sizes, faces, planes, d).to_float()
-        b = run("torch", device, sizes, faces, planes, d)
+        a = run("opencv", device, sizes, faces, extra_masks, d).to_float()
+        b = run("torch", device, sizes, faces, extra_masks, d)
         at_least(f"{what} at {size} px: feed, dB", psnr(a.feed, b.feed.cpu(), 1), feed)
         for x, y in zip(a.targets, b.targets):
             at_least(f"{what} at {size} px: target of {x.shape[-1]} px, dB", psnr(x, y.cpu(), 1), target)
@@ -63,18 +63,17 @@ def test_backends_agree(device, at_least, size, sizes):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("channels, planes", [(3, None), (3, 2), (4, 0), (4, 1), (4, 5)])
-def test_shapes_ranges_and_memory(device, backend, channels, planes):
-    faces, masks = batch(3, 64, planes or 0)
+@pytest.mark.parametrize("channels, extra_masks", [(3, None), (3, 2), (4, 0), (4, 1), (4, 5)])
+def test_shapes_ranges_and_memory(device, backend, channels, extra_masks):
+    faces, masks = batch(3, 64, extra_masks or 0)
     faces = np.ascontiguousarray(faces[..., :channels])
     before = faces.copy()
-    result = run(
-        backend, device, (64, 48, [64, 32]), faces, masks if planes is not None else None, draw(1, [0, 1, 2], 0, 64)
-    )
+    masks = masks if extra_masks is not None else None
+    result = run(backend, device, (64, 48, [64, 32]), faces, masks, draw(1, [0, 1, 2], 0, 64))
     assert np.array_equal(faces, before), "the input is left alone"
     assert result.feed.shape == (3, 3, 48, 48)
     assert [tuple(t.shape) for t in result.targets] == [(3, 3, 32, 32), (3, 3, 64, 64)]
-    count = (planes or 0) + channels - 3
+    count = (extra_masks or 0) + channels - 3
     if count:
         assert [tuple(m.shape) for m in result.masks] == [(3, count, 32, 32), (3, count, 64, 64)]
         assert all(m[0, 0].is_contiguous() for m in result.masks)
@@ -93,37 +92,37 @@ def test_shapes_ranges_and_memory(device, backend, channels, planes):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_face_has_the_same_bits_in_any_batch_and_order(device, backend):
     size, sizes, n = 64, (64, 64, [48, 64]), 13
-    faces, planes = batch(n, size)
+    faces, extra_masks = batch(n, size)
     d = draw(3, np.arange(n), np.arange(n) % 2, size)
-    whole = tensors(run(backend, device, sizes, faces, planes, d))
-    again = tensors(run(backend, device, sizes, faces, planes, draw(3, np.arange(n), np.arange(n) % 2, size)))
+    whole = tensors(run(backend, device, sizes, faces, extra_masks, d))
+    again = tensors(run(backend, device, sizes, faces, extra_masks, draw(3, np.arange(n), np.arange(n) % 2, size)))
     assert all(torch.equal(a, b) for a, b in zip(whole, again)), "same seed, same bits"
     order = np.random.default_rng(2).permutation(n)
     for pick in (slice(0, 5), slice(5, 6), slice(6, 13), order):
-        part = tensors(run(backend, device, sizes, faces[pick], planes[pick], d[pick]))
+        part = tensors(run(backend, device, sizes, faces[pick], extra_masks[pick], d[pick]))
         assert all(torch.equal(a, b[pick]) for a, b in zip(part, whole)), pick
 
 
 def test_threads_and_floats_change_no_bit(device):
-    faces, planes = batch(11, 64)
+    faces, extra_masks = batch(11, 64)
     d = draw(3, np.arange(11), 0, 64)
     sizes = (64, 48, [32, 64])
-    one = run("opencv", device, sizes, faces, planes, d, threads=1)
+    one = run("opencv", device, sizes, faces, extra_masks, d, threads=1)
     for threads in (2, 3, 16):
-        many = run("opencv", device, sizes, faces, planes, d, threads=threads)
+        many = run("opencv", device, sizes, faces, extra_masks, d, threads=threads)
         assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(many)))
-        floats = run("opencv", device, sizes, faces, planes, d, threads=threads, as_float=True)
+        floats = run("opencv", device, sizes, faces, extra_masks, d, threads=threads, as_float=True)
         assert all(torch.equal(a, b) for a, b in zip(tensors(one.to_float()), tensors(floats)))
 
 
 def test_an_earlier_result_outlives_later_calls():
     """Outputs are memory nobody else holds: a prefetching loader may hold several. More in test_recycle.py."""
-    faces, planes = batch(6, 64)
+    faces, extra_masks = batch(6, 64)
     with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
-        first = augment(faces, planes, draw(1, np.arange(6), 0, 64))
+        first = augment(faces, extra_masks, draw(1, np.arange(6), 0, 64))
         kept = [t.clone() for t in tensors(first)]
         for step in range(1, 4):
-            later = augment(faces, planes, draw(1, np.arange(6) + 6 * step, 0, 64))
+            later = augment(faces, extra_masks, draw(1, np.arange(6) + 6 * step, 0, 64))
             assert not torch.equal(later.feed, first.feed)
         assert all(torch.equal(a, b) for a, b in zip(tensors(first), kept))
 
@@ -147,11 +146,11 @@ class AsksTheDevice(TorchDispatchMode):
 
 
 def test_the_host_never_asks_the_device(device):
-    faces, planes = (torch.from_numpy(a).to(device) for a in batch(5, 64))
+    faces, extra_masks = (torch.from_numpy(a).to(device) for a in batch(5, 64))
     augment = DeviceAugmenter(64, 48, [20, 64])
-    augment(faces, planes, draw(1, np.arange(5), 0, 64))
+    augment(faces, extra_masks, draw(1, np.arange(5), 0, 64))
     with AsksTheDevice() as mode:
-        result = augment(faces, planes, draw(1, np.arange(5, 10), 0, 64))
+        result = augment(faces, extra_masks, draw(1, np.arange(5, 10), 0, 64))
         assert not mode.asked
         result.feed.max().item()
         assert mode.asked, "the test would have seen it"
@@ -159,24 +158,23 @@ def test_the_host_never_asks_the_device(device):
 
 def test_a_configuration_decides_what_is_worked_out(device):
     """Room for its own grids only, no colour at all without any; draws from another are refused."""
-    faces, planes = (torch.from_numpy(a).to(device) for a in batch(4, 64))
+    faces, extra_masks = (torch.from_numpy(a).to(device) for a in batch(4, 64))
     d = draw(1, np.arange(4), 0, 64)
     assert d.clahe_grid.max() > 2
-    whole = DeviceAugmenter(64, 64, [64])(faces, planes, d)
-    own = DeviceAugmenter(64, 64, [64], AugmentationConfig())(faces, planes, d)
+    whole = DeviceAugmenter(64, 64, [64])(faces, extra_masks, d)
+    own = DeviceAugmenter(64, 64, [64], AugmentationConfig())(faces, extra_masks, d)
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(own)))
     none, only_lab = AugmentationConfig(color=False), AugmentationConfig(color_clahe_chance=0)
     without = draw(1, np.arange(4), 0, 64, none)
-    same = DeviceAugmenter(64, 64, [64], none)(faces, planes, without)
-    assert all(
-        torch.equal(a, b) for a, b in zip(tensors(same), tensors(DeviceAugmenter(64, 64, [64])(faces, planes, without)))
-    )
+    same = DeviceAugmenter(64, 64, [64], none)(faces, extra_masks, without)
+    plain = DeviceAugmenter(64, 64, [64])(faces, extra_masks, without)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(same), tensors(plain)))
     with pytest.raises(ValueError, match="CLAHE"):
-        DeviceAugmenter(64, 64, [64], only_lab)(faces, planes, d)
+        DeviceAugmenter(64, 64, [64], only_lab)(faces, extra_masks, d)
     with pytest.raises(ValueError, match="colours"):
-        DeviceAugmenter(64, 64, [64], none)(faces, planes, draw(1, np.arange(4), 0, 64, only_lab))
+        DeviceAugmenter(64, 64, [64], none)(faces, extra_masks, draw(1, np.arange(4), 0, 64, only_lab))
     with pytest.raises(ValueError, match="CLAHE"):
-        DeviceAugmenter(64, 64, [64])(faces, planes, dataclasses.replace(d, clahe_grid=np.full(4, 11)))
+        DeviceAugmenter(64, 64, [64])(faces, extra_masks, dataclasses.replace(d, clahe_grid=np.full(4, 11)))
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -193,8 +191,8 @@ def test_few_faces_and_a_warp_of_many_nodes(device, n):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_faces_give_empty_tensors(device, backend):
-    faces, planes = np.zeros((0, 64, 64, 4), np.uint8), np.zeros((0, 2, 64, 64), np.uint8)
-    result = run(backend, device, (64, 32, [64]), faces, planes, Draws.identity(0, 64))
+    faces, extra_masks = np.zeros((0, 64, 64, 4), np.uint8), np.zeros((0, 2, 64, 64), np.uint8)
+    result = run(backend, device, (64, 32, [64]), faces, extra_masks, Draws.identity(0, 64))
     assert result.feed.shape == (0, 3, 32, 32) and result.masks[0].shape == (0, 3, 64, 64)
 
 
@@ -218,7 +216,7 @@ def test_sizes_that_cannot_be_are_refused_everywhere(size):
 
 def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
     """Eyes and mouths, the sparse masks; some black, some cut off by the edge."""
-    rng, worst = np.random.default_rng(5), {"planes": 0, "floats": 0.0}
+    rng, worst = np.random.default_rng(5), {"bytes": 0, "floats": 0.0}
     for _ in range(90):
         size = int(rng.integers(32, 300))
         plane = np.zeros((size, size), np.uint8)
@@ -230,27 +228,30 @@ def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
         given = np.stack([[black, plane], [plane, black]])
         whole = opencv.move(plane, matrix)
         moved, floats = np.full((3, 4, size, size), 7, np.uint8), np.full((3, 4, size, size), 7, np.float32)
-        opencv.move_planes(given, matrices, moved, 1, 2, Scratch())
-        opencv.move_planes(given, matrices, floats, 1, 2, Scratch())
+        opencv.move_masks(given, matrices, moved, 1, 2, Scratch())
+        opencv.move_masks(given, matrices, floats, 1, 2, Scratch())
         for found in (moved, floats):
             assert (
                 not found[1, 2].any() and not found[2, 3].any() and (found[0] == 7).all() and (found[:, :2] == 7).all()
             )
             assert np.array_equal(found[1, 3], found[2, 2])
-        worst["planes"] = max(worst["planes"], np.abs(moved[1, 3].astype(int) - whole).max())
+        worst["bytes"] = max(worst["bytes"], np.abs(moved[1, 3].astype(int) - whole).max())
         worst["floats"] = max(worst["floats"], np.abs(floats[1, 3] - moved[1, 3] / np.float32(255)).max())
-    within("levels", worst["planes"], 1)
+    within("levels", worst["bytes"], 1)
     within("bytes and floats", worst["floats"], 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_does_not_fit_is_refused(device, backend):
-    faces, planes = batch(2, 64)
+    faces, extra_masks = batch(2, 64)
     d = Draws.identity(2, 64)
     bad = {
-        "faces": [(faces[:, :32], planes, d), (faces[..., :2], planes, d), (faces.astype(np.int16), planes, d)],
-        "planes": [(faces, planes[:1], d), (faces, planes[:, 0], d), (faces, planes.astype(np.float32), d)],
-        "draws": [(faces, planes, Draws.identity(3, 64)), (faces, planes, Draws.identity(2, 128))],
+        "faces": [(bad_faces, extra_masks, d) for bad_faces in (faces[:, :32], faces[..., :2], faces.astype(np.int16))],
+        "extra_masks": [
+            (faces, bad_masks, d)
+            for bad_masks in (extra_masks[:1], extra_masks[:, 0], extra_masks[..., :32], extra_masks.astype(np.float32))
+        ],
+        "draws": [(faces, extra_masks, Draws.identity(3, 64)), (faces, extra_masks, Draws.identity(2, 128))],
     }
     for what, cases in bad.items():
         for case in cases:
@@ -258,14 +259,14 @@ def test_what_does_not_fit_is_refused(device, backend):
                 run(backend, device, (64, 64, [64]), *case)
     other = {"opencv": DeviceAugmenter, "torch": OpenCVAugmenter}[backend](64, 64, [64])
     with pytest.raises(ValueError, match="faces"):
-        other(*((faces, planes) if backend == "opencv" else map(torch.from_numpy, (faces, planes))), d)
+        other(*((faces, extra_masks) if backend == "opencv" else map(torch.from_numpy, (faces, extra_masks))), d)
     for sizes in (
         *((64, 128, [64]), (64, 64, [128]), (64, 64, []), (64, 64, [64, 64]), (8, 8, [8]), (64, 0, [64])),
         *((2048, 64, [64]), (64.5, 64, [64]), (64, 32.5, [64]), (64, 64, [48.5]), (64, float("nan"), [64])),
         *((64, "big", [64]), (None, 64, [64]), (64, True, [64])),
     ):
         with pytest.raises(ValueError, match="size"):
-            run(backend, device, sizes, faces, planes, d)
+            run(backend, device, sizes, faces, extra_masks, d)
 
 
 def test_threads_must_be_positive():
@@ -275,12 +276,12 @@ def test_threads_must_be_positive():
 
 def test_a_failure_inside_a_thread_reaches_the_caller():
     """An impossible grid makes OpenCV raise in whichever thread meets it."""
-    faces, planes = batch(8, 64)
+    faces, extra_masks = batch(8, 64)
     d = dataclasses.replace(Draws.identity(8, 64), clahe_grid=np.full(8, -3))
     with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
         with pytest.raises(cv2.error):
-            augment(faces, planes, d)
-        good = augment(faces, planes, Draws.identity(8, 64))
+            augment(faces, extra_masks, d)
+        good = augment(faces, extra_masks, Draws.identity(8, 64))
     assert np.array_equal(good.targets[0].permute(0, 2, 3, 1), faces[..., :3])
 
 

@@ -22,13 +22,13 @@ from swapfast.augment.device.geometry import control_map
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.host import augmenter as opencv
 from swapfast.augment.host.augmenter import OpenCVAugmenter
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes
 from swapfast.augment.taps import hat_weights
 from swapfast.config import AugmentationConfig
 from tests.augment.slow_references import bilinear, pictures, psnr
 
-node_kernels = kernels("nodes")
+node_kernels = load_kernels("nodes")
 needs_numba = pytest.mark.skipif(node_kernels is None, reason="Numba is not installed here, or does not know NumPy")
 SIZES = (64, 128)  # of the golden file
 
@@ -243,7 +243,7 @@ def settled_by_loops(grid, places, offsets, kept):
     result = grid.copy()
     counts = kept & ((places >= 0) & (places <= grid.shape[1] - 1)).all(-1)
     for face, of_face in enumerate(result):
-        node_kernels._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks._GIVE, of_face)
+        node_kernels._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks.RIDGE, of_face)
     return result
 
 
@@ -269,8 +269,8 @@ def test_nodes_settle_where_the_definition_says(within, way):
             shares[np.arange(used.sum()), low[:, 1] + y, low[:, 0] + x] += weight
         missed = offsets[face, used] - np.einsum("pyx,yxc->pc", shares, grid[face])
         inner = shares[:, 1:-1, 1:-1].reshape(used.sum(), -1)
-        least = np.concatenate([inner / np.sqrt(landmarks._GIVE), np.eye(inner.shape[1])])
-        wanted = np.concatenate([missed / np.sqrt(landmarks._GIVE), np.zeros((inner.shape[1], 2))])
+        least = np.concatenate([inner / np.sqrt(landmarks.RIDGE), np.eye(inner.shape[1])])
+        wanted = np.concatenate([missed / np.sqrt(landmarks.RIDGE), np.zeros((inner.shape[1], 2))])
         change = np.linalg.lstsq(least, wanted, rcond=None)[0].reshape(nodes - 2, nodes - 2, 2)
         within("change of the nodes", np.abs(ours[face, 1:-1, 1:-1] - grid[face, 1:-1, 1:-1] - change).max(), 2e-5)
 

@@ -448,7 +448,7 @@ for kind in ("extended", "file"):
     names = [source.folder.records.name(int(i)) for i in has]
     told[kind] = {source.folder.records.name(i): reason for i, reason in reasons.items()}
     told[f"{kind} names"] = names
-    arrays[f"{kind} faces"], arrays[f"{kind} planes"] = store.faces[has], store.planes[has]
+    arrays[f"{kind} faces"], arrays[f"{kind} extra_masks"] = store.faces[has], store.extra_masks[has]
 arrays["landmarks"] = np.stack([record.landmarks for record in source.folder.records])
 told["filled"] = grown()
 told["workers"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
@@ -560,7 +560,7 @@ def test_a_damaged_png_is_bad_or_the_face_it_was(fuzzed, paths):
                 continue
             like = by_kind[case.like]
             assert np.array_equal(landmarks[name], originals["landmarks"][where[case.like]]), (name, case.what)
-            for part in ("faces", "planes"):
+            for part in ("faces", "extra_masks"):
                 ours, theirs = arrays[f"{kind} {part}"][i], originals[f"{kind} {part}"][like]
                 assert np.array_equal(ours, theirs), (name, case.what, kind)
             compared += 1

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import align
@@ -20,7 +21,6 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.prepared import (
     INDEX,
-    PLANES,
     NewPreparedSet,
     check_format,
     decode,
@@ -50,7 +50,7 @@ def sources(tmp_path_factory):
 
 
 def _cut(record):
-    masks = training_masks(record, CROP, MASK, SIZE, PLANES).transpose(2, 0, 1)
+    masks = training_masks(record, CROP, MASK, SIZE, MASK_NAMES).transpose(2, 0, 1)
     return crop_face(record, read_image(record.path), CROP, SIZE), np.ascontiguousarray(masks)
 
 

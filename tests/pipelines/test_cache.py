@@ -49,7 +49,7 @@ def _expected(folder):
 
 
 def _same(one: HostStore, two: HostStore) -> bool:
-    return np.array_equal(one.faces, two.faces) and np.array_equal(one.planes, two.planes)
+    return np.array_equal(one.faces, two.faces) and np.array_equal(one.extra_masks, two.extra_masks)
 
 
 def test_a_second_start_decodes_nothing(folder, tmp_path):
@@ -92,7 +92,9 @@ def test_other_options_have_another_store(folder, tmp_path, other):
     cached_store(tmp_path, SPEC, source)
     made = cached_store(tmp_path, other, source)
     assert made.reused == 0 and len(list(tmp_path.glob("store-*"))) == 2
-    assert made.store.faces.shape[1:] == other.face_shape and made.store.planes.shape[1:] == other.planes_shape
+    assert (
+        made.store.faces.shape[1:] == other.face_shape and made.store.extra_masks.shape[1:] == other.extra_masks_shape
+    )
 
 
 def test_a_store_is_a_safetensors_file_that_others_read(folder, tmp_path):
@@ -326,7 +328,7 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
     assert _same(threads, made.store)
     apart = (
         np.abs(made.store.faces.astype(int) - expected.faces),
-        np.abs(made.store.planes.astype(int) - expected.planes),
+        np.abs(made.store.extra_masks.astype(int) - expected.extra_masks),
     )
     within("pixels, levels", apart[0][..., :3].max(), 0 if encoding == "raw" else 30)
     within("pixels, mean", apart[0][..., :3].mean(), 0 if encoding == "raw" else 1.5)
@@ -390,7 +392,7 @@ def test_other_sizes_crops_and_masks_of_a_prepared_set(folder, tmp_path):
         picture, masks = whole.read(index)
         smaller = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
         assert np.array_equal(made.faces[index, ..., :3], smaller)
-        assert np.array_equal(made.planes[index, 1], cv2.resize(masks[2], (48, 48), interpolation=cv2.INTER_AREA))
+        assert np.array_equal(made.extra_masks[index, 1], cv2.resize(masks[2], (48, 48), interpolation=cv2.INTER_AREA))
     larger = StoreSpec(128, CropConfig(), MaskConfig(), SPEC.masks)
     assert "enlarged to 128 px" in check_prepared(source, larger)[0]
     drawn = StoreSpec(96, CropConfig(), MaskConfig(mask_type="components"), SPEC.masks)

@@ -14,12 +14,12 @@ from pipelines.run.build import make_augmenter
 from swapfast.augment.device import color
 from swapfast.augment.device.augmenter import Amounts, packed_amounts
 from swapfast.augment.draws import Draws
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
+from swapfast.batch import MASK_NAMES
 from tests.augment.slow_references import bilinear, jittered, node_positions, psnr
 
-COMPILED = kernels("color") is not None
+COMPILED = load_kernels("color") is not None
 
-MASKS = ("face", "eye", "mouth")
 CASES = {  # of collate_full: feed px, output px in the order of the arrays, colour order
     "default64": (64, (64,), "bgr"),
     "rgb_multi": (64, (32, 64, 128), "rgb"),
@@ -171,7 +171,7 @@ def test_the_draws_are_read_as_the_peer_meant_them(case, drawn, within):
     for index, size in enumerate(sizes):
         small = area(turned, size)
         within(f"target {size}, levels", worst(small[..., :3], peers_order(g[f"{name}_target{index}"])), 1)
-        for channel, mask in enumerate(MASKS, 3):
+        for channel, mask in enumerate(MASK_NAMES, 3):
             theirs = peers_order(g[f"{name}_mask_{mask}{index}"])[:, 0]
             within(f"{mask} {size}, levels", worst(small[..., channel], theirs), 1)
     if name in NO_LANDMARKS:
@@ -192,7 +192,7 @@ def batch(case, drawn, backend, device):
     name, g = case
     feed_size, sizes, order = CASES[name]
     collate = Collate(
-        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "torch", MASKS, order, device
+        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "torch", MASK_NAMES, order, device
     )
     items = [
         tuple((pixels, 10 * side + row) for side, pixels in enumerate(item))
@@ -241,12 +241,12 @@ def test_masks_are_the_peers(case, drawn, batch, backend, within):
     """Six channels in one go take OpenCV's path of 1/32 px there: up to 5 levels (manifest). Moved exactly: 1 level."""
     name, g = case
     moved = peers_move(peers_order(g[f"{name}_data"]), drawn, together=False)
-    for mask in MASKS:
+    for mask in MASK_NAMES:
         for index, ours in enumerate(getattr(batch.meta, f"mask_{mask}")):
             theirs = g[f"{name}_mask_{mask}{index}"]
             assert ours.shape == theirs.shape
             within(f"{backend} {name} {mask} {index} against the peer's, levels", worst(255 * ours.cpu(), theirs), 5)
-            exact = area(moved, theirs.shape[-1])[..., 3 + MASKS.index(mask)]
+            exact = area(moved, theirs.shape[-1])[..., 3 + MASK_NAMES.index(mask)]
             within(f"{backend} {name} {mask} {index}, levels", worst(by_side(ours)[..., 0], exact), 1.001)
 
 
@@ -290,7 +290,7 @@ def _items(rng, size: int, masks: int, sides: int = 2, rows: int = 3):
     ]
 
 
-@pytest.mark.parametrize("masks", [(), ("face",), ("eye",), ("face", "mouth"), ("eye", "mouth"), MASKS])
+@pytest.mark.parametrize("masks", [(), ("face",), ("eye",), ("face", "mouth"), ("eye", "mouth"), MASK_NAMES])
 def test_any_set_of_masks_finds_its_place(masks, backend, device):
     items = _items(np.random.default_rng(1), 32, len(masks))
     collate = Collate(make_augmenter(backend, 32, 32, (16, 32), device), backend == "torch", masks, "bgr", device)
@@ -300,19 +300,19 @@ def test_any_set_of_masks_finds_its_place(masks, backend, device):
         for side, (pixels, index) in enumerate(item):
             assert made.ids[side, row] == index
             assert worst(255 * made.inputs[side][row].cpu().permute(1, 2, 0).numpy(), pixels[..., :3]) < 0.02
-            for name in MASKS:
-                planes = getattr(made.meta, f"mask_{name}")
+            for name in MASK_NAMES:
+                masks_per_size = getattr(made.meta, f"mask_{name}")
                 if name not in masks:
-                    assert planes is None
+                    assert masks_per_size is None
                     continue
-                ours = 255 * planes[1][row, side, 0].cpu().numpy()
+                ours = 255 * masks_per_size[1][row, side, 0].cpu().numpy()
                 assert worst(ours, pixels[..., 3 + masks.index(name)]) < 0.02, name
 
 
 def test_a_collate_leaves_what_it_is_given_alone(backend, device):
     items = _items(np.random.default_rng(2), 32, 3)
     before = [[pixels.copy() for pixels, _ in item] for item in items]
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASKS, "rgb", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASK_NAMES, "rgb", device)
     d = dataclasses.replace(Draws.identity(6, 32), lab=np.full((6, 3), 0.3), flip=np.ones(6, bool))
     one, two = collate(items, d), collate(items, d)
     assert all(np.array_equal(a, b) for item, kept in zip(items, before) for (a, _), b in zip(item, kept))
@@ -321,7 +321,7 @@ def test_a_collate_leaves_what_it_is_given_alone(backend, device):
 
 def test_wrong_items_are_refused(backend, device):
     rng = np.random.default_rng(3)
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASKS, "bgr", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASK_NAMES, "bgr", device)
     with pytest.raises(ValueError):
         collate(_items(rng, 32, 3), Draws.identity(5, 32))
     with pytest.raises(ValueError):

@@ -16,6 +16,7 @@ from pipelines.dataset import MultiDataset, TrainSet, get_label, get_sorted_imag
 from pipelines.preview import PreviewSet
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.result import Augmented, to_float
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_window
@@ -31,7 +32,6 @@ from tests.faces.face_samples import (
 )
 
 EDGE_LEVELS = 2  # DESIGN.md section 2: masks differ by at most 2 levels, at their edges
-MASKS = ("face", "eye", "mouth")
 
 
 def worst(a, b) -> float:
@@ -139,12 +139,12 @@ def test_another_seed_is_another_order():
 # --- items ------------------------------------------------------------------------------------------------
 
 ITEMS = {  # tag of dataset_items -> what it was made with
-    "default": (CropConfig(), MaskConfig(), MASKS),
-    "bisenet": (CropConfig(), MaskConfig(mask_type="bisenet-fp_face"), MASKS),
-    "cov875_off5": (CropConfig(coverage=87.5, vertical_offset=5.0), MaskConfig(), MASKS),
-    "head": (CropConfig(centering="head"), MaskConfig(mask_type="bisenet-fp_head"), MASKS),
+    "default": (CropConfig(), MaskConfig(), MASK_NAMES),
+    "bisenet": (CropConfig(), MaskConfig(mask_type="bisenet-fp_face"), MASK_NAMES),
+    "cov875_off5": (CropConfig(coverage=87.5, vertical_offset=5.0), MaskConfig(), MASK_NAMES),
+    "head": (CropConfig(centering="head"), MaskConfig(mask_type="bisenet-fp_head"), MASK_NAMES),
     "nomask": (CropConfig(), MaskConfig(mask_type="none"), ()),
-    "dil2_components": (CropConfig(), MaskConfig(mask_type="components", dilation=2.0), MASKS),
+    "dil2_components": (CropConfig(), MaskConfig(mask_type="components", dilation=2.0), MASK_NAMES),
 }
 
 
@@ -207,8 +207,8 @@ def test_a_folder_of_pictures_becomes_a_set(made_faces):
     assert len(faces) == 14 and faces.side == "A"
     item, index = faces[5]
     assert item.shape == (48, 48, 6) and index == 5
-    pixels, planes = faces.take(np.array([5, 5, 0]))
-    assert np.array_equal(pixels[0], item[..., :4]) and np.array_equal(planes[1], item[..., 4:].transpose(2, 0, 1))
+    pixels, extra_masks = faces.take(np.array([5, 5, 0]))
+    assert np.array_equal(pixels[0], item[..., :4]) and np.array_equal(extra_masks[1], item[..., 4:].transpose(2, 0, 1))
     assert np.array_equal(pixels[2], faces[0][0][..., :4])
     for beyond in (14, -1):
         with pytest.raises(IndexError):
@@ -400,8 +400,8 @@ def test_an_augmented_batch_becomes_floats_as_a_whole(masks):
     def some(*shape):
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
-    planes = [some(2, 3, 4, 4), some(2, 3, 8, 8)] if masks else None
-    given = Augmented(feed=some(2, 3, 8, 8), targets=[some(2, 3, 4, 4), some(2, 3, 8, 8)], masks=planes)
+    masks_per_size = [some(2, 3, 4, 4), some(2, 3, 8, 8)] if masks else None
+    given = Augmented(feed=some(2, 3, 8, 8), targets=[some(2, 3, 4, 4), some(2, 3, 8, 8)], masks=masks_per_size)
     made = given.to_float()
     pairs = [(made.feed, given.feed), *zip(made.targets, given.targets), *zip(made.masks or [], given.masks or [])]
     assert len(pairs) == (5 if masks else 3) and (made.masks is None) == (not masks)

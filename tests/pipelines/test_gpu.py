@@ -23,10 +23,9 @@ from pipelines.store import StoreSpec
 from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.device import clahe
 from swapfast.augment.host import color as host_color
+from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.image import read_image
-
-MASKS = ("face", "eye", "mouth")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +46,7 @@ def prepared(made_faces, tmp_path_factory):
 def _loader(sets, device, feed, seed=3, batch=8) -> TrainLoader:
     size = sets[0].spec.size
     sampler = Sampler(seed, tuple(map(len, sets)), batch)
-    collate = Collate(make_augmenter("torch", size, size, (size,), device), True, MASKS, "bgr", device)
+    collate = Collate(make_augmenter("torch", size, size, (size,), device), True, MASK_NAMES, "bgr", device)
     return TrainLoader(feed(sets, sampler), sampler, collate, AugmentationConfig(), size)
 
 
@@ -78,7 +77,7 @@ def test_a_damaged_jpeg_does_not_end_the_run(made_faces, tmp_path, device):
     data = bytearray(shard.read_bytes())
     data[2000:2200] = bytes(200)
     shard.write_bytes(data)
-    spec = StoreSpec(128, CropConfig(), MaskConfig(), MASKS)
+    spec = StoreSpec(128, CropConfig(), MaskConfig(), MASK_NAMES)
     sets = [TrainSet.of(side.upper(), scan_side(tmp_path / side, "extended", False), spec, None) for side in "ab"]
     told: list[str] = []
 

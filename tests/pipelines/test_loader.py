@@ -21,6 +21,7 @@ from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
+from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig, ModelConfig, PreviewConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
@@ -28,7 +29,6 @@ from swapfast.models import build_model
 from swapfast.preview.samples import Samples
 
 STILL = {"color": False, "flip": False, "warp": False, "zoom_amount": 0, "rotation_range": 0, "shift_range": 0}
-MASKS = ("face", "eye", "mouth")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def make(sides, device):
         collate = Collate(
             make_augmenter(backend, 64, 64, (64,), device, callers=workers),
             backend == "torch",
-            MASKS,
+            MASK_NAMES,
             color_order,
             device,
         )
@@ -111,9 +111,9 @@ def test_with_everything_off_a_batch_is_what_the_store_holds(make, sides, backen
             torch.testing.assert_close(batch.targets[0][place, side].cpu(), expected[:3], atol=1e-4, rtol=0)
             torch.testing.assert_close(batch.inputs[side][place].cpu(), expected[:3], atol=1e-4, rtol=0)
             torch.testing.assert_close(batch.meta.mask_face[0][place, side].cpu(), expected[3:], atol=1e-4, rtol=0)
-            planes = torch.from_numpy(stored.planes[face].copy()) / 255
-            torch.testing.assert_close(batch.meta.mask_eye[0][place, side, 0].cpu(), planes[0], atol=1e-4, rtol=0)
-            torch.testing.assert_close(batch.meta.mask_mouth[0][place, side, 0].cpu(), planes[1], atol=1e-4, rtol=0)
+            eye, mouth = torch.from_numpy(stored.extra_masks[face].copy()) / 255
+            torch.testing.assert_close(batch.meta.mask_eye[0][place, side, 0].cpu(), eye, atol=1e-4, rtol=0)
+            torch.testing.assert_close(batch.meta.mask_mouth[0][place, side, 0].cpu(), mouth, atol=1e-4, rtol=0)
 
 
 def test_a_model_that_wants_rgb_gets_it_once(make):
@@ -358,8 +358,8 @@ def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_pa
     options = {"batch": 14, "sets": sets, "matcher": matcher, "config": AugmentationConfig(color=False)}
     batch = make(feed=lambda sets, sampler: DecodeFeed(sets, sampler), **options).batch(0)
     draws, _ = make(**options).draws(batch.ordinals, batch.ids)
-    faces, planes, _ = HostFeed(sets)(0, batch.ids)
-    expected = make(**options).collate.batch(faces, planes, draws, batch.ids)
+    faces, extra_masks, _ = HostFeed(sets)(0, batch.ids)
+    expected = make(**options).collate.batch(faces, extra_masks, draws, batch.ids)
     assert torch.equal(expected.inputs[0], batch.inputs[0])
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.decode import dali_version
 from pipelines.prepare import prepare, quality
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
@@ -24,7 +25,7 @@ from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.png import write_header
-from swapfast.faces.prepared import PLANES, open_prepared
+from swapfast.faces.prepared import open_prepared
 from swapfast.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,9 @@ def test_raw_is_what_training_cuts(made_faces, tmp_path, workers):
     for row, record in enumerate(records):
         face, masks = made.read(row)
         assert np.array_equal(face, crop_face(record, read_image(record.path), CropConfig(), 64))
-        assert np.array_equal(masks, training_masks(record, CropConfig(), MaskConfig(), 64, PLANES).transpose(2, 0, 1))
+        assert np.array_equal(
+            masks, training_masks(record, CropConfig(), MaskConfig(), 64, MASK_NAMES).transpose(2, 0, 1)
+        )
         assert made.folder.records[row].content == record.content
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -108,16 +111,16 @@ def test_dali_reads_the_same_pixels(made_faces, tmp_path):
 
     faces, masks = graph().run()
     for row in range(len(made)):
-        face, planes = made.read(row)
+        face, extra_masks = made.read(row)
         assert np.array_equal(faces.at(row), face)
-        assert np.array_equal(masks.at(row).reshape(3, 72, 72), planes)
+        assert np.array_equal(masks.at(row).reshape(3, 72, 72), extra_masks)
 
 
 def test_mask_types(made_faces, heads, tmp_path):
     _prepare(made_faces / "a", tmp_path / "file", mask_type="file")
     record = scan_folder(made_faces / "a").records[2]
     masks = open_prepared(tmp_path / "file").read(2)[1]
-    expected = training_masks(record, CropConfig(), MaskConfig(mask_type="file"), 64, PLANES).transpose(2, 0, 1)
+    expected = training_masks(record, CropConfig(), MaskConfig(mask_type="file"), 64, MASK_NAMES).transpose(2, 0, 1)
     assert np.array_equal(masks, expected)
     _prepare(made_faces / "a", tmp_path / "none", mask_type="none")
     made = open_prepared(tmp_path / "none")

@@ -14,6 +14,7 @@ from pipelines.fill import fill
 from pipelines.sides import make_set, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast import system
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
@@ -21,10 +22,8 @@ from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import needed_masks, training_masks
 
-MASKS = ("face", "eye", "mouth")
 
-
-def _spec(size=64, masks=MASKS, mask_type="extended"):
+def _spec(size=64, masks=MASK_NAMES, mask_type="extended"):
     return StoreSpec(size, CropConfig(), MaskConfig(mask_type=mask_type), masks)
 
 
@@ -73,8 +72,8 @@ def test_the_store_holds_crops_and_masks_and_little_else(made_faces):
         record = source.folder.records[index]
         image = read_image(record.path)
         assert np.array_equal(store.faces[index, ..., :3], crop_face(record, image, CropConfig(), 64))
-        masks = training_masks(record, CropConfig(), MaskConfig(), 64, list(MASKS))
-        stored = np.dstack([store.faces[index, ..., 3], *store.planes[index]])
+        masks = training_masks(record, CropConfig(), MaskConfig(), 64, list(MASK_NAMES))
+        stored = np.dstack([store.faces[index, ..., 3], *store.extra_masks[index]])
         assert np.array_equal(stored, masks)
 
 
@@ -91,7 +90,7 @@ def test_threads_and_processes_do_not_matter(made_faces, tmp_path, monkeypatch):
     stores.append(_filled(tmp_path, _spec(48), threads=2)[1])
     assert stores[0].faces[2].std() > 10 and len(stores[0]) == 9
     for other in stores[1:]:
-        assert np.array_equal(stores[0].faces, other.faces) and np.array_equal(stores[0].planes, other.planes)
+        assert np.array_equal(stores[0].faces, other.faces) and np.array_equal(stores[0].extra_masks, other.extra_masks)
 
 
 def test_a_face_mask_from_the_file_beside_the_picture(made_faces):
@@ -103,7 +102,7 @@ def test_a_face_mask_from_the_file_beside_the_picture(made_faces):
 
 
 def test_masks_follow_from_the_config():
-    assert needed_masks(TrainConfig()) == MASKS
+    assert needed_masks(TrainConfig()) == MASK_NAMES
     off = TrainConfig.from_dict({"mask": {"mask_type": "none"}})
     assert needed_masks(off) == ()
     plain = TrainConfig.from_dict({"loss": {"eye_multiplier": 1, "mouth_multiplier": 1}})

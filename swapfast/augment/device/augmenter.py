@@ -52,35 +52,37 @@ class DeviceAugmenter:
         self._compiled = torch.compile(_augment, fullgraph=True, dynamic=False) if compile else None
         self._has_tables: set[tuple] = set()
 
-    def __call__(self, faces: Tensor, planes: Tensor | None, draws: Draws) -> Augmented:
+    def __call__(self, faces: Tensor, extra_masks: Tensor | None, draws: Draws) -> Augmented:
         """Augment N faces of S px.
 
-        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
+        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. extra_masks: (N, K, S, S) uint8, the
         other masks, or None. Returns float32 0..1 on the faces' device.
         """
-        check_inputs(faces, planes, draws, self.processing_size, (torch.Tensor,), torch.uint8)
+        check_inputs(faces, extra_masks, draws, self.processing_size, (torch.Tensor,), torch.uint8)
         check_colors(draws, self.recolors, self.largest_grid)
         amounts = send(packed_amounts(draws), faces.device)
-        feed, targets, masks = self._function(faces, planes, amounts)(faces, planes, amounts, *self._options())
+        feed, targets, masks = self._function(faces, extra_masks, amounts)(
+            faces, extra_masks, amounts, *self._options()
+        )
         return Augmented(feed=feed, targets=targets, masks=masks)
 
     def _options(self) -> tuple[int, list[int], int | None]:
         return self.input_size, self.output_sizes, self.largest_grid if self.recolors else None
 
-    def _function(self, faces: Tensor, planes: Tensor | None, amounts: Tensor) -> Callable:
+    def _function(self, faces: Tensor, extra_masks: Tensor | None, amounts: Tensor) -> Callable:
         """``_augment``, compiled where that is wanted and there is something to compile it for."""
         if self._compiled is None or not len(faces):
             return _augment
         tables = faces.device, amounts.shape[1]
         if tables not in self._has_tables:  # what is made while compiling would be made in every batch
-            _augment(faces[:1], None if planes is None else planes[:1], amounts[:1], *self._options())
+            _augment(faces[:1], None if extra_masks is None else extra_masks[:1], amounts[:1], *self._options())
             self._has_tables.add(tables)
         return self._compiled
 
 
 def _augment(
     faces: Tensor,
-    planes: Tensor | None,
+    extra_masks: Tensor | None,
     packed: Tensor,
     input_size: int,
     output_sizes: list[int],
@@ -103,10 +105,10 @@ def _augment(
     warped = geometry.read(images, geometry.control_map(amounts.nodes, size))
     feed = _channels_last(geometry.shrink(warped, input_size))
     targets = [_channels_last(geometry.shrink(moved, s)) for s in output_sizes]
-    planes = [p for p in (pixels[:, 3:], planes) if p is not None and p.shape[1]]
-    if not planes:
+    groups = [m for m in (pixels[:, 3:], extra_masks) if m is not None and m.shape[1]]
+    if not groups:
         return feed, targets, None
-    masks = geometry.read(to_unit(torch.cat(planes, dim=1) if len(planes) > 1 else planes[0]), at)
+    masks = geometry.read(to_unit(torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]), at)
     return feed, targets, [geometry.shrink(masks, s) for s in output_sizes]
 
 

@@ -33,7 +33,7 @@ from swapfast.augment.host.color import jitter_matrices, recolor
 from swapfast.augment.host.recycle import Recycler, Scratch
 from swapfast.augment.host.rows import Rows
 from swapfast.augment.host.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked, tall
-from swapfast.augment.kernels.jit import HOST_KERNELS, kernels
+from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.augment.result import Augmented
 from swapfast.augment.taps import hat_weights
 from swapfast.system import available_cores
@@ -69,24 +69,24 @@ def move_all(images: np.ndarray, matrices: np.ndarray, out: np.ndarray, scratch:
 
 
 def _stacks(size: int) -> bool:
-    return size <= STACKED_UP_TO and kernels("maps") is not None
+    return size <= STACKED_UP_TO and load_kernels("maps") is not None
 
 
-def move_planes(
-    planes: np.ndarray, matrices: np.ndarray, out: np.ndarray, first_plane: int, first_face: int, scratch: Scratch
+def move_masks(
+    extra_masks: np.ndarray, matrices: np.ndarray, out: np.ndarray, first_mask: int, first_face: int, scratch: Scratch
 ) -> None:
     """``move`` of (N, K, S, S) masks most of which are black, such as eyes and mouth; with Numba where they are not.
 
-    out: (M, N', S, S) bytes, or floats in 0..1; planes go to M from ``first_plane`` on, faces to N' from ``first_face``
+    out: (M, N', S, S) bytes, or floats in 0..1; they go to M from ``first_mask`` on, faces to N' from ``first_face``
     on.
     """
-    compiled = kernels("planes")
+    compiled = load_kernels("masks")
     if compiled is not None:
         white = np.float32(1 if out.dtype == np.uint8 else 255)
-        compiled.move_planes(planes, matrices, white, first_plane, first_face, out)
+        compiled.move_masks(extra_masks, matrices, white, first_mask, first_face, out)
         return
-    for face, (parts, matrix) in enumerate(zip(planes, matrices), first_face):
-        for index, plane in enumerate(parts, first_plane):
+    for face, (parts, matrix) in enumerate(zip(extra_masks, matrices), first_face):
+        for index, plane in enumerate(parts, first_mask):
             _put(move(plane, matrix, out=scratch("plane", *plane.shape)), out[index, face])
 
 
@@ -207,7 +207,7 @@ class OpenCVAugmenter:
         self.dtype = np.float32 if as_float else np.uint8
         cv2.setNumThreads(1)
         for name in HOST_KERNELS:
-            kernels(name)  # which may take some seconds: now, not in the first batch
+            load_kernels(name)  # which may take some seconds: now, not in the first batch
         # The calling threads work too.
         helpers = callers * (self._per_call - 1)
         self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None
@@ -228,15 +228,15 @@ class OpenCVAugmenter:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __call__(self, faces: Images, planes: Images | None, draws: Draws) -> Augmented:
+    def __call__(self, faces: Images, extra_masks: Images | None, draws: Draws) -> Augmented:
         """Augment N faces of S px.
 
-        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. planes: (N, K, S, S) uint8, the
+        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. extra_masks: (N, K, S, S) uint8, the
         other masks, or None. ``Rows`` are read by the threads, a few at a time. No later call writes to a result, or
         a part of one, that is still held.
         """
-        check_inputs(faces, planes, draws, self.processing_size, (np.ndarray, Rows), np.uint8)
-        batch = _Batch(self, faces, planes, draws)
+        check_inputs(faces, extra_masks, draws, self.processing_size, (np.ndarray, Rows), np.uint8)
+        batch = _Batch(self, faces, extra_masks, draws)
         todo = iter(strips(len(faces), self.processing_size, self._per_call))
         lock = threading.Lock()
 
@@ -266,16 +266,18 @@ class OpenCVAugmenter:
 class _Batch:
     """One call's amounts and outputs; ``augment`` fills in a strip of consecutive faces."""
 
-    def __init__(self, owner: OpenCVAugmenter, faces: Images, planes: Images | None, draws: Draws) -> None:
+    def __init__(self, owner: OpenCVAugmenter, faces: Images, extra_masks: Images | None, draws: Draws) -> None:
         n, size, _, channels = faces.shape
-        planes = np.empty((n, 0, size, size), np.uint8) if planes is None else planes
-        self.faces, self.planes = (p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, planes))
+        extra_masks = np.empty((n, 0, size, size), np.uint8) if extra_masks is None else extra_masks
+        self.faces, self.extra_masks = (
+            p if isinstance(p, Rows) else np.ascontiguousarray(p) for p in (faces, extra_masks)
+        )
         self.face_masks = channels - 3
         self.jitter = jitter_matrices(draws)
         self.grids, self.clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
         self.matrices = np.ascontiguousarray(draws.inverse(), np.float64)
         self.nodes = draws.control_grid()
-        masks = self.face_masks + self.planes.shape[1]
+        masks = self.face_masks + self.extra_masks.shape[1]
         self.feed = owner.recycled((n, owner.input_size, owner.input_size, 3), owner.dtype)
         self.targets = [owner.recycled((n, s, s, 3), owner.dtype) for s in owner.output_sizes]
         self.masks = [owner.recycled((masks, n, s, s), owner.dtype) for s in owner.output_sizes]
@@ -298,14 +300,14 @@ class _Batch:
 
     def _make_masks(self, strip: slice, scratch: Scratch) -> None:
         """All but the face's."""
-        planes = read_some(self.planes, strip, "planes of the store", scratch)
-        n, count, size, _ = planes.shape
+        extra_masks = read_some(self.extra_masks, strip, "extra masks of the store", scratch)
+        n, count, size, _ = extra_masks.shape
         if all(masks.shape[-1] == size for masks in self.masks):
             for masks in self.masks:
-                move_planes(planes, self.matrices[strip], masks, self.face_masks, strip.start, scratch)
+                move_masks(extra_masks, self.matrices[strip], masks, self.face_masks, strip.start, scratch)
             return
-        moved = scratch("moved planes", count, n, size, size)
-        move_planes(planes, self.matrices[strip], moved, 0, 0, scratch)
+        moved = scratch("moved extra masks", count, n, size, size)
+        move_masks(extra_masks, self.matrices[strip], moved, 0, 0, scratch)
         for masks in self.masks:
             for plane, out in zip(moved, masks[self.face_masks :, strip]):
                 _put(shrink(plane, out.shape[-1], scratch), out)
@@ -327,7 +329,7 @@ class _Batch:
 
 def _put_bgr(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
     """The colours of (N, S, S, 3 or 4) images to ``out`` (N, S, S, 3), contiguous, bytes or floats."""
-    copies = kernels("copies")
+    copies = load_kernels("copies")
     if copies is not None and images.shape[-1] == 4 and out.dtype != np.uint8:
         copies.bgr_to_floats(images.ravel(), out.ravel())
         return
@@ -341,7 +343,7 @@ def _put_bgr(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
 
 def _put_fourth(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
     """The fourth channel of (N, S, S, 4) images to ``out`` (N, S, S), contiguous, bytes or floats."""
-    copies = kernels("copies")
+    copies = load_kernels("copies")
     if copies is not None and out.dtype != np.uint8:
         copies.every_fourth_to_floats(images.ravel()[3:], out.ravel())
         return
@@ -353,7 +355,7 @@ def _put_fourth(images: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
 
 def _put(values: np.ndarray, out: np.ndarray) -> None:
     """Copy bytes, or divide them by 255 where ``out`` holds floats."""
-    copies = kernels("copies")
+    copies = load_kernels("copies")
     if out.dtype == np.uint8:
         out[...] = values
     elif copies is not None and out.flags.c_contiguous and values.flags.c_contiguous:

@@ -16,7 +16,7 @@ from swapfast.augment.constants import CLIP_LIMIT
 from swapfast.augment.draws import Draws
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.host.stacked import tall
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 
 
 def jitter_matrices(draws: Draws) -> np.ndarray:
@@ -47,7 +47,7 @@ def recolor(
     if same.all():
         return faces
     colored = scratch("colored", *faces.shape)
-    convert = recolor_in_8_bits if kernels("color") is None else recolor_compiled
+    convert = recolor_in_8_bits if load_kernels("color") is None else recolor_compiled
     convert(faces, matrices, grids, scratch, clip_limit, colored)
     # Peer: takes every image to 8-bit LAB and back, which alone moves a quarter of all colours by 2 levels or more.
     # Ours: a face for which nothing is drawn stays as it is.
@@ -60,7 +60,7 @@ def recolor_compiled(
     faces: np.ndarray, matrices: np.ndarray, grids: Sequence[int], scratch: Scratch, clip_limit: float, out: np.ndarray
 ) -> None:
     """``recolor`` all faces to ``out``, in float32 but for the L of CLAHE. Needs Numba."""
-    compiled = kernels("color")
+    compiled = load_kernels("color")
     n, size, _, channels = faces.shape
     count = size * size
     pixels, results = faces.reshape(n, -1), out.reshape(n, -1)

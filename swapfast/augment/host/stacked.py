@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from swapfast.augment.host.recycle import Scratch
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 from swapfast.augment.taps import hat_taps
 
 STACKED_UP_TO = 80  # px: at 96 little is gained
@@ -32,14 +32,14 @@ def tall(images: np.ndarray) -> np.ndarray:
 def affine_maps(matrices: np.ndarray, size: int, scratch: Scratch) -> Maps:
     """The maps of (N, 2, 3) matrices, px of the result -> px of the image. In scratch memory."""
     maps = _maps(len(matrices), size, scratch)
-    kernels("maps").affine_maps(np.ascontiguousarray(matrices, np.float64), *maps)
+    load_kernels("maps").affine_maps(np.ascontiguousarray(matrices, np.float64), *maps)
     return maps
 
 
 def node_maps(nodes: np.ndarray, size: int, scratch: Scratch) -> Maps:
     """The maps of (N, K, K, 2) nodes, px (x, y) where each reads. In scratch memory."""
     maps = _maps(len(nodes), size, scratch)
-    kernels("maps").node_maps(np.ascontiguousarray(nodes, np.float64), *hat_taps(size, nodes.shape[1]), *maps)
+    load_kernels("maps").node_maps(np.ascontiguousarray(nodes, np.float64), *hat_taps(size, nodes.shape[1]), *maps)
     return maps
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 
-HOST_KERNELS = ("color", "copies", "maps", "planes")  # of the augmentation on the CPU; "nodes" are of both backends
+HOST_KERNELS = ("color", "copies", "maps", "masks")  # of the augmentation on the CPU; "nodes" are of both backends
 
 
 @lru_cache(maxsize=8)
-def kernels(name: str) -> ModuleType | None:
+def load_kernels(name: str) -> ModuleType | None:
     """``swapfast.augment.kernels.NAME``, or None where Numba is missing or does not know this version of NumPy."""
     try:
         return importlib.import_module(f"swapfast.augment.kernels.{name}")

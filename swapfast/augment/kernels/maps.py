@@ -36,7 +36,7 @@ def affine_maps(matrices, x, y):
 def node_maps(nodes, cell, share, x, y):
     """(N, K, K, 2) nodes, px (x, y) where each reads, to maps (N, S, S): bilinear between them.
 
-    cell, share: (S,) ``geometry.hat_taps``.
+    cell, share: (S,) ``taps.hat_taps``.
     """
     size, count = x.shape[1], nodes.shape[1]
     lines = np.empty((2, count, size))

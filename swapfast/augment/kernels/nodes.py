@@ -93,7 +93,7 @@ def _alike(at, other, share, others):
 
 
 @kernel()
-def _settle(places, offsets, counted, give, grid):
+def _settle(places, offsets, counted, ridge, grid):
     """``landmarks._settled`` of one face, in place."""
     nodes, n = len(grid), len(counted)
     cell, weight = np.empty((n, 2), np.int64), np.empty((n, 2, 2))
@@ -111,7 +111,7 @@ def _settle(places, offsets, counted, give, grid):
         for j in range(i + 1):
             along = _alike(cell[i, 0], cell[j, 0], weight[i, 0], weight[j, 0])
             normal[j, i] = along * _alike(cell[i, 1], cell[j, 1], weight[i, 1], weight[j, 1]) if along else 0.0
-        normal[i, i] += give
+        normal[i, i] += ridge
     _solve(normal, missed)
     for i in range(n):
         for k in range(4):
@@ -145,12 +145,12 @@ _FACES = read(types.f4, 3), read(types.b1, 2), read(types.f4, 2), read(types.i8)
 
 
 @kernel(types.void(*_FACES, types.i8, types.f8, types.f8[:, :, :, ::1]))
-def fill_nodes(points, kept, edges, first, places, offsets, landmarks, give, grid):
+def fill_nodes(points, kept, edges, first, places, offsets, landmarks, ridge, grid):
     """Offsets at the nodes of N faces, to ``grid`` (N, K, K, 2) px.
 
     points: (N, P, 2) float32 px, of which those kept (N, P) are triangulated. edges: (E, 4), x y to x y of points,
     those of face n from ``first[n]`` to ``first[n + 1]``. places: (N, P, 2) of the points, in nodes. offsets:
-    (N, P, 2) px. landmarks: how many of the P the nodes are settled for. give: ``landmarks._GIVE``.
+    (N, P, 2) px. landmarks: how many of the P the nodes are settled for. ridge: ``landmarks.RIDGE``.
     """
     last = grid.shape[1] - 1
     for n in range(len(points)):
@@ -164,4 +164,4 @@ def fill_nodes(points, kept, edges, first, places, offsets, landmarks, give, gri
             if kept[n, p] and 0 <= x <= last and 0 <= y <= last:
                 counted[within] = p
                 within += 1
-        _settle(places[n], offsets[n], counted[:within], give, grid[n])
+        _settle(places[n], offsets[n], counted[:within], ridge, grid[n])

@@ -18,7 +18,7 @@ from swapfast.augment.draws import Draws, draw
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 from swapfast.config import AugmentationConfig
 from tests.augment.slow_references import equalized_slowly, jittered, lab_of_bgr, pictures, psnr
 
@@ -42,10 +42,10 @@ def equalize(lightness: torch.Tensor, grids, largest: int, clip_limit: float = C
 
 
 def equalized(
-    planes: np.ndarray, grids, device, largest: int | None = None, clip_limit: float = CLIP_LIMIT
+    lightness: np.ndarray, grids, device, largest: int | None = None, clip_limit: float = CLIP_LIMIT
 ) -> np.ndarray:
     """The device's CLAHE of (N, S, S) whole levels."""
-    at = torch.from_numpy(planes).to(device).float()
+    at = torch.from_numpy(lightness).to(device).float()
     return equalize(at, grids, int(np.max(grids)) if largest is None else largest, clip_limit).cpu().numpy()
 
 
@@ -184,10 +184,10 @@ def test_clahe_of_a_batch_reaches_every_face_drawn(golden, device, within):
             assert np.array_equal(expected, lab_in[..., 0]), "the peer's defect: the only face drawn is left out"
             expected[0] = cv2.createCLAHE(2.0, (int(grids[0]),) * 2).apply(np.ascontiguousarray(lab_in[0, ..., 0]))
             assert not np.array_equal(expected[0], lab_in[0, ..., 0])
-        planes = np.ascontiguousarray(lab_in[..., 0])
-        ours = [host_color.equalize(plane, int(grid)) if grid else plane for plane, grid in zip(planes, grids)]
+        lightness = np.ascontiguousarray(lab_in[..., 0])
+        ours = [host_color.equalize(plane, int(grid)) if grid else plane for plane, grid in zip(lightness, grids)]
         within(f"opencv, {case}: levels", np.abs(np.stack(ours).astype(int) - expected).max(), 0)
-        error = np.abs(equalized(planes, grids, device, largest=6) - expected)
+        error = np.abs(equalized(lightness, grids, device, largest=6) - expected)
         within(f"device, {case}: levels", error.max(), ties(device))
         assert not error[grids == 0].any()
 
@@ -210,7 +210,7 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
         at_least(f"8 bits at {size} against the peer's own, dB", psnr(rounded, theirs), 35)  # its bias
 
         ours, on_device = step.color_adjust(bgr), levels(adjusted(bgr, d, device)) * 255
-        if kernels("color") is None:
+        if load_kernels("color") is None:
             assert np.array_equal(ours, rounded)
         else:
             assert np.array_equal(ours, recolored(host_color.recolor_compiled, bgr, d))
@@ -268,7 +268,7 @@ def test_lab_is_kornias(device, within):
 KINDS = ("photograph", "noise", "flat", "few levels", "two levels")
 
 
-def planes_of(kind: str, n: int, size: int) -> np.ndarray:
+def lightness_of(kind: str, n: int, size: int) -> np.ndarray:
     """(n, size, size) levels."""
     rng = np.random.default_rng(size)
     return np.ascontiguousarray(
@@ -291,9 +291,9 @@ def test_clahe_is_opencvs(device, within, size):
     largest = clahe.largest_grid(ConstantsColor.from_config(size, ANY_CONFIG))
     grids = np.arange(largest + 1)
     for kind in KINDS if size <= 256 else KINDS[:2]:
-        planes = planes_of(kind, len(grids), size)
-        expected = np.stack([host_color.equalize(p, int(g)) if g else p for p, g in zip(planes, grids)])
-        error = np.abs(equalized(planes, grids, device) - expected)
+        lightness = lightness_of(kind, len(grids), size)
+        expected = np.stack([host_color.equalize(p, int(g)) if g else p for p, g in zip(lightness, grids)])
+        error = np.abs(equalized(lightness, grids, device) - expected)
         within(f"{kind}: levels", error.max(), ties(device))
         within(f"{kind}: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
@@ -303,10 +303,10 @@ def test_clahe_is_opencvs(device, within, size):
 def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):
     largest = clahe.largest_grid(ConstantsColor.from_config(size, ANY_CONFIG))
     grids = np.tile(np.arange(1, largest + 1), len(KINDS))
-    planes = np.concatenate([planes_of(kind, largest, size) for kind in KINDS])
-    expected = [cv2.createCLAHE(clip_limit, (int(g), int(g))).apply(p) for p, g in zip(planes, grids)]
-    assert np.array_equal([host_color.equalize(p, int(g), clip_limit) for p, g in zip(planes, grids)], expected)
-    error = np.abs(equalized(planes, grids, device, clip_limit=clip_limit) - expected)
+    lightness = np.concatenate([lightness_of(kind, largest, size) for kind in KINDS])
+    expected = [cv2.createCLAHE(clip_limit, (int(g), int(g))).apply(p) for p, g in zip(lightness, grids)]
+    assert np.array_equal([host_color.equalize(p, int(g), clip_limit) for p, g in zip(lightness, grids)], expected)
+    error = np.abs(equalized(lightness, grids, device, clip_limit=clip_limit) - expected)
     within("device: levels", error.max(), ties(device))
     within("device: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
@@ -338,7 +338,7 @@ def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at
 @pytest.mark.parametrize("size, grid", [(32, 2), (33, 10), (50, 3), (64, 4), (64, 9)])
 def test_clahe_follows_its_definition(device, within, size, grid):
     """In float64 a tie may round otherwise than in OpenCV's float32."""
-    plane = planes_of("photograph", 1, size)[0]
+    plane = lightness_of("photograph", 1, size)[0]
     error = np.abs(equalized(plane[None], [grid], device)[0] - equalized_slowly(plane, grid, CLIP_LIMIT))
     within("levels", error.max(), 1)
     within("share of px that differ", (error > 0).mean(), 2e-3)
@@ -346,12 +346,12 @@ def test_clahe_follows_its_definition(device, within, size, grid):
 
 def test_clahe_of_a_face_depends_on_nothing_else(device):
     """Not on the others, not on the room for larger grids, and levels are rounded first."""
-    planes, grids = planes_of("photograph", 5, 64), np.array([4, 0, 2, 3, 6])
-    together = equalized(planes, grids, device)
-    assert np.array_equal(together, equalized(planes, grids, device, largest=10))
+    lightness, grids = lightness_of("photograph", 5, 64), np.array([4, 0, 2, 3, 6])
+    together = equalized(lightness, grids, device)
+    assert np.array_equal(together, equalized(lightness, grids, device, largest=10))
     for i in range(5):
-        assert np.array_equal(together[i], equalized(planes[i : i + 1], grids[i : i + 1], device, largest=6)[0])
-    shifted = torch.from_numpy(planes).to(device) + 0.3
+        assert np.array_equal(together[i], equalized(lightness[i : i + 1], grids[i : i + 1], device, largest=6)[0])
+    shifted = torch.from_numpy(lightness).to(device) + 0.3
     rounded = equalize(shifted, grids, 6).cpu().numpy()
     assert np.array_equal(rounded[grids > 0], together[grids > 0])
     assert torch.equal(equalize(shifted, grids, 6)[1], shifted[1]), "a face without CLAHE keeps its fractions"

@@ -16,6 +16,7 @@ from swapfast.augment.draws import Draws, draw
 from swapfast.augment.host import augmenter as opencv
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
+from swapfast.augment.taps import area_weights, hat_weights
 from swapfast.config import AugmentationConfig
 from tests.augment.slow_references import affine_positions, area_mean, bilinear, node_positions, pictures
 
@@ -95,7 +96,7 @@ def test_warp_is_the_peers_without_its_half_pixel_and_its_black_rim(golden, devi
 
         nodes = torch.from_numpy(step.draws.warp_nodes().astype(np.float32)).to(device)
         device_map = geometry.control_map(nodes, size).cpu().numpy()
-        weights = geometry.hat_weights(size).astype(np.float32)
+        weights = hat_weights(size).astype(np.float32)
         opencv_map = [opencv.positions(row, weights) for row in opencv.node_rows(step.draws.warp_nodes(), weights)]
         within(f"{case}: map of the device, px", worst(device_map, maps.transpose(0, 2, 3, 1)), 1e-4)
         within(f"{case}: map of opencv, px", worst(opencv_map, maps.transpose(0, 2, 3, 1)), 1e-3)
@@ -120,14 +121,14 @@ def test_targets_and_masks_of_every_size_are_the_peers(golden, device, within):
     tags = sorted({name.split("_")[1] for name in g.files if name.startswith("target_")})
     assert tags
     faces = np.ascontiguousarray(stack[..., :4])
-    planes = np.ascontiguousarray(stack[..., 4:].transpose(0, 3, 1, 2))
+    extra_masks = np.ascontiguousarray(stack[..., 4:].transpose(0, 3, 1, 2))
     for tag in tags:
         sizes = [int(s) for s in tag.split("x")]
         for augment, to in (
             (OpenCVAugmenter(size, size, sizes, threads=1), lambda batch: batch),
             (DeviceAugmenter(size, size, sizes), lambda batch: on_device(batch, device)),
         ):
-            result = augment(to(faces), to(planes), Draws.identity(n, size)).to_float()
+            result = augment(to(faces), to(extra_masks), Draws.identity(n, size)).to_float()
             for target, masks, s in zip(result.targets, result.masks, sorted(sizes)):
                 theirs = g[f"target_{tag}_{s}"]  # (B, sides, s, s, 3)
                 b, sides = theirs.shape[:2]
@@ -196,14 +197,14 @@ def test_shrinking_is_the_mean_of_the_area(device, within, size, smaller):
     small = geometry.shrink(on_device(image, device).permute(0, 3, 1, 2).float(), smaller)
     within("device, levels", worst(small.permute(0, 2, 3, 1).cpu(), exact), 1e-3)
     within("opencv, levels", worst(opencv.shrink(image, smaller, Scratch()), exact), 0.51)
-    ones = geometry.area_weights(size, smaller)
+    ones = area_weights(size, smaller)
     within("shares add up", worst(ones.sum(1), 1) + worst(ones.sum(0), smaller / size), 1e-9)
 
 
 def test_the_two_ways_to_write_a_map_agree(within):
     for size in (64, 100, 256):
         d = draw(4, np.arange(3), 0, size)
-        weights = geometry.hat_weights(size)
+        weights = hat_weights(size)
         product = np.einsum("ij,njkc,lk->nilc", weights, d.control_grid(), weights)
         taps = geometry.control_map(torch.from_numpy(d.control_grid()), size).numpy()
         within(f"{size} px", worst(product, taps), 1e-4)  # the taps' weights are float32
@@ -213,15 +214,15 @@ def test_the_two_ways_to_write_a_map_agree(within):
 
 
 def test_no_amounts_change_nothing(device):
-    faces, planes = pictures(3, 96, 4), pictures(3, 96, 2).transpose(0, 3, 1, 2).copy()
+    faces, extra_masks = pictures(3, 96, 4), pictures(3, 96, 2).transpose(0, 3, 1, 2).copy()
     d = Draws.identity(3, 96)
     with OpenCVAugmenter(96, 96, [96], threads=1) as augment:
-        ours = augment(faces, planes, d)
-    bgr, masks = faces[..., :3].transpose(0, 3, 1, 2), np.concatenate([faces[:, None, ..., 3], planes], 1)
+        ours = augment(faces, extra_masks, d)
+    bgr, masks = faces[..., :3].transpose(0, 3, 1, 2), np.concatenate([faces[:, None, ..., 3], extra_masks], 1)
     assert np.array_equal(ours.feed, bgr)
     assert np.array_equal(ours.targets[0], bgr)
     assert np.array_equal(ours.masks[0], masks)
-    result = DeviceAugmenter(96, 96, [96])(on_device(faces, device), on_device(planes, device), d)
+    result = DeviceAugmenter(96, 96, [96])(on_device(faces, device), on_device(extra_masks, device), d)
     for tensor, expected in ((result.feed, bgr), (result.targets[0], bgr), (result.masks[0], masks)):
         assert worst(tensor.cpu() * 255, expected) < 0.02  # float32 positions: 1e-5 px
 
@@ -245,13 +246,13 @@ def blobs(points: np.ndarray, size: int) -> np.ndarray:
     return np.repeat(np.rint(dots).astype(np.uint8)[..., None], 4, axis=-1)
 
 
-def centres(planes) -> np.ndarray:
+def centres(images) -> np.ndarray:
     """(N, S, S) -> (N, 2) centres of mass (x, y)."""
-    planes = np.asarray(planes, np.float64)
-    size = planes.shape[-1]
+    images = np.asarray(images, np.float64)
+    size = images.shape[-1]
     at = np.arange(size)
-    total = planes.sum((1, 2))
-    return np.stack([(planes.sum(1) * at).sum(1) / total, (planes.sum(2) * at).sum(1) / total], -1)
+    total = images.sum((1, 2))
+    return np.stack([(images.sum(1) * at).sum(1) / total, (images.sum(2) * at).sum(1) / total], -1)
 
 
 def test_points_and_masks_go_where_the_pixels_go(device, within):
@@ -262,7 +263,7 @@ def test_points_and_masks_go_where_the_pixels_go(device, within):
     rng = np.random.default_rng(1)
     where = rng.uniform(40, 87, (n, 2))
     faces = blobs(where, size)
-    planes = np.ascontiguousarray(np.repeat(faces[..., :1], 2, -1).transpose(0, 3, 1, 2))
+    extra_masks = np.ascontiguousarray(np.repeat(faces[..., :1], 2, -1).transpose(0, 3, 1, 2))
     # In the feed: the dot is painted where the map reads for a px in the middle of a cell of the grid, and there
     # it must appear. Half the usual warp: a dot that the cell bends is no longer centred on its own point.
     seen = np.array([32.0, 64.0]) + rng.uniform(14, 17, (n, 2))
@@ -274,7 +275,7 @@ def test_points_and_masks_go_where_the_pixels_go(device, within):
         (DeviceAugmenter(size, size, [size]), lambda batch: on_device(batch, device)),
     ):
         name = type(augment).__name__
-        result = augment(to(faces), to(planes), d).to_float()
+        result = augment(to(faces), to(extra_masks), d).to_float()
         expected = d.move_points(where[:, None])[:, 0]
         within(f"{name}: target, px", worst(centres(result.targets[0][:, 1].cpu()), expected), 0.05)
         for mask in range(3):

@@ -13,14 +13,14 @@ from swapfast.augment.device import clahe
 from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.host import color as host_color
-from tests.augment.slow_references import mask_planes, pictures
+from tests.augment.slow_references import mask_images, pictures
 
 SIZE, N = 48, 3
 
 
 def batch(device, seed: int = 0, n: int = N) -> tuple[torch.Tensor, torch.Tensor]:
-    faces = np.concatenate([pictures(n, SIZE, 3, seed), mask_planes(n, 1, SIZE).transpose(0, 2, 3, 1)], axis=-1)
-    return torch.from_numpy(faces).to(device), torch.from_numpy(mask_planes(n, 2, SIZE, seed=3)).to(device)
+    faces = np.concatenate([pictures(n, SIZE, 3, seed), mask_images(n, 1, SIZE).transpose(0, 2, 3, 1)], axis=-1)
+    return torch.from_numpy(faces).to(device), torch.from_numpy(mask_images(n, 2, SIZE, seed=3)).to(device)
 
 
 def images(result) -> list[torch.Tensor]:
@@ -40,9 +40,9 @@ def test_eager_and_compiled_agree_and_nothing_is_compiled_twice(device, within):
     cases["CLAHE for none"] = batch(device), dataclasses.replace(drawn[0], clahe_grid=np.zeros(N, np.int64))
     with torch._dynamo.config.patch(error_on_recompile=True):
         results = {name: (eager(*pixels, d), compiled(*pixels, d)) for name, (pixels, d) in cases.items()}
-        (faces, planes), d = cases["step 0"]
+        (faces, extra_masks), d = cases["step 0"]
         order = [2, 0, 1]
-        turned = compiled(faces[order].contiguous(), planes[order].contiguous(), d[order])
+        turned = compiled(faces[order].contiguous(), extra_masks[order].contiguous(), d[order])
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
     for name, (one, two) in results.items():
@@ -64,20 +64,20 @@ def test_eager_and_compiled_agree_and_nothing_is_compiled_twice(device, within):
             within(f"{name}: with CLAHE, worst", float(changed.max()), 0.06)
     for a, b in zip([*images(results["step 0"][1]), *results["step 0"][1].masks], [*images(turned), *turned.masks]):
         assert torch.equal(a[order], b), "a face has the same bits in any order"
-    assert images(compiled(faces[:0], planes[:0], d[:0]))[0].shape == (0, 3, 32, 32), "no faces need no compiler"
+    assert images(compiled(faces[:0], extra_masks[:0], d[:0]))[0].shape == (0, 3, 32, 32), "no faces need no compiler"
     torch._dynamo.reset()
 
 
 def test_compiled_clahe_is_opencvs(device, within):
     """On whole levels, where nothing lies between two."""
     torch._dynamo.reset()
-    planes = np.ascontiguousarray(pictures(N, SIZE, 1)[..., 0])
-    at, grids = torch.from_numpy(planes).to(device).float(), np.array([2, 5, 4])
+    lightness = np.ascontiguousarray(pictures(N, SIZE, 1)[..., 0])
+    at, grids = torch.from_numpy(lightness).to(device).float(), np.array([2, 5, 4])
     limits = torch.from_numpy(clahe.bin_limits(grids, SIZE, CLIP_LIMIT).astype(np.int32)).to(device)
     tiles = torch.from_numpy(grids).to(device)
     clahe.equalize(at, tiles, limits, 5)  # makes the tables
     compiled = torch.compile(clahe.equalize, fullgraph=True, dynamic=False)
-    expected = np.stack([host_color.equalize(plane, int(grid)) for plane, grid in zip(planes, grids)])
+    expected = np.stack([host_color.equalize(plane, int(grid)) for plane, grid in zip(lightness, grids)])
     error = np.abs(compiled(at, tiles, limits, 5).cpu().numpy() - expected)
     within("levels", error.max(), 0 if device.type == "cpu" else 1)
     torch._dynamo.reset()

@@ -46,10 +46,10 @@ def eight_draws():
 def test_after_the_first_batch_only_amounts_are_sent(eight_draws):
     augmenter = DeviceAugmenter(64, 48, [20, 64])
     faces = torch.zeros(8, 64, 64, 4, dtype=torch.uint8, device="meta")
-    planes = torch.zeros(8, 2, 64, 64, dtype=torch.uint8, device="meta")
-    augmenter(faces, planes, eight_draws)
+    extra_masks = torch.zeros(8, 2, 64, 64, dtype=torch.uint8, device="meta")
+    augmenter(faces, extra_masks, eight_draws)
     with Copies() as copies:
-        augmenter(faces, planes, eight_draws)
+        augmenter(faces, extra_masks, eight_draws)
     assert copies.waited == []
     assert copies.sent == [(8, 64)], "all amounts at once"
 

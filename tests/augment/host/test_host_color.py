@@ -19,12 +19,12 @@ from swapfast.augment.device import color
 from swapfast.augment.draws import draw
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host.recycle import Scratch
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 from swapfast.config import AugmentationConfig
 from tests.augment.slow_references import pictures
 
 ROOT = Path(__file__).resolve().parents[3]
-compiled = kernels("color")
+compiled = load_kernels("color")
 needs_numba = pytest.mark.skipif(compiled is None, reason="Numba is not installed here, or does not know this NumPy")
 NOTHING = np.array([1, 1, 1, 0, 0, 0], np.float32)
 
@@ -70,8 +70,8 @@ def test_lightness_is_opencvs_and_the_rest_the_formulas(within, channels):
     lightness, a, b = (plane[: len(colours)] for plane in (lightness, a, b))
     expected = cv2.cvtColor(colours[None], cv2.COLOR_BGR2LAB)[0]
     assert np.array_equal(lightness, expected[:, 0])
-    planes = color.bgr_to_lab(torch.from_numpy(colours.T.copy()).double()[None, :, :, None] / 255)
-    for name, ours, formula in zip("ab", (a, b), planes[1:]):
+    lab = color.bgr_to_lab(torch.from_numpy(colours.T.copy()).double()[None, :, :, None] / 255)
+    for name, ours, formula in zip("ab", (a, b), lab[1:]):
         within(f"{name}, levels", np.abs(ours - formula.ravel().numpy()).max(), 0.02)
 
 
@@ -119,11 +119,11 @@ def in_another_process(tmp_path, blocked: bool, file_limit: int = 0, **environme
 
 
 @pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed here")
-@pytest.mark.parametrize("name", ["color", "copies", "maps", "nodes", "planes"])
+@pytest.mark.parametrize("name", ["color", "copies", "maps", "nodes", "masks"])
 def test_where_numba_is_installed_its_kernels_are_used(name):
     """What they could not be imported for would otherwise only make everything slower."""
     import_module(f"swapfast.augment.kernels.{name}")
-    assert kernels(name) is not None
+    assert load_kernels(name) is not None
 
 
 def test_without_numba_opencv_does_it(tmp_path, within):
@@ -144,8 +144,8 @@ def test_compiled_anew_where_there_is_no_folder_to_keep_it(tmp_path):
     """One kernel that compiles fast stands for all."""
     (tmp_path / "file").write_text("no folder")
     program = (
-        "import numpy as np; from swapfast.augment.kernels.jit import kernels; floats = np.zeros(3, np.float32); "
-        "kernels('copies').to_floats(np.array([0, 51, 255], np.uint8), floats); print(floats.tolist())"
+        "import numpy as np; from swapfast.augment.kernels.jit import load_kernels; floats = np.zeros(3, np.float32); "
+        "load_kernels('copies').to_floats(np.array([0, 51, 255], np.uint8), floats); print(floats.tolist())"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache")}
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)

@@ -14,7 +14,7 @@ import torch
 from swapfast.augment.draws import draw
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Recycler
-from tests.augment.slow_references import mask_planes, pictures
+from tests.augment.slow_references import mask_images, pictures
 
 PARTS: dict[str, Callable[[torch.Tensor], object]] = {  # what somebody may keep of a tensor (N, C, H, W)
     "all": lambda t: t,
@@ -132,14 +132,14 @@ def test_threads_that_hand_arrays_on_never_share_one():
 def test_a_kept_part_of_a_batch_is_never_written_to(as_float):
     """One part of one tensor is kept of each batch, the rest goes; then come 20 more batches."""
     n, size = 6, 64
-    mask = mask_planes(n, 1, size).transpose(0, 2, 3, 1)
-    faces, planes = np.concatenate([pictures(n, size), mask], axis=-1), mask_planes(n, 2, size, seed=3)
+    mask = mask_images(n, 1, size).transpose(0, 2, 3, 1)
+    faces, extra_masks = np.concatenate([pictures(n, size), mask], axis=-1), mask_images(n, 2, size, seed=3)
     steps = iter(range(1000))
     with OpenCVAugmenter(size, size, [32, size], threads=2, as_float=as_float) as augment:
 
         def tensors() -> list[torch.Tensor]:
             step = next(steps)
-            result = augment(faces, planes, draw(1, np.arange(n) + n * step, 0, size))
+            result = augment(faces, extra_masks, draw(1, np.arange(n) + n * step, 0, size))
             return [result.feed, *result.targets, *result.masks]
 
         names = [name for name in PARTS if as_float or name != "kept for backward"]

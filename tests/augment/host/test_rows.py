@@ -44,13 +44,13 @@ def test_rows_of_read_only_stores_are_augmented_as_arrays_are(size, threads):
     """At 64 px several are read at a time, across the end of a side too, at 256 px each where it lies."""
     rng = np.random.default_rng(5)
     faces = [rng.integers(0, 256, (n, size, size, 4), np.uint8) for n in (5, 3)]
-    planes = [np.zeros((n, 2, size, size), np.uint8) for n in (5, 3)]
-    for number, side in enumerate(planes):
+    extra_masks = [np.zeros((n, 2, size, size), np.uint8) for n in (5, 3)]
+    for number, side in enumerate(extra_masks):
         side[:, number, size // 3 : size // 2, size // 4 : size // 2] = 200
-    for array in (*faces, *planes):
+    for array in (*faces, *extra_masks):
         array.flags.writeable = False
     draws = draw(1, np.arange(9), np.repeat([0, 1], [4, 5]), size)
-    rows = [Rows(list(zip(arrays, WANTED))) for arrays in (faces, planes)]
+    rows = [Rows(list(zip(arrays, WANTED))) for arrays in (faces, extra_masks)]
     with OpenCVAugmenter(size, size, [48, size], threads) as augment:
         one, two = augment(*rows, draws), augment(*map(np.asarray, rows), draws)
     for name in ("feed", "targets", "masks"):

@@ -10,9 +10,9 @@ from swapfast.augment.draws import draw
 from swapfast.augment.host.augmenter import OpenCVAugmenter, move, node_rows, read_warped, weights_for
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.host.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked
-from swapfast.augment.kernels.jit import kernels
+from swapfast.augment.kernels.jit import load_kernels
 
-needs_numba = pytest.mark.skipif(kernels("maps") is None, reason="Numba is not installed here, or does not know NumPy")
+needs_numba = pytest.mark.skipif(load_kernels("maps") is None, reason="Numba is missing, or does not know NumPy")
 
 
 def _images(count: int, size: int, channels: int) -> np.ndarray:
@@ -52,19 +52,19 @@ def test_warped_as_one_at_a_time(size, nodes, within):
 
 
 @pytest.mark.parametrize("size", [32, 64, STACKED_UP_TO, STACKED_UP_TO + 16])
-@pytest.mark.parametrize("planes", [0, 1, 2, 5])
-def test_a_face_does_not_depend_on_the_stack_it_is_in(size, planes):
+@pytest.mark.parametrize("mask_count", [0, 1, 2, 5])
+def test_a_face_does_not_depend_on_the_stack_it_is_in(size, mask_count):
     """More than one stack holds, on one, two and three threads, and each face alone: the same bits."""
     count = STACK_PIXELS // size**2 + 5 if size == STACKED_UP_TO else 11
     faces, masks = (
         _images(count, size, 4),
-        _images(count, size, max(planes, 1)).transpose(0, 3, 1, 2)[:, :planes].copy(),
+        _images(count, size, max(mask_count, 1)).transpose(0, 3, 1, 2)[:, :mask_count].copy(),
     )
     draws = draw(3, np.arange(count), np.zeros(count, int), size)
 
     def parts(augmented) -> list[np.ndarray]:
         found = [augmented.feed, *augmented.targets, *augmented.masks]
-        assert all(part.any() for part in found) and augmented.masks[0].shape[1] == 1 + planes
+        assert all(part.any() for part in found) and augmented.masks[0].shape[1] == 1 + mask_count
         return [part.numpy() for part in found]
 
     with OpenCVAugmenter(size, size, [size // 2, size], threads=1) as augment:
@@ -77,10 +77,10 @@ def test_a_face_does_not_depend_on_the_stack_it_is_in(size, planes):
             assert all(np.array_equal(a, b) for a, b in zip(parts(augment(faces, masks, draws)), whole))
 
 
-@pytest.mark.skipif(kernels("copies") is None, reason="Numba is not installed here, or does not know NumPy")
+@pytest.mark.skipif(load_kernels("copies") is None, reason="Numba is missing, or does not know NumPy")
 def test_bytes_become_the_floats_that_division_gives():
     levels = np.random.default_rng(0).permutation(np.repeat(np.arange(256, dtype=np.uint8), 12))
-    expected, copies = levels / np.float32(255), kernels("copies")
+    expected, copies = levels / np.float32(255), load_kernels("copies")
     out = np.empty(len(levels), np.float32)
     copies.to_floats(levels, out)
     assert np.array_equal(out, expected)

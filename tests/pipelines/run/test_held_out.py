@@ -15,16 +15,16 @@ from pipelines.run import validation
 from pipelines.run.build import make_augmenter
 from pipelines.run.validation import STILL, HeldOut
 from pipelines.store import HostStore, StoreSpec
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 
-MASKS = ("face", "eye", "mouth")
 SHARE = 0.4
 
 
 @pytest.fixture(scope="module")
 def sets(made_faces):
     """{'host': both sides from a store, 'off': both decoded every time}."""
-    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASKS)
+    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASK_NAMES)
     made = {"host": [], "off": []}
     for side in "ab":
         source = open_source(made_faces / side)
@@ -37,7 +37,7 @@ def sets(made_faces):
 
 def _held_out(sets, device, backend="opencv", batch=2):
     augment = make_augmenter(backend, 64, 64, (64,), device, STILL)
-    return HeldOut(sets, Collate(augment, backend == "torch", MASKS, "bgr", device), 64, batch)
+    return HeldOut(sets, Collate(augment, backend == "torch", MASK_NAMES, "bgr", device), 64, batch)
 
 
 def _tensors(held):
@@ -72,12 +72,12 @@ def test_every_time_and_from_every_cache_the_same(sets, device):
 def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
     folder = tmp_path / "faces"
     shutil.copytree(made_faces / "a", folder)
-    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASKS)
+    spec = StoreSpec(64, CropConfig(), MaskConfig(), MASK_NAMES)
     side = TrainSet.of("A", open_source(folder), spec, None, share=SHARE)
     broken = side.source.folder.records[int(side.validation_members[0])].path
     broken.unlink()
     said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, STILL)
-    held = HeldOut([side], Collate(augment, False, MASKS, "bgr", device), 64, 2, said.append)
+    held = HeldOut([side], Collate(augment, False, MASK_NAMES, "bgr", device), 64, 2, said.append)
     measured = [sum(batch.faces for _, batch in held) for _ in range(2)]
     assert measured == [min(validation.MOST, len(side.validation)) - 1] * 2
     assert len(said) == 1 and said[0].startswith(f"warning: {broken}: ") and "held out" in said[0]

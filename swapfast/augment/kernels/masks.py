@@ -74,18 +74,18 @@ def _level(pixels, size, x, y):
     return np.int32(above + (below - above) * down + _F(0.5))
 
 
-def _move(planes, matrices, divisor, first_plane, first_face, out):
+def _move(masks, matrices, divisor, first_mask, first_face, out):
     """Masks by matrices, px of the result -> px of the plane; edges are repeated.
 
-    planes: (N, K, S, S) uint8. matrices: (N, 2, 3). out: (M, N', S, S) uint8 or float32; planes go to M from
-    ``first_plane`` on, faces to N' from ``first_face`` on. divisor: what levels are divided by, 255 for floats in 0..1.
+    masks: (N, K, S, S) uint8. matrices: (N, 2, 3). out: (M, N', S, S) uint8 or float32; they go to M from
+    ``first_mask`` on, faces to N' from ``first_face`` on. divisor: what levels are divided by, 255 for floats in 0..1.
     """
-    size = planes.shape[2]
+    size = masks.shape[2]
     seen = np.empty(size, np.uint8)
-    for n in range(len(planes)):
+    for n in range(len(masks)):
         (a, b, c), (d, e, f) = matrices[n]
-        for k in range(planes.shape[1]):
-            plane, image = planes[n, k], out[first_plane + k, first_face + n]
+        for k in range(masks.shape[1]):
+            plane, image = masks[n, k], out[first_mask + k, first_face + n]
             image[:] = 0
             top, bottom, left, right = _bounds(plane, seen)
             first_row, last_row, first, end = _reached(matrices[n], top, bottom, left, right, size)
@@ -97,4 +97,4 @@ def _move(planes, matrices, divisor, first_plane, first_face, out):
 
 
 _GIVEN = read(types.u1, 4), read(types.f8, 3), types.f4, types.i8, types.i8
-move_planes = kernel([types.void(*_GIVEN, types.u1[:, :, :, ::1]), types.void(*_GIVEN, types.f4[:, :, :, ::1])])(_move)
+move_masks = kernel([types.void(*_GIVEN, types.u1[:, :, :, ::1]), types.void(*_GIVEN, types.f4[:, :, :, ::1])])(_move)
