@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 import cli
-from benchmarks import crash
-from benchmarks.crash import Started
 from swapfast.checkpoints.folder import CheckpointFolder
+from tests import crash_harness
+from tests.crash_harness import TrainingProcess
 
 KILLS = 8
 
@@ -44,7 +44,7 @@ def run(capsys, device):
 
 
 def _train(faces: Path, model: Path, *more) -> list:
-    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *crash.TINY, *more]
+    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *crash_harness.TINY, *more]
 
 
 def _weights(model: Path, step: int, name: str = "model") -> bytes:
@@ -56,8 +56,8 @@ def _state(model: Path, step: int) -> dict:
 
 
 def test_killed_runs_go_on_and_come_to_the_same_weights(faces, tmp_path):
-    rows = crash.measure(faces, tmp_path, KILLS)
-    assert rows[-1]["kills"] == KILLS and rows[-1]["lost_max"] <= crash.INTERVAL and rows[-1]["same_weights"]
+    rows = crash_harness.kill_runs(faces, tmp_path, KILLS)
+    assert rows[-1]["kills"] == KILLS and rows[-1]["lost_max"] <= crash_harness.INTERVAL and rows[-1]["same_weights"]
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,21 @@ def test_killed_runs_go_on_and_come_to_the_same_weights(faces, tmp_path):
 def test_sigterm_in_every_phase(phase, nth, saved, faces, tmp_path, device):
     """Code 3 and a checkpoint of that very step; before the first one nothing, and it is said."""
     command = _train(faces, tmp_path / "m", "-i", 50, "-s", 4, "--device", device.type)
-    started = Started(command, tmp_path / "run", (signal.SIGTERM, phase, nth))
-    assert started.wait() == 3, started.said()
-    assert "Traceback" not in started.said()
+    started = TrainingProcess(command, tmp_path / "run", (signal.SIGTERM, phase, nth))
+    assert started.wait() == 3, started.output()
+    assert "Traceback" not in started.output()
     assert CheckpointFolder(tmp_path / "m").steps() == ([] if saved is None else [saved])
     if saved is None:
-        assert "stopped by SIGTERM before anything new was saved; the same command begins again" in started.said()
+        assert "stopped by SIGTERM before anything new was saved; the same command begins again" in started.output()
     else:
-        assert f"stopped by SIGTERM and saved at iteration {saved}; the same command goes on" in started.said()
+        assert f"stopped by SIGTERM and saved at iteration {saved}; the same command goes on" in started.output()
         assert (tmp_path / "m" / "preview.png").is_file()
 
 
 def test_sigusr1_saves_and_the_run_goes_on(faces, tmp_path, device):
     command = _train(faces, tmp_path / "m", "-i", 6, "-s", 100, "--device", device.type)
-    started = Started(command, tmp_path / "run", (signal.SIGUSR1, "train", 4))
-    assert started.wait() == 0, started.said()
+    started = TrainingProcess(command, tmp_path / "run", (signal.SIGUSR1, "train", 4))
+    assert started.wait() == 0, started.output()
     assert CheckpointFolder(tmp_path / "m").steps() == [3, 6]
 
 
@@ -90,29 +90,31 @@ def test_a_stop_file_and_a_time_limit(faces, tmp_path, device):
     """Each ends with code 3 and a checkpoint; a file that is left over is refused."""
     stop = tmp_path / "STOP"
     command = _train(faces, tmp_path / "m", "--stop-file", stop, "--device", device.type)
-    started = Started(command, tmp_path / "run")
+    started = TrainingProcess(command, tmp_path / "run")
     assert started.wait_for("train", 2)
     stop.touch()
     assert started.wait() == 3
     (first,) = CheckpointFolder(tmp_path / "m").steps()
-    assert f"stopped by --stop-file {stop} and saved at iteration {first}" in started.said()
-    assert Started(command, tmp_path / "run").wait() == 2
+    assert f"stopped by --stop-file {stop} and saved at iteration {first}" in started.output()
+    assert TrainingProcess(command, tmp_path / "run").wait() == 2
     stop.unlink()
 
     command = _train(faces, tmp_path / "m", "--max-time", 3, "--device", device.type)
     began = time.monotonic()
-    started = Started(command, tmp_path / "run")
+    started = TrainingProcess(command, tmp_path / "run")
     assert started.wait() == 3 and time.monotonic() - began < 30
-    assert re.search(r"stopped by --max-time 3s (and saved at iteration \d+|before anything new)", started.said())
+    assert re.search(r"stopped by --max-time 3s (and saved at iteration \d+|before anything new)", started.output())
 
 
 def test_a_limit_interrupts_the_compiler(faces, tmp_path, device):
     """Compiling takes a quarter of a minute and more; nothing was trained, so nothing is saved."""
     command = _train(faces, tmp_path / "m", "--compile", "--max-time", 5, "-i", 3, "--device", device.type)
-    started = Started(command, tmp_path / "run", variables={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "nothing_yet")})
+    started = TrainingProcess(
+        command, tmp_path / "run", variables={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "nothing_yet")}
+    )
     assert started.wait() == 3
-    assert "compiling: the first step" in started.said() and started.marks.entered("train") == 1
-    assert "stopped by --max-time 5s before anything new was saved" in started.said()
+    assert "compiling: the first step" in started.output() and started.marks.entries("train") == 1
+    assert "stopped by --max-time 5s before anything new was saved" in started.output()
     assert CheckpointFolder(tmp_path / "m").steps() == []
 
 
@@ -142,8 +144,8 @@ def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
         code, _, err = run("restore", model, *wrong)
         assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
     with CheckpointFolder(model).locked():
-        other = Started(["restore", model, "--step", 4], tmp_path / "run")
-        assert other.wait() == 2 and "another run is training in this folder" in other.said()
+        other = TrainingProcess(["restore", model, "--step", 4], tmp_path / "run")
+        assert other.wait() == 2 and "another run is training in this folder" in other.output()
     assert run("restore", tmp_path / "none")[0] == 2
 
 
@@ -256,30 +258,30 @@ def test_a_full_disk_in_the_middle_of_a_run(faces, tmp_path, device):
     """One line, code 1; the checkpoint before is whole and the run goes on from it when there is room again."""
     model = tmp_path / "m"
     command = _train(faces, model, "-s", 3, "-I", 0, "--device", device.type)
-    started = Started(command, tmp_path / "run")
+    started = TrainingProcess(command, tmp_path / "run")
     assert started.wait_for("preview", 1)
     resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     assert started.wait() == 1
-    lines = [line for line in started.said().splitlines() if line.startswith("swapfast: ")]
+    lines = [line for line in started.output().splitlines() if line.startswith("swapfast: ")]
     assert len(lines) == 1 and "cannot be written (the disk is full); free space or choose another" in lines[0]
-    assert "Traceback" not in started.said()
+    assert "Traceback" not in started.output()
     folder = CheckpointFolder(model)
     loaded, remarks = folder.load()
     assert loaded.step % 3 == 0 and remarks == [] and not list(model.glob(".writing-*"))
-    again = Started([*command, "-i", loaded.step + 2], tmp_path / "run")
-    assert again.wait() == 0 and again.marks.first == loaded.step
+    again = TrainingProcess([*command, "-i", loaded.step + 2], tmp_path / "run")
+    assert again.wait() == 0 and again.marks.resumed_step == loaded.step
 
 
 def test_out_of_memory_is_one_line_with_ways_out(faces, tmp_path, device):
     if device.type != "cpu":
         pytest.skip("the limit is on the host's memory")
     command = _train(faces, tmp_path / "m", "-b", 8000, "--device", "cpu")
-    started = Started(command, tmp_path / "run")
+    started = TrainingProcess(command, tmp_path / "run")
     assert started.wait_for("reading", 1)
     status = Path(f"/proc/{started.process.pid}/status").read_text()
     limit = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024 + (1600 << 20)
     resource.prlimit(started.process.pid, resource.RLIMIT_AS, (limit, limit))
-    assert started.wait() == 1, started.said()
-    lines = [line for line in started.said().splitlines() if line.startswith("swapfast: ")]
+    assert started.wait() == 1, started.output()
+    lines = [line for line in started.output().splitlines() if line.startswith("swapfast: ")]
     said = r"swapfast: out of memory \((?:[\d.]+ .iB were asked for; )?[\d.]+ .iB are free\): train with a smaller -b"
-    assert len(lines) == 1 and re.match(said, lines[0]) and "Traceback" not in started.said(), started.said()
+    assert len(lines) == 1 and re.match(said, lines[0]) and "Traceback" not in started.output(), started.output()

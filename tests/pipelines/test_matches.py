@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 
 import cli
-from benchmarks.crash import TINY
 from pipelines.cache import clear_cache, describe_cache, list_cache
 from pipelines.matches import landmarks_digest, load_matches, remembering, save_matches
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.mapped import open_arrays, write_arrays
+from tests.crash_harness import TINY
 
 FOLDERS, OPTIONS = "faces/a and faces/b", {"size": 64, "validation": 0.0}
 
