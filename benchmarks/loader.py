@@ -38,7 +38,7 @@ from pipelines.decode import dali_version, decode_pictures
 from pipelines.loader import PREFETCH, BatchSchedule, TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
-from pipelines.sides import keep_index, make_feed, no_log, scan_side
+from pipelines.sides import make_feed, no_log, scan_side, try_save_index
 from pipelines.store import StoreSpec
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.batch import MASK_NAMES, Batch
@@ -102,8 +102,8 @@ def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
     spec = StoreSpec(size, CropConfig(), MaskConfig(), MASK_NAMES)
     sets = []
     for label, source in zip("AB", sources):
-        sets.append(TrainSet.of(label, source, spec, cached_store(cache, spec, source).store))
-        keep_index(index_path(cache, source.folder.path), source.folder.records)
+        sets.append(TrainSet.from_source(label, source, spec, cached_store(cache, spec, source).store))
+        try_save_index(index_path(cache, source.folder.path), source.folder.records)
     return sets
 
 

@@ -34,7 +34,7 @@ from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
-from pipelines.sides import keep_index, make_feed, make_matcher, make_set, no_log, scan_side
+from pipelines.sides import make_feed, make_matcher, make_train_set, no_log, scan_side, try_save_index
 from pipelines.store import StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, TrainConfig
@@ -71,9 +71,9 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
     sources = [scan_side(folder, config.mask.mask_type, False, cache=cache) for folder in folders]
     times.append(time.perf_counter())
     spec = StoreSpec(SIZE, config.crop, config.mask, MASK_NAMES)
-    sets = [make_set(label, source, spec, "host", cache, False, 0.0) for label, source in zip("AB", sources)]
+    sets = [make_train_set(label, source, spec, "host", cache, False, 0.0) for label, source in zip("AB", sources)]
     for source in sources:
-        keep_index(index_path(cache, source.folder.path), source.folder.records)
+        try_save_index(index_path(cache, source.folder.path), source.folder.records)
     times.append(time.perf_counter())
     matcher = make_matcher(sets, config, cache)
     times.append(time.perf_counter())

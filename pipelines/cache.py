@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.fill import Progress, Source, checked_bytes, fill
+from pipelines.fill import FaceSource, Progress, checked_bytes, fill_store
 from pipelines.store import HostStore, StoreSpec, shared_array
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.reader import BadFace
@@ -51,12 +51,12 @@ def _options_digest(spec: StoreSpec) -> str:
     return _digest(json.dumps(options, sort_keys=True).encode())
 
 
-def store_path(cache: Path, spec: StoreSpec, source: Source) -> Path:
+def store_path(cache: Path, spec: StoreSpec, source: FaceSource) -> Path:
     """Where the store of these faces lies."""
     return cache / f"store-{_options_digest(spec)}-{_digest(_contents(source).tobytes())}.safetensors"
 
 
-def _contents(source: Source) -> np.ndarray:
+def _contents(source: FaceSource) -> np.ndarray:
     """(N, 16) uint8 that tell each face from any other."""
     contents = source.folder.records.column("content")
     if source.prepared is None:
@@ -103,7 +103,7 @@ def _shapes(spec: StoreSpec, count: int) -> dict[str, tuple[str, tuple[int, ...]
 _PASSING = ("cannot be read", "MemoryError")  # in reasons that say nothing of the picture
 
 
-def _bad(source: Source, reasons: np.ndarray) -> list[BadFace]:
+def _bad(source: FaceSource, reasons: np.ndarray) -> list[BadFace]:
     records = source.folder.records
     rows = np.flatnonzero(reasons.any(1)).tolist()
     texts = (bytes(reasons[row]).rstrip(b"\0").decode("utf-8", "replace") for row in rows)
@@ -113,7 +113,7 @@ def _bad(source: Source, reasons: np.ndarray) -> list[BadFace]:
 def cached_store(
     cache: Path,
     spec: StoreSpec,
-    source: Source,
+    source: FaceSource,
     progress: Progress | None = None,
     log: Callable[[str], None] = lambda line: None,
     copying: Progress | None = None,
@@ -138,7 +138,7 @@ def cached_store(
 
 
 def _make(
-    path: Path, spec: StoreSpec, source: Source, progress: Progress | None, copying: Progress | None
+    path: Path, spec: StoreSpec, source: FaceSource, progress: Progress | None, copying: Progress | None
 ) -> tuple[dict[str, np.ndarray], int]:
     """Write a store; returns its arrays and how many of its faces came from other stores."""
     count, contents = len(source), _contents(source)
@@ -157,7 +157,7 @@ def _make(
         # A store that lacks faces only for now is kept under another name, for the next start to copy from.
         begun = path.with_name(f"{path.stem}-begun.safetensors")
         try:
-            bad = fill(spec, source, store, missing, progress=progress, good=good)
+            bad = fill_store(spec, source, store, missing, progress=progress, good=good)
         except KeyboardInterrupt:
             for index in missing[good[missing] == 0]:
                 _put_reason(arrays["reasons"][index], "not decoded yet")
@@ -175,7 +175,7 @@ def _make(
     return arrays, count - len(missing)
 
 
-def _for_good(spec: StoreSpec, source: Source, index: int) -> bool:
+def _for_good(spec: StoreSpec, source: FaceSource, index: int) -> bool:
     """Whether a bad face stays bad as long as its key is the same: not where it only could not be read just then."""
     if source.prepared is not None:
         return False  # another copy of the set has the same key and may be whole

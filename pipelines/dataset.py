@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.fill import Progress, Source, fill
+from pipelines.fill import FaceSource, Progress, fill_store
 from pipelines.sampler import Permutation, Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
@@ -56,15 +56,15 @@ def get_sorted_images(folder: str | Path) -> list[str]:
     return [str(folder / name) for name in names]
 
 
-def open_source(path: Path, progress: Progress | None = None, known: FaceTable | None = None) -> Source:
+def open_source(path: Path, progress: Progress | None = None, known: FaceTable | None = None) -> FaceSource:
     """The faces of a folder (see ``scan_folder``), or of a prepared set."""
     if is_prepared(path):
         made = open_prepared(path)
-        return Source(made.folder, made)
-    return Source(scan_folder(path, progress=progress, known=known))
+        return FaceSource(made.folder, made)
+    return FaceSource(scan_folder(path, progress=progress, known=known))
 
 
-def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
+def check_prepared(source: FaceSource, spec: StoreSpec) -> list[str]:
     """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
 
     Raises SwapfastError where it shows another, or has no mask of the kind asked for.
@@ -87,7 +87,7 @@ def check_prepared(source: Source, spec: StoreSpec) -> list[str]:
     return []
 
 
-def held_out(pixels: np.ndarray, share: float) -> np.ndarray:
+def held_out_mask(pixels: np.ndarray, share: float) -> np.ndarray:
     """(N,) bool: which faces are for validation, by the (N, 8) digests of their pixels.
 
     The same picture is always on the same side, under any name, in any folder, prepared or not.
@@ -96,12 +96,12 @@ def held_out(pixels: np.ndarray, share: float) -> np.ndarray:
     return keys < np.uint64(min(share, 1.0) * 2**64) if share < 1 else np.ones(len(keys), bool)
 
 
-def split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
+def split_validation(source: FaceSource, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Which of a source's faces are trained on, and which are held out.
 
     Raises SwapfastError where either would be none.
     """
-    held = held_out(source.folder.records.column("pixels"), share)
+    held = held_out_mask(source.folder.records.column("pixels"), share)
     if len(source) and share and (held.all() or not held.any()):
         left = "nothing to train on" if held.all() else "nothing to validate with"
         raise SwapfastError(
@@ -121,7 +121,7 @@ class TrainSet:
     """
 
     side: str
-    source: Source
+    source: FaceSource
     spec: StoreSpec
     store: HostStore | None
     rows: np.ndarray
@@ -130,15 +130,15 @@ class TrainSet:
     validation_members: np.ndarray
 
     @classmethod
-    def of(
-        cls, side: str, source: Source, spec: StoreSpec, store, rows: np.ndarray | None = None, share: float = 0.0
+    def from_source(
+        cls, side: str, source: FaceSource, spec: StoreSpec, store, rows: np.ndarray | None = None, share: float = 0.0
     ) -> TrainSet:
         """From a source and its store; rows: where each of the source's faces lies in it. share: to be held out.
 
         Raises SwapfastError where nothing is left to train on, or nothing to validate with.
         """
         rows = np.arange(len(source)) if rows is None else rows
-        members = split(source, share)
+        members = split_validation(source, share)
         return cls(side, source, spec, store, rows[members[0]], rows[members[1]], *members)
 
     @classmethod
@@ -157,10 +157,10 @@ class TrainSet:
         spec = StoreSpec(size, crop or CropConfig(), mask or MaskConfig(), masks)
         check_prepared(source, spec)
         store = HostStore.in_memory(spec, len(source))
-        bad = fill(spec, source, store)
+        bad = fill_store(spec, source, store)
         if bad:
             source.without(bad_faces(source, bad)).folder.require_all_good()
-        return cls.of(side, source, spec, store)
+        return cls.from_source(side, source, spec, store)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -179,7 +179,7 @@ class TrainSet:
         return faces, extra_masks
 
 
-def bad_faces(source: Source, reasons: dict[int, str]) -> list[BadFace]:
+def bad_faces(source: FaceSource, reasons: dict[int, str]) -> list[BadFace]:
     """``fill``'s answer as faces with their files."""
     return [BadFace(source.folder.records[index].path, reasons[index]) for index in sorted(reasons)]
 

@@ -32,7 +32,7 @@ CHANGED = "it has changed since the folder was read; start again"
 
 
 @dataclass(frozen=True)
-class Source:
+class FaceSource:
     """The faces of one side, wherever they come from. prepared: the set that ``folder`` is the content of, if any."""
 
     folder: FaceFolder
@@ -41,9 +41,9 @@ class Source:
     def __len__(self) -> int:
         return len(self.folder.records)
 
-    def without(self, bad: Sequence[BadFace]) -> Source:
+    def without(self, bad: Sequence[BadFace]) -> FaceSource:
         """The same less some faces."""
-        return Source(self.folder.without(bad), self.prepared)
+        return FaceSource(self.folder.without(bad), self.prepared)
 
     def picture(self, index: int) -> tuple[FaceRecord, np.ndarray]:
         """One face's record and decoded picture, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
@@ -108,9 +108,9 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=how)
 
 
-def fill(
+def fill_store(
     spec: StoreSpec,
-    source: Source,
+    source: FaceSource,
     store: HostStore,
     indices: Sequence[int] | None = None,
     threads: int | None = None,
@@ -160,7 +160,7 @@ def fill(
 
 def _fill_by_dali(
     spec: StoreSpec,
-    source: Source,
+    source: FaceSource,
     store: HostStore,
     indices: list[int],
     threads: int,

@@ -23,7 +23,7 @@ from swapfast.mapped import open_arrays, write_arrays
 MATCHES_FORMAT = 1  # raised whenever other faces are found than before
 
 
-def remembering(cache: Path, folders: str, options: Mapping[str, object]) -> Find:
+def cached_find_closest(cache: Path, folders: str, options: Mapping[str, object]) -> Find:
     """``find_closest`` that looks into the cache folder first, and keeps there what it had to find.
 
     folders, options: the sides in words and what else shapes their landmarks, JSON-ready. What was kept for the same

@@ -31,7 +31,7 @@ from swapfast.faces.prepared import (
     is_prepared,
     make_sample,
 )
-from swapfast.faces.reader import BadFace, digest_pixels, shown
+from swapfast.faces.reader import BadFace, digest_pixels, printable
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable
 from swapfast.files import cannot_write
@@ -98,10 +98,11 @@ def prepare(
 
 def _check_places(folder: Path, out: Path) -> None:
     if is_prepared(folder):
-        raise SwapfastError(f"{shown(folder)}: is a prepared set already; give the folder that holds the faces")
+        raise SwapfastError(f"{printable(folder)}: is a prepared set already; give the folder that holds the faces")
     if (out.parent.resolve() / out.name).is_relative_to(folder.resolve()):
         raise SwapfastError(
-            f"{shown(out)}: lies in {shown(folder)}, and nothing is written into a folder of faces; give another place"
+            f"{printable(out)}: lies in {printable(folder)}, and nothing is written into a folder of faces; "
+            "give another place"
         )
 
 

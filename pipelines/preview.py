@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.fill import UNUSABLE, Source
+from pipelines.fill import UNUSABLE, FaceSource
 from pipelines.sampler import Sampler
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_face, evenly, shrink
+from swapfast.faces.crop import crop_face, shrink, spread_indices
 from swapfast.faces.masks import training_masks
 from swapfast.files import TEMPORARY, temporary_name, write_file, writer_lives
 from swapfast.models import FaceAutoencoder
@@ -35,7 +35,7 @@ class PreviewSet:
     def __init__(
         self,
         side: str,
-        source: Source,
+        source: FaceSource,
         input_size: int,
         output_size: int,
         color_order: str = "bgr",
@@ -49,7 +49,7 @@ class PreviewSet:
         self.input_size, self.output_size = input_size, output_size
         self.color_order = color_order
         self.crop, self.mask, self.masked = crop or CropConfig(), mask or MaskConfig(), masked
-        self.chosen = evenly(len(source), num_images) if num_images else np.arange(len(source))
+        self.chosen = spread_indices(len(source), num_images) if num_images else np.arange(len(source))
         self.whole = CropConfig(
             centering=self.crop.centering, coverage=100.0, vertical_offset=self.crop.vertical_offset
         )
@@ -131,7 +131,7 @@ class PreviewSheet:
     def __init__(
         self,
         model: FaceAutoencoder,
-        sources: Sequence[Source],
+        sources: Sequence[FaceSource],
         config: TrainConfig,
         samples: Samples,
         skip_bad: bool = False,

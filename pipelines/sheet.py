@@ -9,17 +9,17 @@ import cv2
 import numpy as np
 
 from pipelines.dataset import bad_faces, check_prepared, open_source
-from pipelines.fill import Source, fill
+from pipelines.fill import FaceSource, fill_store
 from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_shares, evenly
+from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
-from swapfast.faces.reader import shown
+from swapfast.faces.reader import printable
 from swapfast.files import check_new_file, write_file
 from swapfast.preview.contact import contact_sheet
 
@@ -69,7 +69,7 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     check_prepared(whole, spec)
     whole, chosen, store = _decoded(whole, spec, request)
     for bad in whole.folder.bad:
-        log(f"{shown(bad.path)}: {bad.reason}; left out")
+        log(f"{printable(bad.path)}: {bad.reason}; left out")
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
@@ -90,7 +90,7 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     return int(len(warped) - warped.sum())
 
 
-def _decoded(whole: Source, spec: StoreSpec, request: SheetRequest) -> tuple[Source, Source, HostStore]:
+def _decoded(whole: FaceSource, spec: StoreSpec, request: SheetRequest) -> tuple[FaceSource, FaceSource, HostStore]:
     """The folder less what turns out not to be decodable, the faces chosen of it, and their pixels.
 
     Raises SwapfastError naming what cannot be decoded, unless that is to be skipped: then others take its place.
@@ -98,21 +98,21 @@ def _decoded(whole: Source, spec: StoreSpec, request: SheetRequest) -> tuple[Sou
     while True:
         chosen = _chosen(whole, request.faces)
         store = HostStore.in_memory(spec, len(chosen))
-        bad = fill(spec, chosen, store)
+        bad = fill_store(spec, chosen, store)
         if not bad:
             return whole, chosen, store
         whole = whole.without(bad_faces(chosen, bad))
         whole.folder.require_all_good(request.skip_bad)
 
 
-def _chosen(source: Source, count: int) -> Source:
+def _chosen(source: FaceSource, count: int) -> FaceSource:
     """Some faces spread over the folder, each once."""
-    members = np.unique(evenly(len(source), min(count, len(source))))
+    members = np.unique(spread_indices(len(source), min(count, len(source))))
     records = source.folder.records.select(members)
-    return Source(dataclasses.replace(source.folder, records=records), source.prepared)
+    return FaceSource(dataclasses.replace(source.folder, records=records), source.prepared)
 
 
-def _pairs(chosen: Source, other: Source, column: int, spec: StoreSpec) -> np.ndarray:
+def _pairs(chosen: FaceSource, other: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:
     """(N, 2, 68, 2) landmarks of the chosen faces, each with those of the ``column``th nearest of ``other``, from 0."""
     matcher = LandmarkMatcher.from_records(
         [chosen.folder.records, other.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)

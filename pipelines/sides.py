@@ -13,8 +13,8 @@ import torch
 from pipelines.cache import cached_store, has_space, store_path
 from pipelines.dataset import TrainSet, bad_faces, open_source
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
-from pipelines.fill import Source, fill
-from pipelines.matches import remembering
+from pipelines.fill import FaceSource, fill_store
+from pipelines.matches import cached_find_closest
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
@@ -43,7 +43,7 @@ def no_log(_line: str) -> None:
 
 def scan_side(
     path: Path, mask_type: str, skip_bad: bool, progress: ProgressFactory = no_progress, cache: Path | None = None
-) -> Source:
+) -> FaceSource:
     """Read a folder's headers, or open a prepared set, and see that its faces have the mask asked for.
 
     cache: where its index lies, if there is one; it is brought up to date where that folder exists. Raises
@@ -56,20 +56,20 @@ def scan_side(
         return source
     folder = source.folder
     if kept is not None and folder.records is not known and cache.is_dir():
-        keep_index(kept, folder.records)
+        try_save_index(kept, folder.records)
     folder = folder.with_mask(mask_type)
     folder.require_all_good(skip_bad)
-    return Source(folder)
+    return FaceSource(folder)
 
 
-def keep_index(path: Path, table: FaceTable) -> None:
+def try_save_index(path: Path, table: FaceTable) -> None:
     """Save an index. Where that fails there is none: the next start reads the folder again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_index(path, table)
 
 
-def shown_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """1234567 -> '1.2 MiB'."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
@@ -83,16 +83,16 @@ def choose_cache(
     processes of this machine, which share that folder and its files but not their memory.
     Raises SwapfastError (code 1) where they do not fit where they should.
     """
-    size = shown_bytes(needed)
+    size = format_bytes(needed)
     on_gpu = device.type == "cuda"
     if asked == "gpu" or (asked == "auto" and on_gpu and backend == "torch"):
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
         room = DEVICE_SHARE if on_gpu else MEMORY_SHARE
         if needed * (1 if on_gpu else copies) <= room * free:
-            return "gpu", f"cache: gpu, {size} of {shown_bytes(free)} that are free there"
+            return "gpu", f"cache: gpu, {size} of {format_bytes(free)} that are free there"
         if asked == "gpu":
             raise SwapfastError(
-                f"--cache gpu: the faces take {size}, and of the {shown_bytes(free)} that are free there at most "
+                f"--cache gpu: the faces take {size}, and of the {format_bytes(free)} that are free there at most "
                 f"{room:.0%} are used for them; train with --cache host",
                 EXIT_FAILED,
             )
@@ -105,14 +105,14 @@ def choose_cache(
     return "off", f"cache: off, for neither the disk of {cache} nor memory has room for {size}"
 
 
-def _may_lie_on_disk(cache: Path, spec: StoreSpec, source: Source) -> bool:
+def _may_lie_on_disk(cache: Path, spec: StoreSpec, source: FaceSource) -> bool:
     """Whether a store is there already or the disk has room for it."""
     return store_path(cache, spec, source).is_file() or has_space(cache, len(source) * spec.bytes_per_face)
 
 
-def make_set(
+def make_train_set(
     side: str,
-    source: Source,
+    source: FaceSource,
     spec: StoreSpec,
     where: str,
     cache: Path,
@@ -135,13 +135,13 @@ def make_set(
             log(f"side {side}: {cached.reused} of {len(source)} faces were decoded before")
     elif where in ("memory", "gpu"):
         store = HostStore.in_memory(spec, len(source))
-        bad = bad_faces(source, fill(spec, source, store, progress=decoding))
+        bad = bad_faces(source, fill_store(spec, source, store, progress=decoding))
     if bad:
         names = {one.path.name for one in bad}
         rows = np.array([i for i in range(len(source)) if source.folder.records.name(i) not in names], np.int64)
         source = source.without(bad)
     source.folder.require_all_good(skip_bad)
-    return TrainSet.of(side, source, spec, store, rows, share)
+    return TrainSet.from_source(side, source, spec, store, rows, share)
 
 
 def make_feed(
@@ -177,7 +177,7 @@ def make_matcher(
         config.crop.centering,
         *crop_shares(config.crop),
         progress=progress("matching landmarks"),
-        find=remembering(cache, folders, options),
+        find=cached_find_closest(cache, folders, options),
     )
 
 
@@ -189,7 +189,7 @@ def faces_digest(sides: list[TrainSet]) -> str:
     return digest.hexdigest()
 
 
-def remarks(sides: list[TrainSet]) -> list[str]:
+def describe_sides(sides: list[TrainSet]) -> list[str]:
     """What a person should know of the folders, a line each."""
     lines = []
     for side in sides:

@@ -25,13 +25,13 @@ from pipelines.sides import (
     Log,
     ProgressFactory,
     choose_cache,
+    describe_sides,
     faces_digest,
-    keep_index,
     make_feed,
     make_matcher,
-    make_set,
+    make_train_set,
     no_progress,
-    remarks,
+    try_save_index,
 )
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import said_if_slow
@@ -101,18 +101,20 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there, copies)
     log(why)
     sides = [
-        make_set(label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, progress, log)
+        make_train_set(
+            label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, progress, log
+        )
         for label, source in zip("AB", plan.sources)
     ]
     for source in plan.sources:
         kept = index_path(request.cache, source.folder.path)
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
-            keep_index(kept, source.folder.records)
+            try_save_index(kept, source.folder.records)
     matcher = make_matcher(sides, config, request.cache, progress)
     processes.publish_files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
-    for line in (*plan.lines, *remarks(sides), *changed_faces(plan.checkpoint, state["data"])):
+    for line in (*plan.lines, *describe_sides(sides), *changed_faces(plan.checkpoint, state["data"])):
         log(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)

@@ -14,7 +14,7 @@ from pipelines.run.run_state import same_faces
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import evenly
+from swapfast.faces.crop import spread_indices
 from swapfast.models import SIDES
 
 MEAN_OF = 1024  # at most: their sum is exact in float32, being below 2^24
@@ -57,7 +57,7 @@ def mean_face(side: TrainSet) -> Tensor:
     """
     total, count = np.zeros(side.spec.face_shape, np.float32), 0
     reason = None
-    for index in np.unique(evenly(len(side), MEAN_OF_DECODED if side.store is None else MEAN_OF)):
+    for index in np.unique(spread_indices(len(side), MEAN_OF_DECODED if side.store is None else MEAN_OF)):
         face = face_of(side, int(index))
         if isinstance(face, str):
             reason = face

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.dataset import check_prepared, split
+from pipelines.dataset import check_prepared, split_validation
 from pipelines.run.request import Plan, TrainRequest
 from pipelines.run.resume import resumed
 from pipelines.sides import (
@@ -102,7 +102,7 @@ def plan_run(
     sources = [scan_side(path, config.mask.mask_type, request.skip_bad, progress, request.cache) for path in inputs]
     for source in sources:
         lines += check_prepared(source, spec)
-        split(source, config.validation)
+        split_validation(source, config.validation)
     known, shown = dict(zip(inputs, sources)), []
     for path in request.timelapse_inputs if processes.is_first else ():
         if path not in known:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.fill import Source
+from pipelines.fill import FaceSource
 from pipelines.store import StoreSpec
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.transfer import Transfer
@@ -73,7 +73,7 @@ class Plan:
     steps: list[int]
     config: TrainConfig
     checkpoint: Checkpoint | None
-    sources: list[Source]
+    sources: list[FaceSource]
     model: FaceAutoencoder
     loss: LossCollator
     spec: StoreSpec
@@ -81,7 +81,7 @@ class Plan:
     lines: list[str]
     processes: Processes = SINGLE_PROCESS
     transfer: Transfer | None = None
-    timelapse_sources: Sequence[Source] = ()
+    timelapse_sources: Sequence[FaceSource] = ()
 
     @property
     def step(self) -> int:

@@ -11,7 +11,7 @@ from pipelines.dataset import TrainSet
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import evenly
+from swapfast.faces.crop import spread_indices
 from swapfast.training.validation import OneSided
 
 MOST = 64  # faces per side
@@ -64,7 +64,7 @@ class HeldOut:
 
 def _chosen(side: TrainSet) -> np.ndarray:
     held = len(side.validation)
-    return evenly(held, min(held, MOST))
+    return spread_indices(held, min(held, MOST))
 
 
 def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:

@@ -156,7 +156,7 @@ def sample_square(image: np.ndarray, matrix: np.ndarray, size: int, border: int 
     return cv2.resize(cells, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def evenly(faces: int, count: int) -> np.ndarray:
+def spread_indices(faces: int, count: int) -> np.ndarray:
     """(count,) indices spread over a folder, repeated where it is smaller."""
     return np.linspace(0, faces - 1, count).round().astype(int)
 

@@ -21,7 +21,7 @@ import numpy as np
 from swapfast.errors import SwapfastError
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import check_mask_type, read_mask_file
-from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, read_face, shown
+from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, printable, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.system import available_cores, on_all_cores
@@ -61,7 +61,9 @@ class FaceFolder:
         """
         if mask_type == "none":
             return self
-        lacking = np.flatnonzero(~self.records.where(lambda record: _mask_error(record, mask_type) is None)).tolist()
+        lacking = np.flatnonzero(
+            ~self.records.accepted_by(lambda record: _mask_error(record, mask_type) is None)
+        ).tolist()
         if lacking and len(lacking) == len(self.records):
             check_mask_type(self.records[0], mask_type)
         records = self.records.select(lacking)
@@ -75,8 +77,8 @@ class FaceFolder:
         total = len(self.bad) + len(self.records)
         some = "mend or remove them, or train on the rest with --skip-bad"
         way_out = some if len(self.records) else "no face is left"
-        lines = [f"{shown(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
-        lines += [f"  {shown(bad.path.name)}: {bad.reason}" for bad in self.bad]
+        lines = [f"{printable(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
+        lines += [f"  {printable(bad.path.name)}: {bad.reason}" for bad in self.bad]
         raise SwapfastError("\n".join(lines))
 
 
@@ -101,7 +103,7 @@ def scan_folder(
         if result is not None:
             found[name] = result
     if not found:
-        raise SwapfastError(f"{shown(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
+        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
     if known is not None and len(found) == unchanged == len(known.columns["kind"]):
         table = known
     else:
@@ -114,7 +116,7 @@ def scan_folder(
     masks = table.mask_files()
     bad = table.bad(passed_over=masks)
     if not len(table) and not bad:
-        raise SwapfastError(f"{shown(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
+        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return FaceFolder(folder, table, bad, table.note_counts(), len(found) - unchanged)
 
 
@@ -137,11 +139,11 @@ def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
         with os.scandir(folder) as entries:
             found = {e.name: _stat(e) for e in entries if not e.name.startswith(".") and not e.is_dir()}
     except FileNotFoundError:
-        raise SwapfastError(f"{shown(folder)}: no such folder") from None
+        raise SwapfastError(f"{printable(folder)}: no such folder") from None
     except NotADirectoryError:
-        raise SwapfastError(f"{shown(folder)}: this is a file; give the folder that holds the faces") from None
+        raise SwapfastError(f"{printable(folder)}: this is a file; give the folder that holds the faces") from None
     except OSError as error:
-        raise SwapfastError(f"{shown(folder)}: cannot be read ({error.strerror})") from error
+        raise SwapfastError(f"{printable(folder)}: cannot be read ({error.strerror})") from error
     return dict(sorted(found.items()))
 
 
@@ -270,7 +272,7 @@ def _spread(angles: list[float]) -> dict[str, float] | None:
 
 def describe(report: dict) -> str:
     """The report of ``inspect_folder`` as lines for a person."""
-    lines = [f"{shown(report['folder'])}: {report['faces']} faces"]
+    lines = [f"{printable(report['folder'])}: {report['faces']} faces"]
     for title in ("kinds", "sizes", "masks", "notes"):
         if report[title]:
             lines.append(f"  {title:10}" + ", ".join(f"{name}: {n}" for name, n in report[title].items()))
@@ -285,7 +287,7 @@ def describe(report: dict) -> str:
     if not report["bad"]:
         return "\n".join([*lines, "  every file is good"])
     lines.append(f"  {len(report['bad'])} bad:")
-    lines += [f"    {shown(one['file'])}: {one['reason']}" for one in report["bad"][:SHOWN_BAD]]
+    lines += [f"    {printable(one['file'])}: {one['reason']}" for one in report["bad"][:SHOWN_BAD]]
     if len(report["bad"]) > SHOWN_BAD:
         lines.append(f"    and {len(report['bad']) - SHOWN_BAD} more")
     return "\n".join(lines)

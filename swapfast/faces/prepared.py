@@ -43,7 +43,7 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_landmarks
 from swapfast.faces.folder import FaceFolder, report_of
-from swapfast.faces.reader import BadFace, shown
+from swapfast.faces.reader import BadFace, printable
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
 from swapfast.files import TEMPORARY, flush, put_in_place, temporary_name, writer_lives
@@ -304,18 +304,19 @@ def open_prepared(path: Path) -> PreparedSet:
         columns, metadata = open_arrays(index)
     except (FileNotFoundError, NotADirectoryError):
         raise SwapfastError(
-            f"{shown(path)}: no prepared set, it has no {INDEX}; make one with swapfast prepare"
+            f"{printable(path)}: no prepared set, it has no {INDEX}; make one with swapfast prepare"
         ) from None
     except OSError as error:
-        raise SwapfastError(f"{shown(index)}: cannot be read ({error.strerror or error})") from error
+        raise SwapfastError(f"{printable(index)}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise _damaged(index, error) from error
     if metadata.get("what") != "swapfast prepared set":
-        raise SwapfastError(f"{shown(index)}: not the index of a prepared set; make one with swapfast prepare")
+        raise SwapfastError(f"{printable(index)}: not the index of a prepared set; make one with swapfast prepare")
     if metadata.get("format") != str(PREPARED_FORMAT):
         raise SwapfastError(
-            f"{shown(index)}: written by another version of swapfast (format {shown(metadata.get('format'))}, this one "
-            f"reads {PREPARED_FORMAT}); make the set again with swapfast prepare"
+            f"{printable(index)}: written by another version of swapfast (format "
+            f"{printable(metadata.get('format'))}, this one reads {PREPARED_FORMAT}); make the set again with "
+            "swapfast prepare"
         )
     try:
         found = _parsed(path, columns, metadata)
@@ -329,18 +330,18 @@ def open_prepared(path: Path) -> PreparedSet:
 
 
 def _damaged(index: Path, reason: object) -> SwapfastError:
-    return SwapfastError(f"{shown(index)}: damaged: {shown(reason)}; {_AGAIN}")
+    return SwapfastError(f"{printable(index)}: damaged: {printable(reason)}; {_AGAIN}")
 
 
 def _check_shard(path: Path, size: int) -> None:
     try:
         actual = os.stat(path).st_size
     except FileNotFoundError:
-        raise SwapfastError(f"{shown(path)}: missing; {_AGAIN}") from None
+        raise SwapfastError(f"{printable(path)}: missing; {_AGAIN}") from None
     except OSError as error:
-        raise SwapfastError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
+        raise SwapfastError(f"{printable(path)}: cannot be read ({error.strerror or error})") from error
     if actual != size:
-        raise SwapfastError(f"{shown(path)}: {actual} bytes, the index says {size}; {_AGAIN}")
+        raise SwapfastError(f"{printable(path)}: {actual} bytes, the index says {size}; {_AGAIN}")
 
 
 def _parsed(path: Path, columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> PreparedSet:
@@ -464,7 +465,7 @@ class NewPreparedSet:
 
     def _check_free(self) -> None:
         if os.path.lexists(self.out):
-            raise SwapfastError(f"{shown(self.out)}: exists already; give a new folder, or remove that one first")
+            raise SwapfastError(f"{printable(self.out)}: exists already; give a new folder, or remove that one first")
 
     def add(self, sample: Sample) -> None:
         """Append one face, to a new shard where the last one is full."""

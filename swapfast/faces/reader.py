@@ -41,7 +41,7 @@ class BadFace:
     reason: str
 
 
-def shown(name: object) -> str:
+def printable(name: object) -> str:
     """A file name on one line, whatever characters it is made of."""
     text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -133,7 +133,7 @@ def _head(path: Path, data: bytes, info: png.PngInfo) -> FaceRecord:
 
 def _plain(path: Path, data: bytes, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]) -> FaceRecord:
     if f"{path.stem}.json" not in others:
-        raise ValueError(f"no faceswap header in it and no {shown(path.stem)}.json with landmarks beside it")
+        raise ValueError(f"no faceswap header in it and no {printable(path.stem)}.json with landmarks beside it")
     described_in = _read_json(path.with_suffix(".json"))
     described = _parse_json(described_in, path.with_suffix(".json"))
     landmarks = _json_landmarks(described)
@@ -166,7 +166,7 @@ def _check_near(landmarks: np.ndarray, width: int, height: int, what: str) -> No
 def _read_json(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{shown(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
+        raise ValueError(f"{printable(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
     return data
 
 
@@ -174,11 +174,11 @@ def _parse_json(data: bytes, path: Path) -> dict:
     try:
         described = json.loads(data)
     except RecursionError:
-        raise ValueError(f"{shown(path.name)} is nested too deep") from None
+        raise ValueError(f"{printable(path.name)} is nested too deep") from None
     except ValueError as error:
-        raise ValueError(f"{shown(path.name)} is not valid JSON") from error
+        raise ValueError(f"{printable(path.name)} is not valid JSON") from error
     if not isinstance(described, dict):
-        raise ValueError(f"{shown(path.name)} is not a table with landmarks")
+        raise ValueError(f"{printable(path.name)} is not a table with landmarks")
     return described
 
 
@@ -203,17 +203,17 @@ def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> tup
     if name not in others:
         if named is None:
             return None
-        raise ValueError(f"its mask {shown(name)[:100]!r}, named by the json, is not beside it")
+        raise ValueError(f"its mask {printable(name)[:100]!r}, named by the json, is not beside it")
     mask = path.with_name(name)
     try:
         data = read_bytes(mask)
         found = _picture_info(data, "") if data else None
     except ValueError as error:
-        raise ValueError(f"its mask {shown(name)} is {error}") from error
+        raise ValueError(f"its mask {printable(name)} is {error}") from error
     if found is None:
-        raise ValueError(f"its mask {shown(name)} is empty (zero bytes)")
+        raise ValueError(f"its mask {printable(name)} is empty (zero bytes)")
     if (found.width, found.height) != (info.width, info.height):
         raise ValueError(
-            f"its mask {shown(name)} is {found.width}x{found.height} px, the picture {info.width}x{info.height}"
+            f"its mask {printable(name)} is {found.width}x{found.height} px, the picture {info.width}x{info.height}"
         )
     return mask, data

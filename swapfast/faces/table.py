@@ -245,7 +245,7 @@ class FaceTable(Sequence[FaceRecord]):
                 found[note] = found.get(note, 0) + count
         return dict(sorted(found.items()))
 
-    def where(self, accepts: Callable[[FaceRecord], bool]) -> np.ndarray:
+    def accepted_by(self, accepts: Callable[[FaceRecord], bool]) -> np.ndarray:
         """(len,) bool: which faces ``accepts`` takes, asked once for each kind of face that differs in its masks."""
         at = self.columns["texts_at"]
         has_file = (at[1:] > at[:-1])[self.rows]

@@ -410,7 +410,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
 import numpy as np
 from pipelines.decode import BatchDecoder, dali_version
-from pipelines.fill import DALI_PIXELS, Source, fill
+from pipelines.fill import DALI_PIXELS, FaceSource, fill_store
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.image import read_image
@@ -436,7 +436,7 @@ told, arrays = {}, {}
 found = scan_folder(folder, workers=2)
 told["bad"] = {face.path.name: face.reason for face in found.bad}
 told["scanned"] = grown()
-source = Source(found)
+source = FaceSource(found)
 for kind in ("extended", "file"):
     if kind == "file":
         has = np.flatnonzero([record.mask_file is not None for record in source.folder.records])
@@ -444,7 +444,7 @@ for kind in ("extended", "file"):
         has = np.arange(len(source))
     spec = StoreSpec(48, CropConfig(), MaskConfig(mask_type=kind), ("face", "eye", "mouth"))
     store = HostStore.in_memory(spec, len(source))
-    reasons = fill(spec, source, store, has, threads=2)
+    reasons = fill_store(spec, source, store, has, threads=2)
     names = [source.folder.records.name(int(i)) for i in has]
     told[kind] = {source.folder.records.name(i): reason for i, reason in reasons.items()}
     told[f"{kind} names"] = names
@@ -588,7 +588,7 @@ import json, sys
 from pathlib import Path
 
 import numpy as np
-from pipelines.fill import Source, fill
+from pipelines.fill import FaceSource, fill_store
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.folder import scan_folder
@@ -599,10 +599,10 @@ def resident(name):
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 found = scan_folder(folder, workers=1)
-source, spec = Source(found), StoreSpec(48, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
+source, spec = FaceSource(found), StoreSpec(48, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
 store = HostStore.in_memory(spec, len(source))
 bad = {face.path.name: face.reason for face in found.bad}
-bad |= {source.folder.records.name(i): reason for i, reason in fill(spec, source, store, threads=1).items()}
+bad |= {source.folder.records.name(i): reason for i, reason in fill_store(spec, source, store, threads=1).items()}
 names = [source.folder.records.name(i) for i in range(len(source))]
 out.write_text(json.dumps({"bad": bad, "names": names, "peak": resident("VmHWM")}))
 np.savez(out.with_suffix(".npz"), faces=store.faces[..., :3])

@@ -431,7 +431,7 @@ tracemalloc.start()
 table = load_index(path, folder)
 held, _ = tracemalloc.get_traced_memory()
 total = sum(record.width for record in table) + len(table.file_names()) + int(table.column("content").sum())
-table.where(lambda record: bool(record.stored_masks))
+table.accepted_by(lambda record: bool(record.stored_masks))
 _, peak = tracemalloc.get_traced_memory()
 print(len(table.columns["kind"]), held, peak)
 """
@@ -485,8 +485,8 @@ def test_where_asks_every_kind_of_face_what_it_has(folder):
     }
     for name, accepts in questions.items():
         for some in (records, records[::-2], records[:1], records[:0]):
-            assert some.where(accepts).tolist() == [accepts(record) for record in some], name
-    assert 0 < records.where(questions["heads"]).sum() < len(records)
+            assert some.accepted_by(accepts).tolist() == [accepts(record) for record in some], name
+    assert 0 < records.accepted_by(questions["heads"]).sum() < len(records)
 
 
 def test_bad_files_and_notes_are_counted(folder):

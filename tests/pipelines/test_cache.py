@@ -22,7 +22,7 @@ from pipelines.cache import cached_store, clear_cache, list_cache, store_path
 from pipelines.dataset import TrainSet, check_prepared, open_source
 from pipelines.decode import dali_version
 from pipelines.feed import DecodeFeed, HostFeed, PreparedFeed
-from pipelines.fill import fill
+from pipelines.fill import fill_store
 from pipelines.prepare import prepare
 from pipelines.sampler import Sampler
 from pipelines.sides import choose_cache, scan_side
@@ -44,7 +44,7 @@ def folder(made_faces, tmp_path):
 def _expected(folder):
     source = open_source(folder)
     store = HostStore.in_memory(SPEC, len(source))
-    assert fill(SPEC, source, store) == {}
+    assert fill_store(SPEC, source, store) == {}
     return store
 
 
@@ -127,7 +127,7 @@ def test_a_store_that_is_not_one_is_made_anew(folder, tmp_path, damage):
 FILL = """
 import sys
 from pathlib import Path
-from pipelines.sides import keep_index, scan_side
+from pipelines.sides import try_save_index, scan_side
 from pipelines.cache import cached_store
 from pipelines.store import StoreSpec
 from swapfast import system
@@ -163,7 +163,7 @@ def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, 
     source = scan_side(folder, "extended", False, cache=cache)
     made = cached_store(cache, spec, source)
     whole = HostStore.in_memory(spec, len(source))
-    fill(spec, source, whole)
+    fill_store(spec, source, whole)
     assert made.reused == 0 and _same(made.store, whole)
     assert not list(cache.glob(f"{TEMPORARY}*")), "and what it left is gone"
 
@@ -324,7 +324,7 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
     made = cached_store(tmp_path / "cache", SPEC, source)
     assert made.reused == 0 and not made.bad, "the same faces, but other pixels"
     threads = HostStore.in_memory(SPEC, len(source))
-    assert fill(SPEC, source, threads, threads=1) == {}
+    assert fill_store(SPEC, source, threads, threads=1) == {}
     assert _same(threads, made.store)
     apart = (
         np.abs(made.store.faces.astype(int) - expected.faces),
@@ -334,7 +334,7 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
     within("pixels, mean", apart[0][..., :3].mean(), 0 if encoding == "raw" else 1.5)
     within("masks, levels", max(apart[0][..., 3].max(), apart[1].max()), 0 if encoding == "raw" else 3)
     sampler = Sampler(3, (14, 14), 5)
-    sets = [TrainSet.of(side, source, SPEC, made.store) for side in "AB"]
+    sets = [TrainSet.from_source(side, source, SPEC, made.store) for side in "AB"]
     kept, anew = HostFeed(sets), DecodeFeed(sets, sampler, threads=2)
     feeds = [anew, PreparedFeed(DecodeFeed(sets, sampler, threads=2))] if encoding == "jpeg" else [anew]
     assert PreparedFeed.fits(sets) == (encoding == "jpeg" and dali_version() is not None)
@@ -346,7 +346,9 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
 def test_a_prepared_set_and_a_folder_train_together(folder, tmp_path):
     prepare(folder, tmp_path / "set", "jpeg", 48, CropConfig(), MaskConfig())
     sources = [open_source(tmp_path / "set"), open_source(folder)]
-    sets = [TrainSet.of(s, one, SPEC, cached_store(tmp_path, SPEC, one).store) for s, one in zip("AB", sources)]
+    sets = [
+        TrainSet.from_source(s, one, SPEC, cached_store(tmp_path, SPEC, one).store) for s, one in zip("AB", sources)
+    ]
     sampler = Sampler(3, (14, 14), 5)
     for one, two in zip(HostFeed(sets)(4, sampler.ids(4)), DecodeFeed(sets, sampler)(4, sampler.ids(4))):
         assert np.array_equal(one, two)
@@ -374,7 +376,7 @@ def test_a_damaged_face_of_a_prepared_set_is_named(folder, tmp_path, encoding):
     (tmp_path / "elsewhere.tar").rename(shard)
     assert len(cached_store(tmp_path / "lost", SPEC, source).bad) == 1
     sampler = Sampler(3, (14, 14), 14)
-    sets = [TrainSet.of(side, source, SPEC, None) for side in "AB"]
+    sets = [TrainSet.from_source(side, source, SPEC, None) for side in "AB"]
     ids = sampler.ids(0)
     feed = DecodeFeed(sets, sampler, warn=told.append)
     faces, _, _ = (PreparedFeed(feed) if PreparedFeed.fits(sets) else feed)(0, ids)
@@ -398,7 +400,7 @@ def test_other_sizes_crops_and_masks_of_a_prepared_set(folder, tmp_path):
     drawn = StoreSpec(96, CropConfig(), MaskConfig(mask_type="components"), SPEC.masks)
     anew = cached_store(tmp_path, drawn, source).store
     components = HostStore.in_memory(drawn, 14)
-    fill(drawn, open_source(folder), components)
+    fill_store(drawn, open_source(folder), components)
     assert np.array_equal(anew.faces[..., :3], components.faces[..., :3])
     assert np.mean(np.abs(anew.faces[..., 3].astype(int) - components.faces[..., 3]) > 2) < 0.001, "drawn anew"
     with pytest.raises(SwapfastError, match=r"set: was prepared with --coverage 100.0 there and 80.0 asked for"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset import MultiDataset, TrainSet, get_label, get_sorted_images, held_out, open_source
+from pipelines.dataset import MultiDataset, TrainSet, get_label, get_sorted_images, held_out_mask, open_source
 from pipelines.preview import PreviewSet
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.result import Augmented, to_float
@@ -242,7 +242,7 @@ def test_rows_say_where_in_the_store_a_face_lies(made_faces):
         whole.source,
         folder=dataclasses.replace(whole.source.folder, records=whole.source.folder.records.select(some)),
     )
-    faces = TrainSet.of("A", source, whole.spec, whole.store, some)
+    faces = TrainSet.from_source("A", source, whole.spec, whole.store, some)
     assert len(faces) == 3 and [np.array_equal(faces[i][0], whole[j][0]) for i, j in enumerate(some)] == [True] * 3
 
 
@@ -273,7 +273,7 @@ def test_no_pictures_are_an_error(tmp_path):
 def small_set(folder: Path, share: float = 0.0) -> TrainSet:
     """With a store of which nothing is read: which faces are where is all that is asked."""
     source, spec = open_source(folder), StoreSpec(16, CropConfig(), MaskConfig(), ())
-    return TrainSet.of("A", source, spec, HostStore.in_memory(spec, len(source)), share=share)
+    return TrainSet.from_source("A", source, spec, HostStore.in_memory(spec, len(source)), share=share)
 
 
 def held_names(faces: TrainSet) -> tuple[set[str], set[str]]:
@@ -316,11 +316,11 @@ def test_no_share_is_more_likely_than_another():
     """Of many digests, between the shares too: chi-square of 20 parts, 99.9 % quantile 43.8."""
     pixels = np.random.default_rng(1).integers(0, 256, (20_000, 8), np.uint8)
     shares = np.linspace(0, 1, 21)[1:]
-    counts = np.diff([0, *(held_out(pixels, share).sum() for share in shares)])
+    counts = np.diff([0, *(held_out_mask(pixels, share).sum() for share in shares)])
     assert counts.sum() == 20_000 and ((counts - 1000) ** 2 / 1000).sum() < 43.8
-    assert not held_out(pixels, 0).any() and held_out(pixels, 1).all() and held_out(pixels, 2).all()
+    assert not held_out_mask(pixels, 0).any() and held_out_mask(pixels, 1).all() and held_out_mask(pixels, 2).all()
     edges = np.array([[0] * 8, [255] * 8, [128] + [0] * 7, [127] + [255] * 7], np.uint8)
-    assert held_out(edges, 0.5).tolist() == [True, False, False, True]
+    assert held_out_mask(edges, 0.5).tolist() == [True, False, False, True]
 
 
 def test_the_same_picture_is_always_on_the_same_side(faces_240, tmp_path):
@@ -351,7 +351,7 @@ def test_the_same_picture_is_always_on_the_same_side(faces_240, tmp_path):
 
 def test_items_are_those_that_are_not_held_out(made_faces):
     whole = TrainSet.from_folder("A", made_faces / "a", 32)
-    part = TrainSet.of("A", whole.source, whole.spec, whole.store, share=0.4)
+    part = TrainSet.from_source("A", whole.source, whole.spec, whole.store, share=0.4)
     assert len(part.validation) > 0 and len(part) + len(part.validation) == 14
     for index, member in enumerate(part.members):
         item, number = part[index]

@@ -78,7 +78,9 @@ def test_a_damaged_jpeg_does_not_end_the_run(made_faces, tmp_path, device):
     data[2000:2200] = bytes(200)
     shard.write_bytes(data)
     spec = StoreSpec(128, CropConfig(), MaskConfig(), MASK_NAMES)
-    sets = [TrainSet.of(side.upper(), scan_side(tmp_path / side, "extended", False), spec, None) for side in "ab"]
+    sets = [
+        TrainSet.from_source(side.upper(), scan_side(tmp_path / side, "extended", False), spec, None) for side in "ab"
+    ]
     told: list[str] = []
 
     def feed(sets, sampler):

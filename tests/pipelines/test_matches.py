@@ -11,7 +11,7 @@ from safetensors.torch import load_file as load_tensors
 
 import cli
 from pipelines.cache import clear_cache, describe_cache, list_cache
-from pipelines.matches import landmarks_digest, load_matches, remembering, save_matches
+from pipelines.matches import cached_find_closest, landmarks_digest, load_matches, save_matches
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.mapped import open_arrays, write_arrays
 from tests.crash_harness import TINY
@@ -29,7 +29,9 @@ A, B = _faces(60, 1), _faces(7, 2)
 def _matcher(cache, a=A, b=B, choices: int = 10, told: list | None = None, options=OPTIONS) -> LandmarkMatcher:
     """told: gets what ``progress`` is told, nothing where nothing is looked for."""
     told = [] if told is None else told
-    return LandmarkMatcher(a, b, choices, lambda *counts: told.append(counts), remembering(cache, FOLDERS, options))
+    return LandmarkMatcher(
+        a, b, choices, lambda *counts: told.append(counts), cached_find_closest(cache, FOLDERS, options)
+    )
 
 
 def _same(one: LandmarkMatcher, two: LandmarkMatcher) -> bool:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines.decode import dali_version, decode_pictures
-from pipelines.fill import fill
-from pipelines.sides import make_set, scan_side
+from pipelines.fill import fill_store
+from pipelines.sides import make_train_set, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast import system
 from swapfast.batch import MASK_NAMES
@@ -60,7 +60,7 @@ def test_unusual_pictures_are_read_right(tmp_path, suffix, image):
 def _filled(path, spec, threads=None):
     source = scan_side(path, "none", skip_bad=False)
     store = HostStore.in_memory(spec, len(source))
-    assert fill(spec, source, store, threads=threads) == {}
+    assert fill_store(spec, source, store, threads=threads) == {}
     return source, store
 
 
@@ -112,7 +112,9 @@ def test_masks_follow_from_the_config():
 
 
 def _read(path, skip_bad, mask_type="extended", cache=None, where="memory"):
-    return make_set("A", scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), where, cache, skip_bad, 0.0)
+    return make_train_set(
+        "A", scan_side(path, mask_type, skip_bad), _spec(mask_type=mask_type), where, cache, skip_bad, 0.0
+    )
 
 
 @pytest.mark.parametrize("where", ["memory", "host"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipelines.collate import Collate
-from pipelines.dataset import TrainSet, held_out, open_source
-from pipelines.fill import fill
+from pipelines.dataset import TrainSet, held_out_mask, open_source
+from pipelines.fill import fill_store
 from pipelines.run import validation
 from pipelines.run.build import make_augmenter
 from pipelines.run.validation import STILL, HeldOut
@@ -29,9 +29,9 @@ def sets(made_faces):
     for side in "ab":
         source = open_source(made_faces / side)
         store = HostStore.in_memory(spec, len(source))
-        assert fill(spec, source, store) == {}
-        made["host"].append(TrainSet.of(side.upper(), source, spec, store, share=SHARE))
-        made["off"].append(TrainSet.of(side.upper(), source, spec, None, share=SHARE))
+        assert fill_store(spec, source, store) == {}
+        made["host"].append(TrainSet.from_source(side.upper(), source, spec, store, share=SHARE))
+        made["off"].append(TrainSet.from_source(side.upper(), source, spec, None, share=SHARE))
     return made
 
 
@@ -56,7 +56,11 @@ def test_they_are_the_faces_held_out_and_not_augmented(sets, device, backend):
         seen[side] += list((targets[:, 0] * 255).permute(0, 2, 3, 1).cpu().numpy())
     for side, one in enumerate(sets["host"]):
         stored = one.store.faces[one.validation, ..., :3].astype(np.float32)
-        assert len(seen[side]) == len(stored) == int(held_out(one.source.folder.records.column("pixels"), SHARE).sum())
+        assert (
+            len(seen[side])
+            == len(stored)
+            == int(held_out_mask(one.source.folder.records.column("pixels"), SHARE).sum())
+        )
         assert np.abs(np.stack(seen[side]) - stored).max() <= 1.01
 
 
@@ -73,7 +77,7 @@ def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
     folder = tmp_path / "faces"
     shutil.copytree(made_faces / "a", folder)
     spec = StoreSpec(64, CropConfig(), MaskConfig(), MASK_NAMES)
-    side = TrainSet.of("A", open_source(folder), spec, None, share=SHARE)
+    side = TrainSet.from_source("A", open_source(folder), spec, None, share=SHARE)
     broken = side.source.folder.records[int(side.validation_members[0])].path
     broken.unlink()
     said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, STILL)
