@@ -19,13 +19,14 @@ from swapfast.augment.constants import (
 from swapfast.augment.device import color, geometry
 from swapfast.augment.device.augmenter import Amounts, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send
-from swapfast.augment.draws import Draws, draw, flip_points, landmark_noise, transform_points
+from swapfast.augment.draws import Draws, draw, flip_points, landmark_noise
 from swapfast.augment.host import augmenter as opencv
 from swapfast.augment.host.color import jitter_matrices, recolor
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import landmark_nodes
 from swapfast.augment.taps import hat_weights
 from swapfast.config import AugmentationConfig
+from swapfast.points import transform_points
 
 __all__ = [
     "ConstantsAugmentation",
@@ -85,7 +86,7 @@ class ImageAugmentation:
         """
         self._check(batch)
         forward = self.draws.forward()
-        moved = None if points is None else transform_points(points, forward)
+        moved = None if points is None else transform_points(forward, points).astype(np.result_type(points, np.float32))
         inverse = np.linalg.inv(forward)[:, :2]
         if isinstance(batch, np.ndarray):
             result = np.empty_like(batch)

@@ -26,6 +26,7 @@ from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, Consta
 from swapfast.augment.landmarks import Each, landmark_nodes
 from swapfast.config import AugmentationConfig
 from swapfast.philox import STREAM_AUGMENT, normals, random_words, uniforms
+from swapfast.points import transform_points
 
 GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3
@@ -131,7 +132,8 @@ class Draws:
 
     def move_points(self, points: np.ndarray) -> np.ndarray:
         """(N, ..., 2) points (x, y) of the faces -> where they lie in the targets: moved and flipped."""
-        return flip_points(transform_points(points, self.forward()), self.flip, self.size)
+        moved = transform_points(self.forward(), points).astype(np.result_type(points, np.float32), copy=False)
+        return flip_points(moved, self.flip, self.size)
 
     def warp_nodes(self) -> np.ndarray:
         """(N, K, K, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
@@ -155,14 +157,7 @@ class Draws:
         Movement, flip and warp in one. The nodes' weights at any pixel add up to one, so an affine map of the
         nodes is the same as that map of every pixel.
         """
-        return transform_points(self.warp_nodes(), self.inverse())
-
-
-def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(N, ..., 2) points through (N, 3, 3) or (N, 2, 3) matrices."""
-    flat = points.reshape(len(points), math.prod(points.shape[1:-1]), 2)
-    moved = flat @ matrix[:, :2, :2].swapaxes(-1, -2) + matrix[:, None, :2, 2]
-    return moved.reshape(points.shape).astype(np.result_type(points, np.float32), copy=False)
+        return transform_points(self.inverse(), self.warp_nodes())
 
 
 def flip_points(points: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:

@@ -18,6 +18,8 @@ from importlib import resources
 import cv2
 import numpy as np
 
+from swapfast.points import transform_points
+
 # The share of a full crop's edge that is padding; the core takes the rest.
 PADDING_SHARE = {"legacy": 0.375, "face": 0.5, "head": 0.625}
 CENTERINGS = tuple(PADDING_SHARE)
@@ -113,11 +115,6 @@ def crop_matrices(
 def padding(size: int, centering: str, coverage: float = 1.0) -> int:
     """Pixels between the edge of a crop and its core on each side (halves to even, as faceswap rounds)."""
     return round(size * (PADDING_SHARE[centering] + coverage - 1) / (2 * coverage))
-
-
-def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(..., N, 2) points moved by a (2, 3) matrix, or each (N, 2) by one of (..., 2, 3); float64."""
-    return np.asarray(points, np.float64) @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
 
 
 def to_68(landmarks: np.ndarray) -> np.ndarray:

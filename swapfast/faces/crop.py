@@ -16,8 +16,9 @@ import numpy as np
 
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import PADDING_SHARE, transform_points
+from swapfast.faces.alignment import PADDING_SHARE
 from swapfast.faces.record import FaceRecord
+from swapfast.points import transform_points
 
 MAX_CELLS = 8192  # per edge of the finer grid that is averaged: 192 MiB
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
-from swapfast.faces.alignment import transform_points
 from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, sample_square
 from swapfast.faces.image import read_gray
 from swapfast.faces.record import FaceRecord, StoredMask
+from swapfast.points import transform_points
 
 
 def _span(first: int, last: int) -> list[int]:

@@ -13,11 +13,12 @@ import numpy as np
 
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import CENTERINGS, crop_matrices, transform_points
+from swapfast.faces.alignment import CENTERINGS, crop_matrices
 from swapfast.faces.crop import crop_landmarks, crop_shares
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable
 from swapfast.philox import STREAM_AUGMENT, random_words
+from swapfast.points import transform_points
 
 MATCH_BLOCK = 50  # of a face's counter: the first behind the noise of the warp to landmarks, see draws.py
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from swapfast.faces.alignment import CENTERINGS, align, padding, to_68, transform_points, umeyama
+from swapfast.faces.alignment import CENTERINGS, align, padding, to_68, umeyama
+from swapfast.points import transform_points
 from tests.faces.face_samples import a_face
 
 # The golden numbers were made with OpenCV 5; version 4.13's solvePnP stops elsewhere, see cv413_compare.json.

@@ -11,7 +11,7 @@ import pytest
 
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import align, to_68, transform_points
+from swapfast.faces.alignment import align, to_68
 from swapfast.faces.crop import (
     crop_face,
     crop_landmarks,
@@ -24,6 +24,7 @@ from swapfast.faces.crop import (
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.record import FaceRecord
+from swapfast.points import transform_points
 from tests.faces.face_samples import a_face, a_picture, corrected, exact_crop
 
 
