@@ -219,7 +219,7 @@ class TrainingProcess:
         self._output.write_bytes(b"")
         self.marks = PhaseMarks(folder / "marks", create=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOADED, "cli", "torch._dynamo", "torch.utils.tensorboard"])
+        context.set_forkserver_preload([*PRELOADED, "cli", "torch._dynamo", "swapfast.logs.tensorboard"])
         command = [str(argument) for argument in arguments]
         child_arguments = (command, folder / "marks", self._output, signal_at, variables or {})
         self.process = context.Process(target=_child, args=child_arguments)

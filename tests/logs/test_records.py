@@ -1,10 +1,16 @@
-"""Event files: TensorBoard's own loader and our reader see the same, a live file is followed, damage is met calmly."""
+"""Event files: TensorBoard's loader and our reader agree; live, cut and damaged files are read without errors."""
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
 import random
+import resource
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +18,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader, RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as crc_of_tensorboard
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from swapfast.errors import SwapfastError
-from swapfast.logs.records import crc32c, record, scalar_records
 from swapfast.logs.tensorboard import IMAGES, RecordIterator, TorchTensorBoard, keeps_image
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _only_file(folder):
@@ -35,18 +43,10 @@ def _written(tmp_path, steps=5, **board):
     return _only_file(tmp_path / "logs")
 
 
-def test_crc32c():
-    """RFC 3720 B.4, and any length against TensorBoard's byte-wise one, across the limits between our ways."""
-    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA
-    noise = random.Random(3).randbytes(20_000)
-    for length in (0, 1, 3, 64, 4095, 4096, 4097, 8192, 12_345, 20_000):
-        assert crc32c(noise[:length]) == crc_of_tensorboard(noise[:length]), length
-
-
-def test_many_rows_at_once_are_each_row_alone():
-    """Steps on both sides of a power of 128, several sets of tags, more rows than are done one by one."""
-    rows = [(1.5 * n, n, {"a": n / 3} if n % 50 else {"a": 0.5, "b": n}) for n in range(90, 290)]
-    assert scalar_records(rows) == b"".join(scalar_records([row]) for row in rows)
+def record(data: bytes) -> bytes:
+    file = io.BytesIO()
+    RecordWriter(file).write(data)
+    return file.getvalue()
 
 
 def test_tensorboard_and_our_reader_see_the_same(tmp_path):
@@ -133,14 +133,15 @@ def test_random_damage_never_raises_nor_invents(tmp_path):
         assert found == records[: len(found)] and len(found) < len(records)
 
 
-def test_a_length_that_was_made_up_costs_no_memory(tmp_path):
-    """With a checksum that fits: it waits for bytes that never come."""
-    from swapfast.logs.records import _masked
-
-    length = struct.pack("<Q", 1 << 60)
+@pytest.mark.parametrize("length", [1 << 33, 1 << 60, (1 << 64) - 1])
+def test_a_length_that_was_made_up_costs_no_memory(tmp_path, length):
+    """With a checksum that fits."""
+    encoded = struct.pack("<Q", length)
     path = tmp_path / "file"
-    path.write_bytes(length + struct.pack("<I", _masked(crc32c(length))) + bytes(100))
-    assert list(RecordIterator(path)) == []
+    path.write_bytes(encoded + struct.pack("<I", masked_crc32c(encoded)) + bytes(100))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert list(RecordIterator(path, warn=lambda line: None)) == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
 def test_no_file(tmp_path):
@@ -209,3 +210,17 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "logs").write_text("a file")
     with pytest.raises(SwapfastError, match=r"no logs can be written there .*use -n"):
         TorchTensorBoard(tmp_path / "logs")
+
+
+def test_tensorflow_is_not_imported_where_it_is_installed(tmp_path):
+    """It takes seconds, and all memory of a GPU."""
+    (tmp_path / "tensorflow.py").write_text("raise RuntimeError('imported')")
+    program = (
+        "from swapfast.logs.tensorboard import TorchTensorBoard\n"
+        f"board = TorchTensorBoard({str(tmp_path)!r})\n"
+        "board.on_train_batch_end(1, {'batch_total': 1.0})\n"
+        "board.on_train_end()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert len(list(RecordIterator(_only_file(tmp_path)))) == 2
