@@ -9,20 +9,16 @@ import functools
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.config import TrainConfig, settings, updated
+from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
-from swapfast.stop import StopRequest, parse_duration
-
-if TYPE_CHECKING:
-    from pipelines.run.request import Plan
-    from swapfast.processes import Processes
+from swapfast.options import Setting, settings
+from swapfast.sources import choose
+from swapfast.stop import StopRequest
 
 USE = """\
 Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
@@ -33,6 +29,7 @@ examples:
   swapfast synthesize faces                                     made-up faces to try things out on
   swapfast inspect faces/a                                      what a folder holds, and every bad file
   swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
+  swapfast train -C run.toml                                    the same, all of it written in a file (--print-config)
   swapfast evaluate -m model --truth faces/truth                how good the swap is, in dB
   swapfast prepare faces/a prepared/a --size 256                a portable set at training size; train takes it
   swapfast augment faces/a -o sheet.png                         what training will see of a folder
@@ -40,6 +37,16 @@ examples:
   swapfast restore model --list                                 backups and snapshots to go back to
   swapfast log model -o losses.png                              how training went, in numbers and as a picture
 """
+
+
+VARIABLES = """\
+Settings of train, prepare and augment are read from the environment too, for containers: SWAPFAST_BATCH_SIZE=32 or, in
+full, SWAPFAST_OPTIMIZER_LEARNING_RATE=1e-4. A flag ranks over a variable, a variable over the file of -C, the file over
+what a resumed model keeps."""
+
+# The settings that these commands take, as flags and as variables.
+_PREPARE_SETTINGS = ("crop.", "mask.", "run.skip_bad")
+_AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.skip_bad")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,24 +80,6 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
-def _duration(text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _renamed(flag: str, names: dict[str, str]) -> Callable[[str], str]:
-    """A reader of names of which some are called otherwise now: the former ones are taken with a note."""
-
-    def current(text: str) -> str:
-        if text in names:
-            print(f"swapfast: {flag} {text} is called {flag} {names[text]} now", file=sys.stderr)
-        return names.get(text, text)
-
-    return current
-
-
 class _Bare(argparse.Action):
     """A list that means ``const`` where the flag stands alone."""
 
@@ -98,53 +87,46 @@ class _Bare(argparse.Action):
         setattr(namespace, self.dest, values or self.const)
 
 
-def _setting_default(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
-
-
-def _add_settings(
-    parser: argparse.ArgumentParser,
-    prefixes: tuple[str, ...] = ("",),
-    title: str = "settings (a resumed model keeps its own unless they are given)",
-) -> None:
-    """One flag per setting that names one: its help, default and type come from the config."""
+def _add_settings(parser: argparse.ArgumentParser, prefixes: tuple[str, ...], title: str) -> None:
+    """Add one flag per setting that names one: its help, default and type come from the config."""
     group = parser.add_argument_group(title)
-    for name, (field, default) in settings(TrainConfig()).items():
-        if not field.metadata["flag"] or not name.startswith(prefixes):
-            continue
-        flags = field.metadata["flag"].split("/")
-        help = field.metadata["help"].replace("%", "%%")
-        if isinstance(default, bool):
-            help = f"do not: {help[0].lower()}{help[1:]}" if default else help
-            group.add_argument(*flags, dest=name, action="store_const", const=not default, help=help)
-            continue
-        bare = field.metadata["bare"]
-        if bare is not None:
-            what = name.rpartition(".")[2].upper()
-            group.add_argument(*flags, dest=name, nargs="*", action=_Bare, const=bare, metavar=what, help=help)
-            continue
-        kind = type(default[0]) if isinstance(default, list) else type(default)
-        group.add_argument(
-            *flags,
-            dest=name,
-            type=kind,
-            nargs="+" if isinstance(default, list) else None,
-            metavar=name.rpartition(".")[2].upper(),
-            help=f"{help} Default: {_setting_default(default)}".replace(". Default", "; default"),
-        )
-    group.add_argument(
+    for name, setting in settings(TrainConfig()).items():
+        if setting.option.flag and name.startswith(prefixes):
+            group.add_argument(*setting.option.flag.split("/"), dest=name, **_flag_arguments(name, setting))
+
+
+def _flag_arguments(name: str, setting: Setting) -> dict[str, object]:
+    """Return what ``add_argument`` needs for a setting."""
+    option, default = setting.option, setting.value
+    help = option.help.replace("%", "%%")
+    if setting.kind is bool:
+        help = f"do not: {help[0].lower()}{help[1:]}" if default else help
+        return {"action": "store_const", "const": not default, "help": help}
+    metavar = option.metavar or name.rpartition(".")[2].upper()
+    if option.bare is not None and setting.kind is list:
+        return {"nargs": "*", "action": _Bare, "const": option.bare, "metavar": metavar, "help": help}
+    if setting.kind is list:
+        default = " ".join(map(str, default))
+    elif setting.kind is float:
+        default = f"{default:g}"
+    if default != "":
+        help = f"{help} Default: {default}".replace(". Default", "; default")
+    several = {list: "+", str: "?" if option.bare is not None else None}
+    kind = setting.element if setting.kind is list else str if option.parse else setting.kind
+    return {"type": kind, "nargs": several.get(setting.kind), "const": option.bare, "metavar": metavar, "help": help}
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as loss.weights=[50]"
     )
-    if prefixes != ("",):
-        return
-    group.add_argument("-C", "--config", type=Path, metavar="FILE", help="settings from a TOML file (--print-config)")
 
 
 def _make_parser() -> _Parser:
     parser = _Parser(
         prog="swapfast",
         description=f"Train face-swap autoencoders, headless and fast.\n\n{USE}",
-        epilog=EXAMPLES,
+        epilog=f"{EXAMPLES}\n{VARIABLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -152,9 +134,11 @@ def _make_parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     parser.commands = commands.choices
 
-    def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        added.set_defaults(run=run)
+    def command(name: str, run: Callable, help: str, settings: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+        """Add a command. settings: how the names of those begin that it takes, as flags and as variables."""
+        epilog = VARIABLES if settings else None
+        added = commands.add_parser(name, help=help, description=help, epilog=epilog, allow_abbrev=False)
+        added.set_defaults(run=run, settings=settings)
         return added
 
     make = command("synthesize", _synthesize, "draw faces of two made-up people, with exact landmarks and masks")
@@ -168,115 +152,25 @@ def _make_parser() -> _Parser:
     look.add_argument("folder", type=Path, metavar="FOLDER")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
-    train = command("train", _train_together, "train a model on two folders of faces, or go on training it")
-    train.add_argument("-A", "--input-A", type=Path, required=True, metavar="DIR", help="faces of A, who gets replaced")
-    train.add_argument("-B", "--input-B", type=Path, required=True, metavar="DIR", help="faces of B")
-    train.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR", help="where the model is kept")
+    train = command("train", _train, "train a model on two folders of faces, or go on training it", ("",))
     train.add_argument(
-        "-i", "--iterations", type=_positive, default=1_000_000, help="train up to this many in all; default 1000000"
-    )
-    train.add_argument(
-        "-s", "--save-interval", type=_positive, default=250, help="iterations between saves; default 250"
-    )
-    train.add_argument(
-        "-I",
-        "--snapshot-interval",
-        type=_not_negative,
-        default=25000,
-        help="iterations between snapshots, checkpoints that are never dropped; 0 for none; default 25000",
-    )
-    train.add_argument(
-        "--after-save",
-        metavar="CMD",
-        help="run this shell command after every save, beside the training, with SWAPFAST_MODEL_DIR, "
-        "SWAPFAST_CHECKPOINT and SWAPFAST_STEP among its variables: to copy the model elsewhere",
-    )
-    train.add_argument("--stop-file", type=Path, metavar="FILE", help="save and stop, with code 3, when FILE appears")
-    train.add_argument(
-        "--max-time",
-        type=_duration,
-        metavar="TIME",
-        help="save and stop, with code 3, after so long, the start included: seconds, or such as 3h30m",
-    )
-    train.add_argument(
-        "-z",
-        "--timelapse-output",
+        "-C",
+        "--config",
         type=Path,
-        nargs="?",
-        const=True,
-        metavar="DIR",
-        help="timelapse: add a picture like the preview to this folder at every save; default MODEL/timelapse, where "
-        "-z stands alone or -x and -y are given",
-    )
-    train.add_argument(
-        "-x",
-        "--timelapse-input-A",
-        type=Path,
-        metavar="DIR",
-        help="faces of A for the timelapse; default the preview's",
-    )
-    train.add_argument(
-        "-y",
-        "--timelapse-input-B",
-        type=Path,
-        metavar="DIR",
-        help="faces of B for the timelapse; default the preview's",
-    )
-    train.add_argument("-n", "--no-logs", action="store_true", help="write no logs for TensorBoard and `swapfast log`")
-    train.add_argument(
-        "--resume", choices=("auto", "never", "must"), default="auto", help="go on with the model there; default auto"
-    )
-    train.add_argument(
-        "--override",
-        action="store_true",
-        help="accept another value of a setting that is fixed once a model exists, where that is possible",
-    )
-    train.add_argument(
-        "-l",
-        "--load-weights",
-        type=Path,
-        metavar="DIR",
-        help="begin a new model with the weights of this one, or of one of its snapshots, as far as they fit",
-    )
-    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    train.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the model and, with the torch backend, the augmentation by torch: a slower start, faster steps",
-    )
-    train.add_argument(
-        "--backend",
-        choices=("auto", "opencv", "torch"),
-        type=_renamed("--backend", {"device": "torch"}),
-        default="auto",
-        help="where faces are augmented",
-    )
-    train.add_argument(
-        "-r",
-        "--lr-finder",
-        action="store_true",
-        help="look for a learning rate first, once per model, and train at it instead of --learning-rate; what was "
-        "found is kept in MODEL/lr_finder.json, the curve in lr_finder.png (--lr-finder-mode)",
-    )
-    train.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
-    train.add_argument(
-        "--cache",
-        choices=("auto", "gpu", "host", "off"),
-        type=_renamed("--cache", {"device": "gpu"}),
-        default="auto",
-        help="where decoded faces are kept: in GPU memory, in a mapped file that the next run reuses, or nowhere; "
-        "default auto: the first of these that has room",
-    )
-    train.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="folder of that file, shared by models; default MODEL/cache"
+        metavar="FILE",
+        help="settings from a TOML file, which may hold a whole run (--print-config); its relative paths are relative "
+        "to the working directory, as those of flags are",
     )
     train.add_argument(
         "-u", "--summary", action="store_true", help="print the network's layers, shapes and parameters, and stop"
     )
     train.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
-    _add_settings(train)
+    _add_set(train)
+    _add_settings(train, ("run.",), "the run (asked anew at every start)")
+    parts = tuple(name for name in settings(TrainConfig()) if not name.startswith("run."))
+    _add_settings(train, parts, "settings (a resumed model keeps its own unless they are given)")
 
-    ready = command("prepare", _prepare, "make a portable set of a folder's faces at training size")
+    ready = command("prepare", _prepare, "make a portable set of a folder's faces at training size", _PREPARE_SETTINGS)
     ready.add_argument("folder", type=Path, metavar="FOLDER")
     ready.add_argument("out", type=Path, metavar="OUT", help="a new folder, to be given to train -A or -B")
     ready.add_argument(
@@ -286,10 +180,12 @@ def _make_parser() -> _Parser:
         help="jpeg: 4:4:4, quality 98, which a GPU decodes itself; raw: lossless, several times as large; default jpeg",
     )
     ready.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
-    ready.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
-    _add_settings(ready, ("crop.", "mask."), "settings (as for train)")
+    _add_set(ready)
+    _add_settings(ready, _PREPARE_SETTINGS, "settings (as for train)")
 
-    sheet = command("augment", _augment, "draw a contact sheet of what training will see of a folder")
+    sheet = command(
+        "augment", _augment, "draw a contact sheet of what training will see of a folder", _AUGMENT_SETTINGS
+    )
     sheet.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of faces, or a prepared set")
     sheet.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the picture: .png or .jpg")
     sheet.add_argument("-B", "--input-B", type=Path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
@@ -298,8 +194,8 @@ def _make_parser() -> _Parser:
     sheet.add_argument(
         "--percentile", type=float, metavar="P", help="pin every draw there, such as 1, 50 or 99, to see the extremes"
     )
-    sheet.add_argument("--skip-bad", action="store_true", help="leave bad files out instead of stopping")
-    _add_settings(sheet, ("crop.", "mask.", "augmentation.", "seed"), "settings (as for train)")
+    _add_set(sheet)
+    _add_settings(sheet, _AUGMENT_SETTINGS, "settings (as for train)")
 
     cache = command("cache", _cache, "list what a model's cache folder holds, or clear it")
     cache.add_argument("folder", type=Path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
@@ -360,134 +256,29 @@ def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_FAILED if report["bad"] else EXIT_DONE
 
 
-def _timelapse(arguments: argparse.Namespace) -> dict[str, object]:
-    """What a TrainRequest says of it."""
-    side_a, side_b, out = arguments.timelapse_input_A, arguments.timelapse_input_B, arguments.timelapse_output
-    if (side_a is None) != (side_b is None):
-        flags = ("--timelapse-input-A", "--timelapse-input-B")
-        given, missing = flags if side_b is None else flags[::-1]
-        raise SwapfastError(f"{given} {side_a or side_b}: give {missing} too, or neither for the faces of the preview")
-    if side_a is None and out is None:
-        return {}
-    folder = out if isinstance(out, Path) else arguments.model_dir / "timelapse"
-    return {"timelapse": folder, "timelapse_inputs": () if side_a is None else (side_a, side_b)}
-
-
-def _changes(arguments: argparse.Namespace) -> dict[str, object]:
-    """The settings given as flags or with --set, by dotted name."""
-    given = {n: v for n, v in vars(arguments).items() if v is not None and n in settings(TrainConfig())}
-    for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SwapfastError(f"--set {text}: give it as NAME=VALUE")
-        try:
-            given[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            given[name.strip()] = value
-    functions = given.get("loss.functions")
-    if isinstance(functions, list):
-        given.setdefault("loss.weights", [100.0] * len(functions))
-    return given
-
-
-def _train_together(arguments: argparse.Namespace, stop: StopRequest) -> int:
-    """``_train`` as one of the processes that torchrun started, or as the only one."""
-    from swapfast.processes import join_processes
-
-    watching = stop.watching(arguments.stop_file, arguments.max_time)
-    with join_processes(arguments.device) as processes, watching:
-        return _train(arguments, stop, processes)
-
-
-def _less_memory(arguments: argparse.Namespace, plan: Plan, on_gpu: bool) -> list[str]:
-    """Flags that need less memory than what is planned."""
-    ways = ["train with a smaller -b"]
-    if on_gpu:
-        ways += ["--precision bf16"] * (plan.precision == "fp32")
-        ways += ["--cache host"] * (arguments.cache in ("auto", "gpu"))
-    else:
-        ways += ["--cache host"] * (arguments.cache == "gpu")
-        ways += ["--cache off"] * (arguments.cache in ("auto", "host"))
-    model = plan.config.model
-    return ways + ["start a new model with --lowmem"] * (model.name == "original" and not model.lowmem)
-
-
-def _train(arguments: argparse.Namespace, stop: StopRequest, processes: Processes) -> int:
-    config = TrainConfig.from_toml(arguments.config) if arguments.config else TrainConfig()
-    changes = _changes(arguments)
-    if arguments.config:
-        changes = {name: value for name, (_, value) in settings(config).items()} | changes
-    wanted = updated(config, changes)
-    log = functools.partial(print, flush=True) if processes.is_first else lambda line: None
+def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
+    choice = arguments.choice
     if arguments.print_config:
-        log(wanted.to_toml().rstrip("\n"))
+        if _is_first():
+            print(choice.config.to_toml().rstrip("\n"))
         return EXIT_DONE
 
-    from pipelines.run.build import build_trainer, find_rate
-    from pipelines.run.plan import describe_model, plan_run
+    from pipelines.run.command import train
+    from pipelines.run.plan import describe_model
     from pipelines.run.request import TrainRequest
-    from swapfast.processes import exit_code_when_stopped
-    from swapfast.training.memory import memory_explained
 
-    request = TrainRequest(
-        input_a=arguments.input_A,
-        input_b=arguments.input_B,
-        model_dir=arguments.model_dir,
-        config=config,
-        changes=changes,
-        iterations=arguments.iterations,
-        save_interval=arguments.save_interval,
-        resume=arguments.resume,
-        device=arguments.device,
-        backend=arguments.backend,
-        skip_bad=arguments.skip_bad,
-        logs=not arguments.no_logs,
-        cache_mode=arguments.cache,
-        cache_dir=arguments.cache_dir,
-        lr_finder=arguments.lr_finder,
-        snapshot_interval=arguments.snapshot_interval,
-        override=arguments.override,
-        load_weights=arguments.load_weights,
-        after_save=arguments.after_save,
-        compile=arguments.compile,
-        **_timelapse(arguments),
-    )
+    request = TrainRequest(choice.config, choice.changes)
     if arguments.summary:
-        log(describe_model(request))
+        if _is_first():
+            print(describe_model(request))
         return EXIT_DONE
-    with Bars(processes.is_first) as bars:
-        plan = plan_run(request, bars, processes)
-        if plan.step >= request.iterations and not plan.only_graph:
-            processes.publish_files_ready()
-            log(f"{plan.step} iterations are trained already; give a larger -i to train on")
-            return EXIT_DONE
-    explained = memory_explained(functools.partial(_less_memory, arguments, plan))
-    with explained, plan.checkpoints.locked() if processes.is_first else contextlib.nullcontext():
-        with Bars(processes.is_first) as bars:
-            trainer = build_trainer(plan, stop, log, bars)
-            if plan.finds_rate:
-                find_rate(plan, trainer, log, bars("looking for a learning rate"))
-        if plan.only_graph:
-            return exit_code_when_stopped() if stop else EXIT_DONE
-        trainer.train()
-    if trainer.unwarped:
-        log(
-            f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (theirs, or those of the "
-            "face to warp to, lie on one line, in one place or far outside) and were fed unwarped"
-        )
-    if stop:
-        code = exit_code_when_stopped()
-        why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
-        log(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
-        return code
-    log(f"done: {trainer.step} iterations in {arguments.model_dir}; look at {arguments.model_dir / 'preview.png'}")
-    return EXIT_DONE
+    return train(request, stop)
 
 
 def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.prepare import prepare
 
-    config = updated(TrainConfig(), _changes(arguments))
+    config = arguments.choice.config
     with Bars() as bars:
         report = prepare(
             arguments.folder,
@@ -496,7 +287,7 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             arguments.size,
             config.crop,
             config.mask,
-            arguments.skip_bad,
+            config.run.skip_bad,
             progress=bars(f"preparing {arguments.folder}"),
             scanning=bars(f"reading {arguments.folder}"),
         )
@@ -509,7 +300,7 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.sheet import SheetRequest, make_sheet
 
-    config = updated(TrainConfig(), _changes(arguments))
+    config = arguments.choice.config
     request = SheetRequest(
         arguments.folder,
         arguments.out,
@@ -518,7 +309,7 @@ def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         arguments.size,
         arguments.faces,
         arguments.percentile,
-        arguments.skip_bad,
+        config.run.skip_bad,
     )
     with Bars() as bars:
         unwarped = make_sheet(request, bars, functools.partial(print, file=sys.stderr))
@@ -604,10 +395,21 @@ def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def _parse(parser: _Parser, given: list[str]) -> argparse.Namespace:
-    if given and not given[0].startswith("-") and given[0] not in parser.commands:
-        raise unknown_name("command", given[0], parser.commands)
-    return parser.parse_all(given)
+def _parse(parser: _Parser, words: list[str]) -> argparse.Namespace:
+    """Return what the command line asks for, with the settings in ``choice`` where the command takes some."""
+    if words and not words[0].startswith("-") and words[0] not in parser.commands:
+        raise unknown_name("command", words[0], parser.commands)
+    parsed = parser.parse_all(words)
+    if parsed.command is not None and parsed.settings:
+        known = settings(TrainConfig())
+        flags = {name: value for name, value in vars(parsed).items() if name in known and value is not None}
+        parsed.choice = choose(flags, parsed.set, getattr(parsed, "config", None), os.environ, parsed.settings)
+    return parsed
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the one of torchrun's that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -615,9 +417,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         parsed = _parse(parser, sys.argv[1:] if arguments is None else list(arguments))
     except SwapfastError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             raise
         return error.code  # torchrun gives all processes the same words: one complains
+    for note in parsed.choice.notes if "choice" in parsed and _is_first() else ():
+        print(f"swapfast: {note}", file=sys.stderr)
     if parsed.command is None:
         parser.print_help()
         return EXIT_REQUEST

@@ -34,7 +34,7 @@ from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
 from pipelines.sides import no_log
-from swapfast.config import TrainConfig
+from swapfast.config import ModelConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.models import MODELS
 from swapfast.stop import StopRequest
@@ -48,7 +48,7 @@ LOGGED_S = 10.0  # between loss lines that go to no terminal
 BLOCK_S = 1.0  # of steps with and without live augmentation: few seconds apart, for the machine's moods
 PAIRS, FEW_PAIRS = 61, 5
 WARM_UP = PREFETCH + 1  # steps
-SAVES = TrainRequest.save_interval  # and previews
+SAVES = RunConfig.save_interval  # and previews
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,19 @@ class Setup:
 
     def open(self, name: str, logs: bool = False, compiled: bool = False) -> Trainer:
         """A run of a new model, ready for its first step."""
-        request = TrainRequest(
-            input_a=self.folder / "faces" / "a",
-            input_b=self.folder / "faces" / "b",
-            model_dir=self.folder / name,
-            config=TrainConfig(),
-            changes={"model.name": self.model, "batch_size": self.batch, "precision": self.precision},
+        run = RunConfig(
+            input_a=str(self.folder / "faces" / "a"),
+            input_b=str(self.folder / "faces" / "b"),
+            model_dir=str(self.folder / name),
+            snapshot_interval=0,
             device=self.device,
-            cache_dir=self.folder / "cache",
+            cache_dir=str(self.folder / "cache"),
             logs=logs,
             compile=compiled,
         )
+        model = ModelConfig(name=self.model)
+        config = TrainConfig(run=run, model=model, batch_size=self.batch, precision=self.precision)
+        request = TrainRequest(config, {})
         trainer = build_trainer(plan_run(request), StopRequest(), no_log)
         trainer.run.progress = ProgressLine(io.StringIO())
         return trainer

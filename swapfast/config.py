@@ -2,132 +2,177 @@
 
 Names, ranges and defaults are those faceswap's users know; where ours differ the help says so. A config
 travels as an object from the command line downward. Kernels take plain values and never see one.
+What a setting is, is said in options.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from swapfast.errors import SwapfastError, unknown_name
+from swapfast.options import Config, option, settings
+from swapfast.stop import parse_duration
+
+CENTERINGS = ("face", "head", "legacy")
 
 
-def option(
-    default,
-    help: str,
-    low=None,
-    high=None,
-    choices=None,
-    fixed: bool = False,
-    flag: str = "",
-    bare: list | None = None,
-    shapes: bool = False,
-):
-    """A field with its explanation and limits.
-
-    fixed: cannot change once a model exists, unless it is overridden; shapes: nor then, for the weights have its shape.
-    flag: how the command line spells it, such as '-b/--batch-size'; a switch that is on by default is spelled as its
-    negation. bare: of a list, what the flag means without a value; 'none' as its only value empties the list then.
-    """
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "fixed": fixed, "flag": flag}
-    meta |= {"bare": bare, "shapes": shapes}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=meta)
-    return field(default=default, metadata=meta)
+def _duration(value: object) -> object:
+    """Return a duration as it is written ('3h30m', '5400'); whole seconds are taken as a number too."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and text:
+        parse_duration(text)
+    return text
 
 
 @dataclass(kw_only=True)
-class Config:
-    """Base of all parts: checks itself on construction and raises SwapfastError naming the setting."""
+class RunConfig(Config):
+    """What one start of ``train`` is asked for. A model does not keep it: the next start is asked anew.
+
+    Folders and files are as they were given, relative to the working directory; '' stands for none.
+    """
+
+    input_a: str = option("", "Folder of the faces of A, who gets replaced.", flag="-A/--input-A", metavar="DIR")
+    input_b: str = option("", "Folder of the faces of B.", flag="-B/--input-B", metavar="DIR")
+    model_dir: str = option("", "Folder of the model.", flag="-m/--model-dir", metavar="DIR")
+    iterations: int = option(1_000_000, "Train up to this many in all.", 1, flag="-i/--iterations")
+    save_interval: int = option(250, "Iterations between saves.", 1, flag="-s/--save-interval")
+    snapshot_interval: int = option(
+        25000,
+        "Iterations between snapshots, checkpoints that are never dropped; 0 for none.",
+        0,
+        flag="-I/--snapshot-interval",
+    )
+    after_save: str = option(
+        "",
+        "Run this shell command after every save, beside the training, with SWAPFAST_MODEL_DIR, SWAPFAST_CHECKPOINT "
+        "and SWAPFAST_STEP among its variables: to copy the model elsewhere.",
+        flag="--after-save",
+        metavar="CMD",
+    )
+    stop_file: str = option(
+        "", "Save and stop, with code 3, when this file appears.", flag="--stop-file", metavar="FILE"
+    )
+    max_time: str = option(
+        "",
+        "Save and stop, with code 3, after so long, the start included: seconds, or such as 3h30m.",
+        flag="--max-time",
+        metavar="TIME",
+        parse=_duration,
+    )
+    timelapse_output: str = option(
+        "",
+        "Timelapse: add a picture like the preview to this folder at every save; auto, where -z stands alone or -x and "
+        "-y are given: MODEL/timelapse.",
+        flag="-z/--timelapse-output",
+        metavar="DIR",
+        bare="auto",
+    )
+    timelapse_input_a: str = option(
+        "", "Faces of A for the timelapse; by default the preview's.", flag="-x/--timelapse-input-A", metavar="DIR"
+    )
+    timelapse_input_b: str = option(
+        "", "Faces of B for the timelapse; by default the preview's.", flag="-y/--timelapse-input-B", metavar="DIR"
+    )
+    logs: bool = option(True, "Write logs for TensorBoard and `swapfast log`.", flag="-n/--no-logs")
+    resume: str = option(
+        "auto",
+        "Go on with the model in the folder: auto, where there is one; never, refuse to; must, refuse to begin anew.",
+        choices=("auto", "never", "must"),
+        flag="--resume",
+    )
+    override: bool = option(
+        False,
+        "Accept another value of a setting that is fixed once a model exists, where that is possible.",
+        flag="--override",
+    )
+    load_weights: str = option(
+        "",
+        "Begin a new model with the weights of this one, or of one of its snapshots, as far as they fit.",
+        flag="-l/--load-weights",
+        metavar="DIR",
+    )
+    device: str = option(
+        "auto",
+        "Train on: auto (a GPU where torch sees one), cpu or cuda.",
+        choices=("auto", "cpu", "cuda"),
+        flag="--device",
+    )
+    compile: bool = option(
+        False,
+        "Compile the model and, with the torch backend, the augmentation by torch: a slower start, faster steps.",
+        flag="--compile",
+    )
+    backend: str = option(
+        "auto",
+        "What augments faces: opencv, on the CPU; torch, on the device; auto, the one that is faster there.",
+        choices=("auto", "opencv", "torch"),
+        flag="--backend",
+        former={"device": "torch"},
+    )
+    lr_finder: bool = option(
+        False,
+        "Look for a learning rate first, once per model, and train at it instead of --learning-rate; what was found is "
+        "kept in MODEL/lr_finder.json, the curve in lr_finder.png (--lr-finder-mode).",
+        flag="-r/--lr-finder",
+    )
+    skip_bad: bool = option(False, "Leave bad files out instead of stopping.", flag="--skip-bad")
+    cache: str = option(
+        "auto",
+        "Where decoded faces are kept: gpu, in its memory; host, in a mapped file that the next run reuses; off, "
+        "nowhere; auto, the first of these that has room.",
+        choices=("auto", "gpu", "host", "off"),
+        flag="--cache",
+        former={"device": "gpu"},
+    )
+    cache_dir: str = option(
+        "", "Folder of that file, shared by models; by default MODEL/cache.", flag="--cache-dir", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            if f.metadata:
-                setattr(self, f.name, _checked(f, hints[f.name], getattr(self, f.name)))
+        super().__post_init__()
+        if bool(self.timelapse_input_a) != bool(self.timelapse_input_b):
+            flags = ("--timelapse-input-A", "--timelapse-input-B")
+            present, missing = flags if self.timelapse_input_a else flags[::-1]
+            raise SwapfastError(
+                f"{present} {self.timelapse_input_a or self.timelapse_input_b}: give {missing} too, or neither for "
+                "the faces of the preview"
+            )
 
-    def to_dict(self) -> dict:
-        """Plain values, nested by part; ``from_dict`` reads them back."""
-        return dataclasses.asdict(self)
+    @property
+    def inputs(self) -> tuple[Path, Path]:
+        """The folders of the faces of A and B."""
+        return Path(self.input_a), Path(self.input_b)
 
-    @classmethod
-    def from_dict(cls, values: Mapping, where: str = "config"):
-        """Build from plain values. An unknown name is answered with the known ones."""
-        if not isinstance(values, Mapping):
-            raise SwapfastError(f"{where}: expected a table of settings, got {values!r}")
-        hints = typing.get_type_hints(cls)
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise unknown_name(f"setting in {where}", name, known)
-        parts = {
-            name: hints[name].from_dict(value, f"{where}.{name}")
-            if isinstance(hints[name], type) and issubclass(hints[name], Config)
-            else value
-            for name, value in values.items()
-        }
-        return cls(**parts)
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model."""
+        return Path(self.model_dir)
 
-    @classmethod
-    def from_toml(cls, path: Path):
-        """Read a TOML file (see ``to_toml``)."""
-        try:
-            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")), where=str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SwapfastError(f"--config {path}: cannot be read ({error})") from error
-        except tomllib.TOMLDecodeError as error:
-            raise SwapfastError(f"--config {path}: not valid TOML: {error}") from error
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of decoded faces, by default beside the model."""
+        return Path(self.cache_dir) if self.cache_dir else self.model_folder / "cache"
 
-    def to_toml(self) -> str:
-        """All settings with their explanations as comments: a file to edit and give to ``--config``."""
-        plain = [f for f in dataclasses.fields(self) if f.metadata]
-        parts = [f for f in dataclasses.fields(self) if not f.metadata]
-        lines = [line for f in plain for line in _toml_lines(f, getattr(self, f.name))]
-        for f in parts:
-            lines += [f"[{f.name}]", getattr(self, f.name).to_toml()]
-        return "\n".join(lines) + "\n"
+    @property
+    def timelapse_folder(self) -> Path | None:
+        """The folder of a picture for every save, or None where none is to be made."""
+        if self.timelapse_output not in ("", "auto"):
+            return Path(self.timelapse_output)
+        return self.model_folder / "timelapse" if self.timelapse_output or self.timelapse_inputs else None
 
+    @property
+    def timelapse_inputs(self) -> tuple[Path, ...]:
+        """The folders of the faces on those pictures; none for the faces of the preview."""
+        folders = (self.timelapse_input_a, self.timelapse_input_b)
+        return tuple(Path(folder) for folder in folders if folder)
 
-def _toml_lines(f: dataclasses.Field, value) -> list[str]:
-    meta = f.metadata
-    limits = f" ({meta['low']} to {meta['high']})" if meta["low"] is not None else ""
-    choices = f" One of: {', '.join(meta['choices'])}." if meta["choices"] else ""
-    return [f"# {meta['help']}{limits}{choices}", f"{f.name} = {json.dumps(value)}"]
-
-
-def _checked(f: dataclasses.Field, kind: type, value):
-    meta = f.metadata
-    name = meta["flag"] or f.name
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    plain = typing.get_origin(kind) or kind
-    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
-        raise SwapfastError(f"{name} {value!r}: expected {plain.__name__}")
-    if plain is list:
-        (element,) = typing.get_args(kind)
-        for item in value:
-            if isinstance(item, bool) or not isinstance(item, (int, float) if element is float else element):
-                raise SwapfastError(f"{name} {item!r}: expected {element.__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SwapfastError(f"{name} {value!r}: expected a finite number")
-    if meta["choices"]:
-        value = [] if meta["bare"] is not None and value == ["none"] else value
-        for item in value if plain is list else [value]:
-            if item not in meta["choices"]:
-                raise unknown_name(name, item, meta["choices"])
-    too_low = meta["low"] is not None and value < meta["low"]
-    if too_low or (meta["high"] is not None and value > meta["high"]):
-        raise SwapfastError(f"{name} {value!r}: must lie within {meta['low']} and {meta['high']}")
-    return value
-
-
-CENTERINGS = ("face", "head", "legacy")
+    @property
+    def time_limit_s(self) -> int | None:
+        """The time after which to stop, s, or None."""
+        return parse_duration(self.max_time) if self.max_time else None
 
 
 @dataclass(kw_only=True)
@@ -413,6 +458,7 @@ class TrainConfig(Config):
         choices=("stop", "skip", "rollback"),
         flag="--nan",
     )
+    run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -422,28 +468,22 @@ class TrainConfig(Config):
     lr_finder: LearningRateFinderConfig = field(default_factory=LearningRateFinderConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
-
-def settings(config: Config, prefix: str = "") -> dict[str, tuple[dataclasses.Field, object]]:
-    """Every setting of all parts by its dotted name -> (its field with the explanation, its value)."""
-    found: dict[str, tuple[dataclasses.Field, object]] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if f.metadata:
-            found[prefix + f.name] = (f, value)
-        else:
-            found |= settings(value, f"{prefix}{f.name}.")
-    return found
+    def checkpoint_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the settings of the model, without ``run``."""
+        values = self.to_dict()
+        del values["run"]
+        return values
 
 
 def updated(config: TrainConfig, changes: Mapping[str, object], where: str = "--set") -> TrainConfig:
-    """A copy with some settings changed, by their dotted names ('loss.eye_multiplier')."""
+    """Return a copy with some settings changed, by their dotted names ('loss.eye_multiplier')."""
     values = config.to_dict()
     known = settings(config)
     for name, value in changes.items():
         if name not in known:
             raise unknown_name(f"setting in {where}", name, known)
         *parts, last = name.split(".")
-        table = values
+        table: dict[str, Any] = values
         for part in parts:
             table = table[part]
         table[last] = value

@@ -23,9 +23,12 @@ class SwapfastError(Exception):
         self.code = code
 
 
-def unknown_name(what: str, name: object, known: Iterable[str]) -> SwapfastError:
-    """The error for a name that is not in a registry: it answers with the nearest and with all known ones."""
+def unknown_name(what: str, name: object, known: Iterable[str], listed: str = "") -> SwapfastError:
+    """Return the error for a name that is not among ``known``, with the nearest and with all of them.
+
+    listed: says what is known, where the names themselves would be too many.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return SwapfastError(f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}")
+    return SwapfastError(f"unknown {what} {name!r}.{hint} Known: {listed or ', '.join(names)}")

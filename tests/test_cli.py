@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 
 import cli
-from swapfast.config import TrainConfig, settings
+from swapfast.config import TrainConfig
+from swapfast.options import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
@@ -235,8 +236,8 @@ def test_former_names_are_taken_with_a_note(faces, tmp_path, run):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 1, "--backend", "device", "--cache", "device"))
     assert code == 0 and "torch augmentation" in out and "cache: gpu" in out, err
     assert err.splitlines() == [
-        "swapfast: --backend device is called --backend torch now",
-        "swapfast: --cache device is called --cache gpu now",
+        "swapfast: --backend device is called torch now",
+        "swapfast: --cache device is called gpu now",
     ]
 
 
@@ -309,7 +310,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "timelapse in a file": (train("-z", file), r"--timelapse-output .*file.txt: is a file; give a folder"),
         "timelapse below a file": (train("-z", file / "x"), r"--timelapse-output .*file.txt is a file; give a folder"),
         "timelapse behind a dead link": (train("-z", dead), r"--timelapse-output .*dead: is a link to nothing"),
-        "iterations 0": (train("-i", "0"), r"-i/--iterations: '0': must be a whole number of at least 1"),
+        "iterations 0": (train("-i", "0"), r"-i/--iterations 0: must be at least 1"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
         "unknown loss": (
             train("--loss", "sssim", "--loss-weights", "100"),
@@ -343,13 +344,17 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "mask colour": (train("--mask-color", "red"), r"mask colour 'red'.*#rrggbb"),
         "no flag": (["--verzion"], r"unknown flag '--verzion'. Did you mean '--version'"),
         "list in a list": (train("--set", "loss.functions=[[1],[2]]"), r"--loss \[1\]: expected str"),
-        "no argument": (["train", "-A", faces / "a"], r"required: -B/--input-B, -m/--model-dir"),
+        "no argument": (
+            ["train", "-A", faces / "a"],
+            r"required: -B/--input-B, -m/--model-dir; .*flag.*SWAPFAST_INPUT_B, SWAPFAST_MODEL_DIR.*\[run\].*"
+            r"--config \(input_b, model_dir\)",
+        ),
         "cache among the faces": (
             train("--cache-dir", faces / "b" / "cache"),
             r"--cache-dir .*lies in the faces' folder",
         ),
         "cache folder is a file": (train("--cache-dir", file), r"--cache-dir .*file.txt: is a file; give a folder"),
-        "cache": (train("--cache", "disk"), r"--cache: invalid choice: 'disk'.*auto.*gpu.*host.*off"),
+        "cache": (train("--cache", "disk"), r"unknown --cache 'disk'.*auto, gpu, host, off"),
         "validation": (train("--validation", "0.9"), r"--validation 0.9: must lie within 0.0 and 0.5"),
         "list no cache": (["cache", tmp_path / "nowhere"], r"nowhere: no such folder"),
         "prepare over": (["prepare", faces / "a", empty], r"empty: .*exists"),
@@ -750,15 +755,59 @@ def test_settings_travel_as_toml(tmp_path, run):
     assert (config.batch_size, config.augmentation.flip, config.loss.eye_multiplier) == (7, False, 1.5)
 
 
+def test_a_file_holds_a_whole_run(faces, tmp_path, run, device, monkeypatch):
+    """What --print-config prints trains as the flags do; paths in it are relative to the working directory."""
+    monkeypatch.chdir(faces)
+    flags = ["-A", "a", "-B", "b", *TINY, "-i", 2, "-s", 1, "--cache", "off", "-z", "-n", "--skip-bad"]
+    code, text, err = run("train", *flags, "-m", tmp_path / "file", "--print-config")
+    assert code == 0 and 'input_a = "a"' in text, err
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    assert cli.main(["train", "-C", str(file)]) == 0
+    assert run("train", *flags, "-m", tmp_path / "flags")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "file" / "timelapse").iterdir()) == ["00000001.jpg", "00000002.jpg"]
+    assert not (tmp_path / "file" / "logs").exists()
+    _same(*(tmp_path / name / "checkpoint-00000002" / "model.safetensors" for name in ("file", "flags")), device)
+    assert "run" not in json.loads((tmp_path / "file" / "checkpoint-00000002" / "state.json").read_text())["config"]
+    code, again, _ = run("train", "-C", file, "--print-config")
+    assert (code, again) == (0, text)
+
+
+def test_variables_are_settings(faces, tmp_path, run, monkeypatch):
+    """Of train, which goes on with what a model keeps where neither they nor the file say otherwise; and of prepare."""
+    for name, value in {"INPUT_A": faces / "a", "INPUT_B": faces / "b", "MODEL_DIR": tmp_path / "m"}.items():
+        monkeypatch.setenv(f"SWAPFAST_{name}", str(value))
+    monkeypatch.setenv("SWAPFAST_COVERAGE", "80")
+    code, out, err = run("train", *TINY, "-i", 1)
+    assert code == 0 and "done: 1 iterations" in out, err
+    assert run("prepare", faces / "a", tmp_path / "set", "--size", 64)[0] == 0
+    monkeypatch.delenv("SWAPFAST_COVERAGE")
+    code, _, err = run("train", "-A", tmp_path / "set", "-m", tmp_path / "other")
+    assert code == 2 and "was prepared with --coverage 80.0 there and 100.0 asked for" in err
+    (tmp_path / "run.toml").write_text("[optimizer]\nlearning_rate = 1e-4\n")
+    monkeypatch.setenv("SWAPFAST_ITERATIONS", "2")
+    code, out, err = run("train", "-C", tmp_path / "run.toml")
+    assert code == 0 and "going on from iteration 1" in out and "done: 2 iterations" in out, err
+    config = json.loads((tmp_path / "m" / "checkpoint-00000002" / "state.json").read_text())["config"]
+    assert (config["crop"]["coverage"], config["batch_size"], config["optimizer"]["learning_rate"]) == (80, 4, 1e-4)
+    monkeypatch.setenv("SWAPFAST_BATCHSIZE", "2")
+    for command in (["train"], ["prepare", faces / "a", tmp_path / "p"], ["augment", faces / "a", "-o", "s.png"]):
+        code, _, err = run(*command)
+        assert code == 2 and "unknown variable 'SWAPFAST_BATCHSIZE'. Did you mean 'SWAPFAST_BATCH_SIZE'?" in err
+    assert run("inspect", faces / "a")[0] == 0, "which reads none"
+
+
 def test_every_flag_of_a_setting_reaches_it(run):
-    for name, (field, default) in settings(TrainConfig()).items():
-        flag = field.metadata["flag"].split("/")[-1]
-        if not flag or field.metadata["choices"] or isinstance(default, (str, list)):
+    for name, (option, _, _, default) in settings(TrainConfig()).items():
+        flag = option.flag.split("/")[-1]
+        if not flag or option.choices or isinstance(default, (str, list)):
             continue
-        value = [] if isinstance(default, bool) else [str(type(default)(field.metadata["low"]))]
+        value = [] if isinstance(default, bool) else [str(type(default)(option.low))]
         code, text, err = run("train", "-A", "a", "-B", "b", "-m", "m", flag, *value, "--print-config")
         wanted = json.dumps(not default) if isinstance(default, bool) else value[0]
-        line = re.search(rf"^{name.split('.')[-1]} = (.*)$", text, re.MULTILINE)
+        part, _, last = name.rpartition(".")
+        table = text.partition(f"[{part}]")[2] if part else text
+        line = re.search(rf"^{last} = (.*)$", table, re.MULTILINE)
         assert code == 0 and float(line[1]) == float(value[0]) if value else line[1] == wanted, (flag, err)
 
 

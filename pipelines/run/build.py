@@ -87,30 +87,29 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
 
     Of several processes all must call it; rank 0 alone is given what writes.
     """
-    request, config, folder, processes = plan.request, plan.config, plan.checkpoints, plan.processes
+    config, folder, processes = plan.config, plan.checkpoints, plan.processes
+    cache = config.run.cache_folder
     if processes.is_first and folder.steps() != plan.steps:
         raise SwapfastError(f"--model-dir {folder.folder}: another run has just saved there; start again")
     device = plan.device
-    backend = pick_backend(request.backend, device)
+    backend = pick_backend(config.run.backend, device)
     if processes.is_first:
         folder.set_aside_newer_than(plan.step)
     faces = plan.spec.bytes_per_face
     needed = faces * sum(map(len, plan.sources))
-    there = faces * sum(len(one) for one in plan.sources if store_path(request.cache, plan.spec, one).is_file())
+    there = faces * sum(len(one) for one in plan.sources if store_path(cache, plan.spec, one).is_file())
     copies = processes.local_world
-    where, why = choose_cache(request.cache_mode, needed, request.cache, device, backend, there, copies)
+    where, why = choose_cache(config.run.cache, needed, cache, device, backend, there, copies)
     log(why)
     sides = [
-        make_train_set(
-            label, source, plan.spec, where, request.cache, request.skip_bad, config.validation, progress, log
-        )
+        make_train_set(label, source, plan.spec, where, cache, config.run.skip_bad, config.validation, progress, log)
         for label, source in zip("AB", plan.sources)
     ]
     for source in plan.sources:
-        kept = index_path(request.cache, source.folder.path)
+        kept = index_path(cache, source.folder.path)
         if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
             try_save_index(kept, source.folder.records)
-    matcher = make_matcher(sides, config, request.cache, progress)
+    matcher = make_matcher(sides, config, cache, progress)
     processes.publish_files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
@@ -133,21 +132,21 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             load_kernels(name)
     loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, log)
-    if request.compile:
+    if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
         if backend == "torch":
             loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
     writes = processes.is_first
-    logs = make_logs(plan, log) if writes and request.logs else Logs()
+    logs = make_logs(plan, log) if writes and config.run.logs else Logs()
     loss_line = ProgressLine() if writes else NoProgress()
-    after = (request.after_save, folder.folder, loss_line.log) if writes and request.after_save else None
+    after = (config.run.after_save, folder.folder, loss_line.log) if writes and config.run.after_save else None
     run = Run(
         progress=loss_line,
         checkpoints=folder,
-        iterations=request.iterations,
-        save_interval=request.save_interval,
-        snapshot_interval=request.snapshot_interval,
+        iterations=config.run.iterations,
+        save_interval=config.run.save_interval,
+        snapshot_interval=config.run.snapshot_interval,
         state=state,
         metrics=kept_metrics(plan.checkpoint, config),
         after_save=AfterSave(*after) if after else None,
@@ -157,7 +156,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         tensorboard=logs.tensorboard,
         step_log=logs.steps,
         validation=held_out_faces(plan, sides, device, backend, threads, log) if writes and config.validation else None,
-        validation_interval=(config.validation_interval or request.save_interval) if config.validation else 0,
+        validation_interval=(config.validation_interval or config.run.save_interval) if config.validation else 0,
         stop=stop,
         saved_step=None if plan.checkpoint is None else plan.step,
         nan=config.nan,
@@ -180,7 +179,7 @@ def make_loader(
     model, device, config = plan.model, plan.device, plan.config.augmentation
     size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
     schedule = BatchSchedule.for_training(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
-    compiles, callers = plan.request.compile, schedule.workers
+    compiles, callers = plan.config.run.compile, schedule.workers
     augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, compiles, callers)
     feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
     collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
@@ -202,11 +201,11 @@ def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter
 
 def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Log) -> Timelapse | None:
     """What adds a picture at every save, where that is asked for."""
-    folder = plan.request.timelapse
+    folder = plan.config.run.timelapse_folder
     if folder is None:
         return None
     sources = plan.timelapse_sources or [side.source for side in sides]
-    skips = plan.request.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
+    skips = plan.config.run.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
     # Samples of its own: whoever hides the mask in the preview does not mean the film.
     samples = copy.copy(plan.samples)
     return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
@@ -228,10 +227,10 @@ class Logs:
 
 def make_logs(plan: Plan, log: Log) -> Logs:
     """Open the logs in the model folder. Raises SwapfastError where they cannot be written."""
-    request, config = plan.request, plan.config
+    config = plan.config
     folder = plan.checkpoints.folder / "logs"
     about = {
-        "iterations": request.iterations,
+        "iterations": config.run.iterations,
         "batch_size": config.batch_size,
         "precision": plan.precision,
         "processes": plan.processes.world,
@@ -239,7 +238,7 @@ def make_logs(plan: Plan, log: Log) -> Logs:
     return Logs(
         TorchTensorBoard(folder, warn=log, step=plan.step),
         StepLog(folder, plan.step, about, warn=log),
-        request.save_interval,
+        config.run.save_interval,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipelines.store import StoreSpec
 from swapfast.checkpoints.folder import Checkpoint, model_folder
 from swapfast.checkpoints.trained import load_weights
 from swapfast.checkpoints.transfer import freeze, load_weights_from
-from swapfast.config import TrainConfig
+from swapfast.config import LossConfig, RunConfig, TrainConfig
 from swapfast.device import pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import needed_masks
@@ -30,13 +31,17 @@ from swapfast.processes import SINGLE_PROCESS, Processes
 
 
 def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
-    """Raises SwapfastError where a multiplier is asked for, among ``given``, whose mask there will not be."""
+    """Raise SwapfastError where a multiplier other than the default, among ``given``, would have no mask.
+
+    The default is in every file of --print-config.
+    """
     masks = needed_masks(config)
     for part in ("eye", "mouth"):
         name = f"{part}_multiplier"
-        if f"loss.{name}" in given and getattr(config.loss, name) > 1 and part not in masks:
+        multiplier = getattr(config.loss, name)
+        if f"loss.{name}" in given and multiplier not in (1, getattr(LossConfig, name)) and part not in masks:
             raise SwapfastError(
-                f"--{part}-multiplier {getattr(config.loss, name):g}: has no effect with --no-penalized-mask or "
+                f"--{part}-multiplier {multiplier:g}: has no effect with --no-penalized-mask or "
                 "--mask-type none; leave one of them out"
             )
 
@@ -67,23 +72,24 @@ def plan_run(
     filled the cache.
     """
     processes.wait_for_files()
-    inputs = (request.input_a, request.input_b)
-    checkpoints = model_folder(request.model_dir)
-    written = {"--model-dir": request.model_dir, "--cache-dir": request.cache, "--timelapse-output": request.timelapse}
+    run = request.config.run
+    inputs, cache, timelapse = run.inputs, run.cache_folder, run.timelapse_folder
+    checkpoints = model_folder(run.model_folder)
+    written = {"--model-dir": run.model_folder, "--cache-dir": cache, "--timelapse-output": timelapse}
     for flag, folder in written.items():
-        for path in (*inputs, *request.timelapse_inputs):
+        for path in (*inputs, *run.timelapse_inputs):
             if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
-    if request.cache.exists() and not request.cache.is_dir():
-        raise SwapfastError(f"--cache-dir {request.cache}: is a file; give a folder")
-    if request.timelapse is not None and processes.is_first:
-        check_folder(request.timelapse, "--timelapse-output")
-    pick_device(request.device)
+    if cache.exists() and not cache.is_dir():
+        raise SwapfastError(f"--cache-dir {cache}: is a file; give a folder")
+    if timelapse is not None and processes.is_first:
+        check_folder(timelapse, "--timelapse-output")
+    pick_device(run.device)
     steps = checkpoints.steps()
-    config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes)
+    config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes, run)
     if processes.is_first:
         state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
-        processes.publish("plan", {"config": config.to_dict(), "state": state})
+        processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_multipliers(config, request.changes)
     look = config.preview
     masks = needed_masks(config)
@@ -94,25 +100,24 @@ def plan_run(
         load_weights(model, checkpoint, checkpoints)
         lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
     transfer = None
-    if checkpoint is None and request.load_weights is not None and processes.is_first:
-        transfer = load_weights_from(model, request.load_weights)
+    if checkpoint is None and run.load_weights and processes.is_first:
+        transfer = load_weights_from(model, Path(run.load_weights))
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    sources = [scan_side(path, config.mask.mask_type, request.skip_bad, progress, request.cache) for path in inputs]
+    sources = [scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache) for path in inputs]
     for source in sources:
         lines += check_prepared(source, spec)
         split_validation(source, config.validation)
     known, shown = dict(zip(inputs, sources)), []
-    for path in request.timelapse_inputs if processes.is_first else ():
+    for path in run.timelapse_inputs if processes.is_first else ():
         if path not in known:
-            known[path] = scan_side(path, config.mask.mask_type, request.skip_bad, progress, request.cache)
+            known[path] = scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache)
             lines += check_prepared(known[path], spec)
             if bad := known[path].folder.bad:
                 lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
         shown.append(known[path])
     return Plan(
-        request,
         checkpoints,
         steps,
         config,
@@ -130,15 +135,16 @@ def plan_run(
 
 
 def describe_model(request: TrainRequest) -> str:
-    """The network that ``request`` would train, as a table; no folder of faces is looked at."""
-    config, _, _ = resumed(request, model_folder(request.model_dir))
+    """Return the network that ``request`` would train, as a table; no folder of faces is looked at."""
+    run = request.config.run
+    config = resumed(request, model_folder(run.model_folder))[0] if run.model_dir else request.config
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     freeze(model, config.model.freeze)
     return summary(model)
 
 
-def followed(processes: Processes) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
-    """What ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
+def followed(processes: Processes, run: RunConfig) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
+    """Return what ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
     plan = processes.wait_for("plan")
-    config = TrainConfig.from_dict(plan["config"], "the plan of rank 0")
+    config = dataclasses.replace(TrainConfig.from_dict(plan["config"], "the plan of rank 0"), run=run)
     return config, plan["state"] and Checkpoint(plan["state"]["step"], {}, plan["state"]), []

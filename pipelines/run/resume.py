@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
 
+from pipelines.run.request import TrainRequest
 from pipelines.run.run_state import kept_state
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
-from swapfast.config import TrainConfig, settings, updated
+from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
-
-if TYPE_CHECKING:
-    from pipelines.run.request import TrainRequest
+from swapfast.options import settings
 
 _STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot use the averages of the one before
 
@@ -21,25 +20,26 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
     A resumed model keeps its settings but for those that are given now. Raises SwapfastError where a fixed one differs
     and is not overridden, and where ``resume`` forbids what is found.
     """
+    run = request.config.run
     found = folder.load()
     if found is None:
-        if request.resume == "must":
+        if run.resume == "must":
             raise SwapfastError(f"--resume must: {folder.folder} holds no model to go on with")
-        return updated(request.config, request.changes), None, []
-    if request.resume == "never":
+        return request.config, None, []
+    if run.resume == "never":
         raise SwapfastError(
             f"--resume never: {folder.folder} holds a model already; choose another --model-dir or --resume auto"
         )
     checkpoint, damaged = found
     where = str(folder.path(checkpoint.step) / "state.json")
     stored = TrainConfig.from_dict(checkpoint.state.get("config"), where)
-    wanted = updated(stored, request.changes)
+    wanted = dataclasses.replace(updated(stored, request.changes), run=run)
     lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
     lines += _take_over(request, folder, checkpoint, stored, wanted)
-    if request.load_weights is not None:
+    if run.load_weights:
         lines.append("--load-weights: not used, for the model has weights of its own already")
     rate = checkpoint.state.get("lr_finder")
-    if request.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
+    if run.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
         wanted = updated(wanted, {"optimizer.learning_rate": rate}, f"{where}: lr_finder")
         lines.append(f"learning rate {rate:.3g}, which was found before")
     return wanted, checkpoint, lines
@@ -51,17 +51,17 @@ def _take_over(
     """Refuse fixed settings that differ, or note in ``checkpoint`` that they are overridden; a line for each."""
     given = settings(wanted)
     names = {
-        name: f"{field.metadata['flag'] or name} is {value!r} there and {given[name][1]!r} now"
-        for name, (field, value) in settings(stored).items()
-        if field.metadata["fixed"] and given[name][1] != value
+        name: f"{setting.option.flag or name} is {setting.value!r} there and {given[name].value!r} now"
+        for name, setting in settings(stored).items()
+        if setting.option.fixed and given[name].value != setting.value
     }
-    shapes = [text for name, text in names.items() if given[name][0].metadata["shapes"]]
-    if shapes and request.override:
+    shapes = [text for name, text in names.items() if given[name].option.shapes]
+    if shapes and request.config.run.override:
         raise SwapfastError(
             f"--override: {'; '.join(shapes)}: that is the shape of the weights in {folder.folder} and cannot be "
             "overridden; start a new model in another --model-dir, with what fits of this one by --load-weights"
         )
-    if names and not request.override:
+    if names and not request.config.run.override:
         way = "" if shapes else ", or accept the change with --override"
         raise SwapfastError(
             f"--model-dir {folder.folder} holds another model: {'; '.join(names.values())}. Leave these as they are or "
@@ -69,7 +69,7 @@ def _take_over(
         )
     if not names:
         return []
-    changes = {name: [settings(stored)[name][1], given[name][1]] for name in names}
+    changes = {name: [settings(stored)[name].value, given[name].value] for name in names}
     before = kept_state(checkpoint).get("overrides", [])
     checkpoint.state["overrides"] = [*before, {"iteration": checkpoint.step, "changes": changes}]
     lines = [f"--override: {text}" for text in names.values()]

@@ -31,7 +31,7 @@ def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
     return {
         "model": config.model.name,
         "synthetic_media": "pictures made with this model are synthetic and should say so",
-        "config": config.to_dict(),
+        "config": config.checkpoint_dict(),  # a start's folders and intervals are not the model's
         "data": {
             name: {
                 "folder": str(s.source.folder.path),
@@ -58,7 +58,7 @@ def make_state(plan: Plan, sides: list[TrainSet]) -> dict:
         "batch_size": plan.config.batch_size,
         "device": str(plan.device),
         "precision": plan.precision,
-        "compiled": plan.request.compile,
+        "compiled": plan.config.run.compile,
         "processes": plan.processes.world,
     }
     state["runs"] = [*state.get("runs", []), this]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pipelines.run.request import TrainRequest
@@ -41,7 +39,7 @@ def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path
     folder = CheckpointFolder(tmp_path)
     folder.save(Checkpoint(3, {}, {"config": state}))
     for changes, limit in (({}, 2.0), ({"augmentation.color_clahe_clip_limit": 4.0}, 4.0)):
-        request = TrainRequest(Path("a"), Path("b"), tmp_path, TrainConfig(), changes)
+        request = TrainRequest(updated(TrainConfig(), changes), changes)
         config, checkpoint, lines = resumed(request, folder)
         assert (config.augmentation.color_clahe_max_size, config.augmentation.color_clahe_clip_limit) == (3, limit)
         assert checkpoint.step == 3 and lines == []

@@ -1,0 +1,79 @@
+"""``swapfast train``: one run, from what is asked for to the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+
+from pipelines.run.build import build_trainer, find_rate
+from pipelines.run.plan import plan_run
+from pipelines.run.request import Plan, TrainRequest
+from pipelines.sides import Log
+from swapfast.bars import Bars
+from swapfast.errors import EXIT_DONE
+from swapfast.processes import Processes, exit_code_when_stopped, join_processes
+from swapfast.sources import require
+from swapfast.stop import StopRequest
+from swapfast.training.memory import memory_explained
+from swapfast.training.trainer import Trainer
+
+
+def train(request: TrainRequest, stop: StopRequest) -> int:
+    """Train as one of the processes that torchrun started, or as the only one; return the exit code."""
+    run = request.config.run
+    watching = stop.watching(Path(run.stop_file) if run.stop_file else None, run.time_limit_s)
+    with join_processes(run.device) as processes, watching:
+        return _train(request, stop, processes)
+
+
+def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> int:
+    log = functools.partial(print, flush=True) if processes.is_first else lambda line: None
+    run = request.config.run
+    require(request.config, "run.input_a", "run.input_b", "run.model_dir")
+    with Bars(processes.is_first) as bars:
+        plan = plan_run(request, bars, processes)
+        if plan.step >= run.iterations and not plan.only_graph:
+            processes.publish_files_ready()
+            log(f"{plan.step} iterations are trained already; give a larger -i to train on")
+            return EXIT_DONE
+    explained = memory_explained(functools.partial(_less_memory, plan))
+    with explained, plan.checkpoints.locked() if processes.is_first else contextlib.nullcontext():
+        with Bars(processes.is_first) as bars:
+            trainer = build_trainer(plan, stop, log, bars)
+            if plan.finds_rate:
+                find_rate(plan, trainer, log, bars("looking for a learning rate"))
+        if plan.only_graph:
+            return exit_code_when_stopped() if stop else EXIT_DONE
+        trainer.train()
+    return _report_end(trainer, run.model_folder, stop, log)
+
+
+def _report_end(trainer: Trainer, model_folder: Path, stop: StopRequest, log: Log) -> int:
+    """Say how the training ended; return the exit code."""
+    if trainer.unwarped:
+        log(
+            f"{trainer.unwarped} of {trainer.faces} faces could not be warped to landmarks (theirs, or those of the "
+            "face to warp to, lie on one line, in one place or far outside) and were fed unwarped"
+        )
+    if stop:
+        code = exit_code_when_stopped()
+        why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
+        log(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
+        return code
+    log(f"done: {trainer.step} iterations in {model_folder}; look at {model_folder / 'preview.png'}")
+    return EXIT_DONE
+
+
+def _less_memory(plan: Plan, on_gpu: bool) -> list[str]:
+    """Return the flags that need less memory than what is planned."""
+    ways = ["train with a smaller -b"]
+    cache = plan.config.run.cache
+    if on_gpu:
+        ways += ["--precision bf16"] * (plan.precision == "fp32")
+        ways += ["--cache host"] * (cache in ("auto", "gpu"))
+    else:
+        ways += ["--cache host"] * (cache == "gpu")
+        ways += ["--cache off"] * (cache in ("auto", "host"))
+    model = plan.config.model
+    return ways + ["start a new model with --lowmem"] * (model.name == "original" and not model.lowmem)

@@ -1,0 +1,203 @@
+"""What a setting is: a typed field with its explanation, range and flag, checked at the door, readable as TOML.
+
+One ``option(...)`` defines all of a setting: the flag and its help, the range or the choices, the key in a TOML file
+and the variable ``SWAPFAST_...`` (sources.py). The parts that hold the settings are in config.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from swapfast.errors import SwapfastError, unknown_name
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of a setting beside its type and default.
+
+    fixed: it cannot change once a model exists, unless it is overridden. shapes: nor then, for the weights have its
+    shape. flag: how the command line spells it, such as '-b/--batch-size'; a switch that is on by default is spelled as
+    its negation. metavar: what stands for the value in the help. bare: what the flag means without a value; 'none' as
+    the only value of such a list empties it. former: values that were called otherwise -> what they are called now.
+    parse: from what a person gives to the value, or ValueError.
+    """
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    fixed: bool = False
+    flag: str = ""
+    metavar: str = ""
+    bare: list[str] | str | None = None
+    shapes: bool = False
+    former: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parse: Callable[[object], object] | None = None
+
+    @property
+    def limits(self) -> str:
+        """Return the range in words: 'must lie within 1 and 5'; empty where there is none."""
+        if self.low is None:
+            return ""
+        return f"must be at least {self.low}" if self.high is None else f"must lie within {self.low} and {self.high}"
+
+
+def option(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, flag: str = "", **more: Any
+) -> Any:
+    """Return a dataclass field with its default, explanation and limits. more: see ``Option``."""
+    metadata = {"option": Option(help, low, high, flag=flag, **more)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Setting(NamedTuple):
+    """A setting of a config. kind: bool, int, float, str or list. element: the type of a list's items, else None."""
+
+    option: Option
+    kind: type
+    element: type | None
+    value: Any
+
+    def check(self, value: object, name: str) -> object:
+        """Return ``value`` as the setting keeps it; raise SwapfastError naming ``name`` where it does not fit."""
+        option, kind = self.option, self.kind
+        if option.parse is not None:
+            try:
+                value = option.parse(value)
+            except ValueError as error:
+                raise SwapfastError(f"{name}: {error}") from None
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise SwapfastError(f"{name} {value!r}: expected {kind.__name__}")
+        if isinstance(value, list):
+            self._check_items(value, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SwapfastError(f"{name} {value!r}: expected a finite number")
+        if isinstance(value, str):
+            value = option.former.get(value, value)
+        if option.choices:
+            value = [] if option.bare is not None and value == ["none"] else value
+            for item in value if isinstance(value, list) else [value]:
+                if item not in option.choices:
+                    raise unknown_name(name, item, option.choices)
+        if isinstance(value, (int, float)):
+            low = -math.inf if option.low is None else option.low
+            high = math.inf if option.high is None else option.high
+            if not low <= value <= high:
+                raise SwapfastError(f"{name} {value!r}: {option.limits}")
+        return value
+
+    def _check_items(self, values: list, name: str) -> None:
+        element = self.element or str
+        for item in values:
+            if isinstance(item, bool) or not isinstance(item, (int, float) if element is float else element):
+                raise SwapfastError(f"{name} {item!r}: expected {element.__name__}")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Base of all parts: checks itself on construction and raises SwapfastError naming the setting."""
+
+    def __post_init__(self) -> None:
+        for name, setting in _own_settings(self).items():
+            setattr(self, name, setting.check(setting.value, setting.option.flag or name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, nested by part; ``from_dict`` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object, where: str = "config") -> Self:
+        """Build from plain values. An unknown name is answered with the known ones."""
+        if not isinstance(values, Mapping):
+            raise SwapfastError(f"{where}: expected a table of settings, got {values!r}")
+        hints = typing.get_type_hints(cls)
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown_name(f"setting in {where}", name, known)
+        parts = {
+            name: hints[name].from_dict(value, f"{where}.{name}")
+            if isinstance(hints[name], type) and issubclass(hints[name], Config)
+            else value
+            for name, value in values.items()
+        }
+        return cls(**parts)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a TOML file (see ``to_toml``)."""
+        return cls.from_dict(read_toml(path), where=str(path))
+
+    def to_toml(self) -> str:
+        """Return all settings with their explanations as comments: a file to edit and give to ``--config``."""
+        lines = [line for name, setting in _own_settings(self).items() for line in _toml_lines(name, setting)]
+        for name, part in _parts(self).items():
+            lines += [f"[{name}]", part.to_toml()]
+        return "\n".join(lines) + "\n"
+
+
+def _own_settings(config: Config) -> dict[str, Setting]:
+    """Return the settings of ``config`` itself, without those of its parts."""
+    hints = typing.get_type_hints(type(config))
+    return {
+        f.name: Setting(
+            f.metadata["option"],
+            typing.get_origin(hints[f.name]) or hints[f.name],
+            next(iter(typing.get_args(hints[f.name])), None),
+            getattr(config, f.name),
+        )
+        for f in dataclasses.fields(config)
+        if "option" in f.metadata
+    }
+
+
+def _parts(config: Config) -> dict[str, Config]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if "option" not in f.metadata}
+
+
+def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
+    """Return every setting of all parts by its dotted name, such as 'loss.eye_multiplier'."""
+    found = {prefix + name: setting for name, setting in _own_settings(config).items()}
+    for name, part in _parts(config).items():
+        found |= settings(part, f"{prefix}{name}.")
+    return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds; raise SwapfastError where it cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SwapfastError(f"--config {path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SwapfastError(f"--config {path}: not valid TOML: {error}") from error
+
+
+def _toml_lines(name: str, setting: Setting) -> list[str]:
+    option = setting.option
+    limits = f" ({option.low} to {option.high})" if option.high is not None else ""
+    limits = f" (at least {option.low})" if option.low is not None and option.high is None else limits
+    choices = f" One of: {', '.join(option.choices)}." if option.choices else ""
+    return [f"# {option.help}{limits}{choices}", f"{name} = {_toml_value(name, setting.value)}"]
+
+
+def _toml_value(name: str, value: object) -> str:
+    """JSON but for two characters: TOML has no surrogates, and no bare DEL."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SwapfastError(f"{name} {value!r}: is not valid UTF-8, which TOML needs; give it another name") from None
+    return text

@@ -1,0 +1,188 @@
+"""Where settings come from: flags, variables of the environment and a TOML file, in this order of rank.
+
+Below them rank the settings a model keeps (a resumed run) and the defaults. Each value is checked here, so that a wrong
+one is answered with the flag, variable or file that gave it.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swapfast.config import TrainConfig, updated
+from swapfast.errors import SwapfastError, unknown_name
+from swapfast.options import Setting, read_toml, settings
+
+PREFIX = "SWAPFAST_"
+# Those that the program sets for --after-save, and the folder that the tests compare with.
+NO_SETTINGS = ("SWAPFAST_CHECKPOINT", "SWAPFAST_STEP", "SWAPFAST_GOLDEN")
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a person chose.
+
+    changes: settings by dotted name. config: the same over the defaults. notes: lines to print.
+    """
+
+    changes: dict[str, object]
+    config: TrainConfig
+    notes: list[str]
+
+
+def choose(
+    flags: Mapping[str, object] | None = None,
+    texts: Sequence[str] = (),
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    prefixes: tuple[str, ...] = ("",),
+) -> Choice:
+    """Put the sources together; raise SwapfastError naming the one that gave a wrong value or an unknown name.
+
+    flags: settings by dotted name. texts: NAME=VALUE of --set. file: of --config. prefixes: which settings are read
+    from the environment; the variables of others are left alone.
+    """
+    known = settings(TrainConfig())
+    notes: list[str] = []
+    layers = [
+        _file_values(file, known, notes) if file else {},
+        _variable_values(environment or {}, known, prefixes, notes),
+        _flag_values(flags or {}, known, notes) | _text_values(texts, known, notes),
+    ]
+    changes: dict[str, object] = {}
+    for layer in layers:
+        if "loss.functions" in layer:
+            layer.setdefault("loss.weights", [])  # 100 for each: those of a lower rank are of other functions
+        changes |= layer
+    return Choice(changes, updated(TrainConfig(), changes), notes)
+
+
+def variable_names(names: Iterable[str]) -> dict[str, str]:
+    """Return variable -> setting: the full dotted name of each, and its last part where no other setting ends so.
+
+    The last part of a setting of the run is always its variable too: SWAPFAST_ITERATIONS is ``run.iterations``.
+    """
+    names = list(names)
+    count = Counter(name.rpartition(".")[2] for name in names)
+    short = {_variable(name.rpartition(".")[2]): name for name in names if count[name.rpartition(".")[2]] == 1}
+    of_run = {_variable(name.removeprefix("run.")): name for name in names if name.startswith("run.")}
+    return short | of_run | {_variable(name): name for name in names}
+
+
+def require(config: TrainConfig, *names: str) -> None:
+    """Raise SwapfastError where one of the settings of ``run`` is missing, with the three ways to give it."""
+    known = settings(config)
+    missing = [name for name in names if not known[name].value]
+    if missing:
+        flags = ", ".join(known[name].option.flag for name in missing)
+        variables = ", ".join(_variable(name.removeprefix("run.")) for name in missing)
+        keys = ", ".join(name.removeprefix("run.") for name in missing)
+        raise SwapfastError(
+            f"required: {flags}; give it as a flag, as a variable ({variables}) or under [run] in the file of "
+            f"-C/--config ({keys})"
+        )
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.replace(".", "_").upper()
+
+
+def _checked(setting: Setting, value: object, name: str, notes: list[str]) -> object:
+    checked = setting.check(value, name)
+    if isinstance(value, str) and value in setting.option.former:
+        notes.append(f"{name} {value} is called {checked} now")
+    return checked
+
+
+def _file_values(path: Path, known: Mapping[str, Setting], notes: list[str]) -> dict[str, object]:
+    values = _flat(read_toml(path), known, path)
+    return {name: _checked(known[name], value, f"{path}: {name}", notes) for name, value in values.items()}
+
+
+def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path, prefix: str = "") -> dict[str, object]:
+    """Return dotted name -> value of a nested table; raise SwapfastError for a name that is no setting."""
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        name = prefix + key
+        is_part = any(other.startswith(f"{name}.") for other in known)
+        if is_part and not isinstance(value, Mapping):
+            raise SwapfastError(f"{path}: {name} {value!r}: expected a table of settings")
+        if is_part and isinstance(value, Mapping):
+            flat |= _flat(value, known, path, f"{name}.")
+        elif name in known:
+            flat[name] = value
+        else:
+            raise unknown_name(f"setting in {path}", name, known)
+    return flat
+
+
+def _variable_values(
+    environment: Mapping[str, str], known: Mapping[str, Setting], prefixes: tuple[str, ...], notes: list[str]
+) -> dict[str, object]:
+    """Return the settings among the variables. An empty variable is one that is not set."""
+    names = variable_names(known)
+    values: dict[str, object] = {}
+    given: dict[str, str] = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in NO_SETTINGS or not text:
+            continue
+        if variable not in names:
+            raise unknown_name("variable", variable, names, "every setting of `swapfast train --print-config`")
+        name = names[variable]
+        if not name.startswith(prefixes):
+            continue
+        if name in given:
+            raise SwapfastError(f"{given[name]} and {variable}: both are {name}; give one of them")
+        given[name] = variable
+        values[name] = _checked(known[name], _parsed(known[name], variable, text), variable, notes)
+    return values
+
+
+def _parsed(setting: Setting, variable: str, text: str) -> object:
+    """Return the value that the text of a variable stands for."""
+    try:
+        if setting.kind is bool:
+            return _truth(text)
+        if setting.kind is list:
+            return [(setting.element or str)(item) for item in re.split(r"[\s,]+", text.strip()) if item]
+        return setting.kind(text)
+    except ValueError:
+        expected = {bool: "true or false", list: f"a list of {(setting.element or str).__name__}"}
+        raise SwapfastError(
+            f"{variable} {text!r}: expected {expected.get(setting.kind, setting.kind.__name__)}"
+        ) from None
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError(text)
+    return text.lower() in _TRUE
+
+
+def _flag_values(flags: Mapping[str, object], known: Mapping[str, Setting], notes: list[str]) -> dict[str, object]:
+    return {
+        name: _checked(known[name], value, known[name].option.flag or f"--set {name}", notes)
+        for name, value in flags.items()
+    }
+
+
+def _text_values(texts: Sequence[str], known: Mapping[str, Setting], notes: list[str]) -> dict[str, object]:
+    """Return the settings of NAME=VALUE; a value that is no TOML is a string."""
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise SwapfastError(f"--set {text}: give it as NAME=VALUE")
+        if name not in known:
+            raise unknown_name("setting in --set", name, known)
+        try:
+            plain = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            plain = value
+        values[name] = _checked(known[name], plain, known[name].option.flag or name, notes)
+    return values
