@@ -36,6 +36,16 @@ def psnr(a, b, peak: float = 255.0) -> float:
     return float("inf") if mean == 0 else float(10 * np.log10(peak**2 / mean))
 
 
+def coarse_grid_levels(images: np.ndarray) -> float:
+    """Return by how many levels OpenCV's move of six (N, H, W, C) channels may part from one that is exact.
+
+    It adds two coordinates in whole 1/1024 px and rounds to 1/32 px: off by up to 1/64 + 1/1024 px along x and along y,
+    where neighbours differ as much as any do here. Two levels are for rounding: either's move, either's shrinking.
+    """
+    steepest = sum(np.abs(np.diff(images.astype(int), axis=axis)).max() for axis in (1, 2))
+    return float(steepest * (1 / 64 + 1 / 1024) + 2)
+
+
 def bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Read (H, W, C) at positions x, y in px, the edge repeated."""
     image = image.astype(np.float64)

@@ -16,7 +16,7 @@ from swapfast.augment.device.augmenter import Amounts, packed_amounts
 from swapfast.augment.draws import Draws
 from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import MASK_NAMES
-from tests.augment.slow_references import bilinear, jittered, node_positions, psnr
+from tests.augment.slow_references import bilinear, coarse_grid_levels, jittered, node_positions, psnr
 
 COMPILED = load_kernels("color") is not None
 
@@ -214,6 +214,7 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
     bgr = peers_order(g[f"{name}_data"])[..., :3]
     moved = peers_move(peers_color(bgr, drawn, right=True), drawn, together=False)
     in_floats = peers_move(device_color(bgr, drawn), drawn, together=False)
+    coarse = coarse_grid_levels(bgr)
     for index, size in enumerate(sizes):
         expected = area(np.concatenate([moved] * 2, -1), size)[..., :3]
         ours = by_side(batch.targets[index])
@@ -229,7 +230,7 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
         theirs = peers_order(g[f"{name}_target{index}"])
         theirs = theirs[..., ::-1] if order == "rgb" else theirs
         if "nocolor" in name:
-            within(f"{backend} {name} target {size} against the peer's, levels", worst(ours, theirs), 5)
+            within(f"{backend} {name} target {size} against the peer's, levels", worst(ours, theirs), coarse)
         elif backend == "opencv":
             plain = drawn.clahe_grid == 0  # which makes something else of another level
             bias = (ours - theirs)[plain].mean()
@@ -238,14 +239,21 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
 
 @pytest.mark.golden
 def test_masks_are_the_peers(case, drawn, batch, backend, within):
-    """Six channels in one go take OpenCV's path of 1/32 px there: up to 5 levels (manifest). Moved exactly: 1 level."""
+    """Six channels in one go take OpenCV's path of 1/32 px there: 5.7 levels in the worst of ten draws.
+
+    Moved exactly they part by 1 level: both round after moving and after shrinking.
+    """
     name, g = case
-    moved = peers_move(peers_order(g[f"{name}_data"]), drawn, together=False)
+    data = peers_order(g[f"{name}_data"])
+    coarse = coarse_grid_levels(data[..., 3:])
+    moved = peers_move(data, drawn, together=False)
     for mask in MASK_NAMES:
         for index, ours in enumerate(getattr(batch.meta, f"mask_{mask}")):
             theirs = g[f"{name}_mask_{mask}{index}"]
             assert ours.shape == theirs.shape
-            within(f"{backend} {name} {mask} {index} against the peer's, levels", worst(255 * ours.cpu(), theirs), 5)
+            within(
+                f"{backend} {name} {mask} {index} against the peer's, levels", worst(255 * ours.cpu(), theirs), coarse
+            )
             exact = area(moved, theirs.shape[-1])[..., 3 + MASK_NAMES.index(mask)]
             within(f"{backend} {name} {mask} {index}, levels", worst(by_side(ours)[..., 0], exact), 1.001)
 

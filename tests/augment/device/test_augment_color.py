@@ -63,12 +63,18 @@ def amounts(lab: np.ndarray, size: int = 96) -> Draws:
     return dataclasses.replace(Draws.identity(len(lab), size), lab=lab.reshape(-1, 3).astype(np.float64))
 
 
-def corrected_color(bgr: np.ndarray, lab_amounts: np.ndarray, grids, clip_limit: float = 2.0) -> np.ndarray:
+def peers_color(bgr: np.ndarray, lab_amounts: np.ndarray, grids) -> np.ndarray:
+    """Return what the peer makes of (N, S, S, 3) bytes: jitter cut off, no CLAHE where the first face alone has it."""
+    alone = np.flatnonzero(grids).tolist() == [0]
+    return corrected_color(bgr, lab_amounts, np.zeros_like(grids) if alone else grids, whole=np.floor)
+
+
+def corrected_color(bgr: np.ndarray, lab_amounts: np.ndarray, grids, clip_limit: float = 2.0, whole=np.rint):
     """The peer's 8-bit way with its two defects put right: jitter rounded, CLAHE wherever it is drawn."""
     result = np.empty_like(bgr)
     for i, image in enumerate(bgr):
         lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
-        lab = np.rint(jittered(lab[None], lab_amounts[i : i + 1])[0]).astype(np.uint8)
+        lab = whole(jittered(lab[None], lab_amounts[i : i + 1])[0]).astype(np.uint8)
         if grids[i]:
             theirs = cv2.createCLAHE(clip_limit, (int(grids[i]), int(grids[i])))
             lab[..., 0] = theirs.apply(np.ascontiguousarray(lab[..., 0]))
@@ -93,6 +99,8 @@ def test_color_space_is_opencvs_up_to_its_8_bit_tables(golden, device, within):
     g = golden("aug_color_space")
     lab = levels(lab_of(g["bgr"][None, None], device))[0, 0]
     error = np.abs(lab - g["lab_from_bgr"])
+    # OpenCV's tables are what is off: of all colours by at most 2.6, of all that a screen shows the other way 2.04.
+    # On average by the 0.25 of rounding to whole levels and 0.02; no processor's rounding shows.
     within("device: BGR to LAB, worst", error.max(), 3.0)
     within("device: BGR to LAB, mean", error.mean(), 0.3)
 
@@ -103,8 +111,8 @@ def test_color_space_is_opencvs_up_to_its_8_bit_tables(golden, device, within):
     back = lab_of_bgr(bgr / 255)
     shown = np.abs(back - g["lab"]).max(1) < 1
     assert shown.sum() > 500
-    within("device: LAB to BGR, worst", error[shown].max(), 2.0)
-    within("device: LAB to BGR, mean", error[shown].mean(), 0.4)
+    within("device: LAB to BGR, worst", error[shown].max(), 2.5)
+    within("device: LAB to BGR, mean", error[shown].mean(), 0.3)
 
 
 @pytest.mark.golden
@@ -155,7 +163,8 @@ def test_jitter_is_the_peers_rounded_instead_of_cut_off(golden, device, within):
         cut = exact - g[f"lab_out{case}"]
         within(f"peer{case}: fraction it cut off", max(cut.max() - 1, -cut.min()), 1e-3)
         assert cut.mean() > 0.3, "the peer's bias that ours does not have"
-        within(f"opencv{case}: bias", abs((ours - exact).mean()), 0.02)
+        # What rounding leaves of a picture of few levels: 0.028 in the worst of ten draws. The peer's bias is over 0.3.
+        within(f"opencv{case}: bias", abs((ours - exact).mean()), 0.14)
 
 
 @pytest.mark.golden
@@ -206,25 +215,31 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
         rounded = recolored(host_color.recolor_in_8_bits, bgr, d)
         differing = (rounded != expected).any(-1).mean()
         within(f"8 bits at {size}: share of px that differ", differing, 1e-3)  # products on an exact half
-        theirs = g[f"out_{size}"].astype(np.float64)
-        at_least(f"8 bits at {size} against the peer's own, dB", psnr(rounded, theirs), 35)  # its bias
+        # The peer's own numbers differ from these by its two defects and by nothing else. How far that takes a picture
+        # depends on the draw: 22 to 47 dB in ten, since one level of L may be tens behind CLAHE. So its way, with both,
+        # must give its numbers; it jitters in float32, where a product that is all but whole loses a level: 6e-4 of
+        # the px in the worst of ten draws.
+        differing = (peers_color(bgr, rand, grids) != g[f"out_{size}"]).any(-1).mean()
+        within(f"the peer's way at {size}: share of px that differ", differing, 3e-3)
 
         ours, on_device = step.color_adjust(bgr), levels(adjusted(bgr, d, device)) * 255
         if load_kernels("color") is None:
             assert np.array_equal(ours, rounded)
         else:
             assert np.array_equal(ours, recolored(host_color.recolor_compiled, bgr, d))
+            # OpenCV's 8-bit LAB is what is coarse here, by 0.8 of a level on average: 48.8 to 51.7 dB in ten draws.
             at_least(f"compiled at {size} against the corrected, dB", psnr(ours, expected), 46)
-            at_least(f"compiled at {size} against the peer's own, dB", psnr(ours, theirs), 35)
-            within(f"compiled at {size} against the device, levels", np.abs(ours - on_device).max(), 0.6)
+            # Rounded to a level once, and its polynomials are off by up to 0.1 of one; the device's formulas by 0.002.
+            within(f"compiled at {size} against the device, levels", np.abs(ours - on_device).max(), 0.61)
         # CLAHE works on the same whole levels in both, and so parts them no further than LAB in floats does.
         plain = grids == 0
         if not plain.all():
             dB = psnr(on_device[~plain], expected[~plain])
             at_least(f"device at {size} against the corrected, with CLAHE, dB", dB, 46)
         at_least(f"device at {size} against the corrected, dB", psnr(on_device[plain], expected[plain]), 46)
-        bias = np.abs((on_device - expected)[plain].mean((0, 1, 2))).max()
-        within(f"device at {size}: bias of a channel, levels", bias, 0.5)
+        # No bias is left: each value is the formulas', rounded to float32: 2.1e-3 of a level in the worst of ten draws.
+        error = np.abs(on_device - 255 * exactly_adjusted(bgr, d))[plain].max()
+        within(f"device at {size} against float64, levels", error, 0.01)
 
 
 def recolored(way, faces: np.ndarray, d: Draws) -> np.ndarray:
@@ -238,6 +253,13 @@ def adjusted(images: np.ndarray, d: Draws, device) -> torch.Tensor:
     """The device's ``color_adjust`` of (N, H, W, 3) bytes -> (N, 3, H, W) floats."""
     amounts = Amounts.of(torch.from_numpy(packed_amounts(d)).to(device))
     return color.color_adjust(tensor(images, device), *amounts.colour, int(d.clahe_grid.max()))
+
+
+def exactly_adjusted(images: np.ndarray, d: Draws) -> np.ndarray:
+    """Return (N, H, W, 3) bytes jittered in LAB by the device's formulas in float64, in 0..1, without CLAHE."""
+    lab = torch.stack(color.bgr_to_lab(torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255), dim=-1)
+    moved = torch.from_numpy(jittered(lab.numpy(), d.lab)).permute(0, 3, 1, 2)
+    return levels(color.lab_to_bgr(moved))
 
 
 # ---- against formulas and as properties ----------------------------------------------------------------------
