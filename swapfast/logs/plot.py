@@ -1,40 +1,52 @@
-"""Lines and words on a picture with OpenCV, so that no plotting library is needed."""
+"""What both plots share: a figure of a fixed size with one pair of axes, and its PNG. Matplotlib without pyplot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import cv2
-import numpy as np
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-INK, GRID = (40, 40, 40), (225, 225, 225)  # BGR
-_SUBPIXEL = 4  # bits
-
-
-def text(image: np.ndarray, words: str, x: float, y: float, color=INK, right: bool = False) -> None:
-    """Write ``words`` with the middle, or with ``right`` the end, of their foot at (x, y), px."""
-    (width, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
-    at = (int(x) - (width if right else width // 2), int(y))
-    cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+WIDTH, HEIGHT = 960, 540  # px
+LEFT, RIGHT, TOP, BOTTOM = 90, 40, 60, 60  # px around the axes
+BLUE, ORANGE, RED, INK, GRID = "#1E6EBE", "#DC6428", "#C82828", "#282828", "#E1E1E1"
+_DPI = 100
 
 
-def fixed_point(points: Sequence[tuple[float, float]]) -> np.ndarray:
-    """(x, y) in px as OpenCV takes them with a shift of ``_SUBPIXEL``."""
-    return np.round(np.array(points) * (1 << _SUBPIXEL)).astype(np.int32)
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Draw within as Matplotlib does by default, whatever the user's own style: light, and without LaTeX."""
+    # Not the backend: to look at its default is to choose a window system.
+    names = set(matplotlib.rcParamsDefault) - {"backend"}
+    with matplotlib.rc_context({name: matplotlib.rcParamsDefault[name] for name in names}):
+        yield
 
 
-def line(image: np.ndarray, points: Sequence[tuple[float, float]], color, thickness: int = 1) -> None:
-    """Join (x, y) points, px."""
-    cv2.polylines(image, [fixed_point(points)], False, color, thickness, cv2.LINE_AA, _SUBPIXEL)
+def make_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """Return a figure of WIDTH x HEIGHT px and its axes, with a grid behind what is drawn."""
+    figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI)
+    size = (1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT)
+    axes = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size))
+    figure.text((LEFT + WIDTH - RIGHT) / 2 / WIDTH, 1 - 18 / HEIGHT, title, ha="center", va="center", size=12)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=INK)
+    return figure, axes
 
 
-def area(image: np.ndarray, points: Sequence[tuple[float, float]], color) -> None:
-    """Fill what (x, y) points enclose, px."""
-    cv2.fillPoly(image, [fixed_point(points)], color, cv2.LINE_AA, _SUBPIXEL)
+def add_legend(axes: Axes) -> None:
+    """Name what is drawn, in one row between the title and the axes."""
+    columns = max(1, len(axes.get_legend_handles_labels()[0]))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, borderaxespad=0.2)
 
 
-def dot(image: np.ndarray, x: float, y: float, color, radius: int = 3) -> None:
-    """A filled circle with a white rim, px."""
-    (at,) = fixed_point([(x, y)])
-    for reach, fill in ((radius + 1, (255, 255, 255)), (radius, color)):
-        cv2.circle(image, at.tolist(), reach << _SUBPIXEL, fill, -1, cv2.LINE_AA, _SUBPIXEL)
+def png_of(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import write_file
-from swapfast.logs.lr_plot import draw_curve
 
 if TYPE_CHECKING:
     from swapfast.training.trainer import Trainer
@@ -177,4 +176,6 @@ class LearningRateFinder:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self.folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
         if self.mode != "set" and curve.rates:
+            from swapfast.logs.lr_plot import draw_curve  # Matplotlib takes half a second to import
+
             write_file(self.folder / GRAPH, draw_curve(curve.rates, curve.losses, curve.smoothed, self.best_lr))

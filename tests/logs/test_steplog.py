@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time as clock
 from array import array
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from swapfast.errors import SwapfastError
-from swapfast.logs.loss_plot import HEIGHT, WIDTH, draw_losses
-from swapfast.logs.steplog import NAME, History, StepLog, read_steps
+from swapfast.logs.loss_plot import draw_losses
+from swapfast.logs.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from swapfast.logs.steplog import NAME, History, LoggedRun, StepLog, read_steps
 from swapfast.logs.summary import describe, load_history, summarise
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _tags(a, b, **more):
@@ -192,6 +199,60 @@ def test_the_plot_shows_both_sides_where_they_are(tmp_path):
         rows[side] = 60 + int(hit.argmax())
         assert hit.max() > 800, "the line goes all the way"
     assert 60 < rows["a"] < rows["b"] < HEIGHT - 60 and rows["b"] - rows["a"] > 300
+
+
+def test_the_plot_shows_a_validation_and_where_a_run_resumed(tmp_path):
+    """A dot at step 300 of 500 on the height of its loss, a gray dashed line at step 200."""
+    history = History()
+    history.steps.extend(range(1, 501))
+    history.columns["loss_a"] = array("d", np.geomspace(1, 0.01, 500))
+    history.columns["validation_loss_b"] = array("d", [math.nan] * 299 + [0.5] + [math.nan] * 200)
+    history.runs = [LoggedRun(0, 1.0, 2.0), LoggedRun(200, 2.0, 3.0)]
+    picture = cv2.imdecode(np.frombuffer(draw_losses(history, "m"), np.uint8), cv2.IMREAD_COLOR).astype(int)
+    inside = picture[TOP:-BOTTOM, LEFT:-RIGHT]
+    height, width = inside.shape[:2]
+    rows, columns = np.nonzero(np.abs(inside - (40, 100, 220)).sum(axis=2) < 40)
+    assert abs(columns.mean() - 299 / 499 * width) < 2, "the dot is at its step"
+    share = (2.1 - 2 * (1 - math.log10(0.5) / -2)) / 2.2  # of the two decades and a margin of a twentieth each
+    assert abs(rows.mean() - share * height) < 3, "and at its loss"
+    is_gray = (np.ptp(inside, axis=2) < 12) & (inside.max(axis=2) < 200)
+    line = is_gray[:, round(199 / 499 * width) - 1 : round(199 / 499 * width) + 2].any(axis=1)
+    assert height / 2 < line.sum() < 0.9 * height, "and dashed"
+
+
+def test_a_single_step_is_seen(tmp_path):
+    history = History()
+    history.steps.append(1)
+    history.columns["loss_a"] = array("d", [0.1])
+    picture = cv2.imdecode(np.frombuffer(draw_losses(history, "m"), np.uint8), cv2.IMREAD_COLOR).astype(int)
+    assert (np.abs(picture[TOP:-BOTTOM] - (190, 110, 30)).sum(axis=2) < 40).sum() > 20
+
+
+def test_a_users_style_does_not_change_the_plot(tmp_path):
+    """A dark one, for every picture that Matplotlib makes; and no window system is looked for."""
+    (tmp_path / "matplotlibrc").write_text("figure.facecolor: black\naxes.facecolor: black\ntext.usetex: True\n")
+    program = (
+        "import sys\n"
+        "from swapfast.logs.steplog import History\n"
+        "from swapfast.logs.loss_plot import draw_losses\n"
+        "from array import array\n"
+        "history = History()\n"
+        "history.steps.extend([1, 2])\n"
+        "history.columns['loss_a'] = array('d', [0.1, 0.2])\n"
+        f"open({str(tmp_path / 'plot.png')!r}, 'wb').write(draw_losses(history, 'm'))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert cv2.imread(str(tmp_path / "plot.png")).mean() > 240
+
+
+def test_training_does_not_import_what_only_a_plot_needs():
+    program = (
+        "import sys, pipelines.run.build, swapfast.optim.lr_finder\n"
+        "assert not any(name.split('.')[0] == 'matplotlib' for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 
 def test_a_million_steps_are_drawn_at_once():

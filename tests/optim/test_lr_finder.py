@@ -13,6 +13,7 @@ import torch
 
 from swapfast.config import LearningRateFinderConfig, OptimizerConfig
 from swapfast.errors import SwapfastError
+from swapfast.logs.plot import LEFT, RIGHT, WIDTH
 from swapfast.optim.lr_finder import LearningRateFinder, LossCurve, LRStrength, sweep
 from swapfast.training.progress import ProgressLine
 from tests.training.test_trainer import _batches, _trainer
@@ -106,7 +107,7 @@ def test_what_is_found_trains_well_and_is_drawn(tmp_path, device):
     line = np.flatnonzero(red[60:470].sum(0) > 300)
     assert len(line) and blue.any(0).sum() > 300, "the curve crosses the picture, and a line marks the rate"
     rates = kept["rates"]
-    place = 90 + (np.log(rate / rates[0]) / np.log(rates[-1] / rates[0])) * 840
+    place = LEFT + (np.log(rate / rates[0]) / np.log(rates[-1] / rates[0])) * (WIDTH - LEFT - RIGHT)
     assert abs(line.mean() - place) < 3
     first = sum(loss.total.item() for loss in trainer.train_one_batch())
     for _ in range(30):
