@@ -1,0 +1,39 @@
+"""The program's door: ``python -m swapfast``, ``torchrun -m swapfast`` and the command ``swapfast``.
+
+``cli`` and ``pipelines`` are common names. A user's own ``cli.py``, in the working folder or on PYTHONPATH, would be imported
+in their place, so both are loaded from beside this package, whatever else has their names.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_from(path: Path, name: str) -> ModuleType:
+    """Return the module or package at ``path``, imported as ``name``; itself where it is imported already."""
+    source = path / "__init__.py" if path.is_dir() else path
+    imported = sys.modules.get(name)
+    if imported is not None and imported.__file__ and Path(imported.__file__).resolve() == source:
+        return imported
+    spec = spec_from_file_location(name, source, submodule_search_locations=[str(path)] if path.is_dir() else None)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{source} cannot be imported", name=name)
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> int:
+    """Run the command line; return its exit code."""
+    load_from(ROOT / "pipelines", "pipelines")
+    return load_from(ROOT / "cli.py", "cli").main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

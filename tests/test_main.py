@@ -1,0 +1,52 @@
+"""The program's door opens its own command line, whatever else is called ``cli`` or ``pipelines``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swapfast import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = "import sys; from swapfast.__main__ import main; sys.exit(main())"  # what pip makes the command `swapfast` of
+
+
+@pytest.fixture
+def other_project(tmp_path) -> Path:
+    """A folder with a ``cli.py`` and a ``pipelines`` of somebody else."""
+    (tmp_path / "cli.py").write_text("raise SystemExit('somebody else')\n")
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").write_text("raise SystemExit('somebody else')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("start", [["-m", "swapfast"], ["-c", PROGRAM]])
+@pytest.mark.parametrize("words", [["--version"], ["doctor", "--json"]])
+def test_somebody_elses_cli_is_not_run(other_project, start, words):
+    paths = os.pathsep.join([str(other_project), str(ROOT)])
+    result = subprocess.run(
+        [sys.executable, *start, *words],
+        capture_output=True,
+        text=True,
+        cwd=other_project,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "somebody else" not in result.stdout + result.stderr
+    assert words != ["--version"] or result.stdout.strip() == __version__
+
+
+def test_exit_codes_pass_through(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "swapfast", "inspect", "nowhere"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and "nowhere" in result.stderr
