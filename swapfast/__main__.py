@@ -1,7 +1,7 @@
 """The program's door: ``python -m swapfast``, ``torchrun -m swapfast`` and the command ``swapfast``.
 
-``cli`` and ``pipelines`` are common names. A user's own ``cli.py``, in the working folder or on PYTHONPATH, would be imported
-in their place, so both are loaded from beside this package, whatever else has their names.
+``cli`` and ``pipelines`` are common names. A user's own ``cli.py``, in the working folder or on PYTHONPATH, would be
+imported in their place, so both are loaded from beside this package, whatever else has their names.
 """
 
 from __future__ import annotations
