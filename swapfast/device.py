@@ -8,7 +8,7 @@ from swapfast.errors import SwapfastError
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu' or 'cuda' -> a device that is there; SwapfastError where it is not."""
+    """Return the device of a name ('auto', 'cpu', 'cuda'); raise SwapfastError where this machine has none such."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -17,12 +17,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_backend(name: str, device: torch.device) -> str:
-    """'auto' -> 'opencv' on a CPU, where it is several times faster than torch, 'torch' on a GPU."""
+    """Return the backend of a name; 'auto' is 'opencv' on a CPU, where it is several times faster, else 'torch'."""
     return ("opencv" if device.type == "cpu" else "torch") if name == "auto" else name
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """'auto' -> 'bf16' on a GPU that computes in it (not one that only pretends to), 'fp32' elsewhere."""
+    """Return the precision of a name; 'auto' is 'bf16' on a GPU that computes in it, 'fp32' elsewhere.
+
+    A GPU that only emulates bf16 does not count.
+    """
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,8 @@ _CHUNK = 16
 _task: Callable | None = None  # what this worker process does; set before the fork, so that it is never pickled
 
 
-def _run_task(item):
+def _run_task(item: Any) -> Any:
+    assert _task is not None, "set before the fork"
     return _task(item)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ SIDES = ("a", "b")
 
 
 class Decoder(nn.Module):
-    """The face branch and, where a mask is learned, a second one from the same input."""
+    """A face branch and, where a mask is learned, a second one from the same input."""
 
     def __init__(self, face: nn.Module, mask: nn.Module | None = None) -> None:
         super().__init__()
@@ -21,7 +21,10 @@ class Decoder(nn.Module):
         self.mask = mask
 
     def forward(self, code: Tensor) -> list[Tensor]:
-        """(N, C, s, s) -> [face (N, 3, S, S)] and, learned, the mask (N, 1, S, S), in 0..1."""
+        """Return the face (N, 3, S, S) and, where it is learned, the mask (N, 1, S, S), both in 0..1.
+
+        code: (N, C, s, s).
+        """
         outputs = [self.face(code)]
         return outputs if self.mask is None else [*outputs, self.mask(code)]
 
@@ -39,7 +42,7 @@ class FaceAutoencoder(nn.Module):
         input_size: int,
         output_sizes: tuple[int, ...],
         encoder: nn.Module,
-        decoders: dict[str, nn.Module],
+        decoders: Mapping[str, Decoder],
         color_order: str = "bgr",
         standardise: bool = False,
     ) -> None:
@@ -50,30 +53,36 @@ class FaceAutoencoder(nn.Module):
         self.color_order = color_order
         self.standardise = standardise
         self.encoder = encoder
-        self.decoders = nn.ModuleDict(decoders)
+        self.decoders = nn.ModuleDict(dict(decoders))
 
     def initialise(self, seed: int) -> FaceAutoencoder:
-        """Draw all weights from ``seed``; returns the model."""
+        """Draw all weights from ``seed``; return the model."""
         initialise(self, torch.Generator().manual_seed(seed % 2**63))
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) in 0..1 -> the code that all decoders share."""
+        """Return the code that all decoders share.
+
+        images: (N, 3, S, S) in 0..1.
+        """
         if self.standardise:
             spread, mean = torch.std_mean(images.float(), dim=(1, 2, 3), keepdim=True, correction=0)
             images = ((images - mean) / (spread + 1e-3) * 0.25 + 0.5).to(images.dtype)
         return self.encoder(images)
 
     def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Per side (N, 3, S, S) in 0..1 -> per side its decoder's outputs, small to large, a mask last.
+        """Return each side's outputs of its own decoder, small to large, a mask last.
 
-        All sides go through the encoder as one batch.
+        images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
         """
         codes = self.encode(torch.cat(list(images))).split([len(side) for side in images])
         return [decoder(code) for decoder, code in zip(self.decoders.values(), codes, strict=True)]
 
     def swap(self, images: Tensor, to: str) -> list[Tensor]:
-        """(N, 3, S, S) of any side -> the outputs of side ``to``'s decoder ('a' or 'b')."""
+        """Return the outputs of the decoder of side ``to``, 'a' or 'b'.
+
+        images: (N, 3, S, S) of any side.
+        """
         return self.decoders[to](self.encode(images))
 
     @property

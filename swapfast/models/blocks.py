@@ -10,7 +10,7 @@ LEAK = 0.1
 
 
 class SameConv(nn.Conv2d):
-    """Convolution whose output is its input's size divided by the stride, as Keras' padding 'same'.
+    """A convolution whose output is its input's size divided by the stride, as Keras' padding 'same'.
 
     With stride 2 and an even input Keras pads one pixel less before than after, so torch's symmetric padding
     would shift the picture by a pixel against a model trained there.
@@ -22,22 +22,22 @@ class SameConv(nn.Conv2d):
         self.edges = (total // 2, total - total // 2) * 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        """Return (N, outputs, H / stride, W / stride) of ``x`` (N, inputs, H, W)."""
         return super().forward(F.pad(x, self.edges))
 
 
 def down(inputs: int, outputs: int, kernel: int = 5) -> nn.Sequential:
-    """Halves the size: strided convolution, leaky ReLU."""
+    """Return what halves the size: strided convolution, leaky ReLU."""
     return nn.Sequential(SameConv(inputs, outputs, kernel, stride=2), nn.LeakyReLU(LEAK))
 
 
 def up(inputs: int, outputs: int) -> nn.Sequential:
-    """Doubles the size: convolution to four times the channels, leaky ReLU, pixel shuffle."""
+    """Return what doubles the size: convolution to four times the channels, leaky ReLU, pixel shuffle."""
     return nn.Sequential(SameConv(inputs, 4 * outputs, 3), nn.LeakyReLU(LEAK), nn.PixelShuffle(2))
 
 
 class Unflatten(nn.Module):
-    """(N, channels * size * size) -> (N, channels, size, size)."""
+    """A layer from (N, channels * size * size) to (N, channels, size, size)."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Unflatten(nn.Module):
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """He-uniform convolutions, Glorot-uniform dense layers, zero biases, drawn from ``generator``."""
+    """Draw He-uniform convolutions and Glorot-uniform dense layers from ``generator``; set biases to zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)

@@ -8,29 +8,30 @@ pictures in (height, width, channel) order, and faceswap's pixel shuffle counts 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swapfast.models.autoencoder import FaceAutoencoder
+from swapfast.models.autoencoder import Decoder, FaceAutoencoder
 from swapfast.models.blocks import Unflatten
 
 KerasLayers = list[tuple[np.ndarray, np.ndarray]]  # (kernel, bias) of each layer, in order
 
 
 def _shuffled(channels: int) -> Tensor:
-    """Where Keras keeps each of torch's channels in front of a pixel shuffle by two."""
+    """Return where Keras keeps each of torch's channels in front of a pixel shuffle by two."""
     return torch.arange(channels).view(4, channels // 4).T.reshape(-1)
 
 
 def _height_width_channel(channels: int, size: int) -> Tensor:
-    """Where Keras keeps each of torch's (channel, height, width) values in a flattened picture."""
+    """Return where Keras keeps each of torch's (channel, height, width) values in a flattened picture."""
     return torch.arange(channels * size * size).view(size, size, channels).permute(2, 0, 1).reshape(-1)
 
 
-def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor | None, Tensor | None]]:
-    """(layer, order of its outputs, order of its inputs) of every layer with weights; None is Keras' order."""
+def _layers(module: nn.Module) -> Iterator[tuple[nn.Conv2d | nn.Linear, Tensor | None, Tensor | None]]:
+    """Yield every layer with weights, the order of its outputs and that of its inputs; None is Keras' order."""
     modules = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.PixelShuffle, Unflatten))]
     channels = None  # of the picture in front of a flatten
     for layer, after in zip(modules, [*modules[1:], None]):
@@ -46,16 +47,17 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor | None, Tenso
 
 
 def _parts(model: FaceAutoencoder) -> dict[str, nn.Module]:
-    faces = {f"decoder_{side}": decoder.face for side, decoder in model.decoders.items()}
+    faces = {f"decoder_{side}": cast(Decoder, decoder).face for side, decoder in model.decoders.items()}
     return {"encoder": model.encoder, **faces}
 
 
 def to_keras(model: FaceAutoencoder) -> dict[str, KerasLayers]:
-    """'encoder', 'decoder_a', 'decoder_b' -> (kernel, bias) per layer in Keras' layout, float32."""
+    """Return (kernel, bias) per layer, float32 in Keras' layout, of 'encoder', 'decoder_a' and 'decoder_b'."""
     result: dict[str, KerasLayers] = {}
     for name, part in _parts(model).items():
         result[name] = []
         for layer, outputs, inputs in _layers(part):
+            assert layer.bias is not None, "all our layers have one"
             weight, bias = layer.weight.detach().cpu(), layer.bias.detach().cpu()
             if outputs is not None:
                 inverse = outputs.argsort()
@@ -80,5 +82,6 @@ def from_keras(model: FaceAutoencoder, weights: dict[str, KerasLayers]) -> None:
                 weight = weight[:, inputs]
             if weight.shape != layer.weight.shape:
                 raise ValueError(f"{name}: a kernel of {tuple(kernel.shape)} does not fit {layer}")
+            assert layer.bias is not None, "all our layers have one"
             layer.weight.copy_(weight)
             layer.bias.copy_(offset)

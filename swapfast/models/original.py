@@ -29,6 +29,9 @@ def _branch(channels: int) -> nn.Sequential:
 
 
 def original(lowmem: bool = False, learn_mask: bool = False) -> FaceAutoencoder:
-    """64 px in and out, BGR, 82,062,470 parameters. ``lowmem``: an encoder layer less and half the bottleneck."""
+    """Return the network: 64 px in and out, BGR, 82,062,470 parameters.
+
+    lowmem: an encoder layer less and half the bottleneck.
+    """
     decoders = {side: Decoder(_branch(3), _branch(1) if learn_mask else None) for side in SIDES}
     return FaceAutoencoder("original", 64, (64,), _encoder(lowmem), decoders)

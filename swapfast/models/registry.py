@@ -1,4 +1,4 @@
-"""The models by name."""
+"""The models by name, and the options that each of them takes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.autoencoder import FaceAutoencoder
 from swapfast.models.original import original
 from swapfast.models.tiny import tiny
+from swapfast.options import settings
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """``build`` makes the network; ``options`` names the ModelConfig fields it takes beside ``learn_mask``."""
+    """A model: what builds the network, and which ModelConfig fields that takes beside ``learn_mask``."""
 
     build: Callable[..., FaceAutoencoder]
     description: str
     options: tuple[str, ...] = ()
 
+
+_OF_ALL = ("name", "freeze")  # fields that are no option of a single model
 
 MODELS = {
     "original": ModelEntry(original, "64 px, 82 M parameters, faceswap's default", ("lowmem",)),
@@ -28,11 +31,26 @@ MODELS = {
 
 
 def build_model(config: ModelConfig, learn_mask: bool, seed: int) -> FaceAutoencoder:
-    """The network that ``config`` names, its weights drawn from ``seed``; SwapfastError for an unknown one."""
+    """Return the network that ``config`` names, its weights drawn from ``seed``.
+
+    Raises SwapfastError for an unknown model and for an option that the model does not take.
+    """
     if config.name not in MODELS:
         raise unknown_name("model", config.name, MODELS)
     entry = MODELS[config.name]
-    if config.lowmem and "lowmem" not in entry.options:
-        raise SwapfastError(f"lowmem: model {config.name!r} has no such variant; 'original' has")
+    _refuse_other_options(config, entry)
     options = {name: getattr(config, name) for name in entry.options}
     return entry.build(learn_mask=learn_mask, **options).initialise(seed)
+
+
+def _refuse_other_options(config: ModelConfig, entry: ModelEntry) -> None:
+    defaults = settings(ModelConfig())
+    for name, setting in settings(config).items():
+        if name in _OF_ALL or name in entry.options or setting.value == defaults[name].value:
+            continue
+        flags = [defaults[option].option.flag or option for option in entry.options]
+        models = sorted(model for model, other in MODELS.items() if name in other.options)
+        raise SwapfastError(
+            f"{setting.option.flag or name} {setting.value!r}: is no option of the model {config.name!r}, which takes "
+            f"{', '.join(flags) or 'none'}; leave it out or train {' or '.join(models) or 'another model'}"
+        )

@@ -13,20 +13,23 @@ _ROW = "{:<34} {:<14} {:<22} {:>14}"
 
 
 def layer_rows(model: FaceAutoencoder) -> list[tuple[str, str, str, int, bool]]:
-    """(name, kind, output shape of one face, parameters, trained) of every layer in the order they are run in."""
+    """Return every layer in the order they run in.
+
+    Each is (name, kind, output shape of one face, number of parameters, whether they are trained).
+    """
     ghost = copy.deepcopy(model).to("meta")
     rows: list[tuple[str, str, str, int, bool]] = []
     hooks = []
     for name, layer in ghost.named_modules():
         if next(layer.children(), None) is None:
 
-            def note(layer: nn.Module, _inputs, output: Tensor, name: str = name) -> None:
-                own = list(layer.parameters())
+            def add_row(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                parameters = list(layer.parameters())
                 shape = " x ".join(map(str, output.shape[1:]))
-                trained = any(parameter.requires_grad for parameter in own)
-                rows.append((name, type(layer).__name__, shape, sum(p.numel() for p in own), trained))
+                trained = any(parameter.requires_grad for parameter in parameters)
+                rows.append((name, type(layer).__name__, shape, sum(p.numel() for p in parameters), trained))
 
-            hooks.append(layer.register_forward_hook(note))
+            hooks.append(layer.register_forward_hook(add_row))
     size = model.input_size
     with torch.no_grad():
         ghost([torch.empty(1, 3, size, size, device="meta") for _ in model.decoders])
@@ -36,7 +39,7 @@ def layer_rows(model: FaceAutoencoder) -> list[tuple[str, str, str, int, bool]]:
 
 
 def summary(model: FaceAutoencoder) -> str:
-    """The table, with totals by part and of all. Frozen layers are marked with an asterisk."""
+    """Return the table, with totals by part and of all. Frozen layers are marked with an asterisk."""
     lines = [
         f"model {model.name}: {model.input_size} px in, {', '.join(map(str, model.output_sizes))} px out, "
         f"{model.color_order}",
@@ -45,15 +48,15 @@ def summary(model: FaceAutoencoder) -> str:
     for name, kind, shape, count, trained in layer_rows(model):
         mark = "*" if count and not trained else " "
         lines.append(_ROW.format(name, kind, shape, f"{count:,}{mark}" if count else ""))
-    counts = {"encoder": model.encoder, **{f"decoder {side}": one for side, one in model.decoders.items()}}
+    parts = {"encoder": model.encoder, **{f"decoder {side}": decoder for side, decoder in model.decoders.items()}}
     lines.append("")
-    for name, part in counts.items():
+    for name, part in parts.items():
         lines.append(f"{name:<34} {_count(part):>14,} parameters")
     total = _count(model)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines.append(f"{'all':<34} {total:>14,} parameters, {total * 4 / 2**20:.1f} MiB in float32")
-    if trained != total:
-        lines.append(f"{'trained':<34} {trained:>14,} parameters, the others (*) are frozen")
+    if total_trained != total:
+        lines.append(f"{'trained':<34} {total_trained:>14,} parameters, the others (*) are frozen")
     return "\n".join(lines)
 
 

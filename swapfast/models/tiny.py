@@ -13,7 +13,7 @@ def _branch(channels: int) -> nn.Sequential:
 
 
 def tiny(learn_mask: bool = False) -> FaceAutoencoder:
-    """64 px in and out, BGR. The encoder's input is standardised per image."""
+    """Return the network: 64 px in and out, BGR. The encoder's input is standardised per image."""
     encoder = nn.Sequential(
         down(3, 16),
         down(16, 32, 3),

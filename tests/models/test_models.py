@@ -11,6 +11,7 @@ from swapfast.errors import SwapfastError
 from swapfast.models import MODELS, build_model
 from swapfast.models.keras import from_keras, to_keras
 from swapfast.models.original import original
+from swapfast.models.registry import ModelEntry
 from swapfast.models.tiny import tiny
 
 
@@ -107,8 +108,25 @@ def test_keras_layout_there_and_back():
         assert torch.equal(weight, copy.state_dict()[name])
 
 
+def test_an_option_of_a_new_model_needs_its_entry_alone(monkeypatch):
+    """Refused for all others, taken by its own, which is told what it is set to."""
+    taken = []
+
+    def build(learn_mask: bool, lowmem: bool):
+        taken.append(lowmem)
+        return tiny(learn_mask)
+
+    monkeypatch.setitem(MODELS, "new", ModelEntry(build, "takes lowmem", ("lowmem",)))
+    monkeypatch.setitem(MODELS, "original", ModelEntry(original, "takes nothing"))
+    build_model(ModelConfig(name="new", lowmem=True, freeze=["encoder"]), False, 1)
+    assert taken == [True]
+    with pytest.raises(SwapfastError, match=r"--lowmem True: is no option of the model 'original'.* or train new$"):
+        build_model(ModelConfig(name="original", lowmem=True), False, 1)
+
+
 def test_what_a_user_can_get_wrong():
     with pytest.raises(SwapfastError, match=r"unknown model 'orginal'. Did you mean 'original'\?.*original, tiny"):
         build_model(ModelConfig(name="orginal"), False, 1)
-    with pytest.raises(SwapfastError, match="lowmem: model 'tiny'"):
+    said = "--lowmem True: is no option of the model 'tiny', which takes none; leave it out or train original"
+    with pytest.raises(SwapfastError, match=f"^{said}$"):
         build_model(ModelConfig(name="tiny", lowmem=True), False, 1)
