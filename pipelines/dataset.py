@@ -15,7 +15,7 @@ from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.folder import is_mask_of_another, scan_folder
+from swapfast.faces.folder import is_mask_file, scan_folder
 from swapfast.faces.masks import DRAWN_TYPES
 from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace
@@ -50,7 +50,7 @@ def get_sorted_images(folder: str | Path) -> list[str]:
     except OSError as error:
         raise SwapfastError(f"{folder}: cannot be read ({error.strerror})") from error
     pictures = (name for name in there if Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    names = sorted(name for name in pictures if not is_mask_of_another(name, frozenset(there)))
+    names = sorted(name for name in pictures if not is_mask_file(name, frozenset(there)))
     if not names:
         raise SwapfastError(f"{folder}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return [str(folder / name) for name in names]

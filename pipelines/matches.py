@@ -1,9 +1,9 @@
-"""The matches of the warp to landmarks, remembered: finding those of 50,000 faces a side takes up to a minute.
+"""Caches the matches of the warp to landmarks: finding those of 50,000 faces a side takes up to a minute.
 
     matches-LANDMARKS.safetensors   a, b: (n, k) int32, see LandmarkMatcher.closest
 
-LANDMARKS is a digest of what is matched, both sides' landmarks as they are trained on. So a file is never out of date,
-only unused. One that is damaged or cannot be read or written is as good as none.
+LANDMARKS is a digest of both sides' landmarks as they are trained on, so a file is never out of date, only unused. A
+file that is damaged, or cannot be read or written, counts as missing.
 """
 
 from __future__ import annotations
@@ -17,71 +17,79 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cache import describe_file
-from swapfast.faces.matching import Find, Progress, Sides, find_closest
+from swapfast.faces.matching import FindClosest, Progress, SidePair, find_closest
 from swapfast.mapped import open_arrays, write_arrays
 
-MATCHES_FORMAT = 1  # raised whenever other faces are found than before
+MATCHES_FORMAT = 1  # raised whenever matching gives other faces than before
 
 
-def cached_find_closest(cache: Path, folders: str, options: Mapping[str, object]) -> Find:
-    """``find_closest`` that looks into the cache folder first, and keeps there what it had to find.
+def cached_find_closest(cache: Path, folders: str, options: Mapping[str, object]) -> FindClosest:
+    """Return a ``find_closest`` that reads its result from the cache folder, or computes and stores it there.
 
-    folders, options: the sides in words and what else shapes their landmarks, JSON-ready. What was kept for the same
-    ones before is removed.
+    folders: the sides' folders as text.
+    options: what else shapes their landmarks, JSON-ready.
+    A new file replaces the former one of the same folders and options.
     """
 
-    def find(landmarks: Sides, num_choices: int, progress: Progress | None = None) -> Sides:
+    def find(landmarks: SidePair, num_choices: int, progress: Progress | None = None) -> SidePair:
         digest = landmarks_digest(landmarks, num_choices)
         path = cache / f"matches-{digest[:16]}.safetensors"
         closest = load_matches(path, digest, landmarks, num_choices)
         if closest is None:
             closest = find_closest(landmarks, num_choices, progress)
-            about = {"folder": folders.encode("utf-8", "backslashreplace").decode(), "options": json.dumps(options)}
+            description = {
+                "folder": folders.encode("utf-8", "backslashreplace").decode(),
+                "options": json.dumps(options),
+            }
             with contextlib.suppress(OSError):
                 cache.mkdir(parents=True, exist_ok=True)
-                save_matches(path, digest, closest, about)
-                _remove_former(path, about)
+                save_matches(path, digest, closest, description)
+                _remove_former(path, description)
         return closest
 
     return find
 
 
-def landmarks_digest(landmarks: Sides, num_choices: int) -> str:
-    """Of everything that the matches follow from."""
-    about = {"format": MATCHES_FORMAT, "choices": num_choices, "faces": [len(side) for side in landmarks]}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+def landmarks_digest(landmarks: SidePair, num_choices: int) -> str:
+    """Return a digest of everything that determines the matches."""
+    options = {"format": MATCHES_FORMAT, "choices": num_choices, "faces": [len(side) for side in landmarks]}
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for side in landmarks:
         digest.update(np.ascontiguousarray(side, "<f4"))
     return digest.hexdigest()
 
 
-def save_matches(path: Path, digest: str, closest: Sides, about: Mapping[str, str]) -> None:
-    """Keep what was found. about: more metadata, for a person. Raises OSError where it cannot be written."""
-    write_arrays(path, dict(zip("ab", closest)), {"what": "swapfast matches", "digest": digest, **about})
+def save_matches(path: Path, digest: str, closest: SidePair, description: Mapping[str, str]) -> None:
+    """Write matches to a file. Raises OSError where it cannot be written.
+
+    description: further metadata, for a person.
+    """
+    write_arrays(path, dict(zip("ab", closest)), {"what": "swapfast matches", "digest": digest, **description})
 
 
-def load_matches(path: Path, digest: str, landmarks: Sides, num_choices: int) -> Sides | None:
-    """What was kept of these landmarks, mapped; None where there is nothing that is whole."""
+def load_matches(path: Path, digest: str, landmarks: SidePair, num_choices: int) -> SidePair | None:
+    """Return the stored matches of these landmarks, mapped; None if they are missing or damaged."""
     try:
         arrays, metadata = open_arrays(path)
     except (OSError, ValueError):
         return None
     if "crc32" not in metadata or metadata.get("what") != "swapfast matches" or metadata.get("digest") != digest:
         return None
-    closest = tuple(arrays.get(name) for name in "ab")
-    others = reversed(landmarks)
-    fits = (_fits(rows, len(own), len(other), num_choices) for rows, own, other in zip(closest, landmarks, others))
-    return closest if all(fits) else None
+    if arrays.keys() != {"a", "b"}:
+        return None
+    count_a, count_b = map(len, landmarks)
+    fits = _fits(arrays["a"], count_a, count_b, num_choices) and _fits(arrays["b"], count_b, count_a, num_choices)
+    return (arrays["a"], arrays["b"]) if fits else None
 
 
-def _fits(rows: np.ndarray | None, faces: int, others: int, num_choices: int) -> bool:
-    if rows is None or rows.dtype != np.int32 or rows.shape != (faces, min(num_choices, others)):
+def _fits(closest: np.ndarray, faces: int, candidates: int, num_choices: int) -> bool:
+    if closest.dtype != np.int32 or closest.shape != (faces, min(num_choices, candidates)):
         return False
-    return rows.min() >= 0 and rows.max() < others
+    return bool(closest.min() >= 0 and closest.max() < candidates)
 
 
-def _remove_former(path: Path, about: Mapping[str, str]) -> None:
-    """Remove these folders' matches as they were before; who has them mapped keeps them until the end."""
-    for other in path.parent.glob("matches-*.safetensors"):
-        if other != path and about.items() <= describe_file(other).items():
-            other.unlink(missing_ok=True)
+def _remove_former(path: Path, description: Mapping[str, str]) -> None:
+    """Remove the former matches of the same folders. A process that has them mapped can go on using them."""
+    for candidate in path.parent.glob("matches-*.safetensors"):
+        if candidate != path and description.items() <= describe_file(candidate).items():
+            candidate.unlink(missing_ok=True)

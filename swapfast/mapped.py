@@ -1,6 +1,6 @@
-"""Named arrays in a file that is mapped and not read: the form of the index, the store and prepared sets.
+"""Named arrays in a memory-mapped file: the format of the index, the store and prepared sets.
 
-The layout is that of safetensors, so other programs read it too, and nothing in it can run:
+The layout is that of safetensors. Other programs can read it, and it holds no code:
 
     8 bytes   length of the header, little-endian
     header    JSON: {"NAME": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {"KEY": "text"}}, padded
@@ -25,35 +25,36 @@ _DTYPES = {"U8": "|u1", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 << 20  # as safetensors
 _ALIGN = 64
-_CRC = '"crc32": "{}"'  # as it stands in the header, once; it is that of the whole file with zeros in its place
+_CRC = '"crc32": "{}"'  # its text in the header; the checksum is that of the file with zeros in its place
 _NO_CRC = "0" * 8
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
 
 def _header(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
-    """The file's first bytes, where each array begins in the file, and the file's size.
+    """Return the file's first bytes, the offset of each array in the file, and the file's size.
 
-    Wider items come first, so that all arrays are aligned.
+    Arrays of wide items come first, so that all arrays are aligned.
     """
     entries: dict = {"__metadata__": dict(metadata)}
-    at, starts = 0, {}
+    offset, starts = 0, {}
     for name, (dtype, shape) in sorted(shapes.items(), key=lambda item: -np.dtype(item[1][0]).itemsize):
-        starts[name] = at
-        end = at + math.prod(shape) * np.dtype(dtype).itemsize
-        entries[name] = {"dtype": _CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [at, end]}
-        at = end
+        starts[name] = offset
+        end = offset + math.prod(shape) * np.dtype(dtype).itemsize
+        entries[name] = {"dtype": _CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(entries).encode()
     text += b" " * (-(len(text) + 8) % _ALIGN)
     head = len(text).to_bytes(8, "little") + text
-    return head, {name: len(head) + start for name, start in starts.items()}, len(head) + at
+    return head, {name: len(head) + start for name, start in starts.items()}, len(head) + offset
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Replace ``path`` by these arrays, with a checksum over all. Raises OSError where it cannot be written."""
-    shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    """Write arrays and a checksum to ``path`` atomically. Raises OSError where it cannot be written."""
+    shapes = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
     head, starts, _ = _header(shapes, {**metadata, "crc32": _NO_CRC})
-    parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8) for name in sorted(starts, key=starts.get)]
+    names = sorted(starts, key=lambda name: starts[name])
+    parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in names]
     crc = zlib.crc32(head)
     for part in parts:
         crc = zlib.crc32(part, crc)
@@ -71,10 +72,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
 
 
 class NewArrays:
-    """A file of arrays being filled through memory that child processes share.
+    """A new file of arrays, mapped for writing and shared with child processes.
 
-    It has a temporary name until ``commit``; leaving the ``with`` block without one removes it. Its whole size is
-    reserved first: on a full disk that is an OSError here, and not a crash at a later write to the mapped memory.
+    The file has a temporary name until ``commit``. Leaving the ``with`` block without ``commit`` removes it. The whole
+    size is reserved at the start, so a full disk raises OSError here; later it would crash a write to mapped memory.
     """
 
     def __init__(self, path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
@@ -94,14 +95,14 @@ class NewArrays:
         }
 
     def commit(self) -> None:
-        """Flush and give the file its name. Raises OSError where that fails."""
+        """Flush the file and give it its name. Raises OSError where that fails."""
         self._memory.flush()
         put_in_place(self.temporary, self.path)
 
     def __enter__(self) -> NewArrays:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.temporary.unlink(missing_ok=True)
 
 
@@ -113,10 +114,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file, read-only and mapped, and its metadata.
+    """Return a file's arrays, mapped read-only, and its metadata.
 
-    Raises ValueError with a short reason where it is not just such a file, and OSError where it cannot be read.
-    A checksum is compared where the file has one.
+    Raises ValueError with a short reason for a file of another format or a wrong checksum, and OSError where it cannot
+    be read. Files without a checksum are accepted.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -157,8 +158,8 @@ def _entries(text: bytes) -> dict:
     return entries
 
 
-def _entry(entry) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """(dtype, shape, start, stop) of one array, checked against each other."""
+def _entry(entry: dict) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Return (dtype, shape, start, stop) of one array, checked against each other."""
     try:
         dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
         start, stop = entry["data_offsets"]

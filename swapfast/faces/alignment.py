@@ -1,11 +1,11 @@
-"""Where a face lies: from its 68 landmarks to a matrix for any crop, in float64.
+"""Aligns a face: from its 68 landmarks to the matrix of any crop, in float64.
 
 Three frames of reference:
     frame   pixels of the picture the landmarks were found in
     unit    the unit square in which the mean face lies upright (x right, y down)
     crop    pixels of a square crop; the unit square's content fills its core, padding surrounds it
-Points are (x, y), pixel centres at integers. Coverage and vertical offset are SHARES here (1.0 = all of the crop,
-0.1 = a tenth of the core); only crop.py turns a CropConfig's percent into shares.
+Points are (x, y), pixel centres at integers. Coverage and vertical offset are SHARES here: 1.0 is the whole crop, 0.1 a
+tenth of the core. crop.py converts a CropConfig's percent.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from swapfast.points import transform_points
 PADDING_SHARE = {"legacy": 0.375, "face": 0.5, "head": 0.625}
 CENTERINGS = tuple(PADDING_SHARE)
 
-# Beyond these the 68 points are no face. Real ones: distance below 0.05, offset below 0.5; random points lie at a
-# distance of 0.22, a mirrored face at 0.21, a face in full profile near 0.1.
+# Beyond these limits 68 points are not a face. Real faces have a distance below 0.05 (in full profile near 0.1) and an
+# offset below 0.5. Random points have a distance of 0.22, a mirrored face 0.21.
 MAX_AVERAGE_DISTANCE = 0.2
 MAX_OFFSET = 2.0
 
@@ -43,8 +43,14 @@ _FROM_98 = (
 
 @dataclass(frozen=True)
 class MeanFace:
-    """The faces landmarks are fitted to. flat: (51, 2) unit square, points 17..67. solid: (26, 3), y up.
-    centres: (3, 3), the solid face's point that each of CENTERINGS has in its middle."""
+    """The mean face that landmarks are fitted to.
+
+    flat: (51, 2), points 17..67 in the unit square.
+    solid: (26, 3), points in 3-D, y up.
+    solid_indices: which of the 68 points the solid ones are.
+    centres: (3, 3), the solid face's point at the centre of each of CENTERINGS.
+    camera: (3, 3), the camera matrix for solvePnP.
+    """
 
     flat: np.ndarray
     solid: np.ndarray
@@ -55,6 +61,7 @@ class MeanFace:
 
 @cache
 def mean_face() -> MeanFace:
+    """Return the mean face, read from the package's data once."""
     folder = resources.files("swapfast.faces.data")
     flat = json.loads((folder / "mean_face_51.json").read_text(encoding="utf-8"))
     solid = json.loads((folder / "mean_face_3d_26.json").read_text(encoding="utf-8"))
@@ -70,12 +77,13 @@ def mean_face() -> MeanFace:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """How one face lies in its frame.
+    """The position and pose of one face in its frame.
 
-    legacy_matrix: (2, 3), frame px -> unit square. offsets: centering -> (2,), where that crop's centre lies
-    relative to the legacy centre, in the unit square. rotation, translation: (3,) each, the pose as solvePnP gives
-    it (Rodrigues). pitch, yaw, roll: degrees. average_distance: mean |dx| and |dy| between the aligned points and
-    the mean face.
+    legacy_matrix: (2, 3), frame px -> unit square.
+    offsets: centering -> (2,), the crop's centre relative to the legacy centre, in the unit square.
+    rotation, translation: (3,) each, the pose from solvePnP (Rodrigues vector).
+    pitch, yaw, roll: degrees.
+    average_distance: mean absolute coordinate difference between the aligned points and the mean face.
     """
 
     legacy_matrix: np.ndarray
@@ -88,14 +96,15 @@ class Alignment:
     average_distance: float
 
     def matrix(self, size: int, centering: str, coverage: float = 1.0, vertical_offset: float = 0.0) -> np.ndarray:
-        """(2, 3): frame px -> px of a square crop of edge ``size``.
+        """Return the matrix frame px -> px of a square crop, (2, 3).
 
-        coverage and vertical_offset are shares; a positive offset moves the face down.
+        size: edge of the crop, px.
+        coverage, vertical_offset: shares; a positive offset moves the face down.
         """
         return crop_matrices(self.legacy_matrix, self.offsets[centering], size, centering, coverage, vertical_offset)
 
     def head_axes(self) -> np.ndarray:
-        """(3, 2): where the tips of the head's x, y and z axes appear in the unit square of a head crop."""
+        """Return the tips of the head's x, y and z axes in the unit square of a head crop, (3, 2)."""
         tips = np.diag([6.0, 6.0, 6.0]) + mean_face().centres[CENTERINGS.index("head")]
         return _project(tips, cv2.Rodrigues(self.rotation)[0], self.translation) - self.offsets["head"]
 
@@ -103,7 +112,11 @@ class Alignment:
 def crop_matrices(
     legacy: np.ndarray, offsets: np.ndarray, size: int, centering: str, coverage: float, vertical_offset: float
 ) -> np.ndarray:
-    """(..., 2, 3): see ``Alignment.matrix``. legacy: (..., 2, 3); offsets: (..., 2), of ``centering``."""
+    """Return the matrices of ``Alignment.matrix`` for many faces, (..., 2, 3).
+
+    legacy: (..., 2, 3), the faces' legacy matrices.
+    offsets: (..., 2), their offsets of ``centering``.
+    """
     margin = padding(size, centering, coverage)
     core = size - 2 * margin
     matrices = legacy * core
@@ -113,12 +126,12 @@ def crop_matrices(
 
 
 def padding(size: int, centering: str, coverage: float = 1.0) -> int:
-    """Pixels between the edge of a crop and its core on each side (halves to even, as faceswap rounds)."""
+    """Return the px between the edge of a crop and its core on each side, halves rounded to even as in faceswap."""
     return round(size * (PADDING_SHARE[centering] + coverage - 1) / (2 * coverage))
 
 
 def to_68(landmarks: np.ndarray) -> np.ndarray:
-    """(68, 2) float32 from a 68- or 98-point set. Raises ValueError with a short reason for anything else."""
+    """Return 68- or 98-point landmarks as (68, 2) float32. Raises ValueError with a short reason for any other."""
     if landmarks.shape == (98, 2):
         landmarks = landmarks[list(_FROM_98)]
     if landmarks.shape == (4, 2):
@@ -132,10 +145,12 @@ def to_68(landmarks: np.ndarray) -> np.ndarray:
 
 
 def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3): the similarity (rotation, scale, shift, no mirroring) taking (N, 2) ``source`` nearest to ``target``.
+    """Return the least-squares similarity (rotation, scale, shift) from ``source`` to ``target``, (2, 3).
 
-    In the plane Umeyama's singular values come down to two sums: multiply by one complex number, then shift.
-    Raises ValueError when the points do not determine one.
+    In the plane Umeyama's singular value decomposition reduces to two sums: the similarity is a multiplication by one
+    complex number and a shift.
+    source, target: (N, 2).
+    Raises ValueError if all source points lie on one spot.
     """
     source_mean, target_mean = source.sum(0) / len(source), target.sum(0) / len(target)
     a, b = source - source_mean, target - target_mean
@@ -150,7 +165,7 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align(landmarks: np.ndarray) -> Alignment:
-    """The alignment of (68, 2) landmarks in frame px. Raises ValueError where they cannot be a face."""
+    """Return the alignment of (68, 2) landmarks in frame px. Raises ValueError if they cannot be a face."""
     face = mean_face()
     matrix = umeyama(np.asarray(landmarks[17:], np.float64), face.flat)
     unit = transform_points(matrix, landmarks)
@@ -158,12 +173,12 @@ def align(landmarks: np.ndarray) -> Alignment:
     if not distance < MAX_AVERAGE_DISTANCE:
         raise ValueError("landmarks that do not look like a face")
     rotation, translation = _pose(unit)
-    turn = cv2.Rodrigues(rotation)[0]
-    offsets = _project(face.centres, turn, translation) - 0.5
+    rotation_matrix = cv2.Rodrigues(rotation)[0]
+    offsets = _project(face.centres, rotation_matrix, translation) - 0.5
     offsets[CENTERINGS.index("legacy")] = 0.0  # by definition
     if not np.abs(offsets).max() < MAX_OFFSET:
         raise ValueError("landmarks whose pose is not that of a face")
-    pitch, yaw, roll = cv2.decomposeProjectionMatrix(np.column_stack([turn, translation]))[-1][:, 0].tolist()
+    pitch, yaw, roll = cv2.decomposeProjectionMatrix(np.column_stack([rotation_matrix, translation]))[-1][:, 0].tolist()
     return Alignment(
         legacy_matrix=matrix,
         offsets=dict(zip(CENTERINGS, offsets)),
@@ -180,15 +195,22 @@ def _pose(unit_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     face = mean_face()
     points = np.ascontiguousarray(unit_points[face.solid_indices])
     try:
-        found, rotation, translation = cv2.solvePnP(face.solid, points, face.camera, None, flags=cv2.SOLVEPNP_ITERATIVE)
+        is_solved, rotation, translation = cv2.solvePnP(
+            face.solid, points, face.camera, None, flags=cv2.SOLVEPNP_ITERATIVE
+        )
     except cv2.error as error:
         raise ValueError("landmarks whose pose cannot be found") from error
-    if not found or not np.isfinite(rotation).all() or not np.isfinite(translation).all():
+    if not is_solved or not np.isfinite(rotation).all() or not np.isfinite(translation).all():
         raise ValueError("landmarks whose pose cannot be found")
     return rotation[:, 0], translation[:, 0]
 
 
-def _project(points: np.ndarray, turn: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """(N, 2): (N, 3) points of the solid face as the pose's camera sees them. turn: (3, 3)."""
-    seen = (points @ turn.T + translation) @ mean_face().camera.T
-    return seen[:, :2] / seen[:, 2:]
+def _project(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Return points of the solid face projected to the unit square, (N, 2).
+
+    points: (N, 3).
+    rotation: (3, 3).
+    translation: (3,).
+    """
+    homogeneous = (points @ rotation.T + translation) @ mean_face().camera.T
+    return homogeneous[:, :2] / homogeneous[:, 2:]

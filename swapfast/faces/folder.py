@@ -1,7 +1,7 @@
-"""A folder of faces: which of its files are faces, where each lies, and which are bad and why.
+"""Reads a folder of faces: its faces, their landmarks, and the bad files with their reasons.
 
-``scan_folder`` is for training and decodes nothing; ``inspect_folder`` is for a person and decodes everything.
-reader.py says what one file is. Nothing is ever written into the folder.
+``scan_folder`` serves training and decodes nothing. ``inspect_folder`` serves a person and decodes everything.
+reader.py reads one file. Nothing is ever written into the folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,17 +28,19 @@ from swapfast.system import available_cores, on_all_cores
 
 SHOWN_BAD = 50
 RECENT_NS = 2 * 10**9
-_NONE, _UNKNOWN = (-1, -1), (-2, -2)  # no such file; one whose size and time cannot be had
+_MISSING, _UNKNOWN = (-1, -1), (-2, -2)  # no such file; a file whose size and time cannot be read
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class FaceFolder:
-    """The faces of one side.
+    """The faces of one folder.
 
-    records: sorted by file name, which is their order in training. notes: what decoding will change, and in how
-    many pictures. read: how many files were read, the others being known from the index.
+    records: the good faces, sorted by file name; training uses this order.
+    bad: the files that cannot be used.
+    notes: what decoding changes -> number of pictures.
+    read: number of files that were read; the index knew the rest.
     """
 
     path: Path
@@ -48,16 +50,16 @@ class FaceFolder:
     read: int = 0
 
     def without(self, bad: Sequence[BadFace]) -> FaceFolder:
-        """The same less some faces, which are added to the bad ones."""
+        """Return this folder without some faces, which join the bad ones."""
         names = {face.path.name for face in bad}
-        keep = [i for i in range(len(self.records)) if self.records.name(i) not in names]
-        records = self.records.select(keep)
+        indices = [i for i in range(len(self.records)) if self.records.name(i) not in names]
+        records = self.records.select(indices)
         return dataclasses.replace(self, records=records, bad=[*self.bad, *bad], notes=records.note_counts())
 
     def with_mask(self, mask_type: str) -> FaceFolder:
-        """The same less the faces that have no mask of this type, which are added to the bad ones.
+        """Return this folder without the faces that lack a mask of this type, which join the bad ones.
 
-        Raises SwapfastError where not one has it, and for a type that there is not.
+        Raises SwapfastError if no face has such a mask, and for an unknown type.
         """
         if mask_type == "none":
             return self
@@ -66,17 +68,20 @@ class FaceFolder:
         ).tolist()
         if lacking and len(lacking) == len(self.records):
             check_mask_type(self.records[0], mask_type)
-        records = self.records.select(lacking)
-        bad = [BadFace(one.path, _mask_error(one, mask_type).removeprefix(f"{one.path}: ")) for one in records]
+        bad = []
+        for record in self.records.select(lacking):
+            reason = _mask_error(record, mask_type) or ""
+            bad.append(BadFace(record.path, reason.removeprefix(f"{record.path}: ")))
         return self.without(bad) if bad else self
 
     def require_all_good(self, skip_bad: bool = False) -> None:
-        """Raises one SwapfastError that lists every bad file; with ``skip_bad``, only where no face is left."""
+        """Raise one SwapfastError that lists every bad file; with ``skip_bad``, only if no face is left."""
         if not self.bad or (skip_bad and len(self.records)):
             return
         total = len(self.bad) + len(self.records)
-        some = "mend or remove them, or train on the rest with --skip-bad"
-        way_out = some if len(self.records) else "no face is left"
+        way_out = (
+            "mend or remove them, or train on the rest with --skip-bad" if len(self.records) else "no face is left"
+        )
         lines = [f"{printable(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
         lines += [f"  {printable(bad.path.name)}: {bad.reason}" for bad in self.bad]
         raise SwapfastError("\n".join(lines))
@@ -85,39 +90,40 @@ class FaceFolder:
 def scan_folder(
     folder: Path, workers: int | None = None, progress: Progress | None = None, known: FaceTable | None = None
 ) -> FaceFolder:
-    """Reads every face of a folder, without its pixels. ``progress`` is told (done, total).
+    """Read every face of a folder without decoding it.
 
-    known: what an earlier scan found (see ``load_index``); files of the same name, size and time are not read again.
-    Raises SwapfastError where there is no such folder or no picture in it. Bad pictures are listed, not raised.
+    workers: number of processes, by default one per core.
+    progress: called with (files done, files in total).
+    known: result of an earlier scan (``load_index``); files of the same name, size and time are not read again.
+    Raises SwapfastError for a missing folder and for a folder without pictures. Bad pictures are listed in the result.
     """
     folder = Path(folder)
-    begun = time.time_ns()
+    start_ns = time.time_ns()
     stats = _file_stats(folder)
-    others = frozenset(stats)
-    names = [name for name in stats if not name.lower().endswith(".json") and not is_mask_of_another(name, others)]
-    found = {} if known is None else _still_true(known, stats)
-    unchanged = len(found)
-    unread = [name for name in names if name not in found]
-    task = partial(_read, folder, others=others)
-    for name, result in zip(unread, on_all_cores(task, unread, workers, progress), strict=True):
-        if result is not None:
-            found[name] = result
-    if not found:
+    file_names = frozenset(stats)
+    names = [name for name in stats if not name.lower().endswith(".json") and not is_mask_file(name, file_names)]
+    unchanged = {} if known is None else _unchanged_rows(known, stats)
+    unread = [name for name in names if name not in unchanged]
+    task = partial(_read, folder, file_names=file_names)
+    results = zip(unread, on_all_cores(task, unread, workers, progress), strict=True)
+    read = {name: packed for name, packed in results if packed is not None}
+    if not read and not unchanged:
         raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
-    if known is not None and len(found) == unchanged == len(known.columns["kind"]):
+    if known is not None and not read and len(unchanged) == len(known.columns["kind"]):
         table = known
     else:
-        names = [name for name in names if name in found]
-        packed = [known.packed(p) if isinstance(p := found[name], int) else p for name in names]
+        faces = read if known is None else read | {name: known.packed(row) for name, row in unchanged.items()}
+        names = [name for name in names if name in faces]
+        packed = [faces[name] for name in names]
         files = np.array([_files(name, p.text, stats) for name, p in zip(names, packed)], np.int64)
-        # What is as new as this scan may have been written to after it was read: it is not known the next time.
-        files[(files[:, :, 1] > begun - RECENT_NS).any(1)] = -2
+        # A file as new as this scan may have been written to after it was read, so the next scan reads it again.
+        files[(files[:, :, 1] > start_ns - RECENT_NS).any(1)] = -2
         table = FaceTable.build(folder, names, packed, files)
     masks = table.mask_files()
-    bad = table.bad(passed_over=masks)
+    bad = table.bad(excluded=masks)
     if not len(table) and not bad:
         raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
-    return FaceFolder(folder, table, bad, table.note_counts(), len(found) - unchanged)
+    return FaceFolder(folder, table, bad, table.note_counts(), len(read))
 
 
 def _mask_error(record: FaceRecord, mask_type: str) -> str | None:
@@ -128,70 +134,70 @@ def _mask_error(record: FaceRecord, mask_type: str) -> str | None:
     return None
 
 
-def _read(folder: Path, name: str, others: frozenset[str]) -> Packed | None:
-    found = read_face(folder, name, others)
-    return None if found is None else pack(found)
+def _read(folder: Path, name: str, file_names: frozenset[str]) -> Packed | None:
+    face = read_face(folder, name, file_names)
+    return None if face is None else pack(face)
 
 
 def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and mtime in ns of every visible file of the folder, sorted by name; sub-folders are not entered."""
+    """Return size and mtime in ns of every visible file of the folder, by sorted name. Sub-folders are ignored."""
     try:
         with os.scandir(folder) as entries:
-            found = {e.name: _stat(e) for e in entries if not e.name.startswith(".") and not e.is_dir()}
+            stats = {e.name: _stat(e) for e in entries if not e.name.startswith(".") and not e.is_dir()}
     except FileNotFoundError:
         raise SwapfastError(f"{printable(folder)}: no such folder") from None
     except NotADirectoryError:
         raise SwapfastError(f"{printable(folder)}: this is a file; give the folder that holds the faces") from None
     except OSError as error:
         raise SwapfastError(f"{printable(folder)}: cannot be read ({error.strerror})") from error
-    return dict(sorted(found.items()))
+    return dict(sorted(stats.items()))
 
 
 def _stat(entry: os.DirEntry) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
-        return _UNKNOWN  # a broken link, or gone already
+        return _UNKNOWN  # a broken link, or removed meanwhile
     return status.st_size, status.st_mtime_ns
 
 
 def _files(name: str, mask: str, stats: dict[str, tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The column ``files`` of one picture: itself, its json, its mask."""
-    return stats[name], stats.get(f"{_stem(name)}.json", _NONE), stats.get(mask, _NONE)
+    """Return size and time of a picture, its json and its mask, for the column ``files``."""
+    return stats[name], stats.get(f"{_stem(name)}.json", _MISSING), stats.get(mask, _MISSING)
 
 
-def _still_true(known: FaceTable, stats: dict[str, tuple[int, int]]) -> dict[str, int]:
-    """The names whose row in ``known`` tells of files that have not changed, and that row.
+def _unchanged_rows(known: FaceTable, stats: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """Return name -> row in ``known`` of the faces whose files have not changed.
 
-    A mask is part of a face only by its name in the row: a new NAME_mask.png counts as a change too.
+    A new NAME_mask.png beside a plain picture without a mask counts as a change too.
     """
     rows = {}
-    at, files = known.columns["texts_at"], known.columns["files"]
+    offsets, files = known.columns["texts_at"], known.columns["files"]
     bad = known.columns["kind"] == KINDS.index("bad")
-    looks_for_mask = (at[1:] == at[:-1]) & (known.columns["kind"] == KINDS.index("plain"))
+    maskless = (offsets[1:] == offsets[:-1]) & (known.columns["kind"] == KINDS.index("plain"))
     for row, name in enumerate(known.file_names()):
         if name not in stats:
             continue
-        mask = f"{_stem(name)}_mask.png" if looks_for_mask[row] else known.mask_name(row)
-        now = _files(name, mask, stats)
-        if bad[row] or files[row].tolist() != [list(pair) for pair in now]:
-            continue  # bad files are few, and may be so for something that lies beside them
+        mask = f"{_stem(name)}_mask.png" if maskless[row] else known.mask_name(row)
+        current = _files(name, mask, stats)
+        if bad[row] or files[row].tolist() != [list(pair) for pair in current]:
+            continue  # bad files are few, and a file beside them may be the reason
         rows[name] = row
     return rows
 
 
 def _stem(name: str) -> str:
-    """As ``Path(name).stem``, four times as fast: it is asked for every file of a folder."""
+    """Return ``Path(name).stem``, four times as fast: it is needed for every file of a folder."""
     return os.path.splitext(name)[0]
 
 
-def is_mask_of_another(name: str, others: frozenset[str]) -> bool:
-    """Whether a file is, by its name, the mask of one of the ``others`` beside it."""
+def is_mask_file(name: str, file_names: frozenset[str]) -> bool:
+    """Return whether a file is, by its name, the mask of another file of the folder."""
     stem = _stem(name)
-    if not stem.endswith("_mask") or f"{stem}.json" in others:
+    if not stem.endswith("_mask") or f"{stem}.json" in file_names:
         return False
     face = stem.removesuffix("_mask")
-    return f"{face}.json" in others or any(face + suffix in others for suffix in PICTURE_SUFFIXES)
+    return f"{face}.json" in file_names or any(face + suffix in file_names for suffix in PICTURE_SUFFIXES)
 
 
 # --- for a person ---------------------------------------------------------------------------------------
@@ -200,21 +206,26 @@ def is_mask_of_another(name: str, others: frozenset[str]) -> bool:
 def inspect_folder(
     folder: Path, workers: int | None = None, progress: Progress | None = None, scanning: Progress | None = None
 ) -> dict:
-    """A JSON-ready report; see ``describe``. Raises SwapfastError only where there is no folder or picture in it.
+    """Return a JSON-ready report on a folder; ``describe`` makes text of it.
 
-    Unlike ``scan_folder`` it decodes, and so also finds damage that only the pixels show. progress, scanning: told
-    (done, total) of faces decoded, and before that of files read.
+    Unlike ``scan_folder`` it decodes every picture, so it also finds damaged pixels.
+    progress: called with (faces decoded, faces in total).
+    scanning: called before that, with (files read, files in total).
+    Raises SwapfastError for a missing folder and for a folder without pictures.
     """
-    found = scan_folder(folder, workers, scanning)
-    damage = _damaged(found, workers or available_cores(), progress)
-    return report_of(found.without([BadFace(path, reason) for path, reason in damage.items()]), _mask_kinds)
+    faces = scan_folder(folder, workers, scanning)
+    damage = _damaged(faces, workers or available_cores(), progress)
+    return make_report(faces.without([BadFace(path, reason) for path, reason in damage.items()]), _mask_kinds)
 
 
-def report_of(found: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[str]]) -> dict:
-    """A JSON-ready report on faces all of which are known to be good or bad. yaw and pitch: degrees."""
-    good, bad = list(found.records), found.bad
+def make_report(folder: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[str]]) -> dict:
+    """Return a JSON-ready report on a folder. yaw, pitch: degrees.
+
+    masks_of: returns the names of a face's masks.
+    """
+    good, bad = list(folder.records), sorted(folder.bad, key=lambda face: face.path.name)
     return {
-        "folder": str(found.path),
+        "folder": str(folder.path),
         "faces": len(good),
         "kinds": _counted(record.kind for record in good),
         "sizes": _counted(f"{record.width}x{record.height}" for record in good),
@@ -223,25 +234,24 @@ def report_of(found: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[str]]
         "yaw": _spread([record.alignment.yaw for record in good]),
         "pitch": _spread([record.alignment.pitch for record in good]),
         "notes": _counted(note for record in good for note in record.notes),
-        "bad": [{"file": one.path.name, "reason": one.reason} for one in sorted(bad, key=lambda one: one.path.name)],
+        "bad": [{"file": face.path.name, "reason": face.reason} for face in bad],
     }
 
 
-def _damaged(found: FaceFolder, workers: int, progress: Progress | None) -> dict[Path, str]:
+def _damaged(folder: FaceFolder, workers: int, progress: Progress | None) -> dict[Path, str]:
     damage = {}
     with ThreadPoolExecutor(workers) as pool:
-        for done, (record, reason) in enumerate(
-            zip(found.records, pool.map(_decode_error, found.records), strict=True), 1
-        ):
+        results = zip(folder.records, pool.map(_decode_error, folder.records), strict=True)
+        for count, (record, reason) in enumerate(results, 1):
             if reason:
                 damage[record.path] = reason
             if progress:
-                progress(done, len(found.records))
+                progress(count, len(folder.records))
     return damage
 
 
 def _decode_error(record: FaceRecord) -> str | None:
-    """Why this face's pixels, or its mask's, cannot be used; None if they can."""
+    """Return why the pixels of this face or its mask cannot be used, None if they can."""
     try:
         height, width = read_image(record.path).shape[:2]
         if (width, height) != (record.width, record.height):
@@ -259,7 +269,7 @@ def _mask_kinds(record: FaceRecord) -> list[str]:
     return [*record.stored_masks, *(["file"] if record.mask_file else [])]
 
 
-def _counted(names) -> dict[str, int]:
+def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
@@ -271,7 +281,7 @@ def _spread(angles: list[float]) -> dict[str, float] | None:
 
 
 def describe(report: dict) -> str:
-    """The report of ``inspect_folder`` as lines for a person."""
+    """Return the report of ``inspect_folder`` as text for a person."""
     lines = [f"{printable(report['folder'])}: {report['faces']} faces"]
     for title in ("kinds", "sizes", "masks", "notes"):
         if report[title]:
@@ -287,7 +297,7 @@ def describe(report: dict) -> str:
     if not report["bad"]:
         return "\n".join([*lines, "  every file is good"])
     lines.append(f"  {len(report['bad'])} bad:")
-    lines += [f"    {printable(one['file'])}: {one['reason']}" for one in report["bad"][:SHOWN_BAD]]
+    lines += [f"    {printable(face['file'])}: {face['reason']}" for face in report["bad"][:SHOWN_BAD]]
     if len(report["bad"]) > SHOWN_BAD:
         lines.append(f"    and {len(report['bad']) - SHOWN_BAD} more")
     return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""Decoding on the host: PNGs and masks, and everything where DALI is not.
+"""Decodes pictures on the host: PNGs, masks and, where DALI is missing, JPEGs.
 
-An ordinary PNG (8-bit RGB) is decoded by kornia_rs, in 1.7 ms of CPU for a 512 px face where OpenCV takes 4.2 and DALI,
-which never decodes a PNG on a GPU, 6.6 (benchmarks/decode.py). The pixels are the same. All else is OpenCV's.
+kornia_rs decodes ordinary PNGs (8-bit RGB): 1.7 ms of CPU for a 512 px face, against 4.2 ms for OpenCV and 6.6 ms for
+DALI, which decodes PNGs on the CPU only (benchmarks/decode.py). The pixels are equal. OpenCV decodes everything else.
 
-Gray and palette pictures become BGR, alpha is dropped, 16 bits are scaled to 8. Pixels are taken as stored: an EXIF
-orientation is not applied, since landmarks are in stored pixels and DALI is told the same.
+Gray and palette pictures become BGR, alpha is dropped, 16 bits are scaled to 8. The EXIF orientation is ignored, as it
+is in DALI's part of the data path: landmarks are in stored pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RGB8 = b"\x08\x02"  # IHDR's bit depth and colour type
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of an ordinary file. Raises ValueError with a short reason; never waits, as a pipe would make it."""
+    """Return the content of an ordinary file. Raises ValueError with a short reason, also for a pipe or device."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -37,12 +37,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
+    """Return the decoded picture, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
     if data[:8] == _PNG_SIGNATURE and data[24:26] == _RGB8:
         height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
         try:
             rgb = kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
-        except Exception:  # it raises nothing more special; OpenCV decides, and gives the reason
+        except Exception:  # kornia_rs has no narrower error; OpenCV tries next and gives the reason
             pass
         else:
             return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, dst=rgb)
@@ -50,16 +50,16 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR of a picture file. Raises ValueError with a short reason."""
+    """Return the picture in a file, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
     return decode_image(read_bytes(path))
 
 
 def read_gray(path: Path) -> np.ndarray:
-    """(H, W) uint8 of a mask file. Raises ValueError with a short reason."""
+    """Return the mask in a file, (H, W) uint8. Raises ValueError with a short reason."""
     return _decode(read_bytes(path), cv2.IMREAD_GRAYSCALE)
 
 
-_ROWS = 64  # of a picture of 16 bits, converted at once
+_ROWS = 64  # of a 16-bit picture that are converted at a time
 
 
 def _decode(data: bytes, mode: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def _decode(data: bytes, mode: int) -> np.ndarray:
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, ...) uint16, rounded; a few rows at a time, as the largest picture would take 2 GiB at once."""
+    """Return 16-bit pixels rounded to 8 bits, a few rows at a time: all of the largest picture would take 2 GiB."""
     result = np.empty(pixels.shape, np.uint8)
     for first in range(0, len(pixels), _ROWS):
         rows = slice(first, first + _ROWS)

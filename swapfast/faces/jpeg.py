@@ -1,6 +1,6 @@
-"""Is this JPEG whole, and how large is it? Its markers are walked; nothing is decoded.
+"""Checks a JPEG's markers and reads its size, without decoding it.
 
-A JPEG has no checksum: cut files and broken markers are found, flipped bits inside the entropy code are not.
+A JPEG has no checksum. Truncated files and broken markers are found; flipped bits inside the entropy code are not.
 
     FF D8                       start of image
     FF xx length(2) content     segments; SOFn holds precision (1) height (2) width (2) components (1)
@@ -26,7 +26,7 @@ _EXIF = b"Exif\0\0"
 
 @dataclass(frozen=True)
 class JpegInfo:
-    """Size in px, number of colour components, and EXIF orientation (1: as stored)."""
+    """A JPEG's size in px, number of colour components and EXIF orientation (1: as stored)."""
 
     width: int
     height: int
@@ -35,27 +35,27 @@ class JpegInfo:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What decoding to BGR changes or leaves out."""
-        found = {
+        """Return what decoding to BGR changes or ignores."""
+        changes = {
             "gray expanded": self.components == 1,
             "CMYK converted": self.components == 4,
             "EXIF orientation ignored": self.orientation != 1,
         }
-        return tuple(note for note, applies in found.items() if applies)
+        return tuple(note for note, applies in changes.items() if applies)
 
 
 def read_jpeg(data: bytes) -> JpegInfo:
-    """Walks a whole JPEG from start to end marker. Raises ValueError with a short reason."""
+    """Check a JPEG from its start to its end marker. Raises ValueError with a short reason."""
     if data[:3] != SIGNATURE:
         raise ValueError("not a JPEG")
-    at, frame, orientation, scans = 2, None, 1, 0
+    offset, frame, orientation, scans = 2, None, 1, 0
     while True:
-        marker, at = _next_marker(data, at)
+        marker, offset = _next_marker(data, offset)
         if marker == 0xD9:
             break
         if marker in (0x01, *range(0xD0, 0xD9)):
-            continue  # these stand alone
-        content, at = _segment(data, at)
+            continue  # markers without a segment
+        content, offset = _segment(data, offset)
         if marker in _SOF:
             if frame is not None:
                 raise ValueError("damaged (two frame headers)")
@@ -66,33 +66,33 @@ def read_jpeg(data: bytes) -> JpegInfo:
             if frame is None:
                 raise ValueError("damaged (pixels before the frame header)")
             scans += 1
-            at = _end_of_scan(data, at)
+            offset = _end_of_scan(data, offset)
     if frame is None or scans == 0:
         raise ValueError("damaged (no pixels)")
     return JpegInfo(*frame, orientation)
 
 
-def _next_marker(data: bytes, at: int) -> tuple[int, int]:
-    if at >= len(data):
+def _next_marker(data: bytes, offset: int) -> tuple[int, int]:
+    if offset >= len(data):
         raise ValueError("truncated (no end marker)")
-    if data[at] != 0xFF:
+    if data[offset] != 0xFF:
         raise ValueError("damaged (a marker is missing)")
-    while at < len(data) and data[at] == 0xFF:
-        at += 1  # any number of fill bytes may stand before a marker
-    if at >= len(data):
+    while offset < len(data) and data[offset] == 0xFF:
+        offset += 1  # any number of fill bytes may stand before a marker
+    if offset >= len(data):
         raise ValueError("truncated (no end marker)")
-    return data[at], at + 1
+    return data[offset], offset + 1
 
 
-def _segment(data: bytes, at: int) -> tuple[bytes, int]:
-    if at + 2 > len(data):
+def _segment(data: bytes, offset: int) -> tuple[bytes, int]:
+    if offset + 2 > len(data):
         raise ValueError("truncated (no end marker)")
-    (length,) = struct.unpack_from(">H", data, at)
+    (length,) = struct.unpack_from(">H", data, offset)
     if length < 2:
         raise ValueError("damaged (a segment of impossible length)")
-    if at + length > len(data):
+    if offset + length > len(data):
         raise ValueError("truncated (no end marker)")
-    return data[at + 2 : at + length], at + length
+    return data[offset + 2 : offset + length], offset + length
 
 
 def _frame(marker: int, content: bytes) -> tuple[int, int, int]:
@@ -109,15 +109,15 @@ def _frame(marker: int, content: bytes) -> tuple[int, int, int]:
     return width, height, components
 
 
-def _end_of_scan(data: bytes, at: int) -> int:
-    found = _AFTER_SCAN.search(data, at)
-    if found is None:
+def _end_of_scan(data: bytes, offset: int) -> int:
+    marker = _AFTER_SCAN.search(data, offset)
+    if marker is None:
         raise ValueError("truncated (no end marker)")
-    return found.start()
+    return marker.start()
 
 
 def _orientation(tiff: bytes) -> int:
-    """The orientation tag of the first EXIF directory, 1 where there is none."""
+    """Return the orientation tag of the first EXIF directory, 1 if it has none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 10:
         return 1

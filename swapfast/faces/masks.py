@@ -1,6 +1,6 @@
-"""The masks of a training face: drawn from its landmarks, stored in its PNG header, or a picture beside it.
+"""Makes the masks of a training face from its landmarks, its PNG header or the mask picture beside it.
 
-Masks are (size, size) uint8, 0 outside and 255 inside, edges soft. Amounts (dilation, threshold) are percent.
+Masks are (size, size) uint8, 0 outside and 255 inside, with soft edges. Dilation and threshold are in percent.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, sample_square
@@ -39,7 +39,7 @@ FACE_PARTS = (
 EYE_PARTS = (_span(36, 41), _span(42, 47))
 MOUTH_PARTS = (_span(48, 59),)
 
-FEATURE_DILATION = 2.5  # percent: eyes and mouth reach a little beyond their outline
+FEATURE_DILATION = 2.5  # percent: the eye and mouth masks reach a little beyond the outline
 
 DRAWN_TYPES = ("extended", "components")
 STORED_TYPES = (
@@ -51,38 +51,41 @@ STORED_TYPES = (
     "vgg-clear",
     "vgg-obstructed",
 )
-FRAME_TYPES = (*DRAWN_TYPES, "file")  # made from frame px: the landmarks', or those of a plain picture
+FRAME_TYPES = (*DRAWN_TYPES, "file")  # made in frame px: from landmarks, or from a plain picture's mask file
 MASK_TYPES = (*FRAME_TYPES, "none", *STORED_TYPES)
 
 
 def mask_names(mask: MaskConfig, face: bool, eye: bool, mouth: bool) -> list[str]:
-    """Which masks a run needs, in their order: a subset of face, eye, mouth. Mask type none has no face mask."""
-    wanted = {"face": face and mask.mask_type != "none", "eye": eye, "mouth": mouth}
-    return [name for name, needed in wanted.items() if needed]
+    """Return the names of the masks a run needs, in the order of MASK_NAMES. Mask type none has no face mask."""
+    needed = {"face": face and mask.mask_type != "none", "eye": eye, "mouth": mouth}
+    return [name for name in MASK_NAMES if needed[name]]
 
 
 def training_masks(
     record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, names: Iterable[str]
 ) -> np.ndarray:
-    """(size, size, M) uint8: the masks ``names`` (see ``mask_names``) of one face, on its crop."""
+    """Return the masks of one face on its crop, (size, size, M) uint8.
+
+    names: from ``mask_names``, M of them.
+    Raises SwapfastError if this face lacks a mask of the configured type.
+    """
     names = list(names)
     if not names:
         return np.empty((size, size, 0), np.uint8)
-    drawn = [name for name in names if name != "face" or mask.mask_type in DRAWN_TYPES]
-    points = crop_landmarks(record, crop, size) if drawn else None
-    made = []
+    points = crop_landmarks(record, crop, size)
+    masks = []
     for name in names:
-        if name not in drawn:
-            made.append(face_mask(record, crop, mask, size))
-        elif name == "face":
-            made.append(_drawn_face(points, mask, size))
+        if name != "face":
+            masks.append(feature_mask(points, size, name))
+        elif mask.mask_type in DRAWN_TYPES:
+            masks.append(_drawn_face(points, mask, size))
         else:
-            made.append(feature_mask(points, size, name))
-    return cv2.merge(made).reshape(size, size, len(names))
+            masks.append(face_mask(record, crop, mask, size))
+    return cv2.merge(masks).reshape(size, size, len(names))
 
 
 def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> np.ndarray:
-    """(size, size): the face mask of the configured type. Raises SwapfastError if this face has none of it."""
+    """Return the face mask of the configured type, (size, size). Raises SwapfastError if this face lacks it."""
     kind = mask.mask_type
     if kind in FRAME_TYPES:
         return face_mask_in(record, record, crop, mask, size)
@@ -97,48 +100,49 @@ def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int)
 
 
 def face_mask_in(
-    window_of: FaceRecord, record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int
+    reference: FaceRecord, record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int
 ) -> np.ndarray:
-    """(size, size): the face mask of ``record`` where ``window_of``'s face is cut; see ``crop_with``.
+    """Return the face mask of ``record`` on the crop of ``reference``, (size, size); see ``crop_with``.
 
-    Only for the FRAME_TYPES: they are made from frame px, in which the two pictures agree. Raises as ``face_mask``.
+    Only for the FRAME_TYPES, which are made in the frame px that both pictures share.
+    Raises SwapfastError if this face lacks a mask of the type.
     """
-    matrix = crop_matrix(window_of, crop, size)
+    matrix = crop_matrix(reference, crop, size)
     check_mask_type(record, mask.mask_type)
     if mask.mask_type != "file":
         return _drawn_face(transform_points(matrix, record.landmarks).astype(np.float32), mask, size)
-    # Sampled exactly as its picture, but outside the picture there is no face.
-    made = sample_square(read_mask_file(record), matrix, size, border=cv2.BORDER_CONSTANT)
-    return dilate(made, mask.dilation)
+    # Sampled exactly as its picture, but with zeros outside: there is no face there.
+    pixels = sample_square(read_mask_file(record), matrix, size, border=cv2.BORDER_CONSTANT)
+    return dilate(pixels, mask.dilation)
 
 
 def _drawn_face(points: np.ndarray, mask: MaskConfig, size: int) -> np.ndarray:
-    """(size, size): the face mask of (68, 2) float32 crop px, for the DRAWN_TYPES."""
+    """Return the face mask drawn from (68, 2) float32 crop px, (size, size), for the DRAWN_TYPES."""
     return dilate(draw_face(points, size, extended=mask.mask_type == "extended"), mask.dilation)
 
 
 def check_mask_type(record: FaceRecord, kind: str) -> None:
-    """Raises SwapfastError, naming the file and what it has, if ``record`` offers no mask of type ``kind``."""
+    """Raise SwapfastError naming the file and its masks unless ``record`` has a mask of type ``kind``."""
     if kind in DRAWN_TYPES or kind in record.stored_masks or (kind == "file" and record.mask_file):
         return
-    has = sorted(record.stored_masks) + (["file"] if record.mask_file else [])
+    available = sorted(record.stored_masks) + (["file"] if record.mask_file else [])
     if kind not in MASK_TYPES:
-        raise unknown_name("mask type", kind, {*MASK_TYPES, *has})
+        raise unknown_name("mask type", kind, {*MASK_TYPES, *available})
     if kind == "none":
         raise SwapfastError(f"{record.path}: mask type none has no face mask")
-    offers = f"it has {', '.join(has)}" if has else "it has none"
+    offers = f"it has {', '.join(available)}" if available else "it has none"
     if kind == "file":
-        where = (
+        advice = (
             f"put {record.path.stem}_mask.png beside it"
             if record.kind == "plain"
             else "only plain pictures have a mask file"
         )
     elif record.kind == "plain":
-        where = "stored masks live in faceswap PNGs; this is a plain picture"
+        advice = "stored masks live in faceswap PNGs; this is a plain picture"
     else:
-        where = "add it with faceswap's mask tool"
+        advice = "add it with faceswap's mask tool"
     raise SwapfastError(
-        f"{record.path}: no mask {kind!r} ({offers}; {where}); "
+        f"{record.path}: no mask {kind!r} ({offers}; {advice}); "
         "or use --mask-type extended, which is drawn from the landmarks"
     )
 
@@ -147,23 +151,27 @@ def check_mask_type(record: FaceRecord, kind: str) -> None:
 
 
 def draw_parts(points: np.ndarray, size: int, parts: Iterable[list[int]]) -> np.ndarray:
-    """(size, size): the union of the convex hulls of ``parts`` of (68, 2) float crop px, rounded first."""
-    whole = np.rint(points).astype(np.int32)
+    """Return the union of convex hulls of landmarks, (size, size).
+
+    points: (68, 2) float crop px, rounded to whole px first.
+    parts: indices of the landmarks of each hull.
+    """
+    rounded = np.rint(points).astype(np.int32)
     canvas = np.zeros((size, size), np.uint8)
     for part in parts:
-        cv2.fillConvexPoly(canvas, cv2.convexHull(whole[part]), 255, lineType=cv2.LINE_AA)
+        cv2.fillConvexPoly(canvas, cv2.convexHull(rounded[part]), 255, lineType=cv2.LINE_AA)
     return canvas
 
 
 def draw_face(points: np.ndarray, size: int, extended: bool = True) -> np.ndarray:
-    """(size, size): jaw to brows; ``extended`` reaches half a brow's height further up."""
+    """Return the face from jaw to brows, (size, size); ``extended`` adds half the brows' height above the eyes."""
     return draw_parts(lift_brows(points) if extended else points, size, FACE_PARTS)
 
 
 def lift_brows(points: np.ndarray) -> np.ndarray:
-    """(68, 2): each brow point moved away from the eyes by half its distance to them (floor division)."""
+    """Return (68, 2) points with the brows moved away from the eyes by half their distance (floor division)."""
     lifted, below = points.copy(), points[[35, 36, 37, 38, 39, 42, 43, 44, 45, 46]]
-    # The outermost brow points have no eye point below them, but a quarter of the way from the eye to the jaw.
+    # Below the outermost brow points there is no eye point: a quarter of the way from the eye to the jaw stands in.
     below[0] = (points[36] + (points[36] + points[0]) // 2) // 2
     below[9] = (points[45] + (points[16] + points[45]) // 2) // 2
     lifted[17:27] += (points[17:27] - below) // 2
@@ -171,56 +179,57 @@ def lift_brows(points: np.ndarray) -> np.ndarray:
 
 
 def feature_mask(points: np.ndarray, size: int, name: str) -> np.ndarray:
-    """(size, size): the ``eye`` (both) or ``mouth`` mask as it weighs the loss: drawn, dilated, blurred."""
+    """Return the mask "eye" (both eyes) or "mouth" that weighs the loss, (size, size): drawn, dilated, blurred."""
     parts = {"eye": EYE_PARTS, "mouth": MOUTH_PARTS}
     if name not in parts:
         raise unknown_name("mask", name, ("face", *parts))
     canvas = draw_parts(points, size, parts[name])
     growth, softness = round(size * FEATURE_DILATION / 100), size // 16
-    near = _near(points, parts[name], growth // 2 + softness // 2)
-    if canvas[near].size:
-        canvas[near] = blur(_grow(canvas[near], growth), softness)
+    window = _changed_window(points, parts[name], growth // 2 + softness // 2)
+    if canvas[window].size:
+        canvas[window] = blur(_grow(canvas[window], growth), softness)
     return canvas
 
 
-def _near(points: np.ndarray, parts: Iterable[list[int]], reach: int) -> tuple[slice, slice]:
-    """The rows and columns of a canvas that drawn ``parts`` can change if their pixels spread by ``reach``.
+def _changed_window(points: np.ndarray, parts: Iterable[list[int]], reach: int) -> tuple[slice, slice]:
+    """Return the rows and columns that drawn ``parts`` can change if a filter spreads them by ``reach`` px.
 
-    A filter that spreads no further gives the same there as on the whole canvas: it ends where the canvas ends, and
-    elsewhere with more zeros than the filter sees past, so that mirroring them is as good as going on.
+    The filter gives the same on this window as on the whole canvas. The window ends at the canvas's edge, or in a
+    margin of zeros wider than the filter, where mirroring the border changes nothing.
     """
     x, y, width, height = cv2.boundingRect(np.rint(points[[*chain(*parts)]]).astype(np.int32))
-    beyond = reach + 4  # of which 3 for smooth edges, which leave the hull by less
-    return tuple(slice(max(at - beyond, 0), max(at + edge + beyond, 0)) for at, edge in ((y, height), (x, width)))
+    margin = reach + 4  # 3 of them for smooth edges, which reach less far beyond the hull
+    rows = slice(max(y - margin, 0), max(y + height + margin, 0))
+    return rows, slice(max(x - margin, 0), max(x + width + margin, 0))
 
 
 # --- stored in the header ---------------------------------------------------------------------------------
 
 
 def clean_stored(pixels: np.ndarray, dilation: float, threshold: float, blur_kernel: int) -> np.ndarray:
-    """A stored mask, still at its stored size: dilated, pushed to its ends, blurred."""
-    return blur(push_to_ends(dilate(pixels, dilation), threshold), blur_kernel)
+    """Return a stored mask dilated, thresholded and blurred at its stored size."""
+    return blur(push_to_extremes(dilate(pixels, dilation), threshold), blur_kernel)
 
 
 def crop_stored(pixels: np.ndarray, stored: StoredMask, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
-    """(size, size): the trained square of a stored mask; outside what was stored there is no face.
+    """Return the training crop of a stored mask, (size, size), 0 outside what was stored.
 
-    faceswap skips the crop when the centerings agree at full coverage, and so loses the vertical offset: its mask
-    then lies beside the face. We always crop.
+    Peer: skips the crop if the centerings agree at full coverage, so the vertical offset misplaces the mask.
+    Ours: always crops.
     """
-    x0, y0, t = aligned_window(record, crop, stored.stored_size, stored.stored_centering)
-    square = _cut_or_zero(pixels, x0, y0, t)
-    # As faceswap: the choice goes by the stored edge, not by that of the window cut from it.
-    how = cv2.INTER_CUBIC if stored.stored_size < size else cv2.INTER_AREA
-    return square if t == size else cv2.resize(square, (size, size), interpolation=how)
+    x0, y0, edge = aligned_window(record, crop, stored.stored_size, stored.stored_centering)
+    square = _cut_or_zero(pixels, x0, y0, edge)
+    # As in faceswap, the stored edge decides, not the edge of the window cut from it.
+    interpolation = cv2.INTER_CUBIC if stored.stored_size < size else cv2.INTER_AREA
+    return square if edge == size else cv2.resize(square, (size, size), interpolation=interpolation)
 
 
-def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, t: int) -> np.ndarray:
+def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, edge: int) -> np.ndarray:
     height, width = pixels.shape
-    square = np.zeros((t, t), np.uint8)
-    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + t, height), min(x0 + t, width)
-    if top < bottom and left < right:
-        square[top - y0 : bottom - y0, left - x0 : right - x0] = pixels[top:bottom, left:right]
+    square = np.zeros((edge, edge), np.uint8)
+    row0, column0, row1, column1 = max(y0, 0), max(x0, 0), min(y0 + edge, height), min(x0 + edge, width)
+    if row0 < row1 and column0 < column1:
+        square[row0 - y0 : row1 - y0, column0 - x0 : column1 - x0] = pixels[row0:row1, column0:column1]
     return square
 
 
@@ -228,8 +237,9 @@ def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, t: int) -> np.ndarray:
 
 
 def read_mask_file(record: FaceRecord) -> np.ndarray:
-    """(height, width) uint8 of the picture's mask file. Raises SwapfastError if damaged or of another size."""
-    path: Path = record.mask_file
+    """Return the picture's mask file, (height, width) uint8. Raises SwapfastError if damaged or of another size."""
+    path = record.mask_file
+    assert path is not None, "asked for only where there is a mask file"
     try:
         pixels = read_gray(path)
     except ValueError as error:
@@ -245,7 +255,7 @@ def read_mask_file(record: FaceRecord) -> np.ndarray:
 
 
 def dilate(mask: np.ndarray, percent: float) -> np.ndarray:
-    """Grown, or shrunk where negative, by an ellipse of ``percent`` of the edge; unchanged below half a px."""
+    """Return the mask grown by an ellipse of ``percent`` of the edge; negative values shrink it."""
     return _grow(mask, round(mask.shape[0] * percent / 100))
 
 
@@ -256,8 +266,8 @@ def _grow(mask: np.ndarray, px: int) -> np.ndarray:
     return (cv2.dilate if px > 0 else cv2.erode)(mask, ellipse)
 
 
-def push_to_ends(mask: np.ndarray, percent: float) -> np.ndarray:
-    """Values within ``percent`` of black or white become black or white."""
+def push_to_extremes(mask: np.ndarray, percent: float) -> np.ndarray:
+    """Return the mask with values within ``percent`` of 0 or 255 set to 0 or 255."""
     reach = percent * 2.55
     levels = np.arange(256)
     table = np.where(levels < reach, 0, np.where(levels > 255 - reach, 255, levels)).astype(np.uint8)
@@ -265,7 +275,10 @@ def push_to_ends(mask: np.ndarray, percent: float) -> np.ndarray:
 
 
 def blur(mask: np.ndarray, kernel: int, passes: int = 1, box: bool = False) -> np.ndarray:
-    """Blurred with a Gaussian (or box) of ``kernel`` px, made odd; each further pass 0.8 (box 0.5) times it."""
+    """Return the mask blurred with a Gaussian or box filter.
+
+    kernel: px, rounded up to an odd number. Each further pass takes 0.8 times the size before (box: 0.5).
+    """
     for index in range(passes):
         edge = round(kernel * (0.5 if box else 0.8) ** index)
         if edge == 0:
@@ -276,10 +289,10 @@ def blur(mask: np.ndarray, kernel: int, passes: int = 1, box: bool = False) -> n
 
 
 def _gaussian(mask: np.ndarray, edge: int) -> np.ndarray:
-    """``cv2.GaussianBlur(mask, (edge, edge), 0)`` of uint8, bit for bit, in half to a fifth of its time from 5 px on.
+    """Return ``cv2.GaussianBlur(mask, (edge, edge), 0)`` of uint8, bit for bit, two to five times as fast from 5 px on.
 
-    OpenCV weighs with whole 256ths in both directions and rounds once, half up. Every sum on the way is a whole number
-    below 2**24, so float32 keeps it exactly and its filter, which needs no care at the borders, may do the work.
+    OpenCV weighs with whole 256ths in both directions and rounds once, half up. Every intermediate sum is a whole
+    number below 2**24. float32 represents it exactly, so OpenCV's faster float filter gives the same.
     """
     if edge < 5:
         return cv2.GaussianBlur(mask, (edge, edge), 0)
@@ -290,25 +303,25 @@ def _gaussian(mask: np.ndarray, edge: int) -> np.ndarray:
 
 @cache
 def _gaussian_256ths(edge: int) -> np.ndarray:
-    """(edge,) float32: OpenCV's own weights, read off a row in which it blurs one white pixel."""
+    """Return OpenCV's weights, (edge,) float32, read off a blurred row with one white pixel."""
     row = np.zeros((1, 2 * edge + 1), np.uint8)
     row[0, edge] = 255
-    # What is left of 255 is the weight itself, rounded: from edge 3 on none is above 128.
+    # 255 * weight / 256 rounds to the weight itself: from edge 3 on no weight exceeds 128.
     blurred = cv2.GaussianBlur(row, (edge, 1), 0)[0]
     return blurred[edge - edge // 2 : edge + edge // 2 + 1].astype(np.float32)
 
 
 def needed_masks(config: TrainConfig) -> tuple[str, ...]:
-    """Which masks the loss will ask for; SwapfastError where one must be learned and there is none."""
+    """Return the names of the masks that the loss uses. Raises SwapfastError for --learn-mask without a mask."""
     loss = config.loss
-    there = config.mask.mask_type != "none"
-    if loss.learn_mask and not there:
+    has_mask = config.mask.mask_type != "none"
+    if loss.learn_mask and not has_mask:
         raise SwapfastError("--learn-mask: there is nothing to learn with --mask-type none")
-    weighted = there and loss.penalized_mask_loss
+    weighted = has_mask and loss.penalized_mask_loss
     return tuple(
         mask_names(
             config.mask,
-            face=there and (loss.penalized_mask_loss or loss.learn_mask),
+            face=has_mask and (loss.penalized_mask_loss or loss.learn_mask),
             eye=weighted and loss.eye_multiplier > 1,
             mouth=weighted and loss.mouth_multiplier > 1,
         )

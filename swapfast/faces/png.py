@@ -1,10 +1,10 @@
-"""faceswap's face PNG: an ordinary PNG with one text chunk that says where the face came from.
+"""Reads faceswap's face PNGs: ordinary PNGs with a text chunk that describes the face and its source.
 
     8 bytes   signature
     chunks    length (4, big-endian) | type (4) | data | CRC32 of type and data (4)
     IHDR      width (4) height (4) bit depth (1) colour type (1) compression (1) filter (1) interlace (1)
     iTXt      keyword \\0 compressed? (1) method (1) language \\0 translated keyword \\0 text
-The chunk with keyword ``faceswap`` lies before the first IDAT, not compressed; its text is a dictionary's repr.
+The chunk with keyword ``faceswap`` lies uncompressed before the first IDAT. Its text is the repr of a dictionary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from swapfast.faces.record import MAX_STORED_SIZE, StoredMask
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
-MAX_PIXELS = 1 << 26  # and half as many of 16 bits, of which OpenCV needs 12 bytes each on the way
+MAX_PIXELS = 1 << 26  # half as many of 16 bits, for which OpenCV needs 12 bytes each
 
 _KEYWORD = b"faceswap"
 _LENGTH_AND_KIND, _CRC = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
@@ -34,7 +35,7 @@ _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 
 @dataclass(frozen=True)
 class PngInfo:
-    """What IHDR says, and the text of the faceswap chunk if there is one."""
+    """The fields of IHDR, and the text of the faceswap chunk if there is one."""
 
     width: int
     height: int
@@ -45,22 +46,24 @@ class PngInfo:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What decoding to 8-bit BGR changes."""
-        found = {
+        """Return what decoding to 8-bit BGR changes."""
+        changes = {
             "alpha dropped": self.transparent,
             "16-bit scaled to 8": self.bit_depth == 16,
             "gray expanded": self.colour_type in (0, 4),
             "palette expanded": self.colour_type == 3,
         }
-        return tuple(note for note, applies in found.items() if applies)
+        return tuple(note for note, applies in changes.items() if applies)
 
 
 @dataclass(frozen=True, eq=False)
 class FaceswapHeader:
-    """The faceswap chunk, checked.
+    """The checked content of a faceswap chunk.
 
-    landmarks: (68, 2) float32, source frame px. box: the detector's x, y, w, h in the frame. frame_dims: (height,
-    width) of the frame, where known. version: 2.1 to 2.4.
+    landmarks: (68, 2) float32, px of the source frame.
+    box: the detector's x, y, width, height in the frame.
+    frame_dims: (height, width) of the frame, if known.
+    version: 2.1 to 2.4.
     """
 
     landmarks: np.ndarray
@@ -76,27 +79,27 @@ class FaceswapHeader:
 
 
 def walk_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(type, data) of every chunk up to IEND, each CRC checked. Raises ValueError with a short reason."""
+    """Yield (type, data) of every chunk up to IEND, its CRC checked. Raises ValueError with a short reason."""
     if data[:8] != SIGNATURE:
         raise ValueError("not a PNG")
-    view, at, size = memoryview(data), 8, len(data)
+    view, offset, size = memoryview(data), 8, len(data)
     while True:
-        if at + 12 > size:
+        if offset + 12 > size:
             raise ValueError("truncated")
-        length, kind = _LENGTH_AND_KIND(data, at)
-        end = at + 8 + length
+        length, kind = _LENGTH_AND_KIND(data, offset)
+        end = offset + 8 + length
         if end + 4 > size:
             raise ValueError("truncated")
-        if zlib.crc32(view[at + 4 : end]) != _CRC(data, end)[0]:
+        if zlib.crc32(view[offset + 4 : end]) != _CRC(data, end)[0]:
             raise ValueError(f"damaged (CRC mismatch in {kind.decode('ascii', 'replace')})")
-        yield kind, view[at + 8 : end]
+        yield kind, view[offset + 8 : end]
         if kind == b"IEND":
             return
-        at = end + 4
+        offset = end + 4
 
 
 def read_png(data: bytes) -> PngInfo:
-    """Walks a whole PNG. Raises ValueError with a short reason for damage of any kind but in the pixel stream."""
+    """Check a PNG and read its header. Raises ValueError with a short reason; pixels are not decoded."""
     chunks = walk_chunks(data)
     kind, ihdr = next(chunks)
     if kind != b"IHDR" or len(ihdr) != 13:
@@ -116,21 +119,21 @@ def read_png(data: bytes) -> PngInfo:
 
 
 def find_pixels(data: bytes) -> int:
-    """Where the first IDAT's type stands; 0 in what is no PNG or has none.
+    """Return the offset of the first IDAT's type, 0 if there is none or ``data`` is no PNG.
 
-    From chunk to chunk, as a name in a text may well hold these four letters. No CRC is looked at.
+    The chunks are followed one by one, since a text may contain these four letters. No CRC is checked.
     """
-    at = len(SIGNATURE) if data.startswith(SIGNATURE) else len(data)
-    while at + 8 <= len(data):
-        length, kind = _LENGTH_AND_KIND(data, at)
+    offset = len(SIGNATURE) if data.startswith(SIGNATURE) else len(data)
+    while offset + 8 <= len(data):
+        length, kind = _LENGTH_AND_KIND(data, offset)
         if kind == b"IDAT":
-            return at + 4
-        at += 12 + length
+            return offset + 4
+        offset += 12 + length
     return 0
 
 
 def check_dimensions(width: int, height: int, bit_depth: int = 8) -> None:
-    """Raises ValueError for a picture that is empty or too large to be read."""
+    """Raise ValueError for a picture that is empty or too large."""
     limit = MAX_PIXELS // 2 if bit_depth == 16 else MAX_PIXELS
     if width == 0 or height == 0:
         raise ValueError("damaged (width or height is 0)")
@@ -141,7 +144,7 @@ def check_dimensions(width: int, height: int, bit_depth: int = 8) -> None:
 def _faceswap_text(content: memoryview) -> bytes | None:
     if bytes(content[: len(_KEYWORD) + 1]) != _KEYWORD + b"\0":
         return None
-    if len(content) > 4 * MAX_CHARS:  # bytes: more than UTF-8 needs for as many; asked before anything is copied
+    if len(content) > 4 * MAX_CHARS:  # UTF-8 needs at most 4 bytes a character; checked before copying
         raise ValueError(f"a faceswap header longer than {MAX_CHARS} characters")
     rest = bytes(content[len(_KEYWORD) + 1 :])
     if len(rest) < 4:
@@ -154,18 +157,18 @@ def _faceswap_text(content: memoryview) -> bytes | None:
 
 
 def read_header(source: Path | bytes) -> FaceswapHeader | None:
-    """The faceswap header of a PNG, or None if it has none. Raises ValueError with a short reason."""
+    """Return the faceswap header of a PNG, None if it has none. Raises ValueError with a short reason."""
     info = read_png(source if isinstance(source, bytes) else read_bytes(Path(source)))
     return None if info.faceswap_text is None else parse_header(info.faceswap_text)
 
 
 def write_header(png: bytes, header: FaceswapHeader | Mapping) -> bytes:
-    """``png`` with ``header`` as its faceswap chunk, before the first IDAT, in place of any it had."""
+    """Return ``png`` with ``header`` as its only faceswap chunk, before the first IDAT."""
     payload = to_payload(header) if isinstance(header, FaceswapHeader) else header
     content = _KEYWORD + b"\0" * 5 + repr(payload).encode("utf-8")
     out, written = [SIGNATURE], False
-    for kind, data in walk_chunks(png):
-        data = bytes(data)
+    for kind, view in walk_chunks(png):
+        data = bytes(view)
         if kind == b"iTXt" and data.startswith(_KEYWORD + b"\0"):
             continue
         if kind == b"IDAT" and not written:
@@ -180,8 +183,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def to_payload(header: FaceswapHeader) -> dict:
-    """The dictionary faceswap 2.4 writes, in plain Python values."""
-    x, y, w, h = header.box or (0, 0, 0, 0)
+    """Return the dictionary that faceswap 2.4 writes, in plain Python values."""
+    x, y, width, height = header.box or (0, 0, 0, 0)
     masks = {
         name: {
             "mask": mask.data,
@@ -196,8 +199,8 @@ def to_payload(header: FaceswapHeader) -> dict:
         "alignments": {
             "x": x,
             "y": y,
-            "w": w,
-            "h": h,
+            "w": width,
+            "h": height,
             "landmarks_xy": header.landmarks.astype(float).tolist(),
             "mask": masks,
             "identity": header.identity,
@@ -217,7 +220,7 @@ def to_payload(header: FaceswapHeader) -> dict:
 
 
 def parse_header(text: bytes) -> FaceswapHeader:
-    """Reads versions 2.1 to 2.4; what older ones lack gets its meaning of then. Raises ValueError with a reason."""
+    """Return the header of versions 2.1 to 2.4; fields an older one lacks get its default. Raises ValueError."""
     try:
         payload = parse_literal(text.decode("utf-8"))
     except ValueError as error:
@@ -241,23 +244,23 @@ def parse_header(text: bytes) -> FaceswapHeader:
     )
 
 
-def _typed(value, kind: type, name: str):
+def _typed(value: Any, kind: type, name: str) -> Any:
     if kind is list and isinstance(value, tuple):
         return list(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        found = "missing" if value is None else f"of type {type(value).__name__}"
-        raise ValueError(f"a faceswap header whose {name} is {found}, expected {kind.__name__}")
+        problem = "missing" if value is None else f"of type {type(value).__name__}"
+        raise ValueError(f"a faceswap header whose {name} is {problem}, expected {kind.__name__}")
     return value
 
 
-def _number(value, name: str) -> float:
+def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"a faceswap header whose {name} is not a finite number")
     return value
 
 
-def _matrix(value, name: str) -> np.ndarray:
-    """A list of rows as float64, whatever its shape."""
+def _matrix(value: Any, name: str) -> np.ndarray:
+    """Return a list of rows as a float64 array of any shape."""
     rows = _typed(value, list, name)
     try:
         return np.array(rows, np.float64)
@@ -265,33 +268,33 @@ def _matrix(value, name: str) -> np.ndarray:
         raise ValueError(f"a faceswap header whose {name} are not rows of numbers") from error
 
 
-def _mask(name: str, entry) -> StoredMask:
-    where = f"mask {name!r}"
-    entry = _typed(entry, dict, where)
-    size = _typed(entry.get("stored_size"), int, f"{where} stored_size")
+def _mask(name: str, entry: Any) -> StoredMask:
+    label = f"mask {name!r}"
+    entry = _typed(entry, dict, label)
+    size = _typed(entry.get("stored_size"), int, f"{label} stored_size")
     if not 1 <= size <= MAX_STORED_SIZE:
-        raise ValueError(f"{where} with stored_size {size}, expected 1 to {MAX_STORED_SIZE}")
+        raise ValueError(f"{label} with stored_size {size}, expected 1 to {MAX_STORED_SIZE}")
     centering = entry.get("stored_centering", "face")  # before 2.2 all masks were made on face crops
     if centering not in CENTERINGS:
-        raise ValueError(f"{where} with stored_centering {centering!r}, expected one of {', '.join(CENTERINGS)}")
-    affine = _matrix(entry.get("affine_matrix"), f"{where} affine_matrix")
+        raise ValueError(f"{label} with stored_centering {centering!r}, expected one of {', '.join(CENTERINGS)}")
+    affine = _matrix(entry.get("affine_matrix"), f"{label} affine_matrix")
     if affine.shape not in ((2, 3), (3, 3)):
-        raise ValueError(f"{where} with an affine_matrix that is neither 2x3 nor 3x3")
+        raise ValueError(f"{label} with an affine_matrix that is neither 2x3 nor 3x3")
     mask = StoredMask(
-        data=_typed(entry.get("mask"), bytes, f"{where} data"),
+        data=_typed(entry.get("mask"), bytes, f"{label} data"),
         stored_size=size,
         stored_centering=centering,
         affine=tuple(map(tuple, affine.tolist())),
-        interpolator=_typed(entry.get("interpolator", 1), int, f"{where} interpolator"),
+        interpolator=_typed(entry.get("interpolator", 1), int, f"{label} interpolator"),
     )
     try:
         mask.pixels()
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{label}: {error}") from error
     return mask
 
 
-def _identity(value) -> dict[str, list[float]]:
+def _identity(value: Any) -> dict[str, list[float]]:
     return {
         _typed(name, str, "identity name"): _typed(vector, list, f"identity {name!r}")
         for name, vector in _typed(value, dict, "identity").items()
@@ -301,10 +304,11 @@ def _identity(value) -> dict[str, list[float]]:
 def _box(face: Mapping) -> tuple[int, int, int, int] | None:
     if not all(key in face for key in "xywh"):
         return None
-    return tuple(int(_number(face[key], key)) for key in "xywh")
+    x, y, width, height = (int(_number(face[key], key)) for key in "xywh")
+    return x, y, width, height
 
 
-def _frame_dims(value) -> tuple[int, int] | None:
+def _frame_dims(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
     dims = tuple(_typed(value, list, "source_frame_dims"))

@@ -1,22 +1,21 @@
-"""A prepared set: faces cut at training size once, with their masks, in a folder that can be copied anywhere.
+"""Reads and writes prepared sets: folders of faces cropped to training size, with their masks.
 
     OUT/shard-00000.tar     plain tar; of each face two members, one after the other
-        NAME.jpg            jpeg: baseline, one scan, 4:4:4, quality 98; S x S px: what a GPU's JPEG engine takes
-        NAME.mask.jpg       jpeg: gray, quality 100; S x 3S px: the masks face, eye, mouth one below the other
-        NAME.raw            raw: S*S*3 bytes BGR, then 3*S*S bytes of masks: lossless
+        NAME.jpg            jpeg: baseline, one scan, 4:4:4, quality 98; S x S px, which a GPU's JPEG engine decodes
+        NAME.mask.jpg       jpeg: gray, quality 100; S x 3S px, the masks face, eye, mouth one below the other
+        NAME.raw            raw: S*S*3 bytes BGR, then 3*S*S bytes of masks, lossless
     OUT/shard-00001.tar     ... begun when the last one is full (about 256 MiB)
-    OUT/index.safetensors   what and where each face is, written last (layout: swapfast/mapped.py)
-        columns             those of a FaceTable: kind "prepared", names those of the members, texts those of the
-                            files they were made from; landmarks and alignment in crop px; content, pixels and notes
-                            of the source
-        shard               in which shard a face lies, from 0
-        face_at, face_bytes, face_crc       where its picture begins there, its length, and zlib's CRC-32 of it
+    OUT/index.safetensors   the index of all faces, written last (layout: swapfast/mapped.py)
+        columns             those of a FaceTable: kind is "prepared", names are the members', texts are the names of the
+                            source files; landmarks and alignment in crop px; content, pixels and notes of the source
+        shard               number of the face's shard, from 0
+        face_at, face_bytes, face_crc       offset of its picture in the shard, its length, its CRC-32 (zlib)
         masks_at, masks_bytes, masks_crc    the same of its masks
         metadata            what, format, size, encoding, crop, mask, mask_names, shards (names and sizes), source,
                             count, notes; checksum: CRC-32 over all these
 
-NAME is the source's name without its suffix and with _ for dots, made unique by a number; so webdataset's tools take
-the two members of a jpeg face for one sample. A set has its name OUT only once it is whole and on the disk.
+NAME is the source's name without its suffix and with _ for dots, made unique by a number. webdataset's tools therefore
+take the two members of a jpeg face for one sample. A set gets its name OUT only when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -42,7 +42,7 @@ from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_landmarks
-from swapfast.faces.folder import FaceFolder, report_of
+from swapfast.faces.folder import FaceFolder, make_report
 from swapfast.faces.reader import BadFace, printable
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
@@ -51,21 +51,21 @@ from swapfast.mapped import open_arrays, write_arrays
 from swapfast.system import on_all_cores
 
 INDEX = "index.safetensors"
-PREPARED_FORMAT = 1  # raised whenever an older program would read a set wrong
+PREPARED_FORMAT = 1  # raised whenever an older program would misread a set
 FORMATS = ("jpeg", "raw")
 MIN_SIZE, MAX_SIZE = 16, 2048
 SHARD_BYTES = 256 << 20
 FACE_QUALITY, MASK_QUALITY = 98, 100
 
 _PLACE = ("shard", "face_at", "face_bytes", "face_crc", "masks_at", "masks_bytes", "masks_crc")
-_BLOCK = 512  # of tar: headers and contents begin at multiples of it
-_NAME_BYTES = 200  # most file systems take 255, and the ending comes on top
-_MAX_OPEN = 256  # shards at a time
+_BLOCK = 512  # tar headers and contents begin at multiples of it
+_NAME_BYTES = 200  # most file systems take 255 with the suffix
+_MAX_OPEN = 256  # open shards
 _AGAIN = "copy the set again, or make it again with swapfast prepare"
 
 
 def check_format(encoding: str, size: int) -> None:
-    """Raises SwapfastError for a format or size that no set can have."""
+    """Raise SwapfastError for a format or size that no set can have."""
     if encoding not in FORMATS:
         raise unknown_name("--format", encoding, FORMATS)
     if type(size) is not int or not MIN_SIZE <= size <= MAX_SIZE:
@@ -77,9 +77,10 @@ def check_format(encoding: str, size: int) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """One face as it is written. packed: its row, see table.py; its text is the name of the source's file.
+    """One face ready to be written.
 
-    face, masks: see ``encode``.
+    packed: its row (table.py), with the name of the source file as text.
+    face, masks: its encoded picture and masks.
     """
 
     packed: Packed
@@ -88,46 +89,57 @@ class Sample:
 
 
 def encode(face: np.ndarray, masks: np.ndarray, encoding: str) -> tuple[bytes, bytes]:
-    """(S, S, 3) uint8 BGR and (3, S, S) uint8 masks as they lie in a set of this encoding."""
+    """Return a face and its masks encoded for a set.
+
+    face: (S, S, 3) uint8 BGR.
+    masks: (3, S, S) uint8.
+    """
     if encoding == "raw":
         return face.tobytes(), masks.tobytes()
     full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return _jpeg(face, FACE_QUALITY, full_colour), _jpeg(masks.reshape(-1, masks.shape[2]), MASK_QUALITY, [])
 
 
-def _jpeg(image: np.ndarray, quality: int, more: list[int]) -> bytes:
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality, *more])
-    if not done:
+def _jpeg(image: np.ndarray, quality: int, options: list[int]) -> bytes:
+    succeeded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality, *options])
+    if not succeeded:
         raise ValueError("it cannot be encoded as JPEG")
     return data.tobytes()
 
 
 def decode(face: bytes, masks: bytes, encoding: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of ``encode``, in new arrays. Raises ValueError with a short reason."""
-    shapes = (size, size, 3), (3, size, size)
+    """Return the face and masks that ``encode`` encoded, as new arrays. Raises ValueError with a short reason."""
+    face_shape, masks_shape = (size, size, 3), (3, size, size)
     if encoding == "raw":
-        try:
-            return tuple(np.frombuffer(b, np.uint8).reshape(s).copy() for b, s in zip((face, masks), shapes))
-        except ValueError as error:
-            raise ValueError("damaged (another length than its size)") from error
-    pictures = []
-    for data, shape, mode in zip((face, masks), shapes, (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE)):
-        try:
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            picture = None
-        if picture is None or picture.size != size * size * 3 or picture.shape[1] != size:
-            raise ValueError("damaged (pixels that cannot be decoded)")
-        pictures.append(picture.reshape(shape))
-    return tuple(pictures)
+        return _raw_pixels(face, face_shape), _raw_pixels(masks, masks_shape)
+    return _jpeg_pixels(face, face_shape, cv2.IMREAD_COLOR), _jpeg_pixels(masks, masks_shape, cv2.IMREAD_GRAYSCALE)
+
+
+def _raw_pixels(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    except ValueError as error:
+        raise ValueError("damaged (another length than its size)") from error
+
+
+def _jpeg_pixels(data: bytes, shape: tuple[int, int, int], mode: int) -> np.ndarray:
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        picture = None
+    if picture is None or picture.size != math.prod(shape) or picture.shape[1] != shape[1]:
+        raise ValueError("damaged (pixels that cannot be decoded)")
+    return picture.reshape(shape)
 
 
 def make_sample(
     record: FaceRecord, face: np.ndarray, masks: np.ndarray, crop: CropConfig, size: int, encoding: str
 ) -> Sample:
-    """What is written of ``record``, whose crop and (3, S, S) masks these are. Raises ValueError with a short reason.
+    """Return the sample of a cropped face. Raises ValueError with a short reason.
 
-    The digests stay those of the source, so that a held-out share chosen by them stays the same.
+    face: (S, S, 3) uint8 BGR, the crop of ``record``.
+    masks: (3, S, S) uint8.
+    The digests remain those of the source, so the held-out share that they determine stays the same.
     """
     landmarks = crop_landmarks(record, crop, size)
     source = record.alignment
@@ -138,7 +150,7 @@ def make_sample(
         roll=source.roll,
         average_distance=source.average_distance,
     )
-    made = dataclasses.replace(
+    prepared = dataclasses.replace(
         record,
         kind="prepared",
         width=size,
@@ -147,9 +159,9 @@ def make_sample(
         alignment=alignment,
         stored_masks={},
         mask_file=None,
-        encoding=encoding,
+        encoding="raw" if encoding == "raw" else "jpeg",
     )
-    packed = dataclasses.replace(pack(made), text=record.path.name)
+    packed = dataclasses.replace(pack(prepared), text=record.path.name)
     return Sample(packed, *encode(face, masks, encoding))
 
 
@@ -157,35 +169,49 @@ def make_sample(
 
 
 class PreparedTable(FaceTable):
-    """The faces of a prepared set. A record's path is that of its member, such as OUT/shard-00000.tar/NAME.jpg."""
+    """The faces of a prepared set. A record's path names its member, such as OUT/shard-00000.tar/NAME.jpg."""
 
-    def __init__(self, folder: Path, columns, note_sets, crop: CropConfig, shards, rows=None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: Mapping[str, np.ndarray],
+        note_sets: Sequence[tuple[str, ...]],
+        crop: CropConfig,
+        shards: Sequence[tuple[str, int]],
+        rows: np.ndarray | None = None,
+    ) -> None:
         super().__init__(folder, columns, note_sets, [()], rows)
         self.crop, self.shards = crop, shards
 
     def select(self, indices: Sequence[int]) -> PreparedTable:
-        """Some of these faces, in the order given."""
+        """Return the table of some of these faces, in the order of ``indices``."""
         rows = self.rows[np.asarray(indices, np.int64)]
         return PreparedTable(self.folder, self.columns, self.note_sets, self.crop, self.shards, rows)
 
     def source_name(self, index: int) -> str:
-        """The name of the file that a face was made from."""
+        """Return the name of the file that a face was made from."""
         return self._text("texts", int(self.rows[index]))
 
     def _record(self, row: int) -> FaceRecord:
         record = super()._record(row)
         shard, _ = self.shards[self.columns["shard"][row]]
         path = self.folder / shard / record.path.name
-        return dataclasses.replace(record, path=path, mask_file=None, cut=self.crop)
+        return dataclasses.replace(record, path=path, mask_file=None, crop=self.crop)
 
 
 class PreparedSet:
-    """An open set; see ``open_prepared``. Threads and forked processes may share it.
+    """An open prepared set (``open_prepared``). Threads and forked processes may share it.
 
-    path: its folder. size: S, px. encoding: "jpeg" or "raw". crop, mask: what the faces were cut and masked by.
-    source: the name of the folder it was made from. folder: its faces. shards: names and sizes in bytes. A face is
-    asked for by its ROW in the set, which is its index in ``folder.records`` only until some are left out; after
-    that it is ``records.rows[index]``.
+    path: its folder.
+    size: edge of the faces S, px.
+    encoding: "jpeg" or "raw".
+    crop, mask: the settings its faces were made with.
+    source: name of the folder it was made from.
+    folder: its faces.
+    shards: names and sizes in bytes.
+
+    Methods take a face's ROW in the set: ``records.rows[index]`` of its index in ``folder.records``. The two are equal
+    as long as no face is left out.
     """
 
     def __init__(
@@ -209,41 +235,42 @@ class PreparedSet:
         return len(self._columns["shard"])
 
     def bytes_of(self, row: int) -> tuple[bytes, bytes]:
-        """A face's picture and masks as encoded, unchecked. Raises ValueError where its shard can no longer be read.
+        """Return a face's encoded picture and masks, unchecked. Raises ValueError if its shard can no longer be read.
 
-        Read and not mapped: a mapped shard that somebody cuts short would end the process without a word.
+        Shards are read, not mapped: truncating a mapped file would kill the process without a message.
         """
         c = self._columns
         number = int(c["shard"][row])
-        places = ((int(c[f"{part}_at"][row]), int(c[f"{part}_bytes"][row])) for part in ("face", "masks"))
         name, shard = self.shards[number][0], self._shard(number)
+        face_bytes, masks_bytes = int(c["face_bytes"][row]), int(c["masks_bytes"][row])
         try:
-            found = tuple((os.pread(shard.fileno(), length, at), length) for at, length in places)
+            face = os.pread(shard.fileno(), face_bytes, int(c["face_at"][row]))
+            masks = os.pread(shard.fileno(), masks_bytes, int(c["masks_at"][row]))
         except OSError as error:
             raise ValueError(f"{name} cannot be read ({error.strerror or error})") from error
-        if any(len(data) != length for data, length in found):
+        if len(face) != face_bytes or len(masks) != masks_bytes:
             raise ValueError(f"{name} has changed since the set was opened")
-        return tuple(data for data, _ in found)
+        return face, masks
 
     def _shard(self, number: int) -> BinaryIO:
-        """A shard, opened when it is first asked for. There is no lock: two threads may open it twice, without harm."""
-        found = self._open.get(number)
-        if found is not None:
-            return found
+        """Return a shard, opened on first access. There is no lock: two threads may open it twice, without harm."""
+        shard = self._open.get(number)
+        if shard is not None:
+            return shard
         name, size = self.shards[number]
         try:
-            found = open(self.path / name, "rb", buffering=0)  # noqa: SIM115 - closed when nobody has it any more
-            if os.fstat(found.fileno()).st_size != size:
+            shard = open(self.path / name, "rb", buffering=0)  # noqa: SIM115 - closed with its last reference
+            if os.fstat(shard.fileno()).st_size != size:
                 raise ValueError(f"{name} has changed since the set was opened")
         except OSError as error:
             raise ValueError(f"{name} cannot be read ({error.strerror or error})") from error
         for oldest in list(self._open)[: 1 - _MAX_OPEN]:
-            self._open.pop(oldest, None)  # whoever still reads from it keeps it open
-        self._open[number] = found
-        return found
+            self._open.pop(oldest, None)  # a thread that still reads from it holds a reference
+        self._open[number] = shard
+        return shard
 
     def damage(self, row: int) -> str | None:
-        """Why a face's bytes are not those that were written, in a phrase; None if they are."""
+        """Return why a face is damaged in one phrase, None if its bytes are those that were written."""
         try:
             self._checked(row)
         except ValueError as error:
@@ -258,14 +285,15 @@ class PreparedSet:
         return face, masks
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """A face, (S, S, 3) uint8 BGR, and its masks, (3, S, S) uint8: face, eye, mouth.
+        """Return a face and its masks. With mask type none the face mask is 255 everywhere.
 
-        With mask type none the face mask is 255 everywhere. Raises ValueError with a short reason.
+        Returns (S, S, 3) uint8 BGR and (3, S, S) uint8 in the order of MASK_NAMES.
+        Raises ValueError with a short reason.
         """
         return decode(*self._checked(row), self.encoding, self.size)
 
     def verify(self, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> list[BadFace]:
-        """Reads every face; returns those that cannot be."""
+        """Read every face and return the bad ones."""
         reasons = on_all_cores(self._reason, range(len(self)), workers, progress)
         return [BadFace(self.folder.records[row].path, reason) for row, reason in enumerate(reasons) if reason]
 
@@ -280,23 +308,23 @@ class PreparedSet:
 def inspect_prepared(
     path: Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict:
-    """A report on a prepared set like that on a folder (folder.py), every face read. Raises as ``open_prepared``."""
-    made = open_prepared(path)
-    masks = [name for name in MASK_NAMES if name != "face" or made.mask.mask_type != "none"]
-    return report_of(made.folder.without(made.verify(workers, progress)), lambda record: masks)
+    """Read every face of a prepared set and return a report like ``inspect_folder``. Raises as ``open_prepared``."""
+    prepared = open_prepared(path)
+    masks = [name for name in MASK_NAMES if name != "face" or prepared.mask.mask_type != "none"]
+    return make_report(prepared.folder.without(prepared.verify(workers, progress)), lambda record: masks)
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a folder is a prepared set, be it a damaged one."""
+    """Return whether a folder is a prepared set, intact or damaged."""
     path = Path(path)
     return any(os.path.isfile(path / name) for name in (INDEX, _shard_name(0)))
 
 
 def open_prepared(path: Path) -> PreparedSet:
-    """Opens a set; faces are read when they are asked for.
+    """Open a prepared set. Its faces are read on access.
 
-    Raises SwapfastError where it is none, is damaged or of another version, or where a shard is missing or of another
-    size. Damage within a shard shows when a face is read.
+    Raises SwapfastError for a folder that is no prepared set, a damaged set or one of another version, and for a
+    missing shard or one of another size. Damage within a shard is found when a face is read.
     """
     path = Path(path)
     index = path / INDEX
@@ -319,14 +347,14 @@ def open_prepared(path: Path) -> PreparedSet:
             "swapfast prepare"
         )
     try:
-        found = _parsed(path, columns, metadata)
+        prepared = _parsed(path, columns, metadata)
     except KeyError as error:
         raise _damaged(index, f"no {error.args[0]}") from error
     except (ValueError, TypeError, OverflowError, RecursionError, SwapfastError) as error:
         raise _damaged(index, error) from error
-    for name, size in found.shards:
+    for name, size in prepared.shards:
         _check_shard(path / name, size)
-    return found
+    return prepared
 
 
 def _damaged(index: Path, reason: object) -> SwapfastError:
@@ -345,7 +373,7 @@ def _check_shard(path: Path, size: int) -> None:
 
 
 def _parsed(path: Path, columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> PreparedSet:
-    """Raises one of what ``open_prepared`` catches where these are not what ``NewPreparedSet`` writes."""
+    """Return the set of an index. Raises an error that ``open_prepared`` catches if a field is wrong."""
     if metadata["checksum"] != _checksum(metadata):
         raise ValueError("another checksum than its own")
     size, encoding = int(metadata["size"]), metadata["encoding"]
@@ -389,9 +417,9 @@ def _check_places(columns: Mapping[str, np.ndarray], shards: list[int], size: in
 
 
 def _checksum(metadata: Mapping[str, str]) -> str:
-    """Of the metadata; that of the arrays is kept by ``write_arrays``."""
-    meant = {name: text for name, text in metadata.items() if name not in ("checksum", "crc32")}
-    return str(zlib.crc32(json.dumps(meant, sort_keys=True).encode()))
+    """Return the checksum of the metadata; ``write_arrays`` has one of the arrays."""
+    covered = {name: text for name, text in metadata.items() if name not in ("checksum", "crc32")}
+    return str(zlib.crc32(json.dumps(covered, sort_keys=True).encode()))
 
 
 def _shard_name(number: int) -> str:
@@ -402,10 +430,10 @@ def _shard_name(number: int) -> str:
 
 
 class NewPreparedSet:
-    """A set being written, under a temporary name beside ``out`` until ``commit``.
+    """A prepared set being written, under a temporary name beside ``out`` until ``commit``.
 
-    Leaving the ``with`` block without one removes it. Raises SwapfastError where there is something at ``out``, and
-    OSError where it cannot be written.
+    Leaving the ``with`` block without ``commit`` removes it. Raises SwapfastError if ``out`` exists, and OSError where
+    the set cannot be written.
     """
 
     def __init__(
@@ -433,17 +461,17 @@ class NewPreparedSet:
             "mask_names": json.dumps(MASK_NAMES),
             "source": source.encode("utf-8", "backslashreplace").decode(),
         }
-        self._ending = "jpg" if encoding == "jpeg" else "raw"
+        self._suffix = "jpg" if encoding == "jpeg" else "raw"
         self._file: io.BufferedWriter | None = None
-        self._shards: list[tuple[str, int]] = []  # the finished ones
+        self._shards: list[tuple[str, int]] = []  # the finished ones, with sizes in bytes
         self._names: dict[str, None] = {}
         self._packed: list[Packed] = []
         self._places: list[tuple[int, ...]] = []
-        self._made_folders: list[Path] = []
+        self._new_folders: list[Path] = []
 
     def __enter__(self) -> NewPreparedSet:
         self._check_free()
-        self._made_folders = [folder for folder in self.out.parents if not folder.exists()]
+        self._new_folders = [folder for folder in self.out.parents if not folder.exists()]
         try:
             _remove_leftovers(self.out)
             self.temporary.mkdir(parents=True)
@@ -452,15 +480,15 @@ class NewPreparedSet:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.raw.close()  # what its buffer still holds is not wanted, and might not fit on the disk
+            self._file.raw.close()  # without flushing its buffer, which might not fit on the disk
             self._file = None
         if self.temporary.exists():
             shutil.rmtree(self.temporary, ignore_errors=True)
         if not self.out.exists():
-            for folder in self._made_folders:
-                with contextlib.suppress(OSError):  # never made, or somebody uses it
+            for folder in self._new_folders:
+                with contextlib.suppress(OSError):  # missing or in use
                     folder.rmdir()
 
     def _check_free(self) -> None:
@@ -468,19 +496,19 @@ class NewPreparedSet:
             raise SwapfastError(f"{printable(self.out)}: exists already; give a new folder, or remove that one first")
 
     def add(self, sample: Sample) -> None:
-        """Append one face, to a new shard where the last one is full."""
+        """Append one face, to a new shard if the last one is full."""
         name = _member_name(sample.packed.text, self._names)
         if self.encoding == "raw":
             members = [(f"{name}.raw", sample.face + sample.masks)]
         else:
             members = [(f"{name}.jpg", sample.face), (f"{name}.mask.jpg", sample.masks)]
-        written, starts = _tar(members)
-        if self._file is not None and self._file.tell() + len(written) + 2 * _BLOCK > self.shard_bytes:
-            self._finish_shard()
+        content, starts = _tar(members)
+        if self._file is not None and self._file.tell() + len(content) + 2 * _BLOCK > self.shard_bytes:
+            self._finish_shard(self._file)
         if self._file is None:
             self._file = open(self.temporary / _shard_name(len(self._shards)), "xb")  # noqa: SIM115 - it stays open
         begin = self._file.tell()
-        self._file.write(written)
+        self._file.write(content)
         masks_start = starts[0] + len(sample.face) if self.encoding == "raw" else starts[1]
         face = begin + starts[0], len(sample.face), zlib.crc32(sample.face)
         masks = begin + masks_start, len(sample.masks), zlib.crc32(sample.masks)
@@ -488,10 +516,10 @@ class NewPreparedSet:
         self._names[name] = None
         self._packed.append(sample.packed)
 
-    def _finish_shard(self) -> None:
-        self._file.write(bytes(2 * _BLOCK))
-        size = self._file.tell()
-        self._file.close()
+    def _finish_shard(self, file: io.BufferedWriter) -> None:
+        file.write(bytes(2 * _BLOCK))
+        size = file.tell()
+        file.close()
         self._file = None
         path = self.temporary / _shard_name(len(self._shards))
         flush(path)
@@ -499,11 +527,11 @@ class NewPreparedSet:
         self.bytes += size
 
     def commit(self) -> None:
-        """Write the index, flush everything and give the set its name."""
+        """Write the index, flush all files and give the set its name."""
         if self._file is not None:
-            self._finish_shard()
-        names = [f"{name}.{self._ending}" for name in self._names]
-        # Sizes and times of the source's files mean nothing elsewhere.
+            self._finish_shard(self._file)
+        names = [f"{name}.{self._suffix}" for name in self._names]
+        # Sizes and times of the source files mean nothing on another machine.
         files = np.full((len(names), 3, 2), -1, np.int64)
         table = FaceTable.build(self.out, names, self._packed, files)
         places = np.array(self._places, np.int64).reshape(-1, len(_PLACE)).T
@@ -517,12 +545,12 @@ class NewPreparedSet:
         index = self.temporary / INDEX
         write_arrays(index, columns, {**metadata, "checksum": _checksum(metadata)})
         self.bytes += index.stat().st_size
-        self._check_free()  # a folder that is empty would be replaced without a word
+        self._check_free()  # an empty folder would be replaced silently
         put_in_place(self.temporary, self.out)
 
 
 def _remove_leftovers(out: Path) -> None:
-    """What killed writers of the same set have left. A file of our own number is one too: we have not begun."""
+    """Remove what killed writers of the same set left behind, also one with this process's number."""
     if not out.parent.is_dir():
         return
     for path in out.parent.iterdir():
@@ -533,27 +561,27 @@ def _remove_leftovers(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _member_name(source: str, taken: Mapping[str, None]) -> str:
-    """NAME of the members: valid UTF-8 without dots, short enough to be unpacked, and not taken."""
+def _member_name(source: str, used_names: Mapping[str, None]) -> str:
+    """Return a new NAME for a face's members: valid UTF-8 without dots, short enough to be unpacked."""
     stem = os.path.splitext(source)[0].replace(".", "_").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     stem = stem.encode()[:_NAME_BYTES].decode("utf-8", "ignore")
     name, number = stem, 2
-    while name in taken:
+    while name in used_names:
         name, number = f"{stem}-{number}", number + 1
     return name
 
 
 def _tar(members: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[int]]:
-    """The part of a tar that holds these files, and where the content of each begins in it.
+    """Return the part of a tar that holds these files, and the offset of each file's content in it.
 
-    No time, owner or anything else that would make two sets of the same faces differ.
+    It holds no time or owner, so two sets of the same faces are equal.
     """
-    parts, starts, at = [], [], 0
+    parts, starts, offset = [], [], 0
     for name, data in members:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-        starts.append(at + len(header))
+        starts.append(offset + len(header))
         parts += [header, data, bytes(-len(data) % _BLOCK)]
-        at += sum(map(len, parts[-3:]))
+        offset += sum(map(len, parts[-3:]))
     return b"".join(parts), starts

@@ -1,9 +1,9 @@
-"""One file of a folder: is it a face, and where does it lie?
+"""Reads one file of a folder: whether it is a face, and its landmarks.
 
-What a file is goes by its content, not its name:
+The content of a file decides, not its name:
     PNG with a faceswap header              a head
-    PNG or JPEG with NAME.json beside it    a plain picture. The json's "landmarks" are 68 (x, y) in picture px,
-                                            its "mask" names the mask file; else NAME_mask.png is taken if there.
+    PNG or JPEG with NAME.json beside it    a plain picture. The json's "landmarks" are 68 (x, y) in picture px. Its
+                                            "mask" names the mask file, by default NAME_mask.png if that exists.
 Nothing is decoded here.
 """
 
@@ -26,30 +26,35 @@ MIN_EDGE = 16
 MAX_JSON_BYTES = 4 << 20
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
-# Pictures that are known by name only so that a person is told that they are not read.
+# Pictures of these types are recognised only to report that they are not read.
 _OTHER_SUFFIXES = (
     *(".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"),
     *(".jp2", ".jxl", ".tga", ".ppm", ".pgm", ".exr", ".hdr", ".psd"),
 )
 
+PictureInfo = png.PngInfo | jpeg.JpegInfo
+
 
 @dataclass(frozen=True)
 class BadFace:
-    """A file that should have been a face, and in one phrase why it is none."""
+    """A file that cannot be used as a face, and the reason in one phrase."""
 
     path: Path
     reason: str
 
 
 def printable(name: object) -> str:
-    """A file name on one line, whatever characters it is made of."""
+    """Return a file name as printable text on one line."""
     text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def read_face(folder: Path, name: str, others: frozenset[str]) -> FaceRecord | BadFace | None:
-    """A face, a bad one, or None for a file that is no picture."""
+def read_face(folder: Path, name: str, file_names: frozenset[str]) -> FaceRecord | BadFace | None:
+    """Read one file of a folder. Returns None for a file that is not a picture.
+
+    file_names: of all files in the folder.
+    """
     path, suffix = folder / name, Path(name).suffix.lower()
     if suffix == ".json":
         return None
@@ -59,7 +64,7 @@ def read_face(folder: Path, name: str, others: frozenset[str]) -> FaceRecord | B
             raise ValueError("not a file that can be read (a broken link or a device)")
         if not is_picture and not _starts_like_a_picture(path):
             return None
-        return _record(path, suffix, others)
+        return _record(path, suffix, file_names)
     except OSError as error:
         return BadFace(path, f"cannot be read ({error.strerror or error})") if is_picture else None
     except ValueError as error:
@@ -71,19 +76,19 @@ def _starts_like_a_picture(path: Path) -> bool:
         return file.read(8).startswith((png.SIGNATURE, jpeg.SIGNATURE))
 
 
-def _record(path: Path, suffix: str, others: frozenset[str]) -> FaceRecord:
+def _record(path: Path, suffix: str, file_names: frozenset[str]) -> FaceRecord:
     data = read_bytes(path)
     if not data:
         raise ValueError("empty (zero bytes)")
     info = _picture_info(data, suffix)
     if min(info.width, info.height) < MIN_EDGE:
         raise ValueError(f"{info.width}x{info.height} px, too small for a face")
-    if getattr(info, "faceswap_text", None) is not None:
-        return _head(path, data, info)
-    return _plain(path, data, info, others)
+    if isinstance(info, png.PngInfo) and info.faceswap_text is not None:
+        return _head(path, data, info, info.faceswap_text)
+    return _plain(path, data, info, file_names)
 
 
-def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
+def _picture_info(data: bytes, suffix: str) -> PictureInfo:
     if data.startswith(png.SIGNATURE):
         return png.read_png(data)
     if data.startswith(jpeg.SIGNATURE):
@@ -94,24 +99,24 @@ def _picture_info(data: bytes, suffix: str) -> png.PngInfo | jpeg.JpegInfo:
 
 
 def digest_pixels(data: bytes) -> bytes:
-    """8 bytes from a picture's pixels as they are encoded: for a PNG from its first IDAT on, else from the whole file.
+    """Return an 8-byte digest of a picture's encoded pixels: a PNG from its first IDAT on, a JPEG as a whole.
 
-    A new mask in a faceswap header, which lies before the pixels, does not change it. XXH3 takes a sixth of SHA-256's
-    time; it tells a person's pictures apart and is no proof against who builds two that are alike.
+    A new mask in a faceswap header, which lies before the pixels, leaves it unchanged. XXH3 takes a sixth of
+    SHA-256's time. It distinguishes a user's pictures, but two different ones with the same digest can be constructed.
     """
     return xxhash.xxh3_64_digest(memoryview(data)[png.find_pixels(data) :])
 
 
 def _digest_content(data: bytes, pixels: bytes, *companions: bytes) -> bytes:
-    """16 bytes from everything that makes a face. The pixels are not gone through a second time."""
+    """Return a 16-byte digest of everything that makes a face. The pixels enter by their digest."""
     digest = xxhash.xxh3_128(memoryview(data)[: png.find_pixels(data)])
     for part in (pixels, *map(xxhash.xxh3_128_digest, companions)):
         digest.update(part)
     return digest.digest()
 
 
-def _head(path: Path, data: bytes, info: png.PngInfo) -> FaceRecord:
-    header = png.parse_header(info.faceswap_text)
+def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord:
+    header = png.parse_header(text)
     if info.width != info.height:
         raise ValueError(f"a faceswap head of {info.width}x{info.height} px, expected a square")
     if header.frame_dims:
@@ -131,14 +136,14 @@ def _head(path: Path, data: bytes, info: png.PngInfo) -> FaceRecord:
     )
 
 
-def _plain(path: Path, data: bytes, info: png.PngInfo | jpeg.JpegInfo, others: frozenset[str]) -> FaceRecord:
-    if f"{path.stem}.json" not in others:
+def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str]) -> FaceRecord:
+    if f"{path.stem}.json" not in file_names:
         raise ValueError(f"no faceswap header in it and no {printable(path.stem)}.json with landmarks beside it")
-    described_in = _read_json(path.with_suffix(".json"))
-    described = _parse_json(described_in, path.with_suffix(".json"))
-    landmarks = _json_landmarks(described)
+    json_data = _read_json(path.with_suffix(".json"))
+    description = _parse_json(json_data, path.with_suffix(".json"))
+    landmarks = _json_landmarks(description)
     _check_near(landmarks, info.width, info.height, "the picture")
-    mask = _mask_file(path, info, described, others)
+    mask = _mask_file(path, info, description, file_names)
     mask_file, mask_data = mask or (None, b"")
     pixels = digest_pixels(data)
     return FaceRecord(
@@ -151,16 +156,16 @@ def _plain(path: Path, data: bytes, info: png.PngInfo | jpeg.JpegInfo, others: f
         mask_file=mask_file,
         notes=info.notes,
         encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
-        content=_digest_content(data, pixels, described_in, mask_data),
+        content=_digest_content(data, pixels, json_data, mask_data),
         pixels=pixels,
     )
 
 
-def _check_near(landmarks: np.ndarray, width: int, height: int, what: str) -> None:
-    """Points may lie outside (a face at the border) but not further than the picture is wide."""
+def _check_near(landmarks: np.ndarray, width: int, height: int, picture: str) -> None:
+    """Raise ValueError for points further outside than the picture is wide or high. A face may cross the border."""
     size = np.array([width, height])
     if (landmarks < -size).any() or (landmarks > 2 * size).any():
-        raise ValueError(f"landmarks far outside {what} ({width}x{height} px)")
+        raise ValueError(f"landmarks far outside {picture} ({width}x{height} px)")
 
 
 def _read_json(path: Path) -> bytes:
@@ -172,19 +177,19 @@ def _read_json(path: Path) -> bytes:
 
 def _parse_json(data: bytes, path: Path) -> dict:
     try:
-        described = json.loads(data)
+        description = json.loads(data)
     except RecursionError:
         raise ValueError(f"{printable(path.name)} is nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{printable(path.name)} is not valid JSON") from error
-    if not isinstance(described, dict):
+    if not isinstance(description, dict):
         raise ValueError(f"{printable(path.name)} is not a table with landmarks")
-    return described
+    return description
 
 
-def _json_landmarks(described: dict) -> np.ndarray:
-    """(68, 2) float32 px."""
-    points = described.get("landmarks")
+def _json_landmarks(description: dict) -> np.ndarray:
+    """Return the landmarks in px, (68, 2) float32."""
+    points = description.get("landmarks")
     if not isinstance(points, list):
         raise ValueError('its json has no list "landmarks"')
     try:
@@ -194,26 +199,29 @@ def _json_landmarks(described: dict) -> np.ndarray:
     return to_68(numbers)
 
 
-def _mask_file(path: Path, info, described: dict, others: frozenset[str]) -> tuple[Path, bytes] | None:
-    """The mask beside a plain picture, its header checked, and its content; None if there is none."""
-    named = described.get("mask")
-    name = f"{path.stem}_mask.png" if named is None else named
+def _mask_file(
+    path: Path, info: PictureInfo, description: dict, file_names: frozenset[str]
+) -> tuple[Path, bytes] | None:
+    """Return the mask beside a plain picture and its content, None if there is none. Its header is checked."""
+    json_name = description.get("mask")
+    name = f"{path.stem}_mask.png" if json_name is None else json_name
     if not isinstance(name, str):
         raise ValueError('its json\'s "mask" is not a file name')
-    if name not in others:
-        if named is None:
+    if name not in file_names:
+        if json_name is None:
             return None
         raise ValueError(f"its mask {printable(name)[:100]!r}, named by the json, is not beside it")
     mask = path.with_name(name)
     try:
         data = read_bytes(mask)
-        found = _picture_info(data, "") if data else None
+        mask_info = _picture_info(data, "") if data else None
     except ValueError as error:
         raise ValueError(f"its mask {printable(name)} is {error}") from error
-    if found is None:
+    if mask_info is None:
         raise ValueError(f"its mask {printable(name)} is empty (zero bytes)")
-    if (found.width, found.height) != (info.width, info.height):
+    if (mask_info.width, mask_info.height) != (info.width, info.height):
         raise ValueError(
-            f"its mask {printable(name)} is {found.width}x{found.height} px, the picture {info.width}x{info.height}"
+            f"its mask {printable(name)} is {mask_info.width}x{mask_info.height} px, "
+            f"the picture {info.width}x{info.height}"
         )
     return mask, data

@@ -1,4 +1,4 @@
-"""What a training face is, before its pixels are read."""
+"""Describes a training face without its pixels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ MAX_STORED_SIZE = 4096
 
 @dataclass(frozen=True)
 class StoredMask:
-    """A mask kept in a PNG header.
+    """A mask stored in a PNG header.
 
-    data: zlib-compressed rows of uint8, stored_size x stored_size, 0..255. stored_centering: of the crop it was
-    made on. affine: rows of the 2x3 or 3x3 matrix frame px -> mask px, interpolator: cv2's flag; both are kept for
-    writing and not used in training.
+    data: zlib-compressed rows of uint8, stored_size x stored_size, 0..255.
+    stored_centering: centering of the crop that the mask was made on.
+    affine: rows of the 2x3 or 3x3 matrix frame px -> mask px; only for writing.
+    interpolator: cv2's flag; only for writing.
     """
 
     data: bytes
@@ -32,7 +33,10 @@ class StoredMask:
     interpolator: int = 1
 
     def pixels(self) -> np.ndarray:
-        """(stored_size, stored_size) uint8. Raises ValueError if the data are not just that; inflates no more."""
+        """Return the decompressed mask, (stored_size, stored_size) uint8.
+
+        Raises ValueError if the data have another length. At most one byte more than expected is decompressed.
+        """
         expected = self.stored_size**2
         inflater = zlib.decompressobj()
         try:
@@ -40,23 +44,26 @@ class StoredMask:
         except zlib.error as error:
             raise ValueError("mask data that are not valid zlib") from error
         if len(plain) != expected or not inflater.eof:
-            more = "more than " if len(plain) > expected else "" if inflater.eof else "a truncated stream of "
-            raise ValueError(f"{more}{min(len(plain), expected)} bytes, expected {expected}")
+            problem = "more than " if len(plain) > expected else "" if inflater.eof else "a truncated stream of "
+            raise ValueError(f"{problem}{min(len(plain), expected)} bytes, expected {expected}")
         return np.frombuffer(plain, np.uint8).reshape(self.stored_size, self.stored_size)
 
 
 @dataclass(frozen=True, eq=False)
 class FaceRecord:
-    """One face and where it lies.
+    """One face: its file, landmarks, alignment and masks.
 
-    kind: "head", a faceswap PNG that shows the aligned head, "plain", any picture with landmarks beside it, or
-    "prepared", a crop at training size in a prepared set (see prepared.py).
-    width, height: of the picture in the file, px. landmarks: (68, 2) float32 in FRAME px: of the frame a head was
-    cut from, of the picture itself for plain and prepared. mask_file: plain only, the mask beside the picture.
-    notes: what decoding will change, such as "alpha dropped". encoding: of the picture's file. content: 16 bytes that
-    tell this face from any other, its landmarks and mask included; pixels: 8 bytes from the picture alone, which stay
-    when a mask or other header entry changes. Both empty where nobody has looked. cut: prepared only, the crop that
-    the picture shows.
+    kind: "head" is a faceswap PNG of an aligned head; "plain" is any picture with landmarks beside it; "prepared" is a
+        crop at training size in a prepared set (prepared.py).
+    width, height: size of the picture in the file, px.
+    landmarks: (68, 2) float32 in px of the frame. A head's frame is the picture it was cut from; the frame of a plain
+        or prepared face is the picture itself.
+    mask_file: plain only, the mask beside the picture.
+    notes: what decoding changes, such as "alpha dropped".
+    encoding: file format of the picture.
+    content: 16-byte digest of the picture, landmarks and masks; empty if unknown.
+    pixels: 8-byte digest of the picture alone, which stays when a mask or the header changes; empty if unknown.
+    crop: prepared only, the crop that the picture shows.
     """
 
     path: Path
@@ -71,4 +78,4 @@ class FaceRecord:
     encoding: Literal["png", "jpeg", "raw"] = "png"
     content: bytes = b""
     pixels: bytes = b""
-    cut: CropConfig | None = None
+    crop: CropConfig | None = None

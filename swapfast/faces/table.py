@@ -1,7 +1,7 @@
-"""The faces of a folder as columns: under a kilobyte a face, in memory as in the index file, which is mapped.
+"""The faces of a folder as columns of less than a kilobyte per face, equal in memory and in the mapped index file.
 
-A ``FaceTable`` is a sequence of ``FaceRecord``; each is made when it is asked for. The index keeps what reading a
-folder found, so that the next start reads only files that are new or have another size or time.
+A ``FaceTable`` is a sequence of ``FaceRecord``, each made on access. The index stores the result of reading a folder,
+so that the next start reads only files that are new or have another size or time.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
@@ -21,13 +22,13 @@ from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.mapped import open_arrays, write_arrays
 
-INDEX_FORMAT = 2  # raised whenever reading a file finds more or other things than before
+INDEX_FORMAT = 2  # raised whenever reading a file gives another result than before
 
-KINDS = ("bad", "head", "plain", "prepared")
-ENCODINGS = ("png", "jpeg", "raw")
+KINDS: tuple[Literal["bad", "head", "plain", "prepared"], ...] = ("bad", "head", "plain", "prepared")
+ENCODINGS: tuple[Literal["png", "jpeg", "raw"], ...] = ("png", "jpeg", "raw")
 
-# What is known of one face; ``files``: size and mtime in ns of the picture, its json and its mask, -1 where there is
-# none. notes and masks are places in lists of what occurs, of which a folder has few.
+# The columns of one face. files: size and mtime in ns of the picture, its json and its mask, -1 for a missing file.
+# notes, masks: indices into the lists of combinations that occur, of which a folder has few.
 ROW = np.dtype(
     [
         ("files", "<i8", (3, 2)),
@@ -48,16 +49,18 @@ ROW = np.dtype(
     ]
 )
 
+ROW_NAMES: tuple[str, ...] = ROW.names or ()
+
 
 class StoredMasks(Mapping[str, StoredMask]):
-    """The masks in the header of a file: their names are known, their pixels are read when one is asked for."""
+    """The masks in the header of a file. Their names are known; the header is read on the first access to one."""
 
     def __init__(self, path: Path, names: tuple[str, ...]) -> None:
         self.path, self.names = path, names
         self._read: Mapping[str, StoredMask] | None = None
 
     def __getitem__(self, name: str) -> StoredMask:
-        """Raises ValueError with a short reason where the file has changed or cannot be read."""
+        """Return a mask. Raises ValueError with a short reason if the file has changed or cannot be read."""
         if name not in self.names:
             raise KeyError(name)
         if self._read is None:
@@ -70,7 +73,7 @@ class StoredMasks(Mapping[str, StoredMask]):
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
@@ -79,7 +82,11 @@ class StoredMasks(Mapping[str, StoredMask]):
 
 @dataclass(frozen=True)
 class Packed:
-    """One file's row, and what a row has no room for. text: a bad file's reason, or the name of a face's mask file."""
+    """One file's row and its values of variable length.
+
+    row: bytes of a ``ROW``.
+    text: the reason of a bad file, or the name of a face's mask file.
+    """
 
     row: bytes
     notes: tuple[str, ...]
@@ -87,39 +94,39 @@ class Packed:
     text: str
 
 
-def pack(found: FaceRecord | BadFace) -> Packed:
-    """What was found in a file, as a row without its ``files``."""
+def pack(face: FaceRecord | BadFace) -> Packed:
+    """Return a face or bad file as a row. The column ``files`` stays 0."""
     row = np.zeros((), ROW)
-    if isinstance(found, BadFace):
-        return Packed(row.tobytes(), (), (), found.reason)
-    alignment = found.alignment
-    row["content"] = np.frombuffer(found.content.ljust(16, b"\0"), np.uint8)
-    row["pixels"] = np.frombuffer(found.pixels.ljust(8, b"\0"), np.uint8)
-    row["kind"], row["encoding"] = KINDS.index(found.kind), ENCODINGS.index(found.encoding)
-    row["width"], row["height"] = found.width, found.height
-    row["landmarks"] = found.landmarks
+    if isinstance(face, BadFace):
+        return Packed(row.tobytes(), (), (), face.reason)
+    alignment = face.alignment
+    row["content"] = np.frombuffer(face.content.ljust(16, b"\0"), np.uint8)
+    row["pixels"] = np.frombuffer(face.pixels.ljust(8, b"\0"), np.uint8)
+    row["kind"], row["encoding"] = KINDS.index(face.kind), ENCODINGS.index(face.encoding)
+    row["width"], row["height"] = face.width, face.height
+    row["landmarks"] = face.landmarks
     row["legacy_matrix"] = alignment.legacy_matrix
     row["offsets"] = [alignment.offsets[name] for name in CENTERINGS]
     row["rotation"], row["translation"] = alignment.rotation, alignment.translation
     row["angles"] = alignment.pitch, alignment.yaw, alignment.roll, alignment.average_distance
-    mask = found.mask_file.name if found.mask_file else ""
-    return Packed(row.tobytes(), found.notes, tuple(found.stored_masks), mask)
+    mask = face.mask_file.name if face.mask_file else ""
+    return Packed(row.tobytes(), face.notes, tuple(face.stored_masks), mask)
 
 
 def _blob(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts one after another as bytes, and where each begins and ends."""
+    """Return texts concatenated as bytes, and the (N + 1,) offsets at which they begin and end."""
     encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-    at = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=at[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), at
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets
 
 
 class FaceTable(Sequence[FaceRecord]):
-    """Faces as columns; see ``ROW``. Its order is the files' sorted by name.
+    """A sequence of faces stored as columns, sorted by file name.
 
-    columns: by name, those of ROW and texts as ``names`` with ``names_at`` and ``texts`` with ``texts_at``.
-    note_sets, mask_sets: what ``notes`` and ``masks`` count. rows: which of the columns' rows are meant; all faces
-    that are not bad by default.
+    columns: name -> array: those of ROW, the texts ``names``, ``texts`` and their offsets ``names_at``, ``texts_at``.
+    note_sets, mask_sets: the combinations that the columns ``notes`` and ``masks`` index.
+    rows: (len,) the table's faces as rows of the columns, by default all that are not bad.
     """
 
     def __init__(
@@ -138,24 +145,28 @@ class FaceTable(Sequence[FaceRecord]):
 
     @classmethod
     def build(cls, folder: Path, names: Sequence[str], packed: Iterable[Packed], files: np.ndarray) -> FaceTable:
-        """From what ``pack`` gave for each name; files: (N, 3, 2), see ROW."""
+        """Return the table of packed faces.
+
+        names: their file names.
+        files: (N, 3, 2), the column ``files``.
+        """
         packed = list(packed)
         rows = np.frombuffer(b"".join(p.row for p in packed), ROW).copy()
         note_sets = list(dict.fromkeys(p.notes for p in packed))
         mask_sets = list(dict.fromkeys(p.masks for p in packed))
-        notes, masks = ({s: i for i, s in enumerate(sets)} for sets in (note_sets, mask_sets))
+        notes, masks = ({names: i for i, names in enumerate(sets)} for sets in (note_sets, mask_sets))
         rows["notes"] = [notes[p.notes] for p in packed]
         rows["masks"] = [masks[p.masks] for p in packed]
         rows["files"] = files
-        columns = {name: np.ascontiguousarray(rows[name]) for name in ROW.names}
+        columns = {name: np.ascontiguousarray(rows[name]) for name in ROW_NAMES}
         columns["names"], columns["names_at"] = _blob(names)
         columns["texts"], columns["texts_at"] = _blob(p.text for p in packed)
         return cls(folder, columns, note_sets, mask_sets)
 
     def packed(self, row: int) -> Packed:
-        """The inverse of ``build``, for one of the columns' rows."""
+        """Return one of the columns' rows as ``build`` takes it."""
         record = np.zeros((), ROW)
-        for name in ROW.names:
+        for name in ROW_NAMES:
             record[name] = self.columns[name][row]
         notes, masks = self.columns["notes"][row], self.columns["masks"][row]
         return Packed(record.tobytes(), self.note_sets[notes], self.mask_sets[masks], self._text("texts", row))
@@ -163,14 +174,20 @@ class FaceTable(Sequence[FaceRecord]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index):
-        """The record of one face; a slice gives a table."""
+    @overload
+    def __getitem__(self, index: int) -> FaceRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FaceTable: ...
+
+    def __getitem__(self, index: int | slice) -> FaceRecord | FaceTable:
+        """Return the record of one face, or the table of a slice."""
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         return self._record(int(self.rows[index]))
 
     def select(self, indices: Sequence[int]) -> FaceTable:
-        """Some of these faces, in the order given."""
+        """Return the table of some of these faces, in the order of ``indices``."""
         rows = self.rows[np.asarray(indices, np.int64)]
         return FaceTable(self.folder, self.columns, self.note_sets, self.mask_sets, rows)
 
@@ -179,16 +196,16 @@ class FaceTable(Sequence[FaceRecord]):
         return bytes(self.columns[name][at[row] : at[row + 1]]).decode("utf-8", "surrogateescape")
 
     def name(self, index: int) -> str:
-        """The file name of one face."""
+        """Return the file name of one face."""
         return self._text("names", int(self.rows[index]))
 
     def file_names(self) -> list[str]:
-        """The name of every row of the columns, bad files included."""
+        """Return the file name of every row of the columns, bad files included."""
         at, blob = self.columns["names_at"].tolist(), bytes(self.columns["names"])
         return [blob[a:b].decode("utf-8", "surrogateescape") for a, b in itertools.pairwise(at)]
 
     def column(self, name: str) -> np.ndarray:
-        """One column of these faces, copied."""
+        """Return a copy of one column of these faces."""
         return self.columns[name][self.rows]
 
     def _record(self, row: int) -> FaceRecord:
@@ -197,9 +214,11 @@ class FaceTable(Sequence[FaceRecord]):
         pitch, yaw, roll, distance = c["angles"][row].tolist()
         mask = self._text("texts", row)
         masks = self.mask_sets[c["masks"][row]]
+        kind = KINDS[c["kind"][row]]
+        assert kind != "bad", "a bad file has no record"
         return FaceRecord(
             path=path,
-            kind=KINDS[c["kind"][row]],
+            kind=kind,
             width=int(c["width"][row]),
             height=int(c["height"][row]),
             landmarks=c["landmarks"][row],
@@ -222,79 +241,86 @@ class FaceTable(Sequence[FaceRecord]):
         )
 
     def mask_name(self, row: int) -> str:
-        """The name of the mask file of one of the columns' rows, empty without one."""
+        """Return the name of a row's mask file, empty if it has none."""
         return self._text("texts", row) if self.columns["kind"][row] else ""
 
-    def bad(self, passed_over: frozenset[str] = frozenset()) -> list[BadFace]:
-        """The files of the columns that are no face, with their reasons."""
+    def bad(self, excluded: frozenset[str] = frozenset()) -> list[BadFace]:
+        """Return the bad files of the columns with their reasons. excluded: names of files to leave out."""
         rows = np.flatnonzero(self.columns["kind"] == 0).tolist()
-        named = ((self._text("names", row), row) for row in rows)
-        return [BadFace(self.folder / name, self._text("texts", row)) for name, row in named if name not in passed_over]
+        names = [self._text("names", row) for row in rows]
+        return [
+            BadFace(self.folder / name, self._text("texts", row))
+            for name, row in zip(names, rows)
+            if name not in excluded
+        ]
 
     def mask_files(self) -> frozenset[str]:
-        """The names of all files that are some face's mask."""
+        """Return the names of all files that are a face's mask."""
         at = self.columns["texts_at"]
         with_text = np.flatnonzero((at[1:] > at[:-1]) & (self.columns["kind"] != 0)).tolist()
         return frozenset(self._text("texts", row) for row in with_text)
 
     def note_counts(self) -> dict[str, int]:
-        """How many of these faces have each note."""
-        found: dict[str, int] = {}
+        """Return how many of these faces have each note."""
+        counts: dict[str, int] = {}
         for number, count in enumerate(np.bincount(self.column("notes"), minlength=1).tolist()):
             for note in self.note_sets[number] if count else ():
-                found[note] = found.get(note, 0) + count
-        return dict(sorted(found.items()))
+                counts[note] = counts.get(note, 0) + count
+        return dict(sorted(counts.items()))
 
-    def accepted_by(self, accepts: Callable[[FaceRecord], bool]) -> np.ndarray:
-        """(len,) bool: which faces ``accepts`` takes, asked once for each kind of face that differs in its masks."""
+    def accepted_by(self, predicate: Callable[[FaceRecord], bool]) -> np.ndarray:
+        """Return which faces satisfy ``predicate``, (len,) bool.
+
+        The predicate may depend on a face's kind and masks only: it is called once for each combination of these.
+        """
         at = self.columns["texts_at"]
         has_file = (at[1:] > at[:-1])[self.rows]
         kinds = np.stack([self.column("kind"), self.column("masks"), has_file], axis=1).astype(np.int64)
-        _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
-        answers = np.array([accepts(self[int(i)]) for i in first], bool)
-        return answers[which.reshape(-1)] if len(self) else np.zeros(0, bool)
+        _, first, inverse = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
+        accepted = np.array([predicate(self[int(i)]) for i in first], bool)
+        return accepted[inverse.reshape(-1)] if len(self) else np.zeros(0, bool)
 
 
 # --- the index file ---------------------------------------------------------------------------------------
 
 
 def index_path(cache: Path, folder: Path) -> Path:
-    """Where the index of ``folder`` lies in the cache folder."""
+    """Return the path of the index of ``folder`` in the cache folder."""
     name = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return cache / f"index-{name}.safetensors"
 
 
-def save_index(path: Path, table: FaceTable, **more: str) -> None:
-    """Keep all rows of a table. Raises OSError where it cannot be written."""
+def save_index(path: Path, table: FaceTable, **extra_metadata: str) -> None:
+    """Write all rows of a table to an index file. Raises OSError where it cannot be written."""
     metadata = {
         "what": "swapfast index",
         "format": str(INDEX_FORMAT),
         "folder": str(table.folder.resolve()).encode("utf-8", "backslashreplace").decode(),
         "notes": json.dumps(table.note_sets),
         "masks": json.dumps(table.mask_sets),
-        **more,
+        **extra_metadata,
     }
     write_arrays(path, table.columns, metadata)
 
 
 def load_index(path: Path, folder: Path) -> FaceTable | None:
-    """The table of an index file, mapped; None where there is none that this program wrote and nothing damaged."""
+    """Return the mapped table of an index file, None if it is missing, damaged or of another program or version."""
     try:
         columns, metadata = open_arrays(path)
         expected = {"what": "swapfast index", "format": str(INDEX_FORMAT)}
         if "crc32" not in metadata or any(metadata.get(name) != value for name, value in expected.items()):
             return None
-        sets = [[tuple(texts) for texts in json.loads(metadata[name])] for name in ("notes", "masks")]
-        check_columns(columns, *map(len, sets))
+        note_sets, mask_sets = ([tuple(texts) for texts in json.loads(metadata[name])] for name in ("notes", "masks"))
+        check_columns(columns, len(note_sets), len(mask_sets))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return FaceTable(folder, columns, *sets)
+    return FaceTable(folder, columns, note_sets, mask_sets)
 
 
 def check_columns(columns: Mapping[str, np.ndarray], note_sets: int, mask_sets: int) -> None:
-    """Raises ValueError or KeyError where these are not the columns of a table."""
+    """Raise ValueError or KeyError unless these are the columns of a table."""
     count = len(columns["kind"])
-    for name in ROW.names:
+    for name in ROW_NAMES:
         dtype, shape = ROW[name].base, ROW[name].shape
         if columns[name].dtype != dtype or columns[name].shape != (count, *shape):
             raise ValueError(f"column {name} of another shape")

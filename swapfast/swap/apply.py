@@ -10,10 +10,10 @@ from swapfast.models import SIDES, FaceAutoencoder
 
 @torch.no_grad()
 def swap_faces(model: FaceAutoencoder, faces: np.ndarray, to: str, batch_size: int = 64) -> np.ndarray:
-    """Show ``faces`` to the model and take side ``to``'s face ('a' or 'b').
+    """Return the faces that the decoder of side ``to`` ("a" or "b") makes of ``faces``.
 
-    faces: (n, 3, h, w) float32 in 0..1 BGR at the model's input size. Returns (n, H, W, 3) float32 in 0..1 BGR at its
-    largest output size, with a learned mask as fourth channel.
+    faces: (n, 3, h, w) float32 in 0..1 BGR, at the model's input size.
+    Returns (n, H, W, 3) float32 in 0..1 BGR at the model's largest output size; (n, H, W, 4) with a learned mask.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -30,5 +30,9 @@ def swap_faces(model: FaceAutoencoder, faces: np.ndarray, to: str, batch_size: i
 
 
 def all_swaps(model: FaceAutoencoder, inputs: np.ndarray) -> np.ndarray:
-    """(sides, n, 3, h, w) -> (source side, destination side, n, H, W, 3 or 4): every decoder on every face."""
+    """Return what every decoder makes of every face.
+
+    inputs: (sides, n, 3, h, w), see ``swap_faces``.
+    Returns (source side, destination side, n, H, W, 3 or 4).
+    """
     return np.stack([[swap_faces(model, faces, to) for to in SIDES] for faces in inputs])

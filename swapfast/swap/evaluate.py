@@ -1,8 +1,8 @@
-"""How good a swap is, where the true swap is known.
+"""Measures swaps against the true swap.
 
-The truth folders hold the same pose, expression and light twice: ``a/NAME`` shows identity A and ``b/NAME`` identity B.
-Both pictures of a pair are cut by A's window at the model's size and centering. The model is shown A and asked for B,
-and what it makes is compared with the true B inside B's face mask.
+The truth folders show every pose, expression and light twice: ``a/NAME`` with identity A, ``b/NAME`` with identity B.
+Both pictures of a pair are cropped with A's alignment, at the model's size and centering. The model swaps A to B, and
+the result is compared with the true B inside B's face mask.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from swapfast.swap.apply import swap_faces
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the pairs of the PSNR in dB inside B's face mask, against the true B.
+    """The mean PSNR over all pairs, in dB, against the true B inside B's face mask.
 
-    swap_psnr: A swapped to B. mean_b_psnr: the mean training face of B, what a model that learned nothing but an
-    average would make. unchanged_psnr: A as it is. reconstruction_psnr: B through its own decoder.
+    swap_psnr: of A swapped to B.
+    mean_b_psnr: of the mean training face of B, the output of a model that learned only an average.
+    unchanged_psnr: of A itself.
+    reconstruction_psnr: of B reconstructed by its own decoder.
     """
 
     swap_psnr: float
@@ -39,7 +41,7 @@ class Evaluation:
     pairs: int
 
     def to_dict(self) -> dict:
-        """Plain values, rounded to a thousandth."""
+        """Return the values rounded to a thousandth, JSON-ready."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -50,10 +52,15 @@ class Evaluation:
         )
 
 
-def masked_psnr(made: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """PSNR in dB of each (n, H, W, 3) picture in 0..1 inside its (n, H, W) mask, weighted by it."""
-    squares = ((made.astype(np.float64) - true) ** 2).mean(-1)
-    error = (squares * mask).sum((1, 2)) / mask.sum((1, 2))
+def masked_psnr(images: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return each image's PSNR in dB, weighted by its mask.
+
+    images, expected: (n, H, W, 3) in 0..1.
+    masks: (n, H, W) in 0..1, none of them empty.
+    Returns (n,) float64.
+    """
+    squares = ((images.astype(np.float64) - expected) ** 2).mean(-1)
+    error = (squares * masks).sum((1, 2)) / masks.sum((1, 2))
     return -10 * np.log10(np.maximum(error, 1e-10))
 
 
@@ -69,21 +76,23 @@ def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
     return [(sides[0][name], sides[1][name]) for name in sorted(sides[0])]
 
 
-def face_mask_for(window_of: FaceRecord, record: FaceRecord, config: TrainConfig, size: int) -> np.ndarray:
-    """(size, size) uint8: the face mask of ``record`` in the window of ``window_of``, never empty.
+def face_mask_for(reference: FaceRecord, record: FaceRecord, config: TrainConfig, size: int) -> np.ndarray:
+    """Return the face mask of ``record`` on the crop of ``reference``.
 
-    As the model was trained with where it can be had from landmarks or a mask file, else extended.
+    The mask has the type the model was trained with if that type comes from landmarks or a mask file, otherwise the
+    type "extended".
+    Returns (size, size) uint8. Raises SwapfastError where it is empty.
     """
     mask = config.mask
     if mask.mask_type not in FRAME_TYPES or (mask.mask_type == "file" and record.mask_file is None):
         mask = MaskConfig()
-    made = face_mask_in(window_of, record, config.crop, mask, size)
-    if not made.any():
+    pixels = face_mask_in(reference, record, config.crop, mask, size)
+    if not pixels.any():
         raise SwapfastError(
-            f"{record.path}: its face mask ({mask.mask_type}) is empty where {window_of.path} has its face: "
+            f"{record.path}: its face mask ({mask.mask_type}) is empty where {reference.path} has its face: "
             "mend the mask, or remove the pair if these two do not belong together"
         )
-    return made
+    return pixels
 
 
 def _picture(record: FaceRecord) -> np.ndarray:
@@ -98,37 +107,39 @@ def evaluate(
     config: TrainConfig,
     mean_b: np.ndarray,
     truth: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measure ``model`` on the pairs under ``truth``; mean_b: (H, W, 3) in 0..1 BGR at the largest output size.
+    """Measure ``model`` on the pairs in the folder ``truth``.
 
-    progress: told (done, total) of the pictures decoded. Raises SwapfastError for missing, damaged or unpaired
-    pictures, and for a B without a face mask.
+    mean_b: (H, W, 3) in 0..1 BGR, the mean training face of B at the model's largest output size.
+    progress: called with (pictures decoded, pictures in total).
+    Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
     """
     pairs = _pairs(truth)
     size = model.output_sizes[-1]
 
-    def cut(side: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 3, h, w) as the model is shown a side, and (n, size, size, 3) as it would be right; in 0..1."""
-        shown = np.empty((len(pairs), model.input_size, model.input_size, 3), np.float32)
-        true = np.empty((len(pairs), size, size, 3), np.float32)
+    def crops(side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a side's model inputs (n, 3, h, w) and true outputs (n, size, size, 3), in 0..1."""
+        inputs = np.empty((len(pairs), model.input_size, model.input_size, 3), np.float32)
+        expected = np.empty((len(pairs), size, size, 3), np.float32)
         for index, pair in enumerate(pairs):
             picture = _picture(pair[side])
-            for stack in (shown, true):
+            for stack in (inputs, expected):
                 stack[index] = crop_with(pair[0], pair[side], picture, config.crop, stack.shape[1])
-            progress(side * len(pairs) + index + 1, 2 * len(pairs))
-        return np.ascontiguousarray(shown.transpose(0, 3, 1, 2)) / 255, true / 255
+            if progress is not None:
+                progress(side * len(pairs) + index + 1, 2 * len(pairs))
+        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)) / 255, expected / 255
 
     masks = np.stack([face_mask_for(a, b, config, size) for a, b in pairs]) / 255
-    (shown_a, true_a), (shown_b, true_b) = cut(0), cut(1)
+    (inputs_a, true_a), (inputs_b, true_b) = crops(0), crops(1)
 
-    def against_b(made: np.ndarray) -> float:
-        return float(masked_psnr(made[..., :3], true_b, masks).mean())
+    def psnr(images: np.ndarray) -> float:
+        return float(masked_psnr(images[..., :3], true_b, masks).mean())
 
     return Evaluation(
-        swap_psnr=against_b(swap_faces(model, shown_a, "b")),
-        mean_b_psnr=against_b(np.broadcast_to(mean_b, true_b.shape)),
-        unchanged_psnr=against_b(true_a),
-        reconstruction_psnr=against_b(swap_faces(model, shown_b, "b")),
+        swap_psnr=psnr(swap_faces(model, inputs_a, "b")),
+        mean_b_psnr=psnr(np.broadcast_to(mean_b, true_b.shape)),
+        unchanged_psnr=psnr(true_a),
+        reconstruction_psnr=psnr(swap_faces(model, inputs_b, "b")),
         pairs=len(pairs),
     )

@@ -151,7 +151,7 @@ def test_records_tell_of_the_crop_and_of_the_source(sources, jpegs):
     for index in (0, 22):
         record, source = records[index], sources[index]
         assert (record.kind, record.encoding, record.width, record.height) == ("prepared", "jpeg", SIZE, SIZE)
-        assert record.cut == CROP and record.mask_file is None and not record.stored_masks
+        assert record.crop == CROP and record.mask_file is None and not record.stored_masks
         assert (record.content, record.pixels) == (source.content, source.pixels) and any(record.content)
         assert np.array_equal(record.landmarks, crop_landmarks(source, CROP, SIZE))
         assert np.array_equal(record.alignment.legacy_matrix, align(record.landmarks).legacy_matrix)
@@ -166,7 +166,7 @@ def test_some_of_the_faces(sources, raws):
     assert np.array_equal(made.read(some.rows[0])[0], _cut(sources[2])[0])
     less = made.folder.without([BadFace(made.folder.records[1].path, "for a test")])
     assert len(less.records) == 39 and less.records[1].path == made.folder.records[2].path
-    assert less.records[1].cut == CROP
+    assert less.records[1].crop == CROP
 
 
 def test_threads_and_forked_processes_share_a_set(jpegs):
