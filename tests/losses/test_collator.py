@@ -11,6 +11,7 @@ import torch
 from swapfast.batch import BatchMeta
 from swapfast.errors import SwapfastError
 from swapfast.losses import LOSSES, LossCollator, get_loss
+from tests.losses.leaps import leaping_pixels
 
 OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
 ONE_PIXEL = {"mae", "mse", "logcosh", "smooth_loss"}
@@ -83,6 +84,18 @@ CONFIGS = [
 ]
 
 
+# Five times what rounding leaves of an item's mean: 3.6e-5 of ssim's, most of it the peer's (test_functions), and
+# 1.8e-5 of ms_ssim's apart from its leaps. Of all others 6e-7.
+ROUNDING = {"ssim": 1.8e-4, "ms_ssim": 1e-4}
+
+
+def _leap(golden, device, config, output):
+    """Return by how much ms_ssim's mean may leap in each item, (N,): by up to 1 a pixel where rounding decides."""
+    true, pred, face, eye, mouth = _parts(golden, device, config, output)
+    weights = face * (1 + config["eye_multiplier"] * eye) * (1 + config["mouth_multiplier"] * mouth)
+    return (leaping_pixels(true, pred) * weights.cpu().numpy()).mean((1, 2, 3))
+
+
 def test_every_golden_configuration_is_tested(golden):
     assert {*CONFIGS, "duplicate_function"} == set(_manifest_configs(golden))
 
@@ -90,7 +103,7 @@ def test_every_golden_configuration_is_tested(golden):
 @pytest.mark.golden
 @pytest.mark.parametrize("name", CONFIGS)
 def test_totals_and_gradients_are_the_peers(golden, device, within, name):
-    """5e-5 and not 1e-5: the peer's ssim is itself 2.3e-5 off float64 (test_functions measures both).
+    """Within the rounding of ssim's variances, the peer's and ours (test_functions measures both), and ms_ssim's leaps.
 
     Where a function of the peer has a defect its part of the total is replaced by what ours should be, from
     ``_expected``, written here without the collator.
@@ -98,7 +111,7 @@ def test_totals_and_gradients_are_the_peers(golden, device, within, name):
     vectors, config = golden("loss_collator"), _manifest_configs(golden)[name]
     pred, loss = _run(golden, device, config)
     weights = {f: w for f, w in zip(config["functions"], config["weights"]) if f != "none"}
-    total = float(vectors[f"total_{name}"])
+    total, leaps = float(vectors[f"total_{name}"]), 0.0
     for output, values in enumerate(loss.unweighted):
         assert list(values) == list(weights)
         for function, value in values.items():
@@ -108,11 +121,14 @@ def test_totals_and_gradients_are_the_peers(golden, device, within, name):
                 wanted = _expected(golden, device, config, function, output)
                 assert np.abs(theirs / wanted - 1).max() > 1e-4, "the peer's defect, reproduced"
                 total += weights[function] * (wanted.mean() - theirs.mean())
-            error = np.abs(value.detach().cpu().numpy() / wanted - 1).max()
-            within(f"{name} out{output} {function} per item, relative", error, 5e-5)
+            leap = _leap(golden, device, config, output) if function == "ms_ssim" else 0.0
+            leaps += weights[function] * np.mean(leap)
+            error = ((np.abs(value.detach().cpu().numpy() - wanted) - leap) / wanted).max()
+            within(f"{name} out{output} {function} per item, relative", error, ROUNDING.get(function, 1e-5))
             weighted = loss.weighted[output][function].detach().cpu().numpy()
             np.testing.assert_allclose(weighted, value.detach().cpu().numpy() * weights[function], rtol=1e-6)
-    within(f"{name} total, relative", abs(loss.total.item() - total) / total, 5e-5)
+    rounding = max(ROUNDING.get(function, 1e-5) for function in weights)
+    within(f"{name} total, relative", (abs(loss.total.item() - total) - leaps) / total, rounding)
     if config["learn_mask"]:
         error = np.abs(loss.mask.detach().cpu().numpy() / vectors[f"mask_{name}"] - 1).max()
         within(f"{name} learned mask per item, relative", error, 1e-5)
@@ -122,7 +138,8 @@ def test_totals_and_gradients_are_the_peers(golden, device, within, name):
         if f"grad_{name}_out{output}" in vectors.files:
             theirs = vectors[f"grad_{name}_out{output}"]
             error = np.abs(grad.cpu().numpy() - theirs).max() / np.abs(theirs).max()
-            within(f"{name} out{output} gradient, relative", error, 1e-4)
+            # Of ssim's gradient rounding leaves 5.1e-5 here and up to 9.3e-5 in ten draws (test_functions).
+            within(f"{name} out{output} gradient, relative", error, 5e-4 if "ssim" in weights else 1e-4)
 
 
 def _expected(golden, device, config, function, output):
@@ -143,7 +160,7 @@ def test_a_function_named_twice_adds_its_weights(golden, device, within):
     _, loss = _run(golden, device, config)
     theirs = float(golden("loss_collator")["total_duplicate_function"])
     kept, given = config["weights"][1], sum(config["weights"])
-    within("duplicate total, relative", abs(loss.total.item() / (theirs / kept * given) - 1), 5e-5)
+    within("duplicate total, relative", abs(loss.total.item() / (theirs / kept * given) - 1), ROUNDING["ssim"])
 
 
 def test_masks_and_multipliers_by_the_formula(device):

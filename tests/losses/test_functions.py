@@ -18,6 +18,7 @@ from swapfast.errors import SwapfastError
 from swapfast.losses import LOSSES, get_loss
 from swapfast.losses.filters import BandFilter, WindowFilter, blur, enlarge, filter_for, mix_colors
 from swapfast.losses.pixel import general_penalty, smooth_loss
+from tests.losses.leaps import leaping_pixels
 
 OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
 BY_ITEM = {"ffl", "l_inf_norm"}
@@ -44,6 +45,22 @@ def _relative(found, wanted) -> float:
     return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
+def _relative_norm(found, wanted) -> float:
+    """Length of the error as a share of the length of what is wanted."""
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+# SSIM divides by the variance and 9e-4 and FLIP has kinks; every other loss is off by 1e-6 or less, which leaves 1e-5.
+# Of SSIM's variance float32 leaves 1e-7 on flat areas, 1e-4 of 9e-4. In the worst of ten pairs of faces of 64 and of
+# 128 px, under three instruction sets, ours is off float64 by 4.7e-6 in the mean, 8.7e-6 in an item, 2.2e-5 in the mean
+# pixel, 9.3e-5 in the gradient; the peer of the recorded pairs by 7.8e-4 in the worst pixel and 3.1e-5 in the mean one.
+# Five times that each.
+SSIM = {"mean": 2.5e-5, "item": 5e-5, "pixel": 1.2e-4, "gradient": 5e-4, "peers worst": 4e-3, "peers pixel": 1.6e-4}
+# Of FLIP rounding decides on which side of a kink a pixel lies, and the filters spread its slope over 20 x 20 px: up to
+# 1.6e-2 of the largest slope, and 1.3e-3 of the gradient's length, in the worst of the same draws.
+FLIP_GRADIENT_NORM = 7e-3
+
+
 def _function(name):
     found = GOLDEN.get(name, name)
     return get_loss(found).function if isinstance(found, str) else found
@@ -64,7 +81,7 @@ PEERS = ["mae", "mse", "logcosh", "smooth_loss", "ssim", "ffl", "laploss", "flip
 @pytest.mark.parametrize("name", PEERS)
 def test_values_and_gradients_are_the_peers(golden, device, within, name):
     vectors, loss = golden(f"loss_{name}"), _function(name)
-    keys = _keys(vectors)
+    keys, flip = _keys(vectors), name.startswith("flip")
     assert keys
     for key in keys:
         true, pred = _inputs(golden, key, device)
@@ -72,19 +89,27 @@ def test_values_and_gradients_are_the_peers(golden, device, within, name):
         value64, grad64 = _value_and_gradient(loss, true.double(), pred.double())
         theirs, their_grad = vectors[f"value_{key}"], vectors[f"grad_{key}"]
         mean64, items64 = float(vectors[f"mean64_{key}"]), vectors[f"item64_{key}"]
-        within(f"{name} {key} mean, relative", abs(value.mean() / mean64 - 1), 1e-5)
+        within(f"{name} {key} mean, relative", abs(value.mean() / mean64 - 1), SSIM["mean"] if name == "ssim" else 1e-5)
         items = value.reshape(len(value), -1).mean(1)
-        within(f"{name} {key} per item, relative", np.abs(items / items64 - 1).max(), 1e-5)
+        error = np.abs(items / items64 - 1).max()
+        within(f"{name} {key} per item, relative", error, SSIM["item"] if name == "ssim" else 1e-5)
         if name == "ssim":
-            # Float32 cancels in the variance of flat areas: the peer is 2.3e-5 off float64 there, ours 8e-6.
-            within(f"{name} {key} against float64, mean pixel", np.abs(value - value64).mean(), 2e-5)
-            within(f"{name} {key} value, worst pixel", np.abs(value64 - theirs).max(), 2e-3)
-            within(f"{name} {key} value, mean pixel", np.abs(value64 - theirs).mean(), 5e-5)
+            within(f"{name} {key} against float64, mean pixel", np.abs(value - value64).mean(), SSIM["pixel"])
+            within(f"{name} {key} value, worst pixel", np.abs(value64 - theirs).max(), SSIM["peers worst"])
+            within(f"{name} {key} value, mean pixel", np.abs(value64 - theirs).mean(), SSIM["peers pixel"])
         elif name != "ffl":  # whose map lies among frequencies; its mean above is what counts
-            within(f"{name} {key} value, worst pixel, relative", _relative(value, theirs), 1e-5)
+            # 6e-6 is the peer's own rounding, of FLIP on either instruction set.
+            within(f"{name} {key} value, worst pixel, relative", _relative(value, theirs), 3e-5 if flip else 1e-5)
+        if flip:
+            error = _relative_norm(grad, their_grad)
+            within(f"{name} {key} gradient, of its length", error, 2 * FLIP_GRADIENT_NORM)  # both sides may leap
+            error = _relative_norm(grad, grad64)
+            within(f"{name} {key} gradient against float64, of its length", error, FLIP_GRADIENT_NORM)
+            continue
         noise = float(vectors[f"grad_rel_f32_vs_f64_{key}"])
-        within(f"{name} {key} gradient (peer's noise {noise:.0e})", _relative(grad, their_grad), 1e-4 + noise)
-        within(f"{name} {key} gradient against float64", _relative(grad, grad64), 1e-4)
+        allowed = SSIM["gradient"] if name == "ssim" else 1e-4
+        within(f"{name} {key} gradient (peer's noise {noise:.0e})", _relative(grad, their_grad), allowed + noise)
+        within(f"{name} {key} gradient against float64", _relative(grad, grad64), allowed)
 
 
 @pytest.mark.golden
@@ -109,22 +134,26 @@ def test_ms_ssim_is_the_peers(golden, device, within, key):
     """Where a contrast term crosses 0 the loss leaps (0.0448th power), so that rounding decides some pixels.
 
     Of the 256 px pair one pixel is at 0 in float32 and above it in float64; of the 64 and 128 px pairs the peer's own
-    float64 run gives NaN. Hence the mean, the median and the bulk of the gradient instead of the worst pixel.
+    float64 run gives NaN. Hence the pixels where no term is near 0, and the bulk of the gradient.
     """
     vectors, loss = golden("loss_ms_ssim"), _function("ms_ssim")
     true, pred = _inputs(golden, key, device)
     value, grad = _value_and_gradient(loss, true, pred)
     theirs, their_grad = vectors[f"value_{key}"].astype(np.float64), vectors[f"grad_{key}"]
-    within(f"ms_ssim {key} mean, relative", abs(value.mean() / theirs.mean() - 1), 5e-5)
-    within(f"ms_ssim {key} value, median pixel", np.median(np.abs(value - theirs)), 1e-5)
-    within(f"ms_ssim {key} value, worst pixel", np.abs(value - theirs).max(), 1e-2)
+    leaps = leaping_pixels(true, pred)
+    within(f"ms_ssim {key} share of pixels that may leap", leaps.mean(), 4e-3)  # 7.3e-4; of faces less
+    error = np.abs(value - theirs)[~leaps]
+    # What rounding leaves of SSIM's terms, times the slope of their powers: 1e-3 and 1.8e-5 in the worst of ten draws
+    # of ours against float64, 9.3e-4 and 1.8e-5 here.
+    within(f"ms_ssim {key} mean, relative", abs(value[~leaps].mean() / theirs[~leaps].mean() - 1), 1e-4)
+    within(f"ms_ssim {key} value, median pixel", np.median(error), 3e-5)
+    within(f"ms_ssim {key} value, worst pixel", error.max(), 5e-3)
     off = np.abs(grad - their_grad) / np.abs(their_grad).max()
-    within(f"ms_ssim {key} gradient, 99 % of values, relative", np.quantile(off, 0.99), 1e-4)
+    within(f"ms_ssim {key} gradient, 99 % of values, relative", np.quantile(off, 0.99), 1.2e-4)  # 2.4e-5 in ten draws
     if f"item64_{key}" in vectors.files:
-        noise = float(vectors[f"grad_rel_f32_vs_f64_{key}"])
         items64 = vectors[f"item64_{key}"]
-        within(f"ms_ssim {key} per item, relative", np.abs(value.mean((1, 2, 3)) / items64 - 1).max(), 1e-5)
-        within(f"ms_ssim {key} gradient, worst (peer's noise {noise:.0e})", off.max(), 2 * noise)
+        error = np.abs(value.mean((1, 2, 3)) - items64) - leaps.mean((1, 2, 3))  # which may be off by 1 each
+        within(f"ms_ssim {key} per item, but for leaps, relative", (error / items64).max(), 1e-4)
 
 
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip"])
@@ -163,8 +192,15 @@ def test_numbers_per_item_are_the_means_of_ours(golden, device, within):
         name, _, suffix = variant.partition("_nonspatial")
         vectors = golden(f"loss_{name}")
         value, grad = _value_and_gradient(loss, true, pred)
-        within(f"{variant} value, relative", _relative(value, vectors[f"value_64_nonspatial{suffix}"]), 5e-5)
-        within(f"{variant} gradient, relative", _relative(grad, vectors[f"grad_64_nonspatial{suffix}"]), 2e-4)
+        their_value, their_grad = (vectors[f"{kind}_64_nonspatial{suffix}"] for kind in ("value", "grad"))
+        # Of ssim the peer is off float64 by as much as in its map: 2.3e-5 and 9.2e-5.
+        within(f"{variant} value, relative", _relative(value, their_value), 1.2e-4 if name == "ssim" else 1e-5)
+        if name == "flip_rgb":
+            error = _relative_norm(grad, their_grad)
+            within(f"{variant} gradient, of its length", error, 2 * FLIP_GRADIENT_NORM)
+        else:
+            allowed = SSIM["gradient"] if name == "ssim" else 1e-4
+            within(f"{variant} gradient, relative", _relative(grad, their_grad), allowed)
 
 
 def _random_pair(name, size, seed=3):
@@ -344,6 +380,11 @@ def _edge_cases(device):
     }
 
 
+# Of the variances of a flat picture float32 leaves its rounding, over 9e-4: the peer's ssim is 1.3e-4 off float64 there
+# and its ms_ssim, a product of such terms' powers, 2e-5; its flip 2e-5 by the powers of 0.4 and 0.7.
+FLAT_ROUNDING = {"ssim": 7e-4, "ms_ssim": 7e-4, "flip": 1e-4}
+
+
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_images_give_finite_values_and_gradients(device, name, dtype):
@@ -354,8 +395,7 @@ def test_extreme_images_give_finite_values_and_gradients(device, name, dtype):
         assert torch.isfinite(value).all(), case
         assert torch.isfinite(pred.grad).all(), case
         if true is pred or case in ("flat_vs_flat", "black_vs_black", "white_vs_white", "identical"):
-            # Flat areas leave SSIM the rounding of its variances: the peer has 1.3e-4 there.
-            assert value.abs().max().item() <= (2e-4 if name == "ssim" else 1e-5), case
+            assert value.abs().max().item() <= FLAT_ROUNDING.get(name, 1e-5), case
 
 
 @pytest.mark.golden
@@ -369,7 +409,7 @@ def test_means_of_extreme_images_are_the_peers(golden, device, within):
             continue  # of a picture that is not stored; of derivatives along rows and colours
         true, pred = images[case]
         mean = get_loss(name).function(true, pred).mean().item()
-        within(f"{key} mean", abs(mean - wanted["mean"]), 2e-4 if key == "ssim/flat_vs_flat" else 2e-5)
+        within(f"{key} mean", abs(mean - wanted["mean"]), FLAT_ROUNDING.get(name, 2e-5))
 
 
 def test_filters_equal_padding_and_a_square_convolution(device, within):
