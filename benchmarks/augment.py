@@ -61,10 +61,10 @@ from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send
 from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
-from swapfast.augment.host import augmenter as opencv
 from swapfast.augment.host import color as host_color
+from swapfast.augment.host import geometry as host_geometry
 from swapfast.augment.host import stacked
-from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.host.augmenter import OpenCVAugmenter, strips
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
 from swapfast.augment.result import Augmented
@@ -191,7 +191,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     target, masks = np.empty((count, half, half, 3), np.uint8), np.empty((3, count, half, half), np.uint8)
     lightness = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2LAB)[..., 0] for face in faces[..., :3].copy()])
     equalized = np.empty_like(lightness)
-    run = partial(in_strips, ThreadPoolExecutor(threads), local(), opencv.strips(count, size, threads))
+    run = partial(in_strips, ThreadPoolExecutor(threads), local(), strips(count, size, threads))
 
     def recolor(strip: slice, scratch: Scratch) -> None:
         host_color.recolor(faces[strip], jitter[strip], grids[strip], scratch)
@@ -202,19 +202,19 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
                 host_color.equalize(before, grid, out=after)
 
     def transform(strip: slice, scratch: Scratch) -> None:
-        opencv.move_all(faces[strip], inverse[strip], moved[strip], scratch)
-        opencv.move_masks(extra_masks[strip], inverse[strip], moved_masks, 0, strip.start, scratch)
+        host_geometry.move_all(faces[strip], inverse[strip], moved[strip], scratch)
+        host_geometry.move_masks(extra_masks[strip], inverse[strip], moved_masks, 0, strip.start)
 
     def warp(draws: Draws) -> None:
         nodes = draws.control_grid()
-        run(lambda strip, scratch: opencv.warp_all(faces[strip], nodes[strip], feed[strip], scratch))
+        run(lambda strip, scratch: host_geometry.warp_all(faces[strip], nodes[strip], feed[strip], scratch))
 
     def shrink(strip: slice, scratch: Scratch) -> None:
-        small = opencv.shrink(moved[strip], half, scratch)
+        small = host_geometry.shrink(moved[strip], half, scratch)
         cv2.cvtColor(stacked.tall(small), cv2.COLOR_BGRA2BGR, dst=stacked.tall(target[strip]))
         cv2.extractChannel(stacked.tall(small), 3, dst=stacked.tall(masks[0, strip]))
         for plane, mask in zip(moved_masks, masks[1:]):
-            mask[strip] = opencv.shrink(plane[strip], half, scratch)
+            mask[strip] = host_geometry.shrink(plane[strip], half, scratch)
 
     return {
         "color": partial(run, recolor),
@@ -251,7 +251,7 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
     """
     size, half, draws = data.size, data.size // 2, data.draw()
     faces, extra_masks = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.extra_masks).to(device)
-    amounts = Amounts.of(send(packed_amounts(draws), device))
+    amounts = Amounts.unpack(send(packed_amounts(draws), device))
     largest = clahe.largest_grid(ConstantsColor.from_config(size, CONFIG))
     augment = DeviceAugmenter(size, size, [size], CONFIG, compile=compiled)
 
@@ -286,13 +286,13 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
         step(*first)
         return torch.compile(step, fullgraph=True, dynamic=False)
 
-    recolor = made(recolor, images, *amounts.colour)
+    recolor = made(recolor, images, *amounts.color)
     equalize = made(equalize, lightness, amounts.grids, amounts.limits)
     transform = made(transform, images, masks, amounts.inverse)
     warp, bend = made(warp, images, amounts.nodes), made(warp, images, landmark_places(data, draws, device))
     shrink, floats = made(shrink, images, masks), made(floats, faces, extra_masks)
     return {
-        "color": lambda: recolor(images, *amounts.colour),
+        "color": lambda: recolor(images, *amounts.color),
         "clahe": lambda: equalize(lightness, amounts.grids, amounts.limits),
         "transform": lambda: transform(images, masks, amounts.inverse),
         "warp": lambda: warp(images, amounts.nodes),

@@ -8,6 +8,7 @@ import platform
 import torch
 
 from pipelines.run.run_state import versions
+from swapfast.augment.kernels.jit import numba_problem
 from swapfast.device import pick_backend, pick_device
 from swapfast.system import available_cores
 
@@ -39,6 +40,7 @@ def examine() -> dict:
         "memory_gib": memory_gib() and round(memory_gib(), 1),
         "gpus": gpus(),
         "versions": have,
+        "numba_problem": numba_problem(),
         "will_use": {
             "decoder": "DALI on the CPU" if have["dali"] else "OpenCV",
             "augmentation": pick_backend("auto", device),
@@ -60,6 +62,9 @@ def describe(report: dict) -> str:
     ]
     if not report["versions"]["dali"]:
         lines.append("note       DALI is missing (it has wheels for Linux only): faces are decoded by OpenCV instead")
-    if not report["versions"]["numba"] and use["augmentation"] == "opencv":
-        lines.append("note       Numba is missing: OpenCV augments alone, half as fast and with colours in 8 bits")
+    if report["numba_problem"]:
+        lines.append(
+            f"note       Numba cannot run ({report['numba_problem']}): --backend opencv, -M and `swapfast augment` "
+            "need it; `pip install -U numba`"
+        )
     return "\n".join(lines)

@@ -94,9 +94,9 @@ class TrainLoader:
         for which that is impossible; they are fed as they are.
     schedule: when batches are made. Several batches per call need a store on the host.
 
-    The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms (0.4 without Numba), more than
-    everything else where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation
-    run beside the training.
+    The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms, more than everything else
+    where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation run beside the
+    training.
     """
 
     def __init__(

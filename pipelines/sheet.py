@@ -14,6 +14,7 @@ from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
+from swapfast.augment.kernels.jit import check_numba
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
@@ -45,6 +46,7 @@ class SheetRequest:
 
 def check_request(request: SheetRequest) -> None:
     """Raises SwapfastError naming the flag that cannot be."""
+    check_numba("swapfast augment")
     check_new_file(request.out, "-o/--out", SUFFIXES)
     for folder in (request.folder, request.other or request.folder):
         if folder.resolve() in request.out.absolute().resolve().parents:

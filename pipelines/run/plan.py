@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from pipelines.dataset import check_prepared, split_validation
 from pipelines.run.request import Plan, TrainRequest
 from pipelines.run.resume import resumed
@@ -15,11 +17,12 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
+from swapfast.augment.kernels.jit import check_numba
 from swapfast.checkpoints.folder import Checkpoint, model_folder
 from swapfast.checkpoints.trained import load_weights
 from swapfast.checkpoints.transfer import freeze, load_weights_from
 from swapfast.config import LossConfig, RunConfig, TrainConfig
-from swapfast.device import pick_device
+from swapfast.device import pick_backend, pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import needed_masks
 from swapfast.files import check_folder
@@ -44,6 +47,14 @@ def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
                 f"--{part}-multiplier {multiplier:g}: has no effect with --no-penalized-mask or "
                 "--mask-type none; leave one of them out"
             )
+
+
+def check_kernels(config: TrainConfig, device: torch.device) -> None:
+    """Raise SwapfastError where the run needs Numba and Numba cannot run."""
+    if pick_backend(config.run.backend, device) == "opencv":
+        check_numba(f"--backend {config.run.backend}", "give --backend torch")
+    if config.augmentation.warp_to_landmarks:
+        check_numba("-M/--warp-to-landmarks", "leave it out")
 
 
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
@@ -84,13 +95,14 @@ def plan_run(
         raise SwapfastError(f"--cache-dir {cache}: is a file; give a folder")
     if timelapse is not None and processes.is_first:
         check_folder(timelapse, "--timelapse-output")
-    pick_device(run.device)
+    device = pick_device(run.device)
     steps = checkpoints.steps()
     config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes, run)
     if processes.is_first:
         state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_multipliers(config, request.changes)
+    check_kernels(config, device)
     look = config.preview
     masks = needed_masks(config)
     samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)

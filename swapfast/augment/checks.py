@@ -1,15 +1,16 @@
-"""What both backends refuse: all of it the calling program's mistakes, hence ValueError."""
+"""Arguments that no backend takes: all of them the calling program's mistakes, hence ValueError."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from swapfast.augment.constants import check_size, whole_pixels
 from swapfast.augment.draws import Draws
 
 
 def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[int]) -> tuple[int, int, list[int]]:
-    """The sizes as plain ints, the outputs smallest first; none may exceed the processing size."""
+    """Return the sizes as ints, outputs smallest first; raise ValueError where one exceeds the processing size."""
     processing_size = check_size(processing_size)
     outputs = sorted(whole_pixels("output size", size) for size in output_sizes)
     if not outputs or len(set(outputs)) != len(outputs):
@@ -21,8 +22,15 @@ def check_sizes(processing_size: int, input_size: int, output_sizes: Sequence[in
     return processing_size, input_size, outputs
 
 
-def check_inputs(faces, extra_masks, draws: Draws, size: int, kinds: tuple[type, ...], uint8) -> None:
-    """Refuse anything but (N, S, S, 3 or 4) and (N, K, S, S) bytes, one of ``kinds``, with N draws for size S."""
+def check_inputs(faces: Any, extra_masks: Any, draws: Draws, size: int, kinds: tuple[type, ...], uint8: object) -> None:
+    """Raise ValueError for anything but bytes of one of ``kinds`` with a draw for each face.
+
+    faces: (N, S, S, 3 or 4)
+    extra_masks: (N, K, S, S) or None
+    draws: of N faces, for S px
+    size: S
+    kinds: the types an array may have, ``uint8`` being their name for bytes
+    """
     for name, array in (("faces", faces), ("extra_masks", extra_masks)):
         if array is None and name == "extra_masks":
             continue
@@ -43,7 +51,7 @@ def check_inputs(faces, extra_masks, draws: Draws, size: int, kinds: tuple[type,
 
 
 def check_colors(draws: Draws, recolors: bool, largest_grid: int) -> None:
-    """Refuse draws from another configuration than the one that an augmenter was made for."""
+    """Raise ValueError for draws from another configuration than the one that an augmenter was made for."""
     grids = draws.clahe_grid
     if len(grids) and not 0 <= grids.min() <= grids.max() <= largest_grid:
         raise ValueError(f"draws: CLAHE grids {grids.min()} to {grids.max()}, made for 0 to {largest_grid}")

@@ -1,4 +1,4 @@
-"""The ranges of every random amount, worked out once from the processing size and the configuration.
+"""The ranges of every random amount, computed once from the processing size and the configuration.
 
 Class and field names are those of the API text. Where it reads a global configuration, ``from_config`` takes an
 ``AugmentationConfig``. Amounts are in the unit in which they are applied: pixels, degrees, factors, shares 0..1.
@@ -7,6 +7,7 @@ Class and field names are those of the API text. Where it reads a global configu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from swapfast.config import AugmentationConfig
 
@@ -83,7 +84,7 @@ class ConstantsWarp:
 
 @dataclass(frozen=True)
 class ConstantsAugmentation:
-    """Everything the draws are made from.
+    """The ranges that the draws are made from.
 
     >>> ConstantsAugmentation.from_config(processing_size=256).color.clahe_base_contrast
     2
@@ -97,7 +98,7 @@ class ConstantsAugmentation:
     def from_config(
         cls, processing_size: int, batch_size: int | None = None, config: AugmentationConfig | None = None
     ) -> ConstantsAugmentation:
-        """``batch_size`` is the API's and has no effect: nothing here has a batch dimension."""
+        """Return the ranges for a processing size. ``batch_size`` is the API's and has no effect."""
         return cls(
             color=ConstantsColor.from_config(processing_size, config),
             transform=ConstantsTransform.from_config(processing_size, config),
@@ -106,19 +107,19 @@ class ConstantsAugmentation:
 
 
 def check_size(processing_size: int) -> int:
-    """The size as an int, or a ValueError when faces of that size cannot be augmented."""
+    """Return the size as an int; raise ValueError where faces of that size cannot be augmented."""
     size = whole_pixels("processing size", processing_size)
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise ValueError(f"processing size {size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE} px")
     return size
 
 
-def whole_pixels(what: str, size) -> int:
-    """A size as an int, or a ValueError; 64.0 and numpy's integers are welcome."""
+def whole_pixels(name: str, size: Any) -> int:
+    """Return a size as an int, 64.0 and NumPy's integers included; raise ValueError for anything else."""
     try:
-        whole = int(size)
+        pixels = int(size)
     except (TypeError, ValueError, OverflowError):
-        whole = None
-    if whole is None or whole != size or isinstance(size, bool):
-        raise ValueError(f"{what} {size!r}: need a whole number of px")
-    return whole
+        pixels = None
+    if pixels is None or pixels != size or isinstance(size, bool):
+        raise ValueError(f"{name} {size!r}: need a whole number of px")
+    return pixels

@@ -2,8 +2,8 @@
 
 Numbers come from ``swapfast/philox.py``, one counter for each sample.
 
-The ordinal counts the faces drawn so far on that side. Every amount has a fixed slot within its sample, so that
-switching one augmentation off does not move the others:
+The ordinal of a face counts the faces drawn before it on its side. Every amount has a fixed slot within its sample, so
+that switching one augmentation off does not move the others:
 
     blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, 2 spare
     blocks 3..15   52 normals: 25 x and 25 y offsets of the 5x5 warp, 2 spare
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, ConstantsWarp, check_size
 from swapfast.augment.landmarks import Each, landmark_nodes
@@ -37,16 +38,15 @@ _LANDMARK_BLOCKS = 34
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to each of N faces. All arrays are numpy, one entry per face; plain numbers hold for all.
+    """What happens to each of N faces. All arrays are NumPy's, one entry per face; plain numbers hold for all.
 
     The face is jittered in colour, then moved (rotation, scale, shift), then flipped: that is the target. The
-    feed is the target warped, by ``warp`` or, where they are given (``with_landmarks``), by ``landmark_nodes``
-    instead. ``clahe_grid`` 0 means no CLAHE.
+    feed is the target warped, by ``landmark_nodes`` where they are set (``with_landmarks``), else by ``warp``.
     """
 
     size: int  # the processing size the pixel amounts refer to
     lab: np.ndarray  # (N, 3) amounts of L*, a*, b* in -1..1: towards the lowest or highest value
-    clahe_grid: np.ndarray  # (N,) tiles per edge, 0 = none
+    clahe_grid: np.ndarray  # (N,) tiles per edge, 0 for no CLAHE
     rotation: np.ndarray  # (N,) degrees, positive anticlockwise on the screen
     scale: np.ndarray  # (N,) factor, above 1 enlarges
     shift: np.ndarray  # (N, 2) px, x and y
@@ -73,14 +73,14 @@ class Draws:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Draws.{name}: expected shape {shape}, got {getattr(self, name).shape}")
         if self.landmark_nodes is not None:
-            found = self.landmark_nodes.shape
+            shape = self.landmark_nodes.shape
             # Five nodes lie elsewhere than any other number of them, see ``taps.hat_taps``.
-            if len(found) != 4 or found != (n, found[1], found[1], 2) or found[1] < 2 or found[1] == GRID:
-                raise ValueError(f"Draws.landmark_nodes: expected shape ({n}, K, K, 2), K not {GRID}, got {found}")
+            if len(shape) != 4 or shape != (n, shape[1], shape[1], 2) or shape[1] < 2 or shape[1] == GRID:
+                raise ValueError(f"Draws.landmark_nodes: expected shape ({n}, K, K, 2), K not {GRID}, got {shape}")
 
     @classmethod
     def identity(cls, n: int, size: int) -> Draws:
-        """N faces to which nothing happens; with ``dataclasses.replace`` the start of a hand-made draw."""
+        """Return draws of N faces to which nothing happens, the start of hand-made ones (``dataclasses.replace``)."""
         return cls(
             size=size,
             lab=np.zeros((n, 3)),
@@ -95,24 +95,24 @@ class Draws:
     def __len__(self) -> int:
         return len(self.rotation)
 
-    def __getitem__(self, index) -> Draws:
-        """The draws of some faces: a slice, or an array of indices or booleans."""
+    def __getitem__(self, index: slice | ArrayLike) -> Draws:
+        """Return the draws of some faces: a slice, or an array of indices or booleans."""
         if not isinstance(index, slice):
             index = np.asarray(index)
             if index.ndim != 1:
                 raise TypeError("Draws take a slice or a one-dimensional array of indices")
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Draws(**{name: a[index] if isinstance(a, np.ndarray) else a for name, a in given.items()})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Draws(**{name: v[index] if isinstance(v, np.ndarray) else v for name, v in values.items()})
 
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
+        """Return (N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
 
         An amount r >= 0 moves a level v the share r of the way to 255, r < 0 the share -r of the way to 0.
         """
         return 1 - np.abs(self.lab), 255 * np.maximum(self.lab, 0)
 
     def forward(self) -> np.ndarray:
-        """(N, 3, 3) float64: px of the face -> px of the moved face, before the flip. About the image's centre."""
+        """Return (N, 3, 3) float64: px of the face -> px of the moved face, about its centre, before the flip."""
         angle = np.deg2rad(self.rotation)
         a, b = self.scale * np.cos(angle), self.scale * np.sin(angle)
         centre = (self.size - 1) / 2
@@ -123,7 +123,7 @@ class Draws:
         return matrix
 
     def inverse(self) -> np.ndarray:
-        """(N, 2, 3) float64: px of the target -> px of the face, flip and movement undone in one matrix."""
+        """Return (N, 2, 3) float64: px of the target -> px of the face, flip and movement undone in one matrix."""
         flip = np.zeros((len(self), 3, 3))
         flip[:, 0, 0] = np.where(self.flip, -1, 1)
         flip[:, 0, 2] = np.where(self.flip, self.size - 1, 0)
@@ -131,12 +131,12 @@ class Draws:
         return (np.linalg.inv(self.forward()) @ flip)[:, :2]
 
     def move_points(self, points: np.ndarray) -> np.ndarray:
-        """(N, ..., 2) points (x, y) of the faces -> where they lie in the targets: moved and flipped."""
+        """Return where points (N, ..., 2) of the faces, px (x, y), lie in the targets: moved and flipped."""
         moved = transform_points(self.forward(), points).astype(np.result_type(points, np.float32), copy=False)
         return flip_points(moved, self.flip, self.size)
 
     def warp_nodes(self) -> np.ndarray:
-        """(N, K, K, 2) px (x, y) of the target: where each node of the warp, [row, column], reads.
+        """Return where each node of the warp, [row, column], reads: (N, K, K, 2) px (x, y) of the target.
 
         K is 5, or that of ``landmark_nodes``; ``taps.hat_taps`` says where the nodes lie.
 
@@ -145,14 +145,14 @@ class Draws:
         """
         if self.landmark_nodes is not None:
             return self.landmark_nodes
-        at = np.linspace(0, self.size, GRID) - 0.5
+        axis = np.linspace(0, self.size, GRID) - 0.5
         nodes = np.empty((len(self), GRID, GRID, 2))
-        nodes[..., 0] = self.warp[:, 0] + at
-        nodes[..., 1] = self.warp[:, 1] + at[:, None]
+        nodes[..., 0] = self.warp[:, 0] + axis
+        nodes[..., 1] = self.warp[:, 1] + axis[:, None]
         return nodes
 
     def control_grid(self) -> np.ndarray:
-        """(N, K, K, 2) px (x, y) of the face: where each node of the feed reads, see ``warp_nodes``.
+        """Return where each node of the feed reads: (N, K, K, 2) px (x, y) of the face, see ``warp_nodes``.
 
         Movement, flip and warp in one. The nodes' weights at any pixel add up to one, so an affine map of the
         nodes is the same as that map of every pixel.
@@ -161,18 +161,23 @@ class Draws:
 
 
 def flip_points(points: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
-    """(N, ..., 2) points mirrored where ``flip`` (N,) says so. Their order is kept: left stays named left."""
+    """Return points (N, ..., 2) mirrored where ``flip`` (N,) says so. They keep their order: left stays named left."""
     mirrored = points.copy()
     mirrored[flip, ..., 0] = (size - 1) - points[flip, ..., 0]
     return mirrored
 
 
-def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | None = None) -> Draws:
+def draw(
+    seed: int, ordinals: ArrayLike, sides: ArrayLike, size: int, config: AugmentationConfig | None = None
+) -> Draws:
     """Draw the amounts of N faces.
 
-    seed: the run's, 64 bit. ordinals: (N,) the how-manieth face of its side each one is, from 0.
-    sides: (N,) 0 or 1. size: processing size, px. The same arguments give the same bits; each face's result
-    depends on its own ordinal and side only.
+    seed: the run's, 64 bit
+    ordinals: (N,) the position of each face among all faces drawn on its side, from 0
+    sides: (N,) or one for all, 0 or 1
+    size: processing size, px
+
+    The same arguments give the same bits; each face's result depends on its own ordinal and side only.
     """
     words = random_words(seed, ordinals, sides, range(_UNIFORM_BLOCKS + _WARP_BLOCKS), STREAM_AUGMENT)
     u = uniforms(words[:, : 4 * _UNIFORM_BLOCKS])
@@ -180,11 +185,13 @@ def draw(seed: int, ordinals, sides, size: int, config: AugmentationConfig | Non
 
 
 def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | None = None) -> Draws:
-    """Draws in which every amount stands at one point of its distribution, to look at the extremes.
+    """Return draws in which every amount stands at one point of its distribution, to look at the extremes.
 
-    share: strictly within 0..1; 0.5 is the middle of all. Neighbours among the nodes are pulled opposite ways, or the
-    image would be shifted and not bent. The chance of a flip is taken below it: at 0.01 every face is mirrored that may
-    be, at 0.99 none; that of CLAHE always, or the finer of its grids would never be seen.
+    share: strictly within 0..1; 0.5 is the middle of all
+
+    Neighbours among the nodes are pulled opposite ways, or the image would be shifted and not bent. The chance of a
+    flip is taken below ``share``: at 0.01 every face is mirrored that may be, at 0.99 none. CLAHE is always drawn, or
+    the finer of its grids would never be seen. Raises ValueError for another share.
     """
     if not 0 < share < 1:
         raise ValueError(f"share {share}: must lie between 0 and 1, both excluded")
@@ -194,17 +201,17 @@ def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | No
 
 
 def landmark_noise_at(share: float, faces: int) -> np.ndarray:
-    """(N, 68, 2): ``landmark_noise`` of ``draw_at``; neighbours are pulled opposite ways here too."""
+    """Return (N, 68, 2), the ``landmark_noise`` of ``draw_at``; neighbours are pulled opposite ways here too."""
     return NormalDist().inv_cdf(share) * _alternating((faces, 2, 68)).transpose(0, 2, 1)
 
 
 def _alternating(shape: tuple[int, ...]) -> np.ndarray:
-    """1 and -1 by turns along the last axis."""
+    """Return 1 and -1 by turns along the last axis."""
     return np.broadcast_to(1.0 - 2 * (np.arange(shape[-1]) % 2), shape)
 
 
 def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig | None) -> Draws:
-    """From (N, 12) uniforms in 0..1 and (N, 52) standard normals to what they mean."""
+    """Return the draws of (N, 12) uniforms in 0..1 and (N, 52) standard normals."""
     constants = ConstantsAugmentation.from_config(size, config=config)
     color, transform = constants.color, constants.transform
     warp = z[:, : 2 * GRID * GRID]
@@ -233,24 +240,27 @@ def with_landmarks(
     config: AugmentationConfig | None = None,
     each: Each = map,
 ) -> tuple[Draws, np.ndarray]:
-    """The same draws with the warp to landmarks in the random warp's place, and (N,) bool: which faces are warped.
+    """Return the draws with the warp to landmarks in the random warp's place, and (N,) bool: which faces are warped.
 
     pairs: (N, 2, 68, 2) landmarks of each face and of its match, px of the crop as it comes in, the match's in its
-    own crop (``LandmarkMatcher.get_close_landmarks``). noise: ``landmark_noise`` for the arguments of ``draw``. The
-    match moves as the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is fed
-    unwarped. each: see ``landmark_nodes``.
+        own crop (``LandmarkMatcher.get_close_landmarks``)
+    noise: (N, 68, 2) ``landmark_noise`` for the arguments of ``draw``
+    each: see ``landmark_nodes``
+
+    The match moves as the face does, then noise is added to it. A face that cannot be warped (``landmark_nodes``) is
+    fed unwarped. Raises ValueError for pairs of another shape, SwapfastError where Numba cannot run.
     """
     if pairs.shape[1:] != (2, 68, 2) or len(pairs) != len(draws):
         raise ValueError(f"pairs: expected ({len(draws)}, 2, 68, 2), got {pairs.shape}")
     with np.errstate(invalid="ignore"):  # points that are no numbers: such a face is not warped
-        own, match = np.moveaxis(draws.move_points(pairs), 1, 0)
+        source, match = np.moveaxis(draws.move_points(pairs), 1, 0)
     scale = ConstantsWarp.from_config(draws.size, config).lm_scale
-    nodes, warped = landmark_nodes(own, match, noise * scale, draws.size, each=each)
+    nodes, warped = landmark_nodes(source, match, noise * scale, draws.size, each=each)
     return dataclasses.replace(draws, landmark_nodes=nodes), warped
 
 
-def landmark_noise(seed: int, ordinals, sides) -> np.ndarray:
-    """(N, 68, 2) standard normals: what moves each landmark of the match, before it is scaled to px."""
-    first = _UNIFORM_BLOCKS + _WARP_BLOCKS
-    blocks = range(first, first + _LANDMARK_BLOCKS)
+def landmark_noise(seed: int, ordinals: ArrayLike, sides: ArrayLike) -> np.ndarray:
+    """Return (N, 68, 2) standard normals: what moves each landmark of the match, before it is scaled to px."""
+    start = _UNIFORM_BLOCKS + _WARP_BLOCKS
+    blocks = range(start, start + _LANDMARK_BLOCKS)
     return normals(random_words(seed, ordinals, sides, blocks, STREAM_AUGMENT)).reshape(-1, 68, 2)

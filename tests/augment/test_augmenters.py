@@ -16,9 +16,8 @@ from swapfast.augment.augmentation import ImageAugmentation
 from swapfast.augment.constants import ConstantsColor, ConstantsTransform, ConstantsWarp
 from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.draws import Draws, draw
-from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host import geometry as host_geometry
 from swapfast.augment.host.augmenter import OpenCVAugmenter
-from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.result import Augmented, to_float
 from swapfast.config import AugmentationConfig
 from tests.augment.slow_references import mask_images, pictures, psnr
@@ -226,10 +225,10 @@ def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
         (matrix,) = draw(int(rng.integers(99)), [0], 0, size).inverse()
         black, matrices = np.zeros_like(plane), np.ascontiguousarray(np.stack([matrix, matrix]))
         given = np.stack([[black, plane], [plane, black]])
-        whole = opencv.move(plane, matrix)
+        whole = host_geometry.move(plane, matrix)
         moved, floats = np.full((3, 4, size, size), 7, np.uint8), np.full((3, 4, size, size), 7, np.float32)
-        opencv.move_masks(given, matrices, moved, 1, 2, Scratch())
-        opencv.move_masks(given, matrices, floats, 1, 2, Scratch())
+        host_geometry.move_masks(given, matrices, moved, 1, 2)
+        host_geometry.move_masks(given, matrices, floats, 1, 2)
         for found in (moved, floats):
             assert (
                 not found[1, 2].any() and not found[2, 3].any() and (found[0] == 7).all() and (found[:, :2] == 7).all()

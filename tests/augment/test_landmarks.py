@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,16 +17,16 @@ from swapfast.augment.augmentation import ImageAugmentation
 from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.device.geometry import control_map
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
-from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host import geometry as host_geometry
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.kernels.jit import load_kernels
-from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes
+from swapfast.augment.landmarks import NODES, edge_anchors, landmark_nodes, triangulate
 from swapfast.augment.taps import hat_weights
 from swapfast.config import AugmentationConfig
+from tests.augment.array_versions import offsets_at_nodes, settled
 from tests.augment.slow_references import bilinear, pictures, psnr
 
 node_kernels = load_kernels("nodes")
-needs_numba = pytest.mark.skipif(node_kernels is None, reason="Numba is not installed here, or does not know NumPy")
 SIZES = (64, 128)  # of the golden file
 
 
@@ -105,8 +102,8 @@ def maps_of(backend: str, nodes: np.ndarray, size: int, device) -> np.ndarray:
     """(N, size, size, 2) where each px reads, as a backend fills the nodes in."""
     if backend == "torch":
         return control_map(torch.from_numpy(nodes.astype(np.float32)).to(device), size).cpu().numpy()
-    weights = opencv.weights_for(size, nodes.shape[1])
-    return np.stack([opencv.positions(row, weights) for row in opencv.node_rows(nodes, weights)])
+    weights = host_geometry.node_weights(size, nodes.shape[1])
+    return np.stack([host_geometry.fill_rows(row, weights) for row in host_geometry.node_rows(nodes, weights)])
 
 
 def feed_of(backend: str, images: np.ndarray, draws: Draws, device) -> np.ndarray:
@@ -131,7 +128,7 @@ def report(within, name: str, error: np.ndarray, mean: float, p95: float, most: 
 def test_points_kept_are_the_peers_but_for_the_tip_of_a_brow(golden, size):
     g = golden("aug_warp_landmarks")
     theirs = g[f"kept_{size}"]
-    ours = landmarks._kept(g[f"src_{size}"], g[f"dst_{size}"] + g[f"noise_{size}"])
+    ours = landmarks._active_points(g[f"src_{size}"], g[f"dst_{size}"] + g[f"noise_{size}"])
     assert ours[:, 17].all() and not theirs[:, 17].any(), "point 17 is no jaw"
     others = np.arange(68) != 17
     assert np.array_equal(ours[:, others], theirs[:, :68][:, others])
@@ -153,8 +150,8 @@ def test_map_is_the_peers_put_back_the_right_way_round(golden, device, within, m
         return  # what follows is made on the host, for both
     report(within, f"{size} px, moved by", theirs - lattice(size, size), 1.2, 3.6, 6)
 
-    kept = landmarks._kept
-    monkeypatch.setattr(landmarks, "_kept", lambda *points: kept(*points) & (np.arange(68) != 17))
+    kept = landmarks._active_points
+    monkeypatch.setattr(landmarks, "_active_points", lambda *points: kept(*points) & (np.arange(68) != 17))
     report(within, f"{size} px, no point 17", filled(landmark_nodes(*given, size)[0], size) - theirs, 0.16, 0.7, 4)
     every = landmark_nodes(*given, size, nodes=size, settle=False)[0]
     report(within, f"{size} px, every px, no point 17", every - theirs, 1e-4, 1e-4, 1e-3)
@@ -225,7 +222,7 @@ def test_nodes_read_where_the_definition_says(within, size, turn):
     noise[4] = 0
     nodes, warped = landmark_nodes(own, match, noise, size, settle=False)
     assert warped.all()
-    kept = landmarks._kept(own, match + noise)
+    kept = landmarks._active_points(own, match + noise)
     assert (match[3] + noise[3]).max() > size and own[:3].max() < 1.1 * size
     assert kept[:, 17:].all() and (kept[:, :17].all() if turn == 0 else (~kept[:, :17]).any(1).all())
     at = lattice(size).reshape(-1, 2)
@@ -238,17 +235,16 @@ def test_nodes_read_where_the_definition_says(within, size, turn):
     within("all nodes, px", error.max(), 0.05)
 
 
-def settled_by_loops(grid, places, offsets, kept):
-    """``landmarks._settled`` by the kernel."""
+def settled_by_the_kernel(grid, positions, offsets, active):
     result = grid.copy()
-    counts = kept & ((places >= 0) & (places <= grid.shape[1] - 1)).all(-1)
-    for face, of_face in enumerate(result):
-        node_kernels._settle(places[face], offsets[face], np.flatnonzero(counts[face]), landmarks.RIDGE, of_face)
+    counts = active & ((positions >= 0) & (positions <= grid.shape[1] - 1)).all(-1)
+    for face, face_grid in enumerate(result):
+        node_kernels._settle(positions[face], offsets[face], np.flatnonzero(counts[face]), landmarks.RIDGE, face_grid)
     return result
 
 
-@pytest.mark.parametrize("way", ["arrays", pytest.param("loops", marks=needs_numba)])
-def test_nodes_settle_where_the_definition_says(within, way):
+@pytest.mark.parametrize("settle", [settled, settled_by_the_kernel], ids=["arrays", "kernel"])
+def test_nodes_settle_where_the_definition_says(within, settle):
     """The sum that is made least, written down in full and solved in float64; points left out count for nothing."""
     rng = np.random.default_rng(1)
     nodes, n = 9, 3
@@ -256,7 +252,6 @@ def test_nodes_settle_where_the_definition_says(within, way):
     places = rng.uniform(-1, nodes, (n, 68, 2))
     places[0, :4] = [[0, 0], [nodes - 1, nodes - 1], [3, 4], [3, 4]]
     kept = rng.random((n, 68)) < 0.8
-    settle = landmarks._settled if way == "arrays" else settled_by_loops
     ours = settle(grid, places, offsets, kept)
     assert np.array_equal(ours[:, [0, -1]], grid[:, [0, -1]]) and np.array_equal(ours[:, :, 0], grid[:, :, 0])
     for face in range(n):
@@ -287,7 +282,7 @@ def landing(within, name: str, own, match, size: int, most: float = 0.5) -> None
         target = match + noise
         nodes, warped = landmark_nodes(own, match, noise, size)
         assert warped.all()
-        shown = landmarks._kept(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+        shown = landmarks._active_points(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
         error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
         moved = np.linalg.norm(target - own, axis=-1)[shown].mean()
         within(f"{name}: mean px, {what}, moved {moved:.2f}", error.mean(), most)
@@ -341,7 +336,7 @@ def test_landmarks_of_large_faces_land(within, size):
     nodes, warped = landmark_nodes(own, match, noise, size)
     assert warped.all()
     target = match + noise
-    shown = landmarks._kept(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+    shown = landmarks._active_points(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
     error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
     within(f"{size} px, {nodes.shape[1]} nodes: mean px", error.mean(), 0.5)
 
@@ -508,31 +503,21 @@ def test_awkward_points_give_a_bounded_map(within, kind):
     within("unsettled, the same", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 1 + 1e-6)
 
 
-@needs_numba
+@pytest.mark.parametrize("settle", [True, False])
 @pytest.mark.parametrize("size", [64, 300])
-def test_without_numba_arrays_give_the_same(tmp_path, within, size):
+def test_the_kernel_gives_what_arrays_give(within, size, settle):
     """Turned heads, closed lips, whole px and points outside among them."""
     n = 24
-    own, match, noise = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
-    own[:8], match[:8] = faces_like(8, size, 4, 0.3), faces_like(8, size, 5, 0.3)
+    source, match, noise = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
+    source[:8], match[:8] = faces_like(8, size, 4, 0.3), faces_like(8, size, 5, 0.3)
     match[8:12, [61, 62, 63]] = match[8:12, [67, 66, 65]]
-    own[12:16], match[12:16], noise[8:16] = np.rint(own[12:16]), np.rint(match[12:16]), 0
+    source[12:16], match[12:16], noise[8:16] = np.rint(source[12:16]), np.rint(match[12:16]), 0
     match[16:20, :, 0] += 0.4 * size
-    np.savez(tmp_path / "given.npz", own=own, match=match, noise=noise)
-    program = (
-        "import sys\n"
-        "import numpy as np\n"
-        "sys.modules['numba'] = None  # as where it is not installed\n"
-        "from swapfast.augment.landmarks import landmark_nodes\n"
-        f"given = np.load({str(tmp_path / 'given.npz')!r})\n"
-        f"nodes, warped = landmark_nodes(given['own'], given['match'], given['noise'], {size})\n"
-        f"np.savez({str(tmp_path / 'result.npz')!r}, nodes=nodes, warped=warped)\n"
-    )
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
-    theirs, (nodes, warped) = np.load(tmp_path / "result.npz"), landmark_nodes(own, match, noise, size)
-    assert warped.all() and np.array_equal(warped, theirs["warped"])
-    within("arrays against loops, px", np.abs(nodes - theirs["nodes"]).max(), 1e-3)
+    nodes, warped = landmark_nodes(source, match, noise, size, settle=settle)
+    assert warped.all()
+    count = nodes.shape[1]
+    offsets = offsets_at_nodes(triangulate(source, match + noise, size, count), count, settle)
+    within("arrays against the kernel, px", np.abs(nodes - lattice(size, count) - offsets).max(), 1e-3)
 
 
 def test_batch_order_and_threads_change_no_bit():
@@ -564,10 +549,11 @@ def test_movement_flip_and_warp_in_one_are_the_steps_after_each_other(within):
     steps[d.flip, ..., 0] = size - 1 - steps[d.flip, ..., 0]
     back = np.linalg.inv(d.forward())
     steps = np.einsum("nij,nhwj->nhwi", back[:, :2, :2], steps) + back[:, None, None, :2, 2]
-    weights = opencv.weights_for(size, NODES)
-    rows = opencv.node_rows(d.control_grid(), weights)
+    weights = host_geometry.node_weights(size, NODES)
+    rows = host_geometry.node_rows(d.control_grid(), weights)
     composed = [
-        np.concatenate([opencv.positions(r[b], weights[a, b]) for a, b in opencv.bands(size, NODES)]) for r in rows
+        np.concatenate([host_geometry.fill_rows(r[b], weights[a, b]) for a, b in host_geometry.bands(size, NODES)])
+        for r in rows
     ]
     within("opencv's map, px", np.abs(composed - steps).max(), 1e-3)
 
@@ -608,12 +594,12 @@ def test_bands_hold_all_the_weight_there_is(within, size, nodes):
     weights = hat_weights(size, nodes)
     left = weights.copy()
     seen = 0
-    for some, between in opencv.bands(size, nodes):
+    for some, between in host_geometry.bands(size, nodes):
         assert some.start == seen and between.stop <= nodes
         seen = some.stop
         left[some, between] = 0
         height, used = some.stop - some.start, between.stop - between.start
-        assert height == 1 or 2 * size * height * used <= opencv.PRODUCT_LIMIT
+        assert height == 1 or 2 * size * height * used <= host_geometry.PRODUCT_LIMIT
     assert seen == size and not left.any()
 
 

@@ -14,11 +14,8 @@ from pipelines.run.build import make_augmenter
 from swapfast.augment.device import color
 from swapfast.augment.device.augmenter import Amounts, packed_amounts
 from swapfast.augment.draws import Draws
-from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import MASK_NAMES
 from tests.augment.slow_references import bilinear, coarse_grid_levels, jittered, node_positions, psnr
-
-COMPILED = load_kernels("color") is not None
 
 CASES = {  # of collate_full: feed px, output px in the order of the arrays, colour order
     "default64": (64, (64,), "bgr"),
@@ -151,8 +148,8 @@ def drawn(case):
 def device_color(bgr: np.ndarray, drawn: Draws) -> np.ndarray:
     """(N, S, S, 3) bytes: what LAB in floats makes of them, CLAHE on whole levels; rounded once."""
     images = torch.from_numpy(np.ascontiguousarray(bgr)).permute(0, 3, 1, 2).float() / 255
-    amounts = Amounts.of(torch.from_numpy(packed_amounts(drawn)))
-    adjusted = color.color_adjust(images, *amounts.colour, int(drawn.clahe_grid.max()))
+    amounts = Amounts.unpack(torch.from_numpy(packed_amounts(drawn)))
+    adjusted = color.color_adjust(images, *amounts.color, int(drawn.clahe_grid.max()))
     return (255 * adjusted).round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -207,7 +204,7 @@ def batch(case, drawn, backend, device):
 def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, within, at_least):
     """Moved exactly and not on a grid of 1/32 px, jitter rounded: 1 level; with LAB in float by dB.
 
-    OpenCV's backend with Numba has LAB in float too: to a level what the device makes of the colours, moved exactly.
+    OpenCV's backend has LAB in float too: to a level what the device makes of the colours, moved exactly.
     """
     name, g = case
     _, sizes, order = CASES[name]
@@ -220,11 +217,11 @@ def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, wit
         ours = by_side(batch.targets[index])
         assert ours.shape == expected.shape
         ours = ours[..., ::-1] if order == "rgb" else ours
-        if (backend == "opencv" and not COMPILED) or "nocolor" in name:
+        if "nocolor" in name:
             within(f"{backend} {name} target {size}, levels", worst(ours, expected), 1.001)
         else:
             at_least(f"{backend} {name} target {size}, dB", psnr(ours, expected), 43)
-        if backend == "opencv" and COMPILED:
+        if backend == "opencv":
             expected = area(np.concatenate([in_floats] * 2, -1), size)[..., :3]
             within(f"{backend} {name} target {size} in floats, levels", worst(ours, expected), 1.001)
         theirs = peers_order(g[f"{name}_target{index}"])
@@ -276,11 +273,11 @@ def test_feeds_are_the_peers_without_its_half_pixel_and_its_black_rim(case, draw
         area(np.concatenate([np.rint(exact_feed(one, drawn)).astype(np.uint8)] * 2, -1), feed_size)[..., :3]
         for one in (colored, device_color(bgr, drawn))
     )
-    if (backend == "opencv" and not COMPILED) or "nocolor" in name:
+    if "nocolor" in name:
         within(f"{backend} {name} feed, levels", worst(ours, expected), 1.001)
     else:
         at_least(f"{backend} {name} feed, dB", psnr(ours, expected), 38)
-    if backend == "opencv" and COMPILED:
+    if backend == "opencv":
         within(f"{backend} {name} feed in floats, levels", worst(ours, in_floats), 1.001)
     twice = area(np.concatenate([peers_warp(moved, drawn, right=True)] * 2, -1), feed_size)[..., :3]
     rim = feed_size // 8

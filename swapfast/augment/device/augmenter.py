@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from swapfast.augment.checks import check_colors, check_inputs, check_sizes
-from swapfast.augment.constants import (
-    ConstantsColor,
-)
+from swapfast.augment.constants import ConstantsColor
 from swapfast.augment.device import color, geometry
 from swapfast.augment.device.clahe import bin_limits, largest_grid
 from swapfast.augment.device.transfer import send
@@ -21,17 +19,20 @@ from swapfast.augment.draws import Draws
 from swapfast.augment.result import Augmented
 from swapfast.config import AugmentationConfig
 
-ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration may ask for
+ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration can have
 
 
 class DeviceAugmenter:
     """Augments whole batches on the device they are on, in float32.
 
-    processing_size: px of the faces that come in. input_size: px of the feed. output_sizes: px of the targets.
-    config: what the draws come from. It decides how much room CLAHE takes and whether colour is touched at all;
-    without it there is room for any, which at 64 px costs half as much again. compile: make one function of it by
-    ``torch.compile``, anew for every shape of batch (20 s on a CPU), a tenth of the kernels from then on. PyTorch
-    makes eight such functions in a process (``torch._dynamo.config.recompile_limit``) and refuses a ninth.
+    processing_size: px of the faces that come in
+    input_size: px of the feed
+    output_sizes: px of the targets
+    config: the configuration of the draws. It decides how much room CLAHE takes and whether colour is touched at all;
+        without it there is room for any, which at 64 px costs half as much again
+    compile: make one function of it by ``torch.compile``, anew for every shape of batch (20 s on a CPU), a tenth of the
+        kernels from then on. PyTorch makes eight such functions in a process
+        (``torch._dynamo.config.recompile_limit``) and refuses a ninth
 
     Nothing here waits for the device, and no shape depends on what is drawn.
     """
@@ -53,10 +54,13 @@ class DeviceAugmenter:
         self._has_tables: set[tuple] = set()
 
     def __call__(self, faces: Tensor, extra_masks: Tensor | None, draws: Draws) -> Augmented:
-        """Augment N faces of S px.
+        """Return N faces augmented, float32 0..1 on their device.
 
-        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last. extra_masks: (N, K, S, S) uint8, the
-        other masks, or None. Returns float32 0..1 on the faces' device.
+        faces: (N, S, S, 3) uint8 BGR, or (N, S, S, 4) with the face mask last
+        extra_masks: (N, K, S, S) uint8, the masks beside the face's, or None
+        draws: of N faces, for S px
+
+        Raises ValueError where the arguments do not fit each other or the configuration.
         """
         check_inputs(faces, extra_masks, draws, self.processing_size, (torch.Tensor,), torch.uint8)
         check_colors(draws, self.recolors, self.largest_grid)
@@ -70,11 +74,11 @@ class DeviceAugmenter:
         return self.input_size, self.output_sizes, self.largest_grid if self.recolors else None
 
     def _function(self, faces: Tensor, extra_masks: Tensor | None, amounts: Tensor) -> Callable:
-        """``_augment``, compiled where that is wanted and there is something to compile it for."""
+        """Return ``_augment``, compiled where ``compile`` is set and there are faces to compile it for."""
         if self._compiled is None or not len(faces):
             return _augment
         tables = faces.device, amounts.shape[1]
-        if tables not in self._has_tables:  # what is made while compiling would be made in every batch
+        if tables not in self._has_tables:  # a table made while compiling would be made in every batch
             _augment(faces[:1], None if extra_masks is None else extra_masks[:1], amounts[:1], *self._options())
             self._has_tables.add(tables)
         return self._compiled
@@ -86,36 +90,37 @@ def _augment(
     packed: Tensor,
     input_size: int,
     output_sizes: list[int],
-    largest: int | None,
+    largest_grid: int | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor] | None]:
-    """The part that is tensors only: (feed, targets, masks) as in ``Augmented``.
+    """Return (feed, targets, masks) as in ``Augmented``, by tensors only.
 
-    packed: ``packed_amounts`` on the device. largest: the largest CLAHE grid, None to leave colours alone.
+    packed: ``packed_amounts`` on the device
+    largest_grid: the largest CLAHE grid, None to leave colours alone
     """
     size = faces.shape[1]
-    amounts = Amounts.of(packed)
-    # Images and masks apart, and each channel a plane of its own: what is computed for three channels does not
-    # step over a fourth.
+    amounts = Amounts.unpack(packed)
+    # Images and masks apart, and each channel by itself: what is computed for three channels does not step over a
+    # fourth.
     pixels = faces.permute(0, 3, 1, 2)
     images = to_unit(pixels[:, :3])
-    if largest is not None:
-        images = color.color_adjust(images, *amounts.colour, largest)
-    at = geometry.affine_map(amounts.inverse, size)
-    moved = geometry.read(images, at)
+    if largest_grid is not None:
+        images = color.color_adjust(images, *amounts.color, largest_grid)
+    positions = geometry.affine_map(amounts.inverse, size)
+    moved_images = geometry.read(images, positions)
     warped = geometry.read(images, geometry.control_map(amounts.nodes, size))
     feed = _channels_last(geometry.shrink(warped, input_size))
-    targets = [_channels_last(geometry.shrink(moved, s)) for s in output_sizes]
+    targets = [_channels_last(geometry.shrink(moved_images, s)) for s in output_sizes]
     groups = [m for m in (pixels[:, 3:], extra_masks) if m is not None and m.shape[1]]
     if not groups:
         return feed, targets, None
-    masks = geometry.read(to_unit(torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]), at)
+    masks = geometry.read(to_unit(torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]), positions)
     return feed, targets, [geometry.shrink(masks, s) for s in output_sizes]
 
 
 def packed_amounts(draws: Draws) -> np.ndarray:
-    """(N, 14 + 2 K^2) float32: what ``Amounts`` takes apart, for one copy to the device.
+    """Return (N, 14 + 2 K^2) float32, the fields of ``Amounts`` side by side for one copy to the device.
 
-    Worked out in float64 on the host, so every backend and device starts from the same numbers.
+    They are computed in float64 on the host, so every backend and device starts from the same numbers.
     """
     n, size = len(draws), draws.size
     factor, offset = draws.lab_affine()
@@ -137,7 +142,8 @@ class Amounts(NamedTuple):
     nodes: Tensor  # (N, K, K, 2) position in the face that each node of the feed reads
 
     @classmethod
-    def of(cls, packed: Tensor) -> Amounts:
+    def unpack(cls, packed: Tensor) -> Amounts:
+        """Return views of ``packed_amounts`` on a device."""
         n, count = len(packed), math.isqrt((packed.shape[1] - 14) // 2)
         return cls(
             factor=packed[:, 0:3],
@@ -149,13 +155,13 @@ class Amounts(NamedTuple):
         )
 
     @property
-    def colour(self) -> tuple[Tensor, ...]:
-        """What ``color.color_adjust`` takes, in its order."""
+    def color(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What ``color_adjust`` takes beside the images: factor, offset, grids, limits."""
         return self.factor, self.offset, self.grids, self.limits
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 of any layout -> float32 0..1, dense in the order of the dimensions."""
+    """Return uint8 0..255 of any layout as float32 0..1, dense in the order of the dimensions."""
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 

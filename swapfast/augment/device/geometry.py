@@ -21,83 +21,86 @@ from swapfast.augment.taps import area_taps, hat_taps
 
 @table
 def _hat_nodes(size: int, nodes: int) -> np.ndarray:
-    """(2, size): the lower and the upper node."""
-    low, _ = hat_taps(size, nodes)
-    return np.stack([low, low + 1])
+    """Return (2, size): the lower and the upper node."""
+    lower, _ = hat_taps(size, nodes)
+    return np.stack([lower, lower + 1])
 
 
 @table
-def _hat_upper(size: int, nodes: int) -> np.ndarray:
+def _hat_weights(size: int, nodes: int) -> np.ndarray:
     return hat_taps(size, nodes)[1].astype(np.float32)
 
 
 @table
 def _area_index(size: int, smaller: int) -> np.ndarray:
-    """(taps, smaller): each tap's px side by side."""
+    """Return (taps, smaller): each tap's px side by side."""
     return area_taps(size, smaller)[0].T
 
 
 @table
-def _area_share(size: int, smaller: int) -> np.ndarray:
+def _area_weights(size: int, smaller: int) -> np.ndarray:
     return area_taps(size, smaller)[1].T.astype(np.float32)
 
 
 @table
-def _steps(size: int) -> np.ndarray:
+def _pixels(size: int) -> np.ndarray:
     return np.arange(size, dtype=np.float32)
 
 
-def relative(positions, size: int):
-    """Positions of any shape in px of an image of that size -> -1 at its first px's centre, 1 at its last's."""
+def relative(positions: np.ndarray, size: int) -> np.ndarray:
+    """Return px of an image of that size, in any shape, as -1 at its first px's centre to 1 at its last's."""
     return positions * (2 / (size - 1)) - 1
 
 
 def relative_matrix(matrix: np.ndarray, size: int) -> np.ndarray:
-    """(N, 2, 3) matrices px -> px to matrices px -> ``relative`` positions."""
+    """Return (N, 2, 3) matrices px -> ``relative`` positions of (N, 2, 3) matrices px -> px."""
     scaled = matrix * (2 / (size - 1))
     scaled[:, :, 2] -= 1
     return scaled
 
 
 def affine_map(matrix: Tensor, size: int) -> Tensor:
-    """(N, 2, 3) matrices, px of the result -> positions in any unit, to (N, size, size, 2) positions."""
-    at = _steps(size, matrix.device)[:, None]
-    along = matrix[:, None, None, :, 0] * at
-    down = torch.addcmul(matrix[:, None, :, 2], matrix[:, None, :, 1], at)
+    """Return the positions that each px reads: (N, size, size, 2) in any unit.
+
+    matrix: (N, 2, 3) px of the result -> positions in that unit
+    """
+    pixels = _pixels(size, matrix.device)[:, None]
+    along = matrix[:, None, None, :, 0] * pixels
+    down = torch.addcmul(matrix[:, None, :, 2], matrix[:, None, :, 1], pixels)
     return along + down[:, :, None]
 
 
 def control_map(nodes: Tensor, size: int) -> Tensor:
-    """(N, K, K, 2) positions that the nodes read -> (N, size, size, 2) that each px reads, linear in between.
+    """Return the positions that each px reads, linear between nodes: (N, size, size, 2) in any unit.
 
-    The positions' unit is any. Where the nodes lie is ``hat_taps``'.
+    nodes: (N, K, K, 2) positions that the nodes read, in that unit; ``hat_taps`` says where the nodes lie
     """
     count = nodes.shape[1]
-    low, high = _hat_nodes(size, count, nodes.device)
-    share = _hat_upper(size, count, nodes.device).to(nodes.dtype)[:, None]
-    columns = torch.lerp(nodes.index_select(2, low), nodes.index_select(2, high), share)
-    return torch.lerp(columns.index_select(1, low), columns.index_select(1, high), share[:, None])
+    lower, upper = _hat_nodes(size, count, nodes.device)
+    weight = _hat_weights(size, count, nodes.device).to(nodes.dtype)[:, None]
+    columns = torch.lerp(nodes.index_select(2, lower), nodes.index_select(2, upper), weight)
+    return torch.lerp(columns.index_select(1, lower), columns.index_select(1, upper), weight[:, None])
 
 
 def read(images: Tensor, positions: Tensor) -> Tensor:
-    """Read (N, C, H, W) images at (N, h, w, 2) ``relative`` positions: bilinear, edges repeated -> (N, C, h, w)."""
+    """Return images (N, C, H, W) read at ``relative`` positions (N, h, w, 2), bilinear, edges repeated."""
     return F.grid_sample(images, positions, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def sample(images: Tensor, positions: Tensor) -> Tensor:
-    """``read`` for positions in px. On whole maps that is two kernels more than to make the few nodes relative."""
+    """Return ``read`` at positions in px; on whole maps two kernels more than making the few nodes relative."""
     height, width = images.shape[-2:]
     scale = constant((2 / (width - 1), 2 / (height - 1)), positions.device, positions.dtype)
     return read(images, positions * scale - 1)
 
 
 def flip(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror the images (N, C, H, W) for which ``flags`` (N,) is true: x -> W - 1 - x."""
+    """Return images (N, C, H, W), mirrored where ``flags`` (N,) is true: x -> W - 1 - x."""
     return torch.where(flags[:, None, None, None], images.flip(-1), images)
 
 
 def shrink(images: Tensor, smaller: int) -> Tensor:
-    """Square (N, C, S, S) float images to (N, C, smaller, smaller): the exact mean of the area each px covers."""
+    """Return square images (N, C, S, S) at ``smaller`` px: the exact mean of the area that each px covers."""
     size = images.shape[-1]
     if images.shape[-2] != size or not 0 < smaller <= size:
         raise ValueError(f"cannot shrink {tuple(images.shape)} to {smaller} px")
@@ -106,11 +109,11 @@ def shrink(images: Tensor, smaller: int) -> Tensor:
     if size % smaller == 0:
         return F.avg_pool2d(images, size // smaller)
     # torch's adaptive pooling and mode="area" give every px they touch the full weight: 40 to 44 dB only.
-    index, share = _area_index(size, smaller, images.device), _area_share(size, smaller, images.device)
-    rows = images.index_select(2, index[0]) * share[0, :, None]
-    for k in range(1, len(index)):
-        rows = torch.addcmul(rows, images.index_select(2, index[k]), share[k, :, None])
-    small = rows.index_select(3, index[0]) * share[0]
-    for k in range(1, len(index)):
-        small = torch.addcmul(small, rows.index_select(3, index[k]), share[k])
+    tap_index, tap_weight = _area_index(size, smaller, images.device), _area_weights(size, smaller, images.device)
+    rows = images.index_select(2, tap_index[0]) * tap_weight[0, :, None]
+    for k in range(1, len(tap_index)):
+        rows = torch.addcmul(rows, images.index_select(2, tap_index[k]), tap_weight[k, :, None])
+    small = rows.index_select(3, tap_index[0]) * tap_weight[0]
+    for k in range(1, len(tap_index)):
+        small = torch.addcmul(small, rows.index_select(3, tap_index[k]), tap_weight[k])
     return small

@@ -1,4 +1,4 @@
-"""From the host to the device without making the host wait for the work the device still has to do."""
+"""Copies from the host to the device that do not wait for the work the device still has to do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def send(amounts: np.ndarray, device: torch.device | str) -> Tensor:
-    """A batch's amounts on ``device``, in their own dtype."""
+    """Return a batch's amounts on ``device``, in their own dtype."""
     return send_tensor(torch.from_numpy(amounts), device)
 
 
 def send_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on ``device``; itself where it is there already.
+    """Return a tensor on ``device``; itself where it is on it already.
 
     On a GPU through pinned memory: from pageable memory the copy would wait until the stream is done.
     """
@@ -27,22 +27,22 @@ def send_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 @lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(len(values),) on ``device``: sent when it is first asked for and kept. Not to be written to."""
+    """Return (len(values),) on ``device``: sent on first use and cached, not to be written to."""
     return torch.tensor(values, dtype=dtype).to(device)
 
 
 def table(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
-    """Turns a function of plain values to an array into one of the same values and a device to a tensor.
+    """Turn a function of plain values to an array into one of the same values and a device to a tensor.
 
-    It is made and sent when it is first asked for and kept. Not to be written to. A plain dictionary, because
-    ``torch.compile`` takes what is in one for an input, and looks behind ``lru_cache``.
+    The tensor is made and sent on first use and cached; it is not to be written to. The cache is a plain dictionary,
+    because ``torch.compile`` takes what is in one for an input, and looks behind ``lru_cache``.
     """
-    kept: dict[tuple, Tensor] = {}
+    tensors: dict[tuple, Tensor] = {}
 
     @wraps(make)
     def on_device(*values) -> Tensor:
-        if values not in kept:
-            kept[values] = torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
-        return kept[values]
+        if values not in tensors:
+            tensors[values] = torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
+        return tensors[values]
 
     return on_device

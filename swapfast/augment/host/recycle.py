@@ -1,4 +1,4 @@
-"""Memory that is used again: by the next step of a thread, or once nobody holds the result in it any more.
+"""Memory that is used again: by the next step of a thread, or once nobody holds the result in it.
 
 A batch of 32 faces of 512 px with 3 masks is 300 MB of float32. Taken anew for every batch, the kernel first fills
 each page with zeros. CPU time of OpenCVAugmenter, one thread, ms per 32 faces as floats, fresh -> recycled memory:
@@ -11,21 +11,24 @@ import math
 from collections import deque
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 class Recycler:
     """Makes arrays whose memory is used again once the last array or tensor that shares it is gone, and not before.
 
-    keep: as many memories as may lie idle; of more, the oldest are freed. It takes no lock, as a tensor may go in the
-    middle of anything, in any thread, also in the middle of this: one append or one pop of a deque is atomic.
+    capacity: how many memories may lie idle; of more, the oldest are freed
+
+    It takes no lock: a tensor may go in the middle of anything, in any thread, also in the middle of this. One append
+    or one pop of a deque is atomic.
     """
 
-    def __init__(self, keep: int) -> None:
-        self._idle: deque[np.ndarray] = deque(maxlen=keep)
+    def __init__(self, capacity: int) -> None:
+        self._idle: deque[np.ndarray] = deque(maxlen=capacity)
         self._open = True
 
-    def __call__(self, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
-        """An array of that shape; its content is whatever was there before."""
+    def __call__(self, shape: tuple[int, ...], kind: DTypeLike) -> np.ndarray:
+        """Return an array of that shape; its content is whatever the last use left."""
         nbytes = math.prod(shape) * np.dtype(kind).itemsize
         if nbytes == 0:
             return np.empty(shape, kind)
@@ -47,7 +50,7 @@ class Recycler:
 
     def _take_back(self, memory: np.ndarray) -> None:
         self._idle.append(memory)
-        if not self._open:  # asked after the append, so that none stays whenever ``close`` comes
+        if not self._open:  # checked after the append, so that none stays whenever ``close`` comes
             self._idle.clear()
 
     def close(self) -> None:
@@ -57,9 +60,9 @@ class Recycler:
 
 
 class _Loan:
-    """What an array of the recycler has as its base, and through it every view and every tensor made of it.
+    """The base of an array from the recycler, and so of every view and every tensor made of it.
 
-    numpy follows bases down to the first that is no array, so a view of a view holds this too, and torch holds the
+    NumPy follows bases down to the first that is no array, so a view of a view holds this too, and torch holds the
     array it was given. It dies with the last of them.
     """
 
@@ -72,14 +75,14 @@ class _Loan:
 
 
 class Scratch:
-    """One thread's intermediate images, made once: allocating them anew can cost as much as the work itself."""
+    """One thread's intermediate images, allocated once: doing it anew can cost as much as the work itself."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple, np.ndarray] = {}
+        self._arrays: dict[tuple[str | int, ...], np.ndarray] = {}
 
-    def __call__(self, name: str, *shape: int, kind=np.uint8) -> np.ndarray:
-        """The array of that name and shape; its content is whatever the last use left there."""
+    def __call__(self, name: str, *shape: int, kind: DTypeLike = np.uint8) -> np.ndarray:
+        """Return the array of that name and shape; its content is whatever the last use left."""
         key = (name, *shape)
-        if key not in self._held:
-            self._held[key] = np.zeros(shape, kind)
-        return self._held[key]
+        if key not in self._arrays:
+            self._arrays[key] = np.zeros(shape, kind)
+        return self._arrays[key]

@@ -1,7 +1,7 @@
-"""Numba for the kernels of this folder: how they are compiled, and whether they can be.
+"""Numba for the kernels of this folder: how they are compiled, and what is said where it cannot run.
 
-The first import of one compiles it, which takes some seconds; Numba keeps the result beside the file or in the user's
-cache folder.
+The first import of a kernel file compiles it, which takes some seconds. Numba keeps the result beside the file or in
+the user's cache folder.
 """
 
 from __future__ import annotations
@@ -11,23 +11,46 @@ from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 
-HOST_KERNELS = ("color", "copies", "maps", "masks")  # of the augmentation on the CPU; "nodes" are of both backends
+from swapfast.errors import SwapfastError
+
+HOST_KERNELS = ("color", "copies", "maps", "masks")  # of the OpenCV backend; "nodes" serves every backend
+
+
+@lru_cache(maxsize=1)
+def numba_problem() -> str | None:
+    """Return why Numba cannot run here, or None where it can. The first call imports it, which takes 0.4 s."""
+    try:
+        importlib.import_module("numba")
+    except (ImportError, OSError) as error:  # missing, made for another NumPy, or without its LLVM
+        return " ".join(str(error).split()).rstrip(".")
+    return None
+
+
+def check_numba(user: str, alternative: str = "") -> None:
+    """Raise SwapfastError where Numba cannot run.
+
+    user: what needs it, a flag and its value
+    alternative: what to do instead of installing it
+    """
+    problem = numba_problem()
+    if problem is not None:
+        way_out = f", or {alternative}" if alternative else ""
+        raise SwapfastError(f"{user}: needs Numba, which cannot run here ({problem}); `pip install -U numba`{way_out}")
 
 
 @lru_cache(maxsize=8)
-def load_kernels(name: str) -> ModuleType | None:
-    """``swapfast.augment.kernels.NAME``, or None where Numba is missing or does not know this version of NumPy."""
-    try:
-        return importlib.import_module(f"swapfast.augment.kernels.{name}")
-    except ImportError:
-        return None
+def load_kernels(name: str) -> ModuleType:
+    """Return ``swapfast.augment.kernels.NAME``, compiled. Raises SwapfastError where Numba cannot run."""
+    check_numba("the warp to landmarks" if name == "nodes" else "augmentation by OpenCV")
+    return importlib.import_module(f"swapfast.augment.kernels.{name}")
 
 
 def kernel(*signature, **options) -> Callable:
-    """``numba.njit`` as all kernels want it.
+    """Return ``numba.njit`` with the options that all kernels share.
 
-    A product and a sum may become one; nothing else may be reordered, so bits are kept. The interpreter's lock is let
-    go. What a kernel takes from other modules is compiled in: Numba looks for changes in the kernel's own file only.
+    A product and a sum may become one operation. Nothing else is reordered, so results keep their bits. The
+    interpreter's lock is released. Values from other modules are compiled in: Numba looks for changes in the kernel's
+    own file only.
     """
     from numba import njit
 
@@ -36,19 +59,19 @@ def kernel(*signature, **options) -> Callable:
     def compiled(function: Callable) -> Callable:
         try:
             return njit(*signature, cache=True, **options)(function)
-        except (RuntimeError, OSError):  # no folder that may be written to, or a full disk: nothing is kept
+        except (RuntimeError, OSError):  # no folder that may be written to, or a full disk: nothing is cached
             return njit(*signature, **options)(function)
 
     return compiled
 
 
 def inline(function: Callable) -> Callable:
-    """A function that becomes part of the kernels that call it."""
+    """Return a function that becomes part of the kernels that call it."""
     return kernel(inline="always")(function)
 
 
 def read(kind, dimensions: int = 1):
-    """The type of a contiguous array that is not written to: those that may not be are accepted too."""
+    """Return the type of a contiguous array that is only read; arrays that may not be written to are accepted."""
     from numba import types
 
     return types.Array(kind, dimensions, "C", readonly=True)

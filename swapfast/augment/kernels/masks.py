@@ -13,41 +13,44 @@ _F, _ONE = np.float32, np.uint64(1)
 
 
 @kernel()
-def _bounds(plane, seen):
-    """(top, bottom, left, right) of what is not black, the ends left out; all 0 where everything is black."""
-    size = len(plane)
-    seen[:] = 0
+def _bounds(mask, columns):
+    """Return (top, bottom, left, right) of what is not black, the ends excluded; all 0 where everything is black.
+
+    columns: (S,) uint8 scratch memory
+    """
+    size = len(mask)
+    columns[:] = 0
     top, bottom = size, 0
     for row in range(size):
-        found = np.uint8(0)
+        level = np.uint8(0)
         for column in range(size):
-            found |= plane[row, column]
-        if found:
+            level |= mask[row, column]
+        if level:
             top, bottom = min(top, row), row + 1
             for column in range(size):
-                seen[column] |= plane[row, column]
+                columns[column] |= mask[row, column]
     if bottom == 0:
         return 0, 0, 0, 0
     left, right = 0, size
-    while not seen[left]:
+    while not columns[left]:
         left += 1
-    while not seen[right - 1]:
+    while not columns[right - 1]:
         right -= 1
     return top, bottom, left, right
 
 
 @inline
 def _span(p, x0, x1, q, y0, y1, size):
-    """The pixels of the result that p x + q y reaches in a box, with one to spare on either side."""
+    """Return the pixels of the result that p x + q y reaches in a box, with one to spare on either side."""
     low = min(p * x0, p * x1) + min(q * y0, q * y1)
     high = max(p * x0, p * x1) + max(q * y0, q * y1)
-    first = min(max(math.floor(low) - 1, 0), size)
-    return first, max(min(math.ceil(high) + 2, size), first)
+    start = min(max(math.floor(low) - 1, 0), size)
+    return start, max(min(math.ceil(high) + 2, size), start)
 
 
 @kernel()
 def _reached(matrix, top, bottom, left, right, size):
-    """(first row, end, first column, end) of the result that read from that part of the plane or its neighbours."""
+    """Return (first row, end, first column, end) of the result that read from that part of the mask or beside it."""
     if bottom == 0:
         return 0, 0, 0, 0
     if top == 0 or left == 0 or bottom == size or right == size:
@@ -62,39 +65,41 @@ def _reached(matrix, top, bottom, left, right, size):
 
 @inline
 def _level(pixels, size, x, y):
-    """The level at a place, bilinearly and rounded; edges are repeated. Indices without a sign need no checks."""
+    """Return the level at a position, bilinear and rounded; edges are repeated. Unsigned indices need no checks."""
     last = size - 1.0
     x, y = min(max(x, 0.0), last), min(max(y, 0.0), last)
     column, row = min(np.int32(x), np.int32(size - 2)), min(np.int32(y), np.int32(size - 2))
     right, down = _F(x - column), _F(y - row)
-    at, next_row = np.uint64(row * size + column), np.uint64(size)
-    one, two = _F(pixels[at]), _F(pixels[at + _ONE])
-    three, four = _F(pixels[at + next_row]), _F(pixels[at + next_row + _ONE])
-    above, below = one + (two - one) * right, three + (four - three) * right
+    index, next_row = np.uint64(row * size + column), np.uint64(size)
+    top_left, top_right = _F(pixels[index]), _F(pixels[index + _ONE])
+    bottom_left, bottom_right = _F(pixels[index + next_row]), _F(pixels[index + next_row + _ONE])
+    above, below = top_left + (top_right - top_left) * right, bottom_left + (bottom_right - bottom_left) * right
     return np.int32(above + (below - above) * down + _F(0.5))
 
 
 def _move(masks, matrices, divisor, first_mask, first_face, out):
-    """Masks by matrices, px of the result -> px of the plane; edges are repeated.
+    """Resample masks by matrices, edges repeated.
 
-    masks: (N, K, S, S) uint8. matrices: (N, 2, 3). out: (M, N', S, S) uint8 or float32; they go to M from
-    ``first_mask`` on, faces to N' from ``first_face`` on. divisor: what levels are divided by, 255 for floats in 0..1.
+    masks: (N, K, S, S) uint8
+    matrices: (N, 2, 3) px of the result -> px of the mask
+    divisor: what levels are divided by, 255 for floats in 0..1
+    out: (M, F, S, S) uint8 or float32; written from ``first_mask`` and ``first_face`` on
     """
     size = masks.shape[2]
-    seen = np.empty(size, np.uint8)
+    columns = np.empty(size, np.uint8)
     for n in range(len(masks)):
         (a, b, c), (d, e, f) = matrices[n]
         for k in range(masks.shape[1]):
-            plane, image = masks[n, k], out[first_mask + k, first_face + n]
+            mask, image = masks[n, k], out[first_mask + k, first_face + n]
             image[:] = 0
-            top, bottom, left, right = _bounds(plane, seen)
-            first_row, last_row, first, end = _reached(matrices[n], top, bottom, left, right, size)
-            pixels = plane.reshape(-1)
+            top, bottom, left, right = _bounds(mask, columns)
+            first_row, last_row, first_column, last_column = _reached(matrices[n], top, bottom, left, right, size)
+            pixels = mask.reshape(-1)
             for row in range(first_row, last_row):
-                for column in range(first, end):
+                for column in range(first_column, last_column):
                     x, y = a * column + (b * row + c), d * column + (e * row + f)
                     image[row, column] = _F(_level(pixels, size, x, y)) / divisor
 
 
-_GIVEN = read(types.u1, 4), read(types.f8, 3), types.f4, types.i8, types.i8
-move_masks = kernel([types.void(*_GIVEN, types.u1[:, :, :, ::1]), types.void(*_GIVEN, types.f4[:, :, :, ::1])])(_move)
+_INPUTS = read(types.u1, 4), read(types.f8, 3), types.f4, types.i8, types.i8
+move_masks = kernel([types.void(*_INPUTS, types.u1[:, :, :, ::1]), types.void(*_INPUTS, types.f4[:, :, :, ::1])])(_move)

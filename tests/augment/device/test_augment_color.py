@@ -18,8 +18,8 @@ from swapfast.augment.draws import Draws, draw
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
-from swapfast.augment.kernels.jit import load_kernels
 from swapfast.config import AugmentationConfig
+from tests.augment.array_versions import jittered_in_8_bits, recolor_in_8_bits
 from tests.augment.slow_references import equalized_slowly, jittered, lab_of_bgr, pictures, psnr
 
 
@@ -126,7 +126,7 @@ def test_color_space_of_the_opencv_backend_is_the_peers(golden, within):
     # The backend itself, there and back: an amount that moves no level is an amount, and a face with one is converted.
     faces = np.ascontiguousarray(g["bgr"].reshape(1, 72, 81, 3)[:, :72, :72])
     there = np.ascontiguousarray(g["lab_from_bgr"].reshape(72, 81, 3)[:, :72])
-    ours = recolored(host_color.recolor_in_8_bits, faces, amounts(np.full((1, 3), 1e-4), 72))[0]
+    ours = rounded_colors(faces, amounts(np.full((1, 3), 1e-4), 72))[0]
     back = cv2.cvtColor(there, cv2.COLOR_LAB2BGR)
     within("8 bits: there and back, worst", np.abs(ours.astype(int) - back).max(), 0)
     assert not np.array_equal(ours, faces[0])
@@ -151,7 +151,7 @@ def test_jitter_is_the_peers_rounded_instead_of_cut_off(golden, device, within):
         exact = jittered(g["lab_in"], g[f"rand{case}"])
         # A product that lands on a half exactly may go either way; 1e-3 of a level is float32's doing.
         matrices = host_color.jitter_matrices(d)
-        ours = np.stack([host_color.jitter(lab, matrix) for lab, matrix in zip(g["lab_in"], matrices)])
+        ours = np.stack([jittered_in_8_bits(lab, matrix) for lab, matrix in zip(g["lab_in"], matrices)])
         within(f"opencv{case}, distance to the exact value", np.abs(ours - exact).max(), 0.501)
 
         factor, offset = (torch.from_numpy(v.astype(np.float32)).to(device) for v in d.lab_affine())
@@ -212,7 +212,7 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
         d = dataclasses.replace(amounts(rand, size), clahe_grid=grids)
         step = ImageAugmentation(len(bgr), size, draws=d)
         expected = corrected_color(bgr, rand, grids)
-        rounded = recolored(host_color.recolor_in_8_bits, bgr, d)
+        rounded = rounded_colors(bgr, d)
         differing = (rounded != expected).any(-1).mean()
         within(f"8 bits at {size}: share of px that differ", differing, 1e-3)  # products on an exact half
         # The peer's own numbers differ from these by its two defects and by nothing else. How far that takes a picture
@@ -223,14 +223,15 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
         within(f"the peer's way at {size}: share of px that differ", differing, 3e-3)
 
         ours, on_device = step.color_adjust(bgr), levels(adjusted(bgr, d, device)) * 255
-        if load_kernels("color") is None:
-            assert np.array_equal(ours, rounded)
-        else:
-            assert np.array_equal(ours, recolored(host_color.recolor_compiled, bgr, d))
-            # OpenCV's 8-bit LAB is what is coarse here, by 0.8 of a level on average: 48.8 to 51.7 dB in ten draws.
-            at_least(f"compiled at {size} against the corrected, dB", psnr(ours, expected), 46)
-            # Rounded to a level once, and its polynomials are off by up to 0.1 of one; the device's formulas by 0.002.
-            within(f"compiled at {size} against the device, levels", np.abs(ours - on_device).max(), 0.61)
+        out = np.empty_like(bgr)
+        host_color.recolor_through_lab(
+            bgr, host_color.jitter_matrices(d), d.clahe_grid.tolist(), Scratch(), d.clip_limit, out
+        )
+        assert np.array_equal(ours, out)
+        # OpenCV's 8-bit LAB is what is coarse here, by 0.8 of a level on average: 48.8 to 51.7 dB in ten draws.
+        at_least(f"compiled at {size} against the corrected, dB", psnr(ours, expected), 46)
+        # Rounded to a level once, and its polynomials are off by up to 0.1 of one; the device's formulas by 0.002.
+        within(f"compiled at {size} against the device, levels", np.abs(ours - on_device).max(), 0.61)
         # CLAHE works on the same whole levels in both, and so parts them no further than LAB in floats does.
         plain = grids == 0
         if not plain.all():
@@ -242,17 +243,15 @@ def test_color_adjust_is_the_peers_with_its_bias_removed(golden, device, within,
         within(f"device at {size} against float64, levels", error, 0.01)
 
 
-def recolored(way, faces: np.ndarray, d: Draws) -> np.ndarray:
-    """``recolor_compiled`` or ``recolor_in_8_bits`` of (N, S, S, C) bytes."""
-    out = np.empty_like(faces)
-    way(faces, host_color.jitter_matrices(d), d.clahe_grid.tolist(), Scratch(), d.clip_limit, out)
-    return out
+def rounded_colors(faces: np.ndarray, d: Draws) -> np.ndarray:
+    """(N, S, S, C) bytes recoloured by OpenCV in 8 bits throughout."""
+    return recolor_in_8_bits(faces, host_color.jitter_matrices(d), d.clahe_grid.tolist(), d.clip_limit)
 
 
 def adjusted(images: np.ndarray, d: Draws, device) -> torch.Tensor:
     """The device's ``color_adjust`` of (N, H, W, 3) bytes -> (N, 3, H, W) floats."""
-    amounts = Amounts.of(torch.from_numpy(packed_amounts(d)).to(device))
-    return color.color_adjust(tensor(images, device), *amounts.colour, int(d.clahe_grid.max()))
+    amounts = Amounts.unpack(torch.from_numpy(packed_amounts(d)).to(device))
+    return color.color_adjust(tensor(images, device), *amounts.color, int(d.clahe_grid.max()))
 
 
 def exactly_adjusted(images: np.ndarray, d: Draws) -> np.ndarray:
@@ -343,7 +342,7 @@ def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at
     assert d.clip_limit == d[3:5].clip_limit == clip_limit and 3 < (d.clahe_grid > 0).sum() < n
     expected = corrected_color(faces, d.lab, d.clahe_grid, clip_limit)
     step = ImageAugmentation(n, size, config, d)
-    rounded = recolored(host_color.recolor_in_8_bits, faces, d)
+    rounded = rounded_colors(faces, d)
     within("8 bits, share of px that differ", (rounded != expected).any(-1).mean(), 1e-3)
     ours = step.color_adjust(faces)
     at_least(f"compiled, clip limit {clip_limit:g}, dB", psnr(ours, expected), 46)

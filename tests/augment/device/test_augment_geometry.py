@@ -13,7 +13,7 @@ from swapfast.augment.augmentation import ImageAugmentation
 from swapfast.augment.device import geometry
 from swapfast.augment.device.augmenter import DeviceAugmenter
 from swapfast.augment.draws import Draws, draw
-from swapfast.augment.host import augmenter as opencv
+from swapfast.augment.host import geometry as host_geometry
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.taps import area_weights, hat_weights
@@ -105,7 +105,9 @@ def test_warp_is_the_peers_without_its_half_pixel_and_its_black_rim(golden, devi
         nodes = torch.from_numpy(step.draws.warp_nodes().astype(np.float32)).to(device)
         device_map = geometry.control_map(nodes, size).cpu().numpy()
         weights = hat_weights(size).astype(np.float32)
-        opencv_map = [opencv.positions(row, weights) for row in opencv.node_rows(step.draws.warp_nodes(), weights)]
+        opencv_map = [
+            host_geometry.fill_rows(row, weights) for row in host_geometry.node_rows(step.draws.warp_nodes(), weights)
+        ]
         within(f"{case}: map of the device, px", worst(device_map, maps.transpose(0, 2, 3, 1)), 1e-4)
         within(f"{case}: map of opencv, px", worst(opencv_map, maps.transpose(0, 2, 3, 1)), 1e-3)
 
@@ -156,7 +158,7 @@ def test_a_smaller_feed_is_the_peers(golden, device, within):
     assert cases
     for case in cases:
         images, expected, smaller = g[f"in_{case}"], g[f"out_{case}"], int(case.split("_")[1])
-        within(f"{case}: opencv", worst(opencv.shrink(images, smaller, Scratch()), expected), 0)
+        within(f"{case}: opencv", worst(host_geometry.shrink(images, smaller, Scratch()), expected), 0)
         small = geometry.shrink(on_device(images, device).permute(0, 3, 1, 2).float(), smaller)
         within(f"{case}: device, levels", worst(small.permute(0, 2, 3, 1).cpu(), expected), 1)
 
@@ -204,7 +206,7 @@ def test_shrinking_is_the_mean_of_the_area(device, within, size, smaller):
     exact = np.stack([area_mean(one, smaller) for one in image])
     small = geometry.shrink(on_device(image, device).permute(0, 3, 1, 2).float(), smaller)
     within("device, levels", worst(small.permute(0, 2, 3, 1).cpu(), exact), 1e-3)
-    within("opencv, levels", worst(opencv.shrink(image, smaller, Scratch()), exact), 0.51)
+    within("opencv, levels", worst(host_geometry.shrink(image, smaller, Scratch()), exact), 0.51)
     ones = area_weights(size, smaller)
     within("shares add up", worst(ones.sum(1), 1) + worst(ones.sum(0), smaller / size), 1e-9)
 

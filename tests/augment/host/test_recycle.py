@@ -55,7 +55,7 @@ def _address(array: np.ndarray) -> int:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_memory_comes_back_with_the_last_view_and_not_before(name):
-    recycled, shape = Recycler(keep=2), (4, 16, 16, 3)
+    recycled, shape = Recycler(capacity=2), (4, 16, 16, 3)
     array = recycled(shape, np.float32)
     array[...] = np.arange(array.size).reshape(shape)
     at = _address(array)
@@ -72,7 +72,7 @@ def test_memory_comes_back_with_the_last_view_and_not_before(name):
 
 
 def test_other_shapes_and_types_use_the_same_bytes_and_other_amounts_do_not():
-    recycled = Recycler(keep=4)
+    recycled = Recycler(capacity=4)
     array = recycled((2, 8, 8), np.float32)
     assert array.shape == (2, 8, 8) and array.dtype == np.float32
     assert array.flags.c_contiguous and array.flags.writeable and array.flags.aligned
@@ -85,7 +85,7 @@ def test_other_shapes_and_types_use_the_same_bytes_and_other_amounts_do_not():
 
 
 def test_as_much_is_kept_as_was_asked_for_and_nothing_after_close():
-    recycled = Recycler(keep=3)
+    recycled = Recycler(capacity=3)
     held = [recycled((100 + i,), np.uint8) for i in range(10)]
     assert len(recycled._idle) == 0
     last = held.pop()
@@ -102,7 +102,7 @@ def test_as_much_is_kept_as_was_asked_for_and_nothing_after_close():
 
 def test_threads_that_hand_arrays_on_never_share_one():
     """Arrays made in one thread go in another, in the middle of other threads' calls."""
-    recycled, handed, wrong = Recycler(keep=6), queue.Queue(8), []
+    recycled, handed, wrong = Recycler(capacity=6), queue.Queue(8), []
 
     def make(number: int) -> None:
         for i in range(400):

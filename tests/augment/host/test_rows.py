@@ -26,17 +26,17 @@ def test_rows_are_the_array_that_would_be_gathered(stored):
     assert (len(rows), rows.shape, rows.ndim, rows.dtype) == (9, expected.shape, 4, np.uint8)
     assert np.array_equal(np.asarray(rows), expected)
     for first in range(9):
-        assert np.array_equal(rows.one(first), expected[first : first + 1])
+        assert np.array_equal(rows.image(first), expected[first : first + 1])
         for last in range(first + 1, 10):
             out = np.zeros_like(expected[first:last])
             assert rows.take(slice(first, last), out) is out and np.array_equal(out, expected[first:last])
     with pytest.raises(IndexError):
-        rows.one(9)
+        rows.image(9)
 
 
 def test_one_image_is_not_copied(stored):
     rows = Rows(list(zip(stored, WANTED)))
-    assert np.shares_memory(rows.one(5), stored[1]) and np.shares_memory(rows.one(0), stored[0])
+    assert np.shares_memory(rows.image(5), stored[1]) and np.shares_memory(rows.image(0), stored[0])
 
 
 @pytest.mark.parametrize(("size", "threads"), [(64, 1), (64, 3), (256, 2)])

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from swapfast.augment.draws import draw
-from swapfast.augment.host.augmenter import OpenCVAugmenter, move, node_rows, read_warped, weights_for
+from swapfast.augment.host.augmenter import OpenCVAugmenter
+from swapfast.augment.host.geometry import move, node_rows, node_weights, read_warped
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.host.stacked import STACK_PIXELS, STACKED_UP_TO, affine_maps, node_maps, read_stacked
 from swapfast.augment.kernels.jit import load_kernels
-
-needs_numba = pytest.mark.skipif(load_kernels("maps") is None, reason="Numba is missing, or does not know NumPy")
 
 
 def _images(count: int, size: int, channels: int) -> np.ndarray:
@@ -23,7 +22,6 @@ def _images(count: int, size: int, channels: int) -> np.ndarray:
     return np.stack(resized).reshape(count, size, size, channels)
 
 
-@needs_numba
 @pytest.mark.parametrize("size", [32, 64, STACKED_UP_TO])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_moved_as_one_at_a_time(size, channels, within):
@@ -35,11 +33,10 @@ def test_moved_as_one_at_a_time(size, channels, within):
     within(f"{size} px, {channels} channels, share of values", (difference > 0).mean(), 0.02)
 
 
-@needs_numba
 @pytest.mark.parametrize(("size", "nodes"), [(32, 5), (64, 5), (64, 33), (STACKED_UP_TO, 33)])
 def test_warped_as_one_at_a_time(size, nodes, within):
     rng = np.random.default_rng(5)
-    images, weights = _images(13, size, 4), weights_for(size, nodes)
+    images, weights = _images(13, size, 4), node_weights(size, nodes)
     at = np.linspace(-0.5, size - 0.5, nodes) if nodes == 5 else np.linspace(0, size - 1, nodes)
     grid = np.stack(np.meshgrid(at, at), axis=-1) + rng.normal(0, size / 50, (13, nodes, nodes, 2))
     stacked = read_stacked(images, node_maps(grid, size, Scratch()), np.zeros_like(images))
@@ -77,7 +74,6 @@ def test_a_face_does_not_depend_on_the_stack_it_is_in(size, mask_count):
             assert all(np.array_equal(a, b) for a, b in zip(parts(augment(faces, masks, draws)), whole))
 
 
-@pytest.mark.skipif(load_kernels("copies") is None, reason="Numba is missing, or does not know NumPy")
 def test_bytes_become_the_floats_that_division_gives():
     levels = np.random.default_rng(0).permutation(np.repeat(np.arange(256, dtype=np.uint8), 12))
     expected, copies = levels / np.float32(255), load_kernels("copies")

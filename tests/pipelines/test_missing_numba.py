@@ -1,0 +1,91 @@
+"""Where Numba cannot run, what needs it says so in one line, and what does not need it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Words of several requests to what each of them gave: exit code, stdout, stderr. One process for all: torch takes
+# seconds to import.
+PROGRAM = """
+import contextlib, io, json, sys
+import cli
+results = {}
+for name, words in json.load(sys.stdin).items():
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli.main(words)
+    results[name] = code, out.getvalue(), err.getvalue()
+json.dump(results, sys.stdout)
+"""
+REASONS = {
+    "missing": "No module named 'numba'",
+    "does not know this NumPy": "Numba needs NumPy 2.5 or less. Got NumPy 9.9.",
+}
+
+
+@pytest.fixture(scope="module", params=REASONS)
+def reason(request) -> str:
+    return REASONS[request.param]
+
+
+@pytest.fixture(scope="module")
+def results(reason, made_faces, tmp_path_factory) -> dict[str, tuple[int, str, str]]:
+    folder = tmp_path_factory.mktemp("no numba")
+    (folder / "numba.py").write_text(f"raise ImportError({reason!r})\n")
+    faces = ["-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "--no-logs", "--device", "cpu", "-b", "2"]
+    train = ["train", *faces, "-i", "1"]
+    requests = {
+        "opencv": [*train, "-m", str(folder / "opencv"), "--backend", "opencv"],
+        "auto": [*train, "-m", str(folder / "auto")],
+        "landmarks": [*train, "-m", str(folder / "landmarks"), "--backend", "torch", "-M"],
+        "sheet": ["augment", str(made_faces / "a"), "-o", str(folder / "sheet.png")],
+        "doctor": ["doctor"],
+        "torch": [*train, "-m", str(folder / "torch"), "--backend", "torch"],
+    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not any((folder / name).exists() for name in ("opencv", "auto", "landmarks", "sheet.png"))
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "way_out"),
+    [
+        ("opencv", "--backend opencv", "give --backend torch"),
+        ("auto", "--backend auto", "give --backend torch"),
+        ("landmarks", "-M/--warp-to-landmarks", "leave it out"),
+        ("sheet", "swapfast augment", "`pip install -U numba`"),
+    ],
+)
+def test_what_needs_numba_says_so_in_one_line(results, reason, name, flag, way_out):
+    code, out, err = results[name]
+    assert code == 2 and not out
+    assert re.fullmatch(rf".*{re.escape(flag)}: needs Numba.*\n", err), err
+    assert reason.rstrip(".") in err and "pip install -U numba" in err and way_out in err
+
+
+def test_the_doctor_tells(results, reason):
+    code, out, err = results["doctor"]
+    assert code == 0 and not err
+    (note,) = [line for line in out.splitlines() if "Numba" in line]
+    assert reason.rstrip(".") in note and "pip install -U numba" in note
+
+
+def test_the_torch_backend_trains_without_it(results):
+    code, _, err = results["torch"]
+    assert code == 0, err
