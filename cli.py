@@ -352,9 +352,10 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.checkpoints.folder import CheckpointFolder
     from swapfast.checkpoints.snapshots import Snapshots, describe
+    from swapfast.files import not_a_folder
 
     if not arguments.folder.is_dir():
-        raise SwapfastError(f"{arguments.folder}: {'is a file' if arguments.folder.exists() else 'no such folder'}")
+        raise not_a_folder(arguments.folder, str(arguments.folder), "a model folder")
     checkpoints = CheckpointFolder(arguments.folder)
     kept = Snapshots(checkpoints)
     if arguments.list:

@@ -68,7 +68,7 @@ from swapfast.augment.host.augmenter import OpenCVAugmenter, strips
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
 from swapfast.augment.result import Augmented
-from swapfast.batch import MASK_NAMES
+from swapfast.batch import MASK_NAMES, SIDES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face, crop_shares
 from swapfast.faces.folder import scan_folder
@@ -127,7 +127,7 @@ class Data:
 def make_records(folder: Path, faces: int) -> list[list[FaceRecord]]:
     """Of each side: made-up faces in plain pictures."""
     synthesize(folder / "made", faces=faces, size=PICTURE, pairs=0, seed=SEED, workers=1)
-    return [scan_folder(folder / "made" / side).records for side in "ab"]
+    return [scan_folder(folder / "made" / side).records for side in SIDES]
 
 
 def make_data(records: list[list[FaceRecord]], size: int, batch: int) -> Data:

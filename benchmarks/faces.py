@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from swapfast.batch import SIDES
 from swapfast.faces.crop import sample_square
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
@@ -70,7 +71,7 @@ def head_folders(faces: int, size: int = 512, seed: int = 1):
         synthesize(made, faces=faces, size=256, pairs=0, seed=seed)
         rng = np.random.default_rng(seed)
         folders = []
-        for side in "ab":
+        for side in SIDES:
             folder = Path(temporary) / side
             folder.mkdir()
             for record in scan_folder(made / side).records:

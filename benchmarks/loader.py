@@ -41,7 +41,7 @@ from pipelines.sampler import Sampler
 from pipelines.sides import make_feed, no_log, scan_side, try_save_index
 from pipelines.store import StoreSpec
 from swapfast.augment.host.augmenter import OpenCVAugmenter
-from swapfast.batch import MASK_NAMES, Batch
+from swapfast.batch import MASK_NAMES, SIDES, Batch
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
@@ -101,7 +101,7 @@ def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
     """Both sides' faces decoded, cropped and masked in the cache folder, or found there."""
     spec = StoreSpec(size, CropConfig(), MaskConfig(), MASK_NAMES)
     sets = []
-    for label, source in zip("AB", sources):
+    for label, source in zip(map(str.upper, SIDES), sources):
         sets.append(TrainSet.from_source(label, source, spec, cached_store(cache, spec, source).store))
         try_save_index(index_path(cache, source.folder.path), source.folder.records)
     return sets

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.common import Timing, compare, parser, save, show, summary
 from pipelines.run.plan import loss_collator
-from swapfast.batch import Batch, BatchMeta
+from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, ModelConfig, OptimizerConfig, TrainConfig
 from swapfast.device import pick_device
 from swapfast.models import FaceAutoencoder, build_model
@@ -39,7 +39,7 @@ Call = Callable[[], object]
 def make_batch(model: FaceAutoencoder, per_side: int, device: torch.device) -> Batch:
     """Noise of the right shapes."""
     generator = torch.Generator().manual_seed(1)
-    inputs = [torch.rand(per_side, 3, model.input_size, model.input_size, generator=generator) for _ in "ab"]
+    inputs = [torch.rand(per_side, 3, model.input_size, model.input_size, generator=generator) for _ in SIDES]
     targets = [torch.rand(per_side, 2, 3, size, size, generator=generator) for size in model.output_sizes]
     masks = [torch.rand(per_side, 2, 1, size, size, generator=generator) for size in model.output_sizes]
     return Batch(inputs, targets, BatchMeta(masks, masks, masks), 0).to(device)

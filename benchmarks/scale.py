@@ -36,7 +36,7 @@ from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import make_feed, make_matcher, make_train_set, no_log, scan_side, try_save_index
 from pipelines.store import StoreSpec
-from swapfast.batch import MASK_NAMES
+from swapfast.batch import MASK_NAMES, SIDES
 from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import index_path
 
@@ -71,7 +71,10 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
     sources = [scan_side(folder, config.mask.mask_type, False, cache=cache) for folder in folders]
     times.append(time.perf_counter())
     spec = StoreSpec(SIZE, config.crop, config.mask, MASK_NAMES)
-    sets = [make_train_set(label, source, spec, "host", cache, False, 0.0) for label, source in zip("AB", sources)]
+    sets = [
+        make_train_set(label, source, spec, "host", cache, False, 0.0)
+        for label, source in zip(map(str.upper, SIDES), sources)
+    ]
     for source in sources:
         try_save_index(index_path(cache, source.folder.path), source.folder.records)
     times.append(time.perf_counter())

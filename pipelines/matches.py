@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cache import describe_file
+from swapfast.batch import SIDES
 from swapfast.faces.matching import FindClosest, Progress, SidePair, find_closest
 from swapfast.mapped import open_arrays, write_arrays
 
@@ -64,7 +65,7 @@ def save_matches(path: Path, digest: str, closest: SidePair, description: Mappin
 
     description: further metadata, for a person.
     """
-    write_arrays(path, dict(zip("ab", closest)), {"what": "swapfast matches", "digest": digest, **description})
+    write_arrays(path, dict(zip(SIDES, closest)), {"what": "swapfast matches", "digest": digest, **description})
 
 
 def load_matches(path: Path, digest: str, landmarks: SidePair, num_choices: int) -> SidePair | None:
@@ -75,11 +76,12 @@ def load_matches(path: Path, digest: str, landmarks: SidePair, num_choices: int)
         return None
     if "crc32" not in metadata or metadata.get("what") != "swapfast matches" or metadata.get("digest") != digest:
         return None
-    if arrays.keys() != {"a", "b"}:
+    if arrays.keys() != set(SIDES):
         return None
+    closest_a, closest_b = (arrays[side] for side in SIDES)
     count_a, count_b = map(len, landmarks)
-    fits = _fits(arrays["a"], count_a, count_b, num_choices) and _fits(arrays["b"], count_b, count_a, num_choices)
-    return (arrays["a"], arrays["b"]) if fits else None
+    fits = _fits(closest_a, count_a, count_b, num_choices) and _fits(closest_b, count_b, count_a, num_choices)
+    return (closest_a, closest_b) if fits else None
 
 
 def _fits(closest: np.ndarray, faces: int, candidates: int, num_choices: int) -> bool:

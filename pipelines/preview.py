@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.fill import UNUSABLE, FaceSource
 from pipelines.sampler import Sampler
+from swapfast.batch import SIDES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face, shrink, spread_indices
@@ -151,7 +152,7 @@ class PreviewSheet:
                     masked=samples.has_mask,
                     skip_bad=skip_bad,
                 )
-                for side, source in zip("AB", sources)
+                for side, source in zip(map(str.upper, SIDES), sources)
             ],
             count,
             num_samples=count,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # who reads and draws faces takes MASK_NAMES from here and st
     import torch
     from torch import Tensor
 
+SIDES = ("a", "b")  # in capitals where a person reads them
 MASK_NAMES = ("face", "eye", "mouth")
 
 

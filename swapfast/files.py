@@ -44,14 +44,19 @@ def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
         raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
 
 
+def not_a_folder(path: Path, shown: str, instead: str = "a folder") -> SwapfastError:
+    """Return the error for a ``path`` that should be a folder. shown: how it begins, such as '--model-dir m'."""
+    what = "is a file" if path.exists() else "is a link to nothing" if path.is_symlink() else "no such folder"
+    return SwapfastError(f"{shown}: {what}; give {instead}")
+
+
 def check_folder(path: Path, flag: str) -> None:
     """Raise SwapfastError naming ``flag`` unless ``path`` is a folder that can be written to, or can become one."""
     nearest = path
     while not os.path.lexists(nearest):
         nearest = nearest.parent
     if not nearest.is_dir():
-        problem = "is a file" if nearest.exists() else "is a link to nothing"
-        raise SwapfastError(f"{flag} {path}: {'' if nearest == path else f'{nearest} '}{problem}; give a folder")
+        raise not_a_folder(nearest, f"{flag} {path}" if nearest == path else f"{flag} {path}: {nearest}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise SwapfastError(f"{flag} {path}: may not be written to; give another folder")
 

@@ -297,7 +297,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
     return {
         "missing folder": (train(a=tmp_path / "nowhere"), r"nowhere: no such folder"),
         "empty folder": (train(b=empty), r"empty: no PNG or JPEG"),
-        "file for a folder": (train(a=file), r"file.txt: this is a file"),
+        "file for a folder": (train(a=file), r"file.txt: is a file; give the folder that holds the faces"),
         "text named png": (train(a=text), r"face.png: "),
         "bad files": (train(a=mixed), r"5 of 5 files.*alone.png: .*cut.png: .*nan.png: .*short.png: .*zero.png: "),
         "mask not stored": (train("--mask-type", "vgg-clear"), r"0000.png: no mask 'vgg-clear'"),
@@ -308,7 +308,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "timelapse of nobody": (train("-x", empty, "-y", faces / "b"), r"empty: no PNG or JPEG"),
         "timelapse among faces": (train("-z", faces / "a" / "out"), r"--timelapse-output .*lies in the faces' folder"),
         "timelapse in a file": (train("-z", file), r"--timelapse-output .*file.txt: is a file; give a folder"),
-        "timelapse below a file": (train("-z", file / "x"), r"--timelapse-output .*file.txt is a file; give a folder"),
+        "timelapse below a file": (train("-z", file / "x"), r"--timelapse-output .*file.txt: is a file; give a folder"),
         "timelapse behind a dead link": (train("-z", dead), r"--timelapse-output .*dead: is a link to nothing"),
         "iterations 0": (train("-i", "0"), r"-i/--iterations 0: must be at least 1"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),

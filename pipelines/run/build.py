@@ -35,7 +35,7 @@ from pipelines.sides import (
 )
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import said_if_slow
-from swapfast.batch import Batch
+from swapfast.batch import SIDES, Batch
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.transfer import trained_state
 from swapfast.config import AugmentationConfig
@@ -103,7 +103,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     log(why)
     sides = [
         make_train_set(label, source, plan.spec, where, cache, config.run.skip_bad, config.validation, progress, log)
-        for label, source in zip("AB", plan.sources)
+        for label, source in zip(map(str.upper, SIDES), plan.sources)
     ]
     for source in plan.sources:
         kept = index_path(cache, source.folder.path)

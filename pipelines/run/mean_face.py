@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pipelines.dataset import TrainSet
 from pipelines.run.run_state import same_faces
+from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import spread_indices
-from swapfast.models import SIDES
 
 MEAN_OF = 1024  # at most: their sum is exact in float32, being below 2^24
 MEAN_OF_DECODED = 64  # where no store holds them

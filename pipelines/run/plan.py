@@ -25,7 +25,7 @@ from swapfast.config import LossConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import needed_masks
-from swapfast.files import check_folder
+from swapfast.files import check_folder, not_a_folder
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
@@ -92,7 +92,7 @@ def plan_run(
             if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
     if cache.exists() and not cache.is_dir():
-        raise SwapfastError(f"--cache-dir {cache}: is a file; give a folder")
+        raise not_a_folder(cache, f"--cache-dir {cache}")
     if timelapse is not None and processes.is_first:
         check_folder(timelapse, "--timelapse-output")
     device = pick_device(run.device)

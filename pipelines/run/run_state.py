@@ -15,9 +15,9 @@ import torch
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version
 from pipelines.sides import faces_digest
+from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
-from swapfast.models import SIDES
 
 if TYPE_CHECKING:
     from pipelines.run.request import Plan

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.files import TEMPORARY, cannot_write, flush
+from swapfast.files import TEMPORARY, cannot_write, flush, not_a_folder
 
 FORMAT = 1
 KEPT = 2
@@ -245,7 +245,7 @@ def model_folder(path: str | Path) -> CheckpointFolder:
     """The model folder at ``path``; SwapfastError where it is a file or belongs to another program."""
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
-        raise SwapfastError(f"--model-dir {folder}: is a file; give a folder")
+        raise not_a_folder(folder, f"--model-dir {folder}")
     checkpoints = CheckpointFolder(folder)
     if folder.is_dir() and not checkpoints.steps():
         foreign = sorted(p.name for p in folder.iterdir() if p.suffix in {".keras", ".h5", ".dat", ".npy"})

@@ -11,6 +11,7 @@ from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import shrink
+from swapfast.files import not_a_folder
 from swapfast.models import FaceAutoencoder, build_model
 
 
@@ -34,7 +35,7 @@ def load_model(path: Path, device: torch.device) -> tuple[FaceAutoencoder, Train
     """A trained model, its config and B's mean face (H, W, 3) in 0..1 BGR at its largest output size."""
     folder = CheckpointFolder(path)
     if not path.is_dir():
-        raise SwapfastError(f"--model-dir {path}: {'is a file; give a folder' if path.exists() else 'no such folder'}")
+        raise not_a_folder(path, f"--model-dir {path}", "a model folder")
     found = folder.load()
     if found is None:
         raise SwapfastError(f"--model-dir {path}: holds no model; train one with `swapfast train`")

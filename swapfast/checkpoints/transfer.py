@@ -8,9 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
 from swapfast.errors import SwapfastError
-from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.files import not_a_folder
+from swapfast.models import FaceAutoencoder
 
 PARTS = ("encoder", *(f"decoder_{side}" for side in SIDES))  # as --freeze-weights names them
 
@@ -62,7 +64,7 @@ def find_weights(path: Path) -> tuple[dict[str, Tensor], int, str]:
 def _newest(path: Path) -> tuple[Checkpoint, Path]:
     """The checkpoint that ``path`` is or, of a model folder, the newest one in it, and where it lies."""
     if not path.is_dir():
-        raise SwapfastError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; give a model folder")
+        raise not_a_folder(path, str(path), "a model folder")
     if (path / "state.json").is_file():
         try:
             return CheckpointFolder.read(path), path

@@ -24,6 +24,7 @@ from swapfast.faces.masks import check_mask_type, read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, printable, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
+from swapfast.files import not_a_folder
 from swapfast.system import available_cores, on_all_cores
 
 SHOWN_BAD = 50
@@ -147,7 +148,7 @@ def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
     except FileNotFoundError:
         raise SwapfastError(f"{printable(folder)}: no such folder") from None
     except NotADirectoryError:
-        raise SwapfastError(f"{printable(folder)}: this is a file; give the folder that holds the faces") from None
+        raise not_a_folder(folder, printable(folder), "the folder that holds the faces") from None
     except OSError as error:
         raise SwapfastError(f"{printable(folder)}: cannot be read ({error.strerror})") from error
     return dict(sorted(stats.items()))

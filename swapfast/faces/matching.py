@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from swapfast.batch import SIDES
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import CENTERINGS, crop_matrices
@@ -127,8 +128,8 @@ class LandmarkMatcher:
             raise ValueError(f"need (2, B) indices and choices, got {indices.shape} and {choices.shape}")
         pairs = []
         for side, (faces, columns) in enumerate(zip(indices, choices)):
-            _check_range(f"face of {'AB'[side]}", faces, len(self.landmarks[side]))
-            _check_range(f"choice of {'AB'[side]}", columns, self.closest[side].shape[1])
+            _check_range(f"face of {SIDES[side].upper()}", faces, len(self.landmarks[side]))
+            _check_range(f"choice of {SIDES[side].upper()}", columns, self.closest[side].shape[1])
             matches = self.closest[side][faces, columns]
             pairs.append(np.stack([self.landmarks[side][faces], self.landmarks[1 - side][matches]], axis=1))
         return np.concatenate(pairs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from swapfast.errors import SwapfastError
+from swapfast.files import not_a_folder
 from swapfast.logs.steplog import NAME, History, read_steps
 
 WINDOW = 100  # steps that a loss is averaged over: one step's says little
@@ -18,7 +19,7 @@ def load_history(model_dir: str | Path) -> History:
     """The log of the model in ``model_dir``. Raises SwapfastError where there is no model, no log or no step in it."""
     folder = Path(model_dir)
     if not folder.is_dir():
-        raise SwapfastError(f"{folder}: {'is a file; give a model folder' if folder.exists() else 'no such folder'}")
+        raise not_a_folder(folder, str(folder), "a model folder")
     path = folder / "logs" / NAME
     if not path.exists():
         raise SwapfastError(

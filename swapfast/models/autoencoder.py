@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from swapfast.batch import SIDES
 from swapfast.models.blocks import initialise
-
-SIDES = ("a", "b")
 
 
 class Decoder(nn.Module):

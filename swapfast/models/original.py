@@ -6,7 +6,8 @@ import itertools
 
 from torch import nn
 
-from swapfast.models.autoencoder import SIDES, Decoder, FaceAutoencoder
+from swapfast.batch import SIDES
+from swapfast.models.autoencoder import Decoder, FaceAutoencoder
 from swapfast.models.blocks import SameConv, Unflatten, down, up
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from swapfast.models.autoencoder import SIDES, Decoder, FaceAutoencoder
+from swapfast.batch import SIDES
+from swapfast.models.autoencoder import Decoder, FaceAutoencoder
 from swapfast.models.blocks import SameConv, Unflatten, down, up
 
 

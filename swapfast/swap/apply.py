@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.batch import SIDES
+from swapfast.models import FaceAutoencoder
 
 
 @torch.no_grad()

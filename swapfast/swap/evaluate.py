@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swapfast.batch import SIDES
 from swapfast.config import MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_with
@@ -66,7 +67,7 @@ def masked_psnr(images: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> 
 
 def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
     sides = []
-    for side in "ab":
+    for side in SIDES:
         folder = scan_folder(truth / side)
         folder.require_all_good()
         sides.append({record.path.stem: record for record in folder.records})

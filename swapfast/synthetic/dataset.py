@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.files import not_a_folder
 from swapfast.system import available_cores, start_worker
 
 from .identity import draw_identities
@@ -84,7 +85,7 @@ def _check(faces: int, size: int, pairs: int, seed: int, workers: int | None) ->
 def _free_folder(out: Path) -> Path:
     """A new, hidden folder beside ``out`` to draw into."""
     if out.exists() and not out.is_dir():
-        raise SwapfastError(f"{out} is a file: give a new folder for the faces")
+        raise not_a_folder(out, str(out), "a new folder for the faces")
     partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
     try:
         if out.is_dir() and any(out.iterdir()):

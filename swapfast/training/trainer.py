@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapfast.batch import Batch
+from swapfast.batch import SIDES, Batch
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import BatchLoss, LossCollator
-from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.system import memory_in_use

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from swapfast.batch import Batch
+from swapfast.batch import SIDES, Batch
 from swapfast.losses import LossCollator
-from swapfast.models import SIDES, FaceAutoencoder
+from swapfast.models import FaceAutoencoder
 
 OneSided = tuple[int, Batch]  # the side's number, and a batch that has that side alone
 

@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_one_is_an_error_with_a_way_out(tmp_path, make):
     if make == "no_picture":
         (place / "notes.txt").write_text("x")
         (place / "deeper").mkdir()
-    phrase = {"missing": "no such folder", "file": "this is a file; give the folder"}.get(make, "no PNG or JPEG")
+    phrase = {"missing": "no such folder", "file": "is a file; give the folder"}.get(make, "no PNG or JPEG")
     with pytest.raises(SwapfastError, match=phrase) as caught:
         scan_folder(place)
     assert str(place) in str(caught.value) and "\n" not in str(caught.value)
