@@ -66,22 +66,27 @@ def make_state(plan: Plan, sides: list[TrainSet]) -> dict:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what a result depends on."""
+    """Return the versions of what a result depends on, None for what is missing.
+
+    kornia, which only tests and benchmarks compare with, is named where it is installed.
+    """
+    compared_with = {"kornia": version} if (version := package_version("kornia")) else {}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "dali": dali_version(),
-        "kornia": importlib.metadata.version("kornia"),  # importing it takes seconds
+        "kornia_rs": package_version("kornia_rs"),
         "opencv": cv2.__version__,
         "numpy": np.__version__,
-        "numba": numba_version(),
+        "numba": package_version("numba"),
+        **compared_with,
     }
 
 
-def numba_version() -> str | None:
-    """None where it is not installed. Importing it would take .4 s."""
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package, or None, without importing it: that takes 0.4 s for Numba."""
     try:
-        return importlib.metadata.version("numba")
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
+from pipelines.doctor import describe, examine
 from pipelines.run.request import TrainRequest
 from pipelines.run.resume import resumed
-from pipelines.run.run_state import changed_faces, kept_metrics, kept_state
+from pipelines.run.run_state import changed_faces, kept_metrics, kept_state, package_version, versions
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 
@@ -54,3 +57,17 @@ def test_what_is_no_table_says_nothing_of_the_faces(data):
 def test_what_is_no_list_is_not_handed_on():
     assert kept_state(_checkpoint(runs=3, overrides="x", lr_finder=0.1)) == {"lr_finder": 0.1}
     assert kept_state(_checkpoint(runs=[{}], overrides=[])) == {"runs": [{}], "overrides": []}
+
+
+def test_versions_do_without_kornia(monkeypatch):
+    """It is there for the tests; the program runs where it is not installed, and the doctor does not miss it."""
+    assert package_version("no-such-package") is None and versions()["kornia"]
+    installed = importlib.metadata.version
+
+    def without_kornia(name: str) -> str:
+        if name == "kornia":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_kornia)
+    assert "kornia" not in versions() and versions()["kornia_rs"] and "kornia missing" not in describe(examine())
