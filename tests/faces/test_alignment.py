@@ -12,10 +12,12 @@ from tests.faces.face_samples import a_face
 
 # The golden numbers were made with OpenCV 5; version 4.13's solvePnP stops elsewhere, see cv413_compare.json.
 SAME_SOLVER = cv2.__version__.startswith("5.")
-PIXELS = 1e-4 if SAME_SOLVER else 0.01
-# faceswap takes the landmarks' centre in float32; at x near 1000 its rounding reaches 1.5e-4 px in a head crop through
-# the pose. Ours is float64, and agrees with exact arithmetic to 1e-9 (test_umeyama_...).
-POINTS = 2e-4 if SAME_SOLVER else 0.01
+# faceswap takes the landmarks' centre in float32: off by 3e-5 at x near 1000, times the scale of a crop, which the pose
+# reads in turn. Its matrices are off by up to 7.4e-5 px here. Ours is float64, and agrees with exact arithmetic to 1e-9
+# (test_umeyama_...). Its points are float32 besides: 3.5 roundings of the terms they are summed from, up to 2,000 px;
+# 1.5e-4 px here. Five times as much is allowed, as for the numbers of the pose.
+PIXELS = 4e-4 if SAME_SOLVER else 0.01
+POINTS = 8e-4 if SAME_SOLVER else 0.01
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +36,13 @@ def test_pose_and_offsets_are_faceswaps(numbers, aligned, within):
         return max(np.abs(ours(one) - theirs).max() for one, theirs in zip(aligned, numbers[what], strict=True))
 
     loose = 1 if SAME_SOLVER else 100
-    within("legacy matrix", worst("legacy_matrix", lambda a: a.legacy_matrix), 1e-6)
+    within("legacy matrix", worst("legacy_matrix", lambda a: a.legacy_matrix), 4e-6)
     within("rotation", worst("rotation", lambda a: a.rotation), 2e-6 * loose)
-    within("translation", worst("translation", lambda a: a.translation), 4e-5 * loose)
+    within("translation", worst("translation", lambda a: a.translation), 1e-4 * loose)
     order = ("legacy", "face", "head")
-    within("offsets", worst("offsets", lambda a: np.stack([a.offsets[c] for c in order])), 3e-6 * loose)
+    within("offsets", worst("offsets", lambda a: np.stack([a.offsets[c] for c in order])), 7e-6 * loose)
     angles = worst("pitch_yaw_roll", lambda a: np.array([a.pitch, a.yaw, a.roll]))
-    within("pitch, yaw, roll, degrees", angles, 1e-4 * loose)
+    within("pitch, yaw, roll, degrees", angles, 2e-4 * loose)
     within("head axes", worst("xyz_2d", lambda a: a.head_axes()), 1e-6 * loose)
     within("average distance", worst("average_distance", lambda a: a.average_distance), 1e-6)
 

