@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
 from pipelines.loader import PREFETCH, BatchSchedule
+from pipelines.preview import PreviewWriter
 from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
@@ -164,7 +165,7 @@ def parts(setup: Setup, steps: int) -> dict:
             trainer.train_one_step()
         watch = Stopwatch(torch.device(setup.device).type == "cuda")
         trainer.batches = _Watched(trainer.batches, watch)
-        trainer._losses = watch.around("forward", trainer._losses)
+        trainer._forward = watch.around("forward", trainer._forward)
         trainer.optimizer.backward = watch.around("backward", trainer.optimizer.backward)
         trainer.optimizer.step = watch.around("optimizer", trainer.optimizer.step)
         reset_peak()
@@ -227,12 +228,13 @@ def logging(setup: Setup, steps: int, repeats: int) -> dict:
         trainer.run.progress.interval_s = float("inf")
         trainer.run.save_interval = trainer.run.snapshot_interval = 10**9  # a checkpoint is no log
         (setup.folder / "logged").mkdir(exist_ok=True)
+        preview = next(observer for observer in trainer.run.observers if isinstance(observer, PreviewWriter))
         trainer.train_one_step()
         reports, previews, taken = [], [], []
         for _ in range(repeats):
             taken.append(timed(lambda: [trainer.train_one_step() for _ in range(steps)]) / steps)
-            reports.append(timed(lambda: trainer._report(wait=True)))
-            previews.append(timed(lambda: trainer.run.preview(trainer.step)))
+            reports.append(timed(lambda: trainer._show_losses(wait=True)))
+            previews.append(timed(lambda: preview.on_save(trainer.step)))
         step, report, preview = map(statistics.median, (taken, reports, previews))
         per_step = report / steps + preview / SAVES  # a report writes a line of the log for every step
         row = summary(Timing(taken, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))

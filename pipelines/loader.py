@@ -174,6 +174,11 @@ class TrainLoader:
             self._landmark_pool.shutdown()
         getattr(self.feed, "close", lambda: None)()
 
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """Return an iterator over the batches from ``step`` on; an iteration that was begun before must have ended."""
+        self.start = step
+        return iter(self)
+
     def __iter__(self) -> Iterator[Batch]:
         """Return an iterator over the batches from ``start`` on."""
         return self._prefetched() if self.schedule.prefetch else self._between_steps()

@@ -22,6 +22,7 @@ from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
+from swapfast.training.observers import Observer, Viewer
 
 
 class PreviewSet:
@@ -169,7 +170,7 @@ class PreviewSheet:
         self._samples.toggle_mask_display()
 
 
-class PreviewWriter(PreviewSheet):
+class PreviewWriter(PreviewSheet, Observer):
     """Keeps preview.png in ``folder`` up to date. log: is given the step and the sheet, (H, W, 3) uint8 BGR."""
 
     def __init__(
@@ -178,15 +179,23 @@ class PreviewWriter(PreviewSheet):
         super().__init__(*sheet, **more)
         self._folder, self._log = folder, log
 
-    def __call__(self, step: int) -> None:
+    def on_save(self, step: int) -> None:
         """Replace the picture by that of ``step``."""
         sheet = self.sheet()
         _, png = cv2.imencode(".png", sheet)
         write_file(self._folder / "preview.png", png.tobytes())
         self._log(step, sheet)
 
+    def on_view(self, viewer: Viewer) -> None:
+        """Give the sheet of the model as it is now."""
+        viewer(self.sheet(), "Training - A, B")
 
-class Timelapse(PreviewSheet):
+    def on_toggle_mask(self) -> None:
+        """Show the mask from the next sheet on if it is hidden, hide it if it is shown."""
+        self.toggle_mask()
+
+
+class Timelapse(PreviewSheet, Observer):
     """Adds a sheet to ``folder`` each time, 00000250.jpg for step 250: pictures that any program makes a film of.
 
     At most 4096 px wide and high, and both even, as encoders want them. Raises SwapfastError where the folder cannot be
@@ -209,7 +218,7 @@ class Timelapse(PreviewSheet):
             reason = error.strerror or str(error)
             raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder") from error
 
-    def __call__(self, step: int) -> None:
+    def on_save(self, step: int) -> None:
         """Add the picture of ``step``, in the place of an earlier run's."""
         sheet = self.sheet()
         scale = min(1.0, self.LONGEST / max(sheet.shape[:2]))
@@ -224,3 +233,7 @@ class Timelapse(PreviewSheet):
             if not self._warned:
                 self._warn(f"warning: {error}; training goes on without a picture in {self.folder}")
             self._warned = True
+
+    def on_timelapse(self, step: int) -> None:
+        """Add the picture of ``step``, though nothing is saved."""
+        self.on_save(step)

@@ -156,7 +156,7 @@ def _mark_all_phases(marks: PhaseMarks) -> None:
     _mark_calls(marks, CheckpointFolder, "save", "saving")
     _mark_calls(marks, Snapshots, "snapshot", "keeping")
     _mark_calls(marks, Snapshots, "back_up", "keeping")
-    _mark_calls(marks, PreviewWriter, "__call__", "preview")
+    _mark_calls(marks, PreviewWriter, "on_save", "preview")
     unmarked = Trainer.train_one_batch
 
     def train_one_batch(trainer: Trainer):

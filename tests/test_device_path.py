@@ -29,7 +29,8 @@ from swapfast.losses.registry import LOSSES
 from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.synthetic import synthesize
-from swapfast.training.trainer import Trainer, step_values
+from swapfast.training.step_values import step_values
+from swapfast.training.trainer import Trainer
 
 META = torch.device("meta")
 FACES = 3

@@ -33,7 +33,8 @@ from swapfast.optim.lr_finder import LearningRateFinder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, FailedElsewhere, Processes, join_processes
 from swapfast.training.progress import ProgressLine
-from swapfast.training.trainer import Run, Trainer
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = 5  # a side: three processes of four have one, the last has two
@@ -62,6 +63,19 @@ def _batches(rank, world, start=0, poison=()):
         step += 1
 
 
+class Shares:
+    """``_batches`` of which any can be made again."""
+
+    def __init__(self, rank, world, start, poison):
+        self.rank, self.world, self.start, self.poison = rank, world, start, poison
+
+    def __iter__(self):
+        return self.from_step(self.start)
+
+    def from_step(self, step):
+        return _batches(self.rank, self.world, step, self.poison)
+
+
 def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5, stop_at=None, **given):
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run = {"nan": given.pop("nan", "stop")}
@@ -80,9 +94,10 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     lines = io.StringIO()
     run = Run(checkpoints, iterations, 1000, tensors=kept, progress=ProgressLine(lines), **run)
     run.saved_step = step if tensors else None
-    run.batches_from = lambda step: _batches(processes.rank, processes.world, step, poison)
     loss = LossCollator(["ssim", "mse"], [1.0, 1.0], "bgr", True, 1, 1, 64)
-    batches = _stopping(run.batches_from(step), run.stop, stop_at) if stop_at is not None else run.batches_from(step)
+    batches = Shares(processes.rank, processes.world, step, poison)
+    if stop_at is not None:
+        batches = _stopping(batches, run.stop, stop_at)
     trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES)
     trainer.lines = lines
     return trainer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
 from pipelines.run.run_state import changed_faces, kept_metrics, make_state
-from pipelines.run.validation import STILL, HeldOut
+from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.sampler import Sampler
 from pipelines.sides import (
     Log,
@@ -35,7 +34,7 @@ from pipelines.sides import (
 )
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import said_if_slow
-from swapfast.batch import SIDES, Batch
+from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.transfer import trained_state
 from swapfast.config import AugmentationConfig
@@ -43,6 +42,7 @@ from swapfast.device import pick_backend
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.table import index_path
+from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.optim.lr_finder import GRAPH
@@ -50,9 +50,11 @@ from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores
+from swapfast.training.observers import Observer
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from swapfast.training.validation import Validation
 
 
 def make_augmenter(
@@ -137,32 +139,48 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         model.compile(dynamic=False)  # in place: its weights keep their names
         if backend == "torch":
             loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
-    writes = processes.is_first
-    logs = make_logs(plan, log) if writes and config.run.logs else Logs()
-    loss_line = ProgressLine() if writes else NoProgress()
-    after = (config.run.after_save, folder.folder, loss_line.log) if writes and config.run.after_save else None
+    loss_line = ProgressLine() if processes.is_first else NoProgress()
+    observers = make_observers(plan, sides, backend, threads, loss_line, log)
+    means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
     run = Run(
-        progress=loss_line,
         checkpoints=folder,
         iterations=config.run.iterations,
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
-        state=state,
-        metrics=kept_metrics(plan.checkpoint, config),
-        after_save=AfterSave(*after) if after else None,
-        tensors={"faces": mean_faces(sides, config, plan.checkpoint, state["data"])} if writes else {},
-        preview=make_preview(plan, sides, logs) if writes else None,
-        timelapse=make_timelapse(plan, sides, loss_line.log) if writes else None,
-        tensorboard=logs.tensorboard,
-        step_log=logs.steps,
-        validation=held_out_faces(plan, sides, device, backend, threads, log) if writes and config.validation else None,
-        validation_interval=(config.validation_interval or config.run.save_interval) if config.validation else 0,
-        stop=stop,
+        state=state | {"metrics": kept_metrics(plan.checkpoint, config)},
+        tensors={} if means is None else {"faces": means},
         saved_step=None if plan.checkpoint is None else plan.step,
         nan=config.nan,
-        batches_from=functools.partial(batches_from, loader),
+        observers=observers,
+        progress=loss_line,
+        stop=stop,
     )
     return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+
+
+def make_observers(
+    plan: Plan, sides: list[TrainSet], backend: str, threads: int, loss_line: ProgressLine, log: Log
+) -> list[Observer]:
+    """Return what watches the run, in the order in which it is called; only rank 0 has observers that write.
+
+    threads: of this process. loss_line: where training shows its progress. log: prints a line before that.
+    """
+    config, folder = plan.config, plan.checkpoints.folder
+    observers: list[Observer] = []
+    if config.validation:
+        batches = held_out_faces(plan, sides, backend, threads, log) if plan.processes.is_first else None
+        observers.append(Validation(config.validation_interval or config.run.save_interval, batches, loss_line))
+    if not plan.processes.is_first:
+        return observers
+    tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
+    observers.append(make_preview(plan, sides, tensorboard))
+    if config.run.timelapse_folder is not None:
+        observers.append(make_timelapse(plan, sides, config.run.timelapse_folder, loss_line.log))
+    if tensorboard is not None:
+        observers += [LogObserver(tensorboard), LogObserver(make_step_log(plan, log))]
+    if config.run.after_save:
+        observers.append(AfterSave(config.run.after_save, folder, loss_line.log))
+    return observers
 
 
 def make_loader(
@@ -186,8 +204,13 @@ def make_loader(
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
-def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter:
-    """The preview of some of the faces that are trained on."""
+def make_preview(plan: Plan, sides: list[TrainSet], tensorboard: TorchTensorBoard | None) -> PreviewWriter:
+    """Return the preview of some of the faces that are trained on. tensorboard: keeps some of its pictures."""
+
+    def keep(step: int, sheet: np.ndarray) -> None:
+        if tensorboard is not None:
+            tensorboard.on_preview(step, sheet, -(-step // plan.config.run.save_interval))
+
     return PreviewWriter(
         plan.model,
         [side.source for side in sides],
@@ -195,15 +218,12 @@ def make_preview(plan: Plan, sides: list[TrainSet], logs: Logs) -> PreviewWriter
         plan.samples,
         skip_bad=sides[0].store is None,
         folder=plan.checkpoints.folder,
-        log=logs.preview,
+        log=keep,
     )
 
 
-def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Log) -> Timelapse | None:
-    """What adds a picture at every save, where that is asked for."""
-    folder = plan.config.run.timelapse_folder
-    if folder is None:
-        return None
+def make_timelapse(plan: Plan, sides: list[TrainSet], folder: Path, warn: Log) -> Timelapse:
+    """Return what adds a picture to ``folder`` at every save."""
     sources = plan.timelapse_sources or [side.source for side in sides]
     skips = plan.config.run.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
     # Samples of its own: whoever hides the mask in the preview does not mean the film.
@@ -211,35 +231,15 @@ def make_timelapse(plan: Plan, sides: list[TrainSet], warn: Log) -> Timelapse | 
     return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
 
 
-@dataclass(frozen=True)
-class Logs:
-    """What a run tells for later, None where it does not. save_interval: iterations between previews."""
-
-    tensorboard: TorchTensorBoard | None = None
-    steps: StepLog | None = None
-    save_interval: int = 1
-
-    def preview(self, step: int, sheet: np.ndarray) -> None:
-        """Keep a preview, if it is one of those that are kept."""
-        if self.tensorboard is not None:
-            self.tensorboard.on_preview(step, sheet, -(-step // self.save_interval))
-
-
-def make_logs(plan: Plan, log: Log) -> Logs:
-    """Open the logs in the model folder. Raises SwapfastError where they cannot be written."""
-    config = plan.config
-    folder = plan.checkpoints.folder / "logs"
+def make_step_log(plan: Plan, log: Log) -> StepLog:
+    """Open the JSONL in the model folder. Raises SwapfastError where it cannot be written."""
     about = {
-        "iterations": config.run.iterations,
-        "batch_size": config.batch_size,
+        "iterations": plan.config.run.iterations,
+        "batch_size": plan.config.batch_size,
         "precision": plan.precision,
         "processes": plan.processes.world,
     }
-    return Logs(
-        TorchTensorBoard(folder, warn=log, step=plan.step),
-        StepLog(folder, plan.step, about, warn=log),
-        config.run.save_interval,
-    )
+    return StepLog(plan.checkpoints.folder / "logs", plan.step, about, warn=log)
 
 
 def _warn_of(processes: Processes, log: Log) -> Log:
@@ -249,20 +249,12 @@ def _warn_of(processes: Processes, log: Log) -> Log:
     return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
 
 
-def held_out_faces(
-    plan: Plan, sides: list[TrainSet], device: torch.device, backend: str, threads: int, warn: Log
-) -> HeldOut:
-    """The faces to validate with, as ``backend`` makes them."""
-    model, size = plan.model, plan.spec.size
-    augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, STILL, threads)
+def held_out_faces(plan: Plan, sides: list[TrainSet], backend: str, threads: int, warn: Log) -> HeldOut:
+    """Return the faces to validate with, as ``backend`` makes them."""
+    model, size, device = plan.model, plan.spec.size, plan.device
+    augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, NO_AUGMENTATION, threads)
     collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
     return HeldOut(sides, collate, size, plan.config.batch_size, warn)
-
-
-def batches_from(loader: TrainLoader, step: int) -> Iterator[Batch]:
-    """The batches of ``loader`` from ``step`` on; those before must be used up."""
-    loader.start = step
-    return iter(loader)
 
 
 def find_rate(plan: Plan, trainer: Trainer, log: Log, progress: Callable[[int, int], None]) -> None:

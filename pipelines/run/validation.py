@@ -15,7 +15,7 @@ from swapfast.faces.crop import spread_indices
 from swapfast.training.validation import OneSided
 
 MOST = 64  # faces per side
-STILL = AugmentationConfig(
+NO_AUGMENTATION = AugmentationConfig(
     color=False, flip=False, warp=False, zoom_amount=0.0, rotation_range=0.0, shift_range=0.0, color_clahe_chance=0.0
 )
 
@@ -23,9 +23,12 @@ STILL = AugmentationConfig(
 class HeldOut:
     """Batches of one side each, over MOST held-out faces per side or all there are; every iteration gives the same.
 
-    collate: with an augmentation of its own, made for STILL. size: px of the stored faces. batch_size: faces at once.
-    Where no store holds a side's faces they are decoded here, once; ``warn`` is told of those that cannot be. Raises
-    SwapfastError where none can.
+    Where no store holds a side's faces they are decoded here, once. Raises SwapfastError where none can be.
+
+    collate     with an augmentation of its own, made for NO_AUGMENTATION
+    size        of the stored faces, in px
+    batch_size  faces at once
+    warn        is told of faces that cannot be decoded
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class HeldOut:
             for first in range(0, len(faces), self.batch_size):
                 part = slice(first, first + self.batch_size)
                 ids = np.arange(len(faces))[part]
-                draws = draw(0, ids.astype(np.uint64), np.full(len(ids), number), self.size, STILL)
+                draws = draw(0, ids.astype(np.uint64), np.full(len(ids), number), self.size, NO_AUGMENTATION)
                 yield number, self.collate.batch(faces[part], extra_masks[part], draws, ids[None])
 
     def _bytes(self, number: int, side: TrainSet) -> tuple[np.ndarray, np.ndarray]:

@@ -12,12 +12,13 @@ from typing import BinaryIO
 
 from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.stop import StopRequest
+from swapfast.training.observers import Observer, Training
 
 _SHOWN = 200  # characters of what a failed command said
 _WAIT_S = 0.05
 
 
-class AfterSave:
+class AfterSave(Observer):
     """Runs ``command`` in a shell after each save: beside the training, and never two at once.
 
     It finds SWAPFAST_MODEL_DIR, SWAPFAST_CHECKPOINT (the path of the checkpoint that was saved) and SWAPFAST_STEP among
@@ -34,12 +35,16 @@ class AfterSave:
         self._next: int | None = None
 
     @property
-    def held(self) -> set[int]:
-        """The step whose checkpoint must stay, for the command is reading it; empty where none runs."""
+    def checkpoints_in_use(self) -> set[int]:
+        """Return the step whose checkpoint the command is reading; empty where none runs."""
         return set() if self._process is None else {self._step}
 
-    def saved(self, step: int) -> None:
-        """A checkpoint of ``step`` has been written."""
+    def on_step(self, training: Training) -> None:
+        """Start the run that waits, where the one before it has ended."""
+        self.poll()
+
+    def on_save(self, step: int) -> None:
+        """Run the command for the checkpoint of ``step``, at once or when it has ended for an earlier one."""
         self._next = step
         self.poll()
 
@@ -52,6 +57,10 @@ class AfterSave:
         if self._next is not None:
             self._step, self._next = self._next, None
             self._start()
+
+    def on_end(self, training: Training, error: BaseException | None = None) -> None:
+        """Wait until nothing runs or waits."""
+        self.finish(training.stop)
 
     def finish(self, stop: StopRequest) -> None:
         """Wait until nothing runs or waits. A signal that comes meanwhile ends the waiting, not the command.

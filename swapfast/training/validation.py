@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
+from math import isfinite, nan
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from swapfast.batch import SIDES, Batch
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
+from swapfast.training.observers import Observer, Training
+from swapfast.training.progress import ProgressLine
 
 OneSided = tuple[int, Batch]  # the side's number, and a batch that has that side alone
 
@@ -28,13 +32,40 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+class Validation(Observer):
+    """Reports and shows the loss on the faces that are held out; nothing that is trained changes.
+
+    interval: iterations between two measurements; the last iteration is measured too. batches: the faces, each time
+    the same. Of several processes rank 0 alone has them, and all need the observer: they fetch losses together.
+    """
+
+    def __init__(self, interval: int, batches: Iterable[OneSided] | None, progress: ProgressLine) -> None:
+        self.interval, self.batches, self.progress = interval, batches, progress
+
+    def on_step(self, training: Training) -> None:
+        """Measure where it is due."""
+        if training.step % self.interval and not training.exit_early:
+            return
+        training.fetch_losses()  # so that the logs are in the order of the steps
+        if self.batches is None:
+            return
+        held_out = itertools.takewhile(lambda _: not training.stop, self.batches)
+        values = validation_losses(training.model, training.loss, held_out, training.autocast)
+        if training.stop:
+            return  # the losses are of some of the faces only
+        values = {tag: value for tag, value in values.items() if isfinite(value)}
+        sides = {side: values.get(f"validation_face_{side.upper()}", nan) for side in SIDES}
+        self.progress.validation(training.step, sides)
+        training.report(values)
+
+
 def validation_losses(
     model: FaceAutoencoder,
     loss: LossCollator,
     batches: Iterable[OneSided],
     precision: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Mean losses over ``batches``, each face counting the same; nothing of the model changes. Waits for the device.
+    """Return the mean losses over ``batches``, each face counting the same. Waits for the device.
 
     precision: what the model computes in, None for float32. Tags: validation_total, and per side validation_face_A (all
     functions, weighted) and validation_unweighted_A/<function>, as in TensorBoard.
@@ -60,10 +91,10 @@ def _losses(
     with torch.autocast(images.device.type, precision, enabled=precision is not None):
         outputs = model.swap(images, to=SIDES[side])
     targets = [target[:, 0] for target in batch.targets]
-    found = loss(targets, [output.float() for output in outputs], batch.meta[0])
+    losses = loss(targets, [output.float() for output in outputs], batch.meta[0])
     label = SIDES[side].upper()
-    values: dict[str, Tensor] = {f"validation_face_{label}": found.total}
-    for output in found.unweighted:
+    values: dict[str, Tensor] = {f"validation_face_{label}": losses.total}
+    for output in losses.unweighted:
         for name, items in output.items():
             tag = f"validation_unweighted_{label}/{name}"
             values[tag] = values.get(tag, 0) + items.mean()

@@ -26,7 +26,7 @@ def test_it_is_told_where_and_when(tmp_path, monkeypatch):
     said = []
     after = AfterSave('echo "$SWAPFAST_STEP $SWAPFAST_MODEL_DIR" >> out', tmp_path / "model", said.append)
     for step in (5, 10):
-        after.saved(step)
+        after.on_save(step)
         after.finish(StopRequest())
     assert (tmp_path / "out").read_text() == "".join(f"{step} {tmp_path / 'model'}\n" for step in (5, 10))
     assert said == []
@@ -37,11 +37,11 @@ def test_never_two_at_once_and_the_newest_at_last(tmp_path):
     out, go = tmp_path / "out", tmp_path / "go"
     command = f"echo begin $SWAPFAST_STEP >> {out}; while [ ! -e {go} ]; do sleep 0.02; done; echo end >> {out}"
     after = AfterSave(command, tmp_path, print)
-    after.saved(1)
+    after.on_save(1)
     _wait(out, "begin 1")
     began = time.monotonic()
     for step in (2, 3, 4):
-        after.saved(step)
+        after.on_save(step)
     assert time.monotonic() - began < 1, "nobody waits"
     go.touch()
     after.finish(StopRequest())
@@ -51,7 +51,7 @@ def test_never_two_at_once_and_the_newest_at_last(tmp_path):
 def test_failing_is_a_warning_with_its_last_words(tmp_path):
     said = []
     after = AfterSave("echo no such bucket >&2; exit 7", tmp_path, said.append)
-    after.saved(3)
+    after.on_save(3)
     after.finish(StopRequest())
     assert said == ["warning: --after-save ended with code 7 for iteration 3: no such bucket"]
 
@@ -69,7 +69,7 @@ def test_a_further_signal_ends_the_waiting(tmp_path, asked):
             stop.request(asked)
             signal.raise_signal(signal.SIGTERM)  # at once: that of the other process
             assert stop.signals == 0
-        after.saved(9)
+        after.on_save(9)
         timer = threading.Timer(SAME_S + 0.2, signal.raise_signal, [signal.SIGTERM])
         timer.start()
         after.finish(stop)
@@ -89,7 +89,7 @@ def test_a_limit_does_not_end_the_waiting(tmp_path, limit):
     with StopRequest().listening() as stop, stop.watching(**watched):
         stop.training = True
         stop.request("another process")
-        after.saved(9)
+        after.on_save(9)
         after.finish(stop)
         assert stop._due.startswith(limit), "it was seen"
         assert copied.exists() and said == []
@@ -108,8 +108,10 @@ def test_what_a_slow_command_copies_is_whole(tmp_path):
     after = AfterSave(command, folder.folder, said.append)
 
     def save(step: int) -> None:
-        folder.save(Checkpoint(step, {"model": {"weight": torch.full((9,), float(step))}}, {}), after.held)
-        after.saved(step)
+        folder.save(
+            Checkpoint(step, {"model": {"weight": torch.full((9,), float(step))}}, {}), after.checkpoints_in_use
+        )
+        after.on_save(step)
 
     save(1)
     _wait(out, "1")

@@ -429,7 +429,7 @@ def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, i
     """Even in width and height, no longer than encoders take, and the sheet otherwise."""
     monkeypatch.setattr(Timelapse, "LONGEST", longest)
     made = _timelapse(sides, tmp_path / "film", images)
-    made(7)
+    made.on_save(7)
     picture, sheet = cv2.imread(str(tmp_path / "film" / "00000007.jpg")), made.sheet()
     height, width = picture.shape[:2]
     assert height % 2 == width % 2 == 0 and max(height, width) == min(longest // 2 * 2, -(-max(sheet.shape) // 2) * 2)
@@ -443,17 +443,17 @@ def test_a_timelapse_whose_folder_goes_away_ends_no_run(sides, tmp_path):
     told: list[str] = []
     folder = tmp_path / "film"
     made = _timelapse(sides, folder, warn=told.append)
-    made(1)
+    made.on_save(1)
     folder.rename(tmp_path / "done")
-    made(2)
+    made.on_save(2)
     assert [path.name for path in folder.iterdir()] == ["00000002.jpg"] and not told
     folder.rename(tmp_path / "done too")
     folder.write_text("in the way")
-    made(3)
-    made(4)
+    made.on_save(3)
+    made.on_save(4)
     assert len(told) == 1 and told[0].startswith("warning: ") and f"without a picture in {folder}" in told[0]
     folder.unlink()
-    made(5)
+    made.on_save(5)
     assert [path.name for path in folder.iterdir()] == ["00000005.jpg"]
 
 

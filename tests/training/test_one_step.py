@@ -17,23 +17,45 @@ from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
-from swapfast.training.trainer import Run, Trainer
+from swapfast.training.observers import Observer, Viewer
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
 
 
-class Shown:
+class Preview(Observer):
     """A preview that is as bright as its mask is on, and remembers when it was written."""
 
     def __init__(self) -> None:
         self.mask, self.steps = True, []
 
-    def __call__(self, step: int) -> None:
+    def on_save(self, step: int) -> None:
         self.steps.append(step)
 
-    def sheet(self) -> np.ndarray:
-        return np.full((4, 6, 3), 200 if self.mask else 100, np.uint8)
+    def on_view(self, viewer: Viewer) -> None:
+        viewer(np.full((4, 6, 3), 200 if self.mask else 100, np.uint8), "a preview")
 
-    def toggle_mask(self) -> None:
+    def on_toggle_mask(self) -> None:
         self.mask = not self.mask
+
+
+class Film(Observer):
+    """A timelapse that remembers of which steps it has a picture."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def on_save(self, step: int) -> None:
+        self.steps.append(step)
+
+    def on_timelapse(self, step: int) -> None:
+        self.steps.append(step)
+
+
+class FullDisk(Observer):
+    """Has no room for a picture."""
+
+    def on_save(self, step: int) -> None:
+        raise SwapfastError("the disk is full", 1)
 
 
 def _batches():
@@ -44,21 +66,21 @@ def _batches():
 
 def _trainer(tmp_path, **run) -> Trainer:
     model = tiny().initialise(5)
-    run = Run(CheckpointFolder(tmp_path), 100, preview=Shown(), **run)
+    run = Run(CheckpointFolder(tmp_path), 100, **run)
     loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
     return Trainer(model, loss, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(), run)
 
 
 def test_one_step_does_what_is_due(tmp_path):
     """A checkpoint every third, a snapshot every fourth; a picture of each and where one is asked for."""
-    shown, lapses = [], []
-    trainer = _trainer(tmp_path, save_interval=3, snapshot_interval=4, timelapse=lapses.append)
+    shown, preview, film = [], Preview(), Film()
+    trainer = _trainer(tmp_path, save_interval=3, snapshot_interval=4, observers=[preview, film])
     for step in range(1, 9):
         trainer.train_one_step(lambda *given: shown.append(given), do_timelapse=step == 5)
         trainer.toggle_mask()
     assert trainer.iterations == 8 and not trainer.exit_early
-    assert trainer.run.preview.steps == [3, 4, 6, 8] and trainer.run.checkpoints.steps() == [6, 8]
-    assert [image[0, 0, 0] for image, _ in shown] == [200, 100] * 4 and lapses == [3, 4, 5, 6, 8]
+    assert preview.steps == [3, 4, 6, 8] and trainer.run.checkpoints.steps() == [6, 8]
+    assert [image[0, 0, 0] for image, _ in shown] == [200, 100] * 4 and film.steps == [3, 4, 5, 6, 8]
     kept = {(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()}
     assert kept >= {("snapshot", 4), ("snapshot", 8)}
     assert [step for step, _ in trainer.history] == [3, 4, 6, 8]
@@ -69,11 +91,7 @@ def test_one_step_does_what_is_due(tmp_path):
 def test_a_checkpoint_is_copied_though_no_picture_of_it_can_be_written(tmp_path):
     copied = tmp_path / "copied"
     after = AfterSave(f'echo "$SWAPFAST_STEP" > {copied}', tmp_path, print)
-
-    def full(step: int) -> None:
-        raise SwapfastError("the disk is full", 1)
-
-    trainer = _trainer(tmp_path, save_interval=2, after_save=after, timelapse=full)
+    trainer = _trainer(tmp_path, save_interval=2, observers=[FullDisk(), after])
     trainer.train_one_step()
     with pytest.raises(SwapfastError, match="full"):
         trainer.train_one_step()
@@ -106,7 +124,9 @@ def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
             for file in point.path.iterdir():
                 file.unlink()
             point.path.rmdir()
-    again = _trainer(tmp_path, save_interval=2, snapshot_interval=2, saved_step=2, metrics=trainer.run.metrics)
+    again = _trainer(
+        tmp_path, save_interval=2, snapshot_interval=2, saved_step=2, state={"metrics": trainer.run.metrics}
+    )
     again.step = again.run.iterations = 2
     again.train()
     kept = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
@@ -115,7 +135,7 @@ def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
 
 def test_the_checkpoint_that_is_being_copied_is_held(tmp_path):
     after = AfterSave(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done", tmp_path, print)
-    trainer = _trainer(tmp_path, save_interval=1, after_save=after)
+    trainer = _trainer(tmp_path, save_interval=1, observers=[after])
     for _ in range(4):
         trainer.train_one_step()
     assert trainer.run.checkpoints.steps() == [1, 3, 4]

@@ -7,7 +7,7 @@ import torch
 
 from swapfast.losses import BatchLoss
 from swapfast.training.pending import Pending
-from swapfast.training.trainer import step_values
+from swapfast.training.step_values import step_values
 
 
 def _loss(seed, device, mask=True):

@@ -17,14 +17,17 @@ from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.folder import CheckpointFolder, model_folder
 from swapfast.config import OPTIMIZER_NAMES, OptimizerConfig
 from swapfast.errors import SwapfastError
+from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.stop import Stopped, StopRequest
+from swapfast.training.observers import Observer
 from swapfast.training.progress import ProgressLine
-from swapfast.training.trainer import Run, Trainer
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
 
 
 def _batches(device, start=0, poison=()):
@@ -39,6 +42,29 @@ def _batches(device, start=0, poison=()):
         masks = torch.ones(3, 2, 1, 64, 64, device=device)
         ordinals = np.arange(3 * step, 3 * step + 3, dtype=np.uint64)
         yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step, ordinals=ordinals)
+
+
+class Rewindable:
+    """``_batches`` of which any can be made again."""
+
+    def __init__(self, device, start, poison):
+        self.device, self.start, self.poison = device, start, poison
+
+    def __iter__(self):
+        return self.from_step(self.start)
+
+    def from_step(self, step):
+        return _batches(self.device, step, self.poison)
+
+
+class Saves(Observer):
+    """Notes which steps are saved."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_save(self, step):
+        self.steps.append(step)
 
 
 def _trainer(
@@ -64,10 +90,9 @@ def _trainer(
         optimizer.load_state_dict(found[0].tensors["optimizer"])
     loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, 64)
     output = run.pop("output", io.StringIO())
-    if rewinds:
-        run["batches_from"] = lambda step: _batches(device, step, poison)
+    batches = (Rewindable if rewinds else _batches)(device, step, poison)
     run = Run(folder, iterations, interval, progress=ProgressLine(output), saved_step=step if found else None, **run)
-    return Trainer(model, loss, optimizer, _batches(device, step, poison), run, step, precision)
+    return Trainer(model, loss, optimizer, batches, run, step, precision)
 
 
 def _losses(trainer, steps):
@@ -95,7 +120,7 @@ def test_a_stop_before_the_first_step_lets_the_last_copy_finish(tmp_path, device
         yield
 
     with StopRequest().listening() as stop, stop.watching(limit):
-        trainer = _trainer(tmp_path, device, 4, nan="rollback", rewinds=True, stop=stop, after_save=after)
+        trainer = _trainer(tmp_path, device, 4, nan="rollback", rewinds=True, stop=stop, observers=[after])
         trainer.batches = never()
         with pytest.raises(Stopped, match="SIGTERM"):
             trainer.train()
@@ -119,11 +144,11 @@ def test_resuming_is_exact(tmp_path, device, stop):
 
 
 def test_saving_at_intervals_and_at_the_end(tmp_path, device):
-    seen = []
-    trainer = _trainer(tmp_path, device, 7, interval=3, preview=seen.append)
+    saves = Saves()
+    trainer = _trainer(tmp_path, device, 7, interval=3, observers=[saves])
     trainer.train()
     assert trainer.exit_early and trainer.step == 7
-    assert seen == [3, 6, 7] and trainer.run.checkpoints.steps() == [6, 7]
+    assert saves.steps == [3, 6, 7] and trainer.run.checkpoints.steps() == [6, 7]
 
 
 def test_a_request_to_stop_saves_that_step(tmp_path, device):
@@ -176,7 +201,7 @@ def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
     )
     log = StepLog(tmp_path / "logs")
     with pytest.raises(SwapfastError, match=said) as caught:
-        _trainer(tmp_path, device, 9, interval=4, poison=(4,), step_log=log).train()
+        _trainer(tmp_path, device, 9, interval=4, poison=(4,), observers=[LogObserver(log)]).train()
     assert caught.value.code == 1
     steps = [json.loads(line).get("step") for line in log.path.read_text().splitlines()]
     assert [step for step in steps if step] == [1, 2, 3, 4], "those before it are what one wants to see"
@@ -354,7 +379,7 @@ def test_logs_that_cannot_be_written_do_not_stop_the_run(tmp_path, device):
     said = []
     board = TorchTensorBoard(tmp_path / "logs", warn=said.append)
     board._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    _trainer(tmp_path, device, 3, tensorboard=board).train()
+    _trainer(tmp_path, device, 3, observers=[LogObserver(board)]).train()
     assert CheckpointFolder(tmp_path / "model").steps() == [3]
     assert len(said) == 1 and "No space left" in said[0]
 
@@ -364,7 +389,7 @@ def test_the_line_and_the_scalars(tmp_path, device):
 
     output = io.StringIO()
     board = TorchTensorBoard(tmp_path / "logs")
-    _trainer(tmp_path, device, 4, tensorboard=board, output=output).train()
+    _trainer(tmp_path, device, 4, observers=[LogObserver(board)], output=output).train()
     lines = output.getvalue().splitlines()
     number = r"\d+\.\d+"
     line = rf"\[\d\d:\d\d:\d\d\] \[#00004\] Loss A: {number}, Loss B: {number} \| {number} it/s, \d+ faces/s, "

@@ -12,14 +12,16 @@ import torch
 from swapfast.batch import Batch, BatchMeta
 from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import OptimizerConfig
+from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog, read_steps
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
-from swapfast.training.progress import ProgressLine
-from swapfast.training.trainer import Run, Trainer
-from swapfast.training.validation import evaluating, validation_losses
+from swapfast.training.progress import NoProgress, ProgressLine
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
+from swapfast.training.validation import Validation, evaluating, validation_losses
 
 
 def _faces(count, seed, device):
@@ -88,19 +90,18 @@ def test_parts_go_back_to_their_own_modes(device):
 def test_training_is_the_same_to_the_bit_with_and_without(tmp_path, device):
     plain = _trainer(tmp_path / "plain", device)
     plain.train()
-    for interval in (0, 1, 4):
-        measured = _trainer(
-            tmp_path / str(interval), device, validation=_held_out(device), validation_interval=interval
-        )
+    for interval in (1, 3, 4):
+        validation = Validation(interval, _held_out(device), NoProgress())
+        measured = _trainer(tmp_path / str(interval), device, observers=[validation])
         measured.train()
         rtol, atol = (0, 0) if device.type == "cpu" else (1e-3, 1e-4)
         for one, two in ((plain.model, measured.model), (plain.optimizer, measured.optimizer)):
             torch.testing.assert_close(dict(one.state_dict()), dict(two.state_dict()), rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("interval, steps", [(0, [3, 6, 8]), (2, [2, 4, 6, 8]), (5, [5, 8])])
+@pytest.mark.parametrize("interval, steps", [(3, [3, 6, 8]), (2, [2, 4, 6, 8]), (5, [5, 8])])
 def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
-    """At every save or at its own interval, and at the end; in the JSONL, for TensorBoard and as a line."""
+    """At its interval and at the end; in the JSONL, for TensorBoard and as a line."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     output = io.StringIO()
@@ -109,10 +110,11 @@ def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
         device,
         8,
         output=output,
-        tensorboard=TorchTensorBoard(tmp_path / "logs"),
-        step_log=StepLog(tmp_path / "logs"),
-        validation=_held_out(device),
-        validation_interval=interval,
+        observers=[
+            Validation(interval, _held_out(device), ProgressLine(output)),
+            LogObserver(TorchTensorBoard(tmp_path / "logs")),
+            LogObserver(StepLog(tmp_path / "logs")),
+        ],
     )
     trainer.train()
     seen = EventAccumulator(str(tmp_path / "logs" / "train"), {"scalars": 0})

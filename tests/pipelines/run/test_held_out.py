@@ -13,7 +13,7 @@ from pipelines.dataset import TrainSet, held_out_mask, open_source
 from pipelines.fill import fill_store
 from pipelines.run import validation
 from pipelines.run.build import make_augmenter
-from pipelines.run.validation import STILL, HeldOut
+from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
@@ -36,7 +36,7 @@ def sets(made_faces):
 
 
 def _held_out(sets, device, backend="opencv", batch=2):
-    augment = make_augmenter(backend, 64, 64, (64,), device, STILL)
+    augment = make_augmenter(backend, 64, 64, (64,), device, NO_AUGMENTATION)
     return HeldOut(sets, Collate(augment, backend == "torch", MASK_NAMES, "bgr", device), 64, batch)
 
 
@@ -80,7 +80,7 @@ def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
     side = TrainSet.from_source("A", open_source(folder), spec, None, share=SHARE)
     broken = side.source.folder.records[int(side.validation_members[0])].path
     broken.unlink()
-    said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, STILL)
+    said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, NO_AUGMENTATION)
     held = HeldOut([side], Collate(augment, False, MASK_NAMES, "bgr", device), 64, 2, said.append)
     measured = [sum(batch.faces for _, batch in held) for _ in range(2)]
     assert measured == [min(validation.MOST, len(side.validation)) - 1] * 2

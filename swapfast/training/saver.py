@@ -1,0 +1,102 @@
+"""Writing the checkpoints of a run, and what they say of its losses."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+
+from torch import Tensor
+
+from swapfast.checkpoints.folder import Checkpoint
+from swapfast.checkpoints.snapshots import Snapshots
+from swapfast.processes import Processes
+from swapfast.training.run import Run
+
+
+class Saver:
+    """Writes the checkpoints of ``run``; of several processes rank 0 alone writes, and all keep the same counts.
+
+    history: (step, average total loss since the save before) of the saves of this run.
+    """
+
+    def __init__(self, run: Run, processes: Processes) -> None:
+        self.run, self.processes = run, processes
+        self.history: list[tuple[int, float]] = []
+        self._losses: list[float] = []  # total loss of each good step since the last save
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is due at this step."""
+        return any(n and step % n == 0 for n in (self.run.save_interval, self.run.snapshot_interval))
+
+    def is_saved(self, step: int) -> bool:
+        """Return whether there is nothing to write: this step is saved, or the run keeps no checkpoints."""
+        return self.run.checkpoints is None or self.run.saved_step == step
+
+    def add_loss(self, total: float) -> None:
+        """Count the total loss of a step towards the average of the next checkpoint."""
+        if self.run.checkpoints is not None:
+            self._losses.append(total)
+
+    def forget_losses(self) -> None:
+        """Drop the losses since the last save, whose steps are undone."""
+        self._losses.clear()
+
+    def save(self, step: int, tensors: dict[str, dict[str, Tensor]], in_use: Collection[int]) -> None:
+        """Write the checkpoint of ``step``, then the snapshot and the backup that it asks for.
+
+        tensors: those of the model and its optimizer, by file. in_use: steps whose checkpoints must stay. Raises
+        SwapfastError (code 1) where there is no room.
+        """
+        run = self.run
+        average = self._take_average(step)
+        if self.processes.is_first and run.checkpoints is not None:
+            run.checkpoints.save(Checkpoint(step, run.tensors | tensors, self._state(step)), in_use)
+        run.saved_step = step
+        backed_up = " [Model backed up]" if self.keep_aside() else ""
+        if average is not None:
+            run.progress.log(f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}")
+
+    def _take_average(self, step: int) -> float | None:
+        """Return the mean total loss since the last save, noted as the lowest where it is; None where no step was."""
+        losses, self._losses = self._losses, []
+        metrics = self.run.metrics
+        average = metrics["average_loss"] = sum(losses) / len(losses) if losses else None
+        if average is not None:
+            self.history.append((step, average))
+            lowest = metrics.get("lowest_average_loss")
+            # That of a few steps is low by chance.
+            if 2 * len(losses) >= self.run.save_interval and (lowest is None or average < lowest):
+                metrics["lowest_average_loss"] = average
+        return average
+
+    def _state(self, step: int) -> dict:
+        """Return what the checkpoint's JSON says."""
+        runs = self.run.state.get("runs")
+        if runs:
+            runs[-1]["until_iteration"] = step
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return self.run.state | {"saved": now, "metrics": self.run.metrics}
+
+    def keep_aside(self) -> bool:
+        """Make the snapshot and the backup that the newest checkpoint asks for, and return whether it is a backup.
+
+        It says that itself, so a run that was killed before it could keep them does so when it goes on.
+        """
+        run, step = self.run, self.run.saved_step
+        if step is None or run.checkpoints is None or not self.processes.is_first:
+            return False
+        snapshots = Snapshots(run.checkpoints)
+        if step and run.snapshot_interval and step % run.snapshot_interval == 0:
+            snapshots.snapshot(step)
+        average = run.metrics.get("average_loss")
+        is_lowest = average is not None and average == run.metrics.get("lowest_average_loss")
+        if is_lowest:
+            snapshots.back_up(step)
+        return is_lowest
+
+    def newest_tensors(self) -> dict[str, dict[str, Tensor]] | None:
+        """Return the tensors of the newest whole checkpoint to every process, None where there is none."""
+        checkpoints = self.run.checkpoints
+        loaded = checkpoints.load() if checkpoints is not None and self.processes.is_first else None
+        # What rank 0 finds, for all: the others may not see its disk.
+        return self.processes.broadcast_tensors(loaded and loaded[0].tensors)
