@@ -209,7 +209,7 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
     folder.save(_checkpoint(1))
     program = textwrap.dedent(f"""
         import os, torch
-        from swapfast.training import checkpoint
+        from swapfast.checkpoints import folder as checkpoint
         die = lambda *a, **k: os._exit(9)
         if {moment!r} == "save_file":
             checkpoint.save_file = die
