@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,28 @@ def _imports(path: Path) -> set[str]:
             above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             found.add(".".join([*above, *filter(None, [node.module])]))
     return found
+
+
+def _imported_modules(path: Path, modules: Mapping[str, Path]) -> set[str]:
+    """The ``modules`` that a file imports anywhere: within functions and under TYPE_CHECKING too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+            names |= members or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & modules.keys()
+
+
+def test_nothing_imports_in_a_circle():
+    paths = [path for path in _modules() if path.relative_to(ROOT).parts[0] != "benchmarks"]
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    assert len(modules) > 100
+    try:
+        graphlib.TopologicalSorter({m: _imported_modules(p, modules) - {m} for m, p in modules.items()}).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_imports_point_down():

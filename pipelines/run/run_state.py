@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,13 +13,11 @@ import torch
 
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version
+from pipelines.run.request import Plan
 from pipelines.sides import faces_digest
 from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
-
-if TYPE_CHECKING:
-    from pipelines.run.request import Plan
 
 _KEPT = ("lr_finder", "loaded_weights", "overrides", "runs")
 _LISTS = ("overrides", "runs")

@@ -6,19 +6,58 @@ import enum
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import write_file
-
-if TYPE_CHECKING:
-    from swapfast.training.trainer import Trainer
+from swapfast.losses import BatchLoss
+from swapfast.processes import Processes
 
 MODES = ("set", "graph_and_set", "graph_and_exit")
 RESULT, GRAPH = "lr_finder.json", "lr_finder.png"
 LOWEST_RATE = 1e-8  # below that nothing was found: the loss never fell by more than its noise
+
+
+class SweptOptimizer(Protocol):
+    """What a search needs of an optimizer. accumulation: batches to a step. report: what the last step was like."""
+
+    accumulation: int
+    report: dict[str, Tensor]
+
+    def sweeping(self) -> AbstractContextManager[Callable[[float], None]]:
+        """Give a function that sets the rate of the next step."""
+
+
+class SearchTrainer(Protocol):
+    """What a search needs of a trainer."""
+
+    processes: Processes
+
+    @property
+    def optimizer(self) -> SweptOptimizer:
+        """The optimizer whose rate is looked for."""
+
+    def train_one_batch(self) -> list[BatchLoss]:
+        """Move the weights by the next batch; raises StopIteration where there is none."""
+
+    def mean_over_faces(self, values: Tensor) -> Tensor:
+        """Turn means over this process' faces into means over all processes' faces."""
+
+    def asked_to_stop(self) -> bool:
+        """Return whether any process is asked to stop."""
+
+    def snapshot(self) -> Any:
+        """Copy all that training changes."""
+
+    def put_back(self, snapshot: Any) -> None:
+        """Be as at the time of ``snapshot``."""
 
 
 class LRStrength(enum.Enum):
@@ -80,7 +119,7 @@ class LearningRateFinder:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: SearchTrainer,
         steps: int = 1000,
         strength: str = "default",
         mode: str = "set",
@@ -123,20 +162,20 @@ class LearningRateFinder:
     def find(self) -> None:
         """Search, restore, and write the result where there is a folder for it."""
         before = self.trainer.snapshot()
-        writes = self.folder is not None and self.trainer.processes.is_first
-        if writes:
-            (self.folder / GRAPH).unlink(missing_ok=True)  # an older search's
+        folder = self.folder if self.trainer.processes.is_first else None
+        if folder is not None:
+            (folder / GRAPH).unlink(missing_ok=True)  # an older search's
         try:
             with self.trainer.optimizer.sweeping() as set_rate:
                 self._search(set_rate)
         finally:
             self.trainer.put_back(before)
-        if writes and not self.interrupted:
-            self._write()
+        if folder is not None and not self.interrupted:
+            self._write(folder)
 
     def _search(self, set_rate: Callable[[float], None]) -> None:
         for done, rate in enumerate(sweep(self.start_lr, self.end_lr, self.steps), 1):
-            if self.trainer.run is not None and self.trainer.asked_to_stop():
+            if self.trainer.asked_to_stop():
                 self.interrupted = True
                 return
             set_rate(rate)
@@ -153,11 +192,11 @@ class LearningRateFinder:
         """The mean loss of the batches that one step of the weights is made of; NaN where the step was left out."""
         count = self.trainer.optimizer.accumulation
         batches = [self.trainer.train_one_batch() for _ in range(count)]
-        total = sum(loss.total.detach() for losses in batches for loss in losses)
+        total = reduce(torch.add, (loss.total.detach() for losses in batches for loss in losses))
         loss = self.trainer.mean_over_faces(total).item() / count  # all processes look at the same curve
         return math.nan if self.trainer.optimizer.report.get("nonfinite/step", False) else loss
 
-    def _write(self) -> None:
+    def _write(self, folder: Path) -> None:
         curve = self.curve
         result = {
             "learning_rate": self.best_lr,
@@ -173,9 +212,9 @@ class LearningRateFinder:
             "losses": curve.losses,
             "smoothed": curve.smoothed,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(self.folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
         if self.mode != "set" and curve.rates:
             from swapfast.logs.lr_plot import draw_curve  # Matplotlib takes half a second to import
 
-            write_file(self.folder / GRAPH, draw_curve(curve.rates, curve.losses, curve.smoothed, self.best_lr))
+            write_file(folder / GRAPH, draw_curve(curve.rates, curve.losses, curve.smoothed, self.best_lr))

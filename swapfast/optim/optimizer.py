@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,9 @@ from swapfast.optim.adabelief import AdaBelief
 from swapfast.optim.clip import GradClip
 from swapfast.optim.lion import Lion
 from swapfast.optim.loss_scale import LossScaler
+from swapfast.optim.lr_finder import LearningRateFinder, SearchTrainer
 from swapfast.optim.lr_warmup import WarmupScheduler
 from swapfast.processes import SINGLE_PROCESS, Processes
-
-if TYPE_CHECKING:
-    from swapfast.optim.lr_finder import LearningRateFinder
-    from swapfast.training.trainer import Trainer
 
 Group = Literal["decay", "no_decay"]
 ROLLBACK_FACTOR = 0.5  # of the learning rate, for each time a run went back to a checkpoint
@@ -167,7 +164,7 @@ class Optimizer:
         self._lost = self.processes.any_on_devices(self._lost)
         moved = {name: p for name, p in self._parameters.items() if p.grad is not None}
         self._moved = list(moved)
-        gradients = [p.grad for p in moved.values()]
+        gradients = [p.grad for p in moved.values() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1, device=self._device)
         if self._scaler is not None:
             norms = norms / self._scaler.scale
@@ -195,28 +192,29 @@ class Optimizer:
     def _apply(self, norm: Tensor, skip: Tensor, gradients: list[Tensor], parameters: list[Parameter]) -> None:
         """Unscale, clip and step, in as few passes over the gradients as the optimizer allows."""
         factor: Tensor | None = None if self._scaler is None else 1 / self._scaler.scale
+        clip_each = None if self._clip is None or self._clip.is_global else self._clip
         if self._clip is not None and self._clip.is_global:
             clipped = self._clip.factor(torch.where(skip, torch.nan, norm))
             factor = clipped if factor is None else clipped * factor
-        each = self._clip is not None and not self._clip.is_global
         if not self._on_device and skip:  # the host waits here
             return
-        if factor is not None and (each or not self._on_device):
+        if factor is not None and (clip_each is not None or not self._on_device):
             torch._foreach_mul_(gradients, factor)
             factor = None
-        if each:
-            self._clip(parameters)
+        if clip_each is not None:
+            clip_each(parameters)
         if not self._on_device:
             self._torch.step()
             return
         # The attributes by which torch's GradScaler speaks to fused optimizers: they divide by the one, and do nothing
         # where the other is 1.
-        self._torch.found_inf = skip.float()
-        self._torch.grad_scale = None if factor is None else (1 / factor).float()
+        fused: Any = self._torch  # torch declares neither of them
+        fused.found_inf = skip.float()
+        fused.grad_scale = None if factor is None else (1 / factor).float()
         try:
-            self._torch.step()
+            fused.step()
         finally:
-            del self._torch.found_inf, self._torch.grad_scale
+            del fused.found_inf, fused.grad_scale
 
     def _start_over(self) -> None:
         self._torch.zero_grad(set_to_none=True)
@@ -240,20 +238,18 @@ class Optimizer:
 
     def find_learning_rate(
         self,
-        trainer: Trainer,
+        trainer: SearchTrainer,
         steps: int,
         start_lr: float,
         end_lr: float,
         strength: str = "default",
         mode: str = "set",
-        **more,
+        **more: Any,
     ) -> bool:
         """Look for a good rate with ``trainer`` and, unless the mode is to exit, use it. True if one was found.
 
         more: what else LearningRateFinder takes.
         """
-        from swapfast.optim.lr_finder import LearningRateFinder
-
         finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **more)
         finder.find()
         self.finder = finder
