@@ -17,6 +17,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:  # who reads and draws faces takes MASK_NAMES from here and starts without torch
     import torch
     from torch import Tensor
@@ -72,7 +74,7 @@ class Batch:
     meta: BatchMeta
     step: int
     ids: object = None
-    ordinals: object = None
+    ordinals: np.ndarray | None = None
     unwarped: int = 0
 
     def to(self, device: str | torch.device) -> Batch:

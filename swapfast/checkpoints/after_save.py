@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.stop import StopRequest
@@ -16,6 +16,14 @@ from swapfast.training.observers import Observer, Training
 
 _SHOWN = 200  # characters of what a failed command said
 _WAIT_S = 0.05
+
+
+class _Running(NamedTuple):
+    """The command for the checkpoint of ``step``."""
+
+    step: int
+    process: subprocess.Popen
+    output: BinaryIO
 
 
 class AfterSave(Observer):
@@ -29,15 +37,13 @@ class AfterSave(Observer):
 
     def __init__(self, command: str, model_dir: Path, warn: Callable[[str], None]) -> None:
         self._command, self._folder, self._warn = command, Path(model_dir), warn
-        self._process: subprocess.Popen | None = None
-        self._output: BinaryIO | None = None
-        self._step = 0
-        self._next: int | None = None
+        self._running: _Running | None = None
+        self._next: int | None = None  # the newest step that waits
 
     @property
     def checkpoints_in_use(self) -> set[int]:
         """Return the step whose checkpoint the command is reading; empty where none runs."""
-        return set() if self._process is None else {self._step}
+        return set() if self._running is None else {self._running.step}
 
     def on_step(self, training: Training) -> None:
         """Start the run that waits, where the one before it has ended."""
@@ -50,13 +56,14 @@ class AfterSave(Observer):
 
     def poll(self) -> None:
         """Take note of a run that has ended and start the one that waits. Cheap: meant to be called every step."""
-        if self._process is not None:
-            if self._process.poll() is None:
+        if self._running is not None:
+            if self._running.process.poll() is None:
                 return
-            self._end()
+            self._end(self._running)
+            self._running = None
         if self._next is not None:
-            self._step, self._next = self._next, None
-            self._start()
+            step, self._next = self._next, None
+            self._running = self._start(step)
 
     def on_end(self, training: Training, error: BaseException | None = None) -> None:
         """Wait until nothing runs or waits."""
@@ -71,43 +78,44 @@ class AfterSave(Observer):
         signals = stop.signals
         while True:
             self.poll()
-            if self._process is None:
+            if self._running is None:
                 return
             if stop.signals > signals:
-                self._warn(f"warning: --after-save is still running for iteration {self._step}; not waited for")
+                self._warn(f"warning: --after-save is still running for iteration {self._running.step}; not waited for")
                 return
             time.sleep(_WAIT_S)
 
-    def _start(self) -> None:
+    def _start(self, step: int) -> _Running | None:
         folder = CheckpointFolder(self._folder.resolve())
         variables = {
             **os.environ,
             "SWAPFAST_MODEL_DIR": str(folder.folder),
-            "SWAPFAST_CHECKPOINT": str(folder.path(self._step)),
-            "SWAPFAST_STEP": str(self._step),
+            "SWAPFAST_CHECKPOINT": str(folder.path(step)),
+            "SWAPFAST_STEP": str(step),
         }
         try:
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is the process' for as long as that runs
-            self._process = subprocess.Popen(
+            output = tempfile.TemporaryFile()  # noqa: SIM115  # it is the process' for as long as that runs
+            process = subprocess.Popen(
                 self._command,
                 shell=True,
                 env=variables,
                 stdin=subprocess.DEVNULL,
-                stdout=self._output,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
-            self._warn(f"warning: --after-save could not be started for iteration {self._step} ({error})")
+            self._warn(f"warning: --after-save could not be started for iteration {step} ({error})")
+            return None
+        return _Running(step, process, output)
 
-    def _end(self) -> None:
-        code = self._process.returncode
+    def _end(self, running: _Running) -> None:
+        code = running.process.returncode
         if code:
-            self._output.seek(0)
-            said = " ".join(self._output.read().decode("utf-8", "replace").split())
+            running.output.seek(0)
+            words = " ".join(running.output.read().decode("utf-8", "replace").split())
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             self._warn(
-                f"warning: --after-save {ended} for iteration {self._step}{': ' if said else ''}{said[-_SHOWN:]}"
+                f"warning: --after-save {ended} for iteration {running.step}{': ' if words else ''}{words[-_SHOWN:]}"
             )
-        self._output.close()
-        self._process = self._output = None
+        running.output.close()

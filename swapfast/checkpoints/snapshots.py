@@ -15,14 +15,14 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from swapfast.checkpoints.folder import UNREADABLE, CheckpointFolder
 from swapfast.errors import SwapfastError
 from swapfast.files import TEMPORARY, cannot_write, flush
 
 Kind = Literal["checkpoint", "snapshot", "backup"]
-_NAME = re.compile(r"(checkpoint|snapshot|backup)-(\d{8,})(?:-(\d+))?")
+_NAME = re.compile(rf"({'|'.join(get_args(Kind))})-(\d{{8,}})(?:-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,12 @@ def _has_all_files(path: Path, state: dict) -> bool:
         return False
 
 
-def _point(path: Path) -> RestorePoint:
-    kind, step, _ = _NAME.fullmatch(path.name).groups()
+def _point(path: Path) -> RestorePoint | None:
+    """Return what a folder holds, None where it is not called as a checkpoint, snapshot or backup is."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or not path.is_dir():
+        return None
+    kind, step = cast(Kind, match[1]), int(match[2])
     state = _state(path)
     metrics, saved = state.get("metrics"), state.get("saved")
     average = metrics.get("average_loss") if isinstance(metrics, dict) else None
@@ -73,11 +77,11 @@ def _point(path: Path) -> RestorePoint:
     return RestorePoint(
         path,
         kind,
-        int(step),
+        step,
         average if isinstance(average, float) else None,  # state.json may have been edited
         saved if isinstance(saved, str) else None,
         size,
-        state.get("step") == int(step) and _has_all_files(path, state),
+        state.get("step") == step and _has_all_files(path, state),
     )
 
 
@@ -102,8 +106,8 @@ class Snapshots:
         """Everything to go back to, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [_point(path) for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=lambda point: (point.step, point.path.name))
+        points = [point for path in self.folder.iterdir() if (point := _point(path)) is not None]
+        return sorted(points, key=lambda point: (point.step, point.path.name))
 
     def snapshot(self, step: int) -> Path:
         """Keep the checkpoint of ``step`` until somebody removes it; SwapfastError (code 1) where there is no room."""

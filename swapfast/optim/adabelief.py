@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.optim.optimizer import ParamsT
 
-from swapfast.optim.grouped import with_state
+from swapfast.optim.grouped import WeightGroup, by_step_count
 
 _RECTIFIED_FROM = 5  # degrees of freedom from which the variance is trusted
 
 
 def rectification(step: int, beta_2: float) -> float | None:
-    """How far the variance after ``step`` steps is trusted (RAdam, Liu et al. 2020), or None: not at all.
+    """Return how far the variance after ``step`` steps is trusted (RAdam, Liu et al. 2020), None for not at all.
 
     The bias correction of the second moment is contained. The peer keeps the results of ten steps by a counter that
     goes on counting, so from step 11 on it uses those of steps 1 to 10 for ever; ours are computed for each step.
@@ -27,14 +28,15 @@ def rectification(step: int, beta_2: float) -> float | None:
 
 
 class AdaBelief(torch.optim.Optimizer):
-    """With rectification and decoupled weight decay; ``eps`` is added to the variance that is kept and to its root.
+    """AdaBelief with rectification and decoupled weight decay.
 
-    amsgrad: divide by the largest variance so far. The peer keeps track of it and does not use it.
+    eps: is added to the stored variance and to its root. amsgrad: divide by the largest variance so far. The peer keeps
+    track of it and does not use it.
     """
 
     def __init__(
         self,
-        params,
+        params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-16,
@@ -46,16 +48,18 @@ class AdaBelief(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here calls a closure
         """Move the weights."""
         for group in self.param_groups:
             names = ("exp_avg", "exp_avg_var", *(("max_exp_avg_var",) if group["amsgrad"] else ()))
-            for step, weights, gradients, (mean, variance, *largest) in with_state(self.state, group["params"], names):
-                _step(step, weights, gradients, mean, variance, largest[0] if largest else None, group)
+            for weights in by_step_count(self.state, group["params"], names):
+                _step(weights, group)
 
 
-def _step(step: int, weights, gradients, mean, variance, largest, group: dict) -> None:
-    """One step of weights that have had equally many."""
+def _step(weight_group: WeightGroup, group: dict) -> None:
+    """Move weights that have had equally many steps. group: torch's, for the rate and its like."""
+    step, weights, gradients, (mean, variance, *maximum) = weight_group
+    largest = maximum[0] if maximum else None
     beta_1, beta_2 = group["betas"]
     if group["weight_decay"]:
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])

@@ -16,9 +16,12 @@ CHUNK = 8  # steps copied at once on a GPU: what is shown is so many steps behin
 
 @dataclass(frozen=True)
 class Fetched:
-    """One step. step: iterations the model had with it. time: when it was given to the device, since 1970, s.
+    """The scalars of one step.
 
-    faces: their ordinals, where the batch knows them. values: tag -> number.
+    step    iterations the model had with it
+    time    when it was given to the device, in seconds since 1970
+    faces   their ordinals, where the batch knows them
+    values  tag -> number
     """
 
     step: int
@@ -29,19 +32,22 @@ class Fetched:
 
 @dataclass
 class _Copy:
-    """Steps whose scalars are being copied; there once ``made`` has happened. steps: values hold only host numbers."""
+    """Scalars of several steps that are being copied to the host.
+
+    steps: their values hold only what the host had already. numbers: complete once ``copied`` has happened.
+    """
 
     steps: list[Fetched]
     tags: list[list[str]]
     numbers: Tensor
-    made: torch.cuda.Event | None
+    copied: torch.cuda.Event | None
 
-    def done(self) -> bool:
-        return self.made is None or self.made.query()
+    def is_done(self) -> bool:
+        return self.copied is None or self.copied.query()
 
     def fetched(self) -> list[Fetched]:
-        if self.made is not None:
-            self.made.synchronize()
+        if self.copied is not None:
+            self.copied.synchronize()
         numbers = iter(self.numbers.tolist())
         return [
             replace(step, values={tag: next(numbers) for tag in tags} | step.values)
@@ -52,13 +58,13 @@ class _Copy:
 class Pending:
     """Scalars of the steps since the last report, on the device or on the way from it.
 
-    mean: over all processes, where there are several (``Trainer.mean_over_faces``). They take part together: ``take``
-    must then be called at the same steps by all, and waiting.
+    mean: over all processes, where there are several (``Trainer.mean_over_faces``). All processes must then call
+    ``take`` at the same steps, and waiting.
     """
 
     def __init__(self, mean: Callable[[Tensor], Tensor] = lambda values: values) -> None:
         self._mean = mean
-        self._copies: deque[_Copy] = deque()
+        self._copies: deque[_Copy] = deque()  # on their way to the host
         self._steps: list[Fetched] = []
         self._tags: list[list[str]] = []
         self._rows: list[Tensor] = []
@@ -66,7 +72,7 @@ class Pending:
     def add(
         self, step: int, time: float, faces: Faces, values: dict[str, Tensor], known: dict[str, float] | None = None
     ) -> None:
-        """Keep a step's scalars. known: those that the host has already."""
+        """Add the scalars of a step. known: those that the host has already."""
         self._steps.append(Fetched(step, time, faces, known or {}))
         self._tags.append(list(values))
         self._rows.append(torch.stack([value.detach().float() for value in values.values()]))
@@ -77,23 +83,27 @@ class Pending:
         """Begin to copy what is on the device. Pinned memory lets the copy run beside the steps that follow."""
         if not self._rows:
             return
-        numbers, made = self._mean(torch.cat(self._rows)), None
+        numbers, copied = self._mean(torch.cat(self._rows)), None
         if numbers.is_cuda:
             host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             numbers = host.copy_(numbers, non_blocking=True)
-            made = torch.cuda.Event()
-            made.record()
-        self._copies.append(_Copy(self._steps, self._tags, numbers, made))
+            copied = torch.cuda.Event()
+            copied.record()
+        self._copies.append(_Copy(self._steps, self._tags, numbers, copied))
         self._steps, self._tags, self._rows = [], [], []
 
     def take(self, wait: bool = True) -> list[Fetched]:
-        """The steps in order, each once. Without ``wait`` only those whose scalars have arrived; on a CPU all have."""
+        """Return the steps in their order, each once.
+
+        Without ``wait`` only those whose scalars have arrived; on a CPU all have.
+        """
         self._send()
         taken: list[Fetched] = []
-        while self._copies and (wait or self._copies[0].done()):
+        while self._copies and (wait or self._copies[0].is_done()):
             taken += self._copies.popleft().fetched()
         return taken
 
     def clear(self) -> None:
-        """Forget them all."""
-        self.__init__(self._mean)
+        """Drop all steps."""
+        self._copies.clear()
+        self._steps, self._tags, self._rows = [], [], []

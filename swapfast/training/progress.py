@@ -11,11 +11,11 @@ from typing import TextIO
 
 @dataclass(frozen=True)
 class Speed:
-    """Of the steps since the last report."""
+    """The speed of the steps since the last report. data_wait: share of the time spent waiting for data, 0..1."""
 
     iterations_per_s: float
     faces_per_s: float
-    data_wait: float  # share of the time spent waiting for data, 0..1
+    data_wait: float
 
     def __str__(self) -> str:
         return (
@@ -28,21 +28,24 @@ class SpeedMeter:
     """Counts steps, faces and the time spent waiting for data."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._start = time.perf_counter()
         self._steps = self._faces = 0
         self._waited = 0.0
 
     def add(self, faces: int, waited_s: float) -> None:
-        """One step of ``faces`` faces whose batch came after ``waited_s`` seconds."""
+        """Count a step of ``faces`` faces whose batch came after ``waited_s`` seconds."""
         self._steps += 1
         self._faces += faces
         self._waited += waited_s
 
     def take(self) -> Speed:
-        """The speed since the last call."""
+        """Return the speed since the last call."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         speed = Speed(self._steps / elapsed, self._faces / elapsed, min(self._waited / elapsed, 1.0))
-        self.__init__()
+        self._reset()
         return speed
 
 
@@ -56,12 +59,12 @@ class ProgressLine:
         self._width = 0
 
     def _write(self, text: str, end: str = "\n") -> None:
-        """Whoever read the output may be gone (``| tee`` dies of the same Ctrl-C): that must not cost the model."""
+        # Whoever read the output may be gone (``| tee`` dies of the same Ctrl-C): that must not cost the model.
         with contextlib.suppress(OSError, ValueError):
             print(text, end=end, file=self._stream, flush=True)
 
     def losses(self, step: int, sides: dict[str, float], speed: Speed) -> None:
-        """[HH:MM:SS] [#01234] Loss A: 0.01234, Loss B: 0.01234 | 9.81 it/s, ..."""
+        """Show the line "[HH:MM:SS] [#01234] Loss A: 0.01234, Loss B: 0.01234 | 9.81 it/s, ..."."""
         losses = ", ".join(f"Loss {side.upper()}: {value:.5f}" for side, value in sides.items())
         line = f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses} | {speed}"
         if self._terminal:
@@ -71,12 +74,12 @@ class ProgressLine:
             self._write(line)
 
     def validation(self, step: int, sides: dict[str, float]) -> None:
-        """[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234"""
+        """Print the line "[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234"."""
         losses = ", ".join(f"Validation {side.upper()}: {value:.5f}" for side, value in sides.items())
         self.log(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}")
 
     def log(self, text: str) -> None:
-        """A whole line that stays."""
+        """Print a whole line, which stays."""
         if self._width:
             self._write("")
             self._width = 0
@@ -84,7 +87,7 @@ class ProgressLine:
 
 
 class NoProgress(ProgressLine):
-    """For processes that leave it to another one to speak."""
+    """A progress line that shows nothing, for all processes but the first."""
 
     def _write(self, text: str, end: str = "\n") -> None:
         pass
