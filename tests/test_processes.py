@@ -195,6 +195,13 @@ def leave_late(processes, log, seconds):
     return log.exists  # asked after leaving
 
 
+def fail_before_tensors(processes):
+    """Rank 0 finds no checkpoint to go back to, and the others wait for it."""
+    if processes.is_first:
+        raise SwapfastError("nothing to go back to", EXIT_FAILED)
+    processes.broadcast_tensors(None)
+
+
 def leave_early(processes):
     if not processes.is_first:
         processes.wait_for("what nobody tells")
@@ -345,6 +352,13 @@ def test_the_others_stay_until_the_first_is_done(tmp_path):
     assert left == [True] * 3
 
 
+def test_nobody_waits_for_the_tensors_of_one_that_failed():
+    begun = time.monotonic()
+    first, *rest = together(3, fail_before_tensors)
+    assert first[1] == "nothing to go back to" and {end[0] for end in rest} == {FailedElsewhere.__name__}
+    assert {end[2] for end in (first, *rest)} == {EXIT_FAILED} and time.monotonic() - begun < LIMIT_S / 2
+
+
 def test_nobody_waits_for_one_that_left(tmp_path):
     begun = time.monotonic()
     first, other = together(2, leave_early)
@@ -353,7 +367,7 @@ def test_nobody_waits_for_one_that_left(tmp_path):
 
 def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
     monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=0.5))
-    monkeypatch.setattr(distributed, "_BEAT_S", 0.1)
+    monkeypatch.setattr(distributed, "_HEARTBEAT_S", 0.1)
     store = torch.distributed.HashStore()
     slow, waiting = (Processes(rank, 2, store=store) for rank in range(2))
 
