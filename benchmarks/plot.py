@@ -1,7 +1,7 @@
-"""Draws results of benchmarks/loader.py and benchmarks/decode.py: python -m benchmarks.plot FILE.json ... -o FILE.png
+"""Draw results of benchmarks/loader.py and benchmarks/decode.py: python -m benchmarks.plot FILE.json ... -o FILE.png
 
-All loader results come into one diagram, those of another machine as further lines; each decode result gets a part of
-its own.
+All loader results share one diagram, with further lines for a further machine; each decode result gets a part of its
+own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STYLES = ("-", "--", ":", "-.")  # one per machine
 
 @dataclass(frozen=True)
 class Line:
-    """Rows of ``end_to_end`` that make one line. above: whether its ratios stand above its points."""
+    """A line of the diagram: which rows of ``end_to_end`` make it. above: its ratios stand above its points."""
 
     label: str
     backend: str
@@ -67,7 +67,7 @@ DECODERS = {  # name -> what is drawn
 
 
 def short_hardware(environment: dict) -> str:
-    """'2 cores' or '16 cores, NVIDIA H200'."""
+    """Return '2 cores' or '16 cores, NVIDIA H200'."""
     return ", ".join([f"{environment['cores']} cores", *gpu_names(environment)])
 
 
@@ -76,7 +76,7 @@ def gpu_names(environment: dict) -> list[str]:
 
 
 def hardware(environment: dict) -> str:
-    """The line below a title: what it ran on, with what, and when."""
+    """Return the line below a title: hardware, versions, commit and date."""
     versions = environment["versions"]
     libraries = [
         f"{title} {versions[key]}" for key, title in (("torch", "torch"), ("opencv", "OpenCV")) if key in versions
@@ -88,24 +88,24 @@ def hardware(environment: dict) -> str:
 
 
 def rows_of(result: dict, line: Line) -> list[dict]:
-    """A line's rows, small faces first."""
-    wanted = {"name": "end_to_end", "backend": line.backend, "state": line.state, "device": line.device}
-    rows = [row for row in result["results"] if all({"device": "cpu", **row}[key] == wanted[key] for key in wanted)]
+    """Return a line's rows, small faces first."""
+    labels = {"name": "end_to_end", "backend": line.backend, "state": line.state, "device": line.device}
+    rows = [row for row in result["results"] if all({"device": "cpu", **row}[key] == labels[key] for key in labels)]
     return sorted(rows, key=lambda row: row["size"])
 
 
 def plain(value: float, _place: object = None) -> str:
-    """12000.0 -> '12,000'."""
+    """Return 12000.0 as '12,000'."""
     return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 
 def times(ratio: float) -> str:
-    """'12×', and '4.2×' or '0.55×' below ten."""
+    """Return '12×', and '4.2×' or '0.55×' below ten."""
     return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.2g}×"
 
 
 def write_ratio(axes: Axes, row: dict, color: str, above: bool) -> None:
-    """How many times the peer's speed a point is; what is slower stands below, where the peer's line is not."""
+    """Write at a point how many times the peer's speed it is; below the point where that is slower."""
     ratio = row["ratio_to_peer"]
     text = axes.annotate(
         times(ratio),
@@ -120,7 +120,7 @@ def write_ratio(axes: Axes, row: dict, color: str, above: bool) -> None:
 
 
 def logarithmic(axes: Axes, sizes: set[int]) -> None:
-    """Both axes logarithmic, the sizes that there are marked below, and room for the ratios."""
+    """Make both axes logarithmic, with a tick per size of a face and room for the ratios."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
@@ -134,17 +134,17 @@ def logarithmic(axes: Axes, sizes: set[int]) -> None:
 
 
 def draw_loader(axes: Axes, results: list[dict]) -> None:
-    """Faces per second against the faces' size, both logarithmic; at each point how many times the peer's it is."""
+    """Draw faces per second against the faces' size, both logarithmic, with the ratio to the peer at each point."""
     sizes = set()
     for result, style in zip(results, STYLES * len(results)):
-        where = f" ({short_hardware(result['environment'])})" if len(results) > 1 else ""
+        machine = f" ({short_hardware(result['environment'])})" if len(results) > 1 else ""
         for line in LINES:
             rows = rows_of(result, line)
             if not rows:
                 continue
             x, y = [row["size"] for row in rows], [row["faces_per_s"] for row in rows]
             sizes.update(x)
-            axes.plot(x, y, style, color=line.color, marker=line.marker, lw=1.8, ms=6, label=line.label + where)
+            axes.plot(x, y, style, color=line.color, marker=line.marker, lw=1.8, ms=6, label=line.label + machine)
             for row in rows:
                 if row.get("ratio_to_peer") is not None:
                     write_ratio(axes, row, line.color, line.above)
@@ -155,7 +155,7 @@ def draw_loader(axes: Axes, results: list[dict]) -> None:
 
 
 def headline(axes: Axes, title: str, lines: list[str]) -> None:
-    """A part's title and, below it, what it ran on."""
+    """Write a part's title and, below it, what it ran on."""
     axes.axis("off")
     axes.text(0.5, 1, title, fontsize=14, fontweight="bold", ha="center", va="top")
     axes.text(0.5, 0, "\n".join(lines), fontsize=9, color=GRAY, ha="center", va="bottom")
@@ -166,12 +166,12 @@ def headline_inches(lines: int) -> float:
 
 
 def loader_inches(results: list[dict]) -> float:
-    """How tall the loader's part is."""
+    """Return the height of the loader's part, inches."""
     return headline_inches(len(results)) + 5.2 + 1.0 * len(results)
 
 
 def loader_part(part: SubFigure, results: list[dict]) -> None:
-    """Title, hardware and diagram of the loader."""
+    """Draw title, hardware and diagram of the loader."""
     head = headline_inches(len(results))
     top, below = part.subplots(2, 1, height_ratios=[head, loader_inches(results) - head])
     batches = sorted({r["batch"] for result in results for r in result["results"] if r["name"] == "end_to_end"})
@@ -182,7 +182,7 @@ def loader_part(part: SubFigure, results: list[dict]) -> None:
 
 
 def bar_label(row: dict) -> str:
-    """'DALI on the GPU, batch 64, to host'."""
+    """Return a bar's label, such as 'DALI on the GPU, batch 64, fetched'."""
     label = DECODERS.get(row["decoder"], (row["decoder"], GRAY))[0]
     if row["decoder"] == "dali_mixed":
         label += f", batch {row['decode_batch']}" + (", fetched" if row["pixels_on"] == "host" else "")
@@ -190,7 +190,7 @@ def bar_label(row: dict) -> str:
 
 
 def draw_bars(axes: Axes, rows: list[dict]) -> None:
-    """Faces per second of every decoder of one kind of file, with the CPU time that a face takes."""
+    """Draw faces per second of every decoder of one kind of file, with the CPU time of a face."""
     colors = [DECODERS.get(row["decoder"], ("", GRAY))[1] for row in rows]
     bars = axes.barh([bar_label(row) for row in rows], [row["faces_per_s"] for row in rows], color=colors, height=0.72)
     texts = [f"{plain(row['faces_per_s'])}/s   {row['cpu_ms_per_face']:.2f} ms" for row in rows]
@@ -207,30 +207,30 @@ def draw_bars(axes: Axes, rows: list[dict]) -> None:
 
 
 def kinds_of(result: dict) -> dict[str, dict[int, list[dict]]]:
-    """kind -> size -> rows, in the order they came in."""
-    found: dict[str, dict[int, list[dict]]] = {}
+    """Return kind -> size -> rows, in their order in the file."""
+    kinds: dict[str, dict[int, list[dict]]] = {}
     for row in result["results"]:
         if row.get("decoder"):
-            found.setdefault(row["file"], {}).setdefault(row["size"], []).append(row)
-    return found
+            kinds.setdefault(row["file"], {}).setdefault(row["size"], []).append(row)
+    return kinds
 
 
 def rows_inches(result: dict) -> list[float]:
-    """How tall the bars of each kind of file are."""
+    """Return the height of the bars of each kind of file, inches."""
     return [0.8 + 0.23 * max(map(len, sizes.values())) for sizes in kinds_of(result).values()]
 
 
 def decode_part(part: SubFigure, result: dict) -> None:
-    """Title, hardware and, kind by kind, bars."""
+    """Draw title, hardware and, kind by kind, bars."""
     kinds = kinds_of(result)
     columns = math.lcm(*map(len, kinds.values()))
     grid = part.add_gridspec(1 + len(kinds), columns, height_ratios=[headline_inches(1), *rows_inches(result)])
     title = "Decoding on all cores: faces per second, and CPU time of one"
     headline(part.add_subplot(grid[0, :]), title, [hardware(result["environment"])])
     for place, sizes in enumerate(kinds.values(), 1):
-        each = columns // len(sizes)
+        span = columns // len(sizes)
         for column, rows in enumerate(sizes.values()):
-            draw_bars(part.add_subplot(grid[place, column * each : (column + 1) * each]), rows)
+            draw_bars(part.add_subplot(grid[place, column * span : (column + 1) * span]), rows)
 
 
 def draw(results: list[dict], file: Path) -> None:

@@ -146,9 +146,9 @@ def _mark_all_phases(marks: PhaseMarks) -> None:
             phase = {"reading": "reading", "decoding": "decoding"}.get(description.split()[0], "start")
             marks.enter(phase)
 
-            def marked(done: int, total: int) -> None:
-                marks.enter(phase if done < total else "start")
-                update(done, total)
+            def marked(completed: int, total: int) -> None:
+                marks.enter(phase if completed < total else "start")
+                update(completed, total)
 
             return marked
 

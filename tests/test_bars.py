@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from swapfast.bars import Bars, said_if_slow, shown_rate, shown_seconds
+from swapfast.bars import Bars, format_duration, format_rate, log_if_slow
 
 
 class Clock:
@@ -31,9 +31,9 @@ def log() -> io.StringIO:
 
 
 def _work(update, clock: Clock, total: int, each_s: float) -> None:
-    for done in range(1, total + 1):
+    for completed in range(1, total + 1):
         clock.seconds += each_s
-        update(done, total)
+        update(completed, total)
 
 
 def test_a_line_now_and_then_and_one_in_the_end(log, clock):
@@ -51,8 +51,8 @@ def test_a_line_now_and_then_and_one_in_the_end(log, clock):
 def test_slow_work_says_how_long_it_will_take(log, clock):
     with Bars(stream=log, interval_s=10, clock=clock) as bars:
         update = bars("drawing faces")
-        for done in (1, 1, 1, 1, 9):
-            update(done, 10_000)
+        for completed in (1, 1, 1, 1, 9):
+            update(completed, 10_000)
             clock.seconds += 6
     assert log.getvalue().splitlines() == [
         "drawing faces: 1 of 10,000",
@@ -69,7 +69,7 @@ def test_short_work_is_not_spoken_of(log, clock):
     assert log.getvalue() == ""
 
 
-def test_every_step_can_be_told(log):
+def test_every_step_can_have_a_line(log):
     with Bars(stream=log, interval_s=0) as bars:
         _work(bars("reading faces/b"), Clock(), 4, 0)
     lines = log.getvalue().splitlines()
@@ -109,7 +109,7 @@ def test_a_terminal_has_a_bar(monkeypatch, clock):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
+    ("seconds", "text"),
     [
         (0.2, "0 s"),
         (59.4, "59 s"),
@@ -119,25 +119,25 @@ def test_a_terminal_has_a_bar(monkeypatch, clock):
         (9e6, "2,500 h 0 min"),
     ],
 )
-def test_times_are_shown_in_two_units(seconds, shown):
-    assert shown_seconds(seconds) == shown
+def test_times_are_shown_in_two_units(seconds, text):
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("rate", "shown"), [(0.034, "0.034"), (2.34, "2.3"), (9.99, "10"), (410.2, "410"), (1234.5, "1,234")]
+    ("rate", "text"), [(0.034, "0.034"), (2.34, "2.3"), (9.99, "10"), (410.2, "410"), (1234.5, "1,234")]
 )
-def test_rates_are_shown_as_precisely_as_they_help(rate, shown):
-    assert shown_rate(rate) == shown
+def test_rates_are_shown_as_precisely_as_they_help(rate, text):
+    assert format_rate(rate) == text
 
 
 def test_what_is_slow_says_so_once_and_what_is_not_says_nothing():
-    told: list[str] = []
-    with said_if_slow(told.append, "compiling", after_s=0.05):
+    lines: list[str] = []
+    with log_if_slow(lines.append, "compiling", after_s=0.05):
         deadline = time.monotonic() + 10
-        while not told and time.monotonic() < deadline:
+        while not lines and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert told == ["compiling"]
-    with pytest.raises(KeyError), said_if_slow(told.append, "too late", after_s=0.3):
+    assert lines == ["compiling"]
+    with pytest.raises(KeyError), log_if_slow(lines.append, "too late", after_s=0.3):
         raise KeyError
     time.sleep(0.5)
-    assert told == ["compiling"]
+    assert lines == ["compiling"]

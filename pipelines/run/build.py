@@ -33,7 +33,7 @@ from pipelines.sides import (
     try_save_index,
 )
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
-from swapfast.bars import said_if_slow
+from swapfast.bars import log_if_slow
 from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.transfer import trained_state
@@ -130,7 +130,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     )
     sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
     threads = max(1, available_cores() // processes.local_world)
-    with said_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
+    with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             load_kernels(name)
     loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, log)

@@ -79,7 +79,7 @@ def draw_losses(history: History, title: str) -> bytes:
     """
     steps = np.array(history.steps)
     first, last = min(int(steps[0]), 1), int(steps[-1])
-    shown: list[np.ndarray] = []
+    bounds: list[np.ndarray] = []
     with default_style():
         figure, axes = make_axes(title, "iteration", "loss (logarithmic)")
         for side, color in _COLORS.items():
@@ -89,16 +89,16 @@ def draw_losses(history: History, title: str) -> bytes:
                 axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0.8)
                 marker = "o" if len(curve.steps) == 1 else None
                 axes.plot(curve.steps, curve.mean, color=color, lw=2, marker=marker, label=f"loss {side.upper()}")
-                shown += [curve.low, curve.high]
+                bounds += [curve.low, curve.high]
             validations = np.array(history.column(f"validation_loss_{side}"))
             is_finite = np.isfinite(validations)
             if is_finite.any():
                 validations = np.maximum(validations[is_finite], _LEAST_LOSS)
                 _draw_validations(axes, steps[is_finite], validations, color, f"validation {side.upper()}")
-                shown.append(validations)
+                bounds.append(validations)
         for number, step in enumerate(run.step for run in history.runs if first < run.step < last):
             label = "" if number else "run resumed"
             axes.axvline(step, color=INK, alpha=0.4, linewidth=1, linestyle="--", label=label)
-        _set_scales(axes, first, last, shown)
+        _set_scales(axes, first, last, bounds)
         add_legend(axes)
         return png_of(figure)

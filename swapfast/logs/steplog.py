@@ -1,6 +1,6 @@
-"""The log of a model as lines of JSON, one per logged step, for scripts and for ``swapfast log``.
+"""The log of a model: lines of JSON, one per logged step, for scripts and for ``swapfast log``.
 
-    {"run_from": 250, "time": 1789.1, ...}             a run begins: what was logged of later steps is void
+    {"run_from": 250, "time": 1789.1, ...}             a run begins: earlier lines of later steps are void
     {"step": 251, "time": 1790.2, "loss": 0.21, "loss_a": 0.1, "loss_b": 0.11, "ssim_a": 0.08, ...}
 
 Lines are only ever added. A kill may tear the last one; the next run begins a new line, and readers skip it.
@@ -32,15 +32,15 @@ _SIDE = re.compile(r"(?:batch|validation)_(face|unweighted|mask)_([A-Z])(?:/(.+)
 
 
 def short_key(tag: str) -> str | None:
-    """The key of a TensorBoard tag, None for what is left out: batch_unweighted_A/ssim -> ssim_a.
+    """Return the key of a TensorBoard tag: batch_unweighted_A/ssim -> ssim_a. None: the log leaves it out.
 
-    A function's weighted loss is its unweighted one times a number that the checkpoints tell.
+    A function's weighted loss is left out: it is the unweighted one times a number that the checkpoints hold.
     """
     if tag in _SHORT:
         return _SHORT[tag]
-    found = _SIDE.fullmatch(tag)
-    if found is not None:
-        kind, side, function = found.groups()
+    match = _SIDE.fullmatch(tag)
+    if match is not None:
+        kind, side, function = match.groups()
         name = {"face": "loss", "mask": "mask"}.get(kind, function)
         prefix = "validation_" if tag.startswith("validation") else ""
         return f"{prefix}{name}_{side.lower()}"
@@ -50,10 +50,11 @@ def short_key(tag: str) -> str | None:
 
 
 class StepLog:
-    """Writes ``folder``/steps.jsonl.
+    """A writer of ``folder``/steps.jsonl.
 
-    step: iterations that this run begins with. about: what else its first line tells. update_freq: log every that
-    many iterations. Writing is put off until ``flush``. Where it fails, ``warn`` is told once and no more is logged.
+    step: iterations that this run begins with. about: what else its first line holds. update_freq: log every so many
+    iterations. Lines are held back until ``flush``. Where they cannot be written, ``warn`` is called once and nothing
+    more is logged. Raises SwapfastError where the first line cannot be written.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class StepLog:
         self._update_freq, self._warn = update_freq, warn
         self._rows: list[tuple[float, int, dict[str, float]]] = []
         self._keys: dict[str, str | None] = {}
-        self._lost = False
+        self._failed = False
         self._file: BinaryIO | None = None
         first = {"run_from": step, "time": round(clock.time(), 3), **(about or {})}
         try:
@@ -77,11 +78,11 @@ class StepLog:
             raise SwapfastError(f"{self.path}: cannot be written ({error.strerror}); use -n") from error
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float], time: float | None = None) -> None:
-        """Log ``logs`` (TensorBoard's tag -> value) at iteration ``batch``. time: since 1970, s; or now.
+        """Log ``logs`` at iteration ``batch``; all values of an iteration between two flushes become one line.
 
-        What is logged of one step between two flushes becomes one line.
+        logs: TensorBoard's tag -> value. time: since 1970, s; default now.
         """
-        if not logs or self._lost or batch % self._update_freq:
+        if not logs or self._failed or batch % self._update_freq:
             return
         if self._rows and self._rows[-1][1] == batch:
             self._rows[-1][2].update(logs)
@@ -91,14 +92,14 @@ class StepLog:
         self._rows.append((clock.time() if time is None else time, batch, dict(logs)))
 
     def flush(self) -> None:
-        """Write what was put off."""
+        """Write the lines that are held back."""
         rows, self._rows = self._rows, []
-        if rows and not self._lost:
-            with self._giving_up():
+        if rows and not self._failed:
+            with self._stop_at_error():
                 self._write("".join(self._line(*row) for row in rows))
 
     def on_save(self) -> None:
-        """Write what was put off."""
+        """Write the lines that are held back."""
         self.flush()
 
     def on_train_end(self) -> None:
@@ -109,7 +110,7 @@ class StepLog:
             self._file = None
 
     def _line(self, time: float, step: int, values: Mapping[str, float]) -> str:
-        """Formatted by hand: a third of the time that json takes."""
+        # Formatted by hand: a third of the time that json takes.
         parts = [f'{{"step": {step}, "time": {time:.3f}']
         for tag, value in values.items():
             key = self._keys.get(tag, "")
@@ -129,11 +130,11 @@ class StepLog:
         write_all(self._file, data)
 
     @contextlib.contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _stop_at_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._lost = True
+            self._failed = True
             self._warn(f"{self.path}: cannot be written any more ({error.strerror or error}); training goes on")
 
 
@@ -147,20 +148,20 @@ def _is_torn(path: Path) -> bool:
 
 @dataclass
 class LoggedRun:
-    """One start of the program. step: iterations it began with. begun, ended: since 1970, s."""
+    """One start of the program. step: iterations that it began with. start, end: since 1970, s."""
 
     step: int
-    begun: float
-    ended: float
+    start: float
+    end: float
     about: dict = field(default_factory=dict)
 
 
 @dataclass
 class History:
-    """What a model's log says, without the steps that a later run did again.
+    """The content of a model's log, without the steps that a later run repeated.
 
-    steps: ascending. columns: key -> one value per step, NaN where there is none. void: steps that were done again.
-    damaged: lines that cannot be read.
+    steps: ascending. columns: key -> one value per step, NaN where there is none. void: number of repeated steps.
+    damaged: number of lines that cannot be read.
     """
 
     steps: array = field(default_factory=lambda: array("q"))
@@ -170,11 +171,11 @@ class History:
     damaged: int = 0
 
     def column(self, key: str) -> array:
-        """The values of ``key``; all NaN where it was never logged."""
+        """Return the values of ``key``, one per step; all NaN where it was never logged."""
         return self.columns.get(key) or array("d", [nan]) * len(self.steps)
 
     def latest(self, key: str) -> float | None:
-        """The last value that there is."""
+        """Return the last value of ``key`` that is not NaN, or None."""
         return next((value for value in reversed(self.column(key)) if value == value), None)
 
     def _begin(self, line: dict) -> None:
@@ -201,10 +202,10 @@ class History:
                 self.columns[key] = array("d", [nan]) * len(self.steps)
             self.columns[key][-1] = value
         if self.runs:
-            self.runs[-1].ended = max(self.runs[-1].ended, numbers["time"])
+            self.runs[-1].end = max(self.runs[-1].end, numbers["time"])
 
     def read(self, line: bytes) -> None:
-        """Take over one line."""
+        """Add one line of the log."""
         try:
             parsed = json.loads(line)
             if not isinstance(parsed.get("run_from", parsed.get("step")), int) or not isfinite(parsed["time"]):
@@ -215,7 +216,7 @@ class History:
 
 
 def read_steps(path: str | Path) -> History:
-    """The log at ``path``. Raises SwapfastError where there is none that can be read."""
+    """Return the content of the log at ``path``. Raises SwapfastError where it cannot be read."""
     history = History()
     try:
         with Path(path).open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a model's log comes to, for ``swapfast log``."""
+"""The summary of a model's log, for ``swapfast log``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPEED = ("iterations_per_s", "faces_per_s", "data_wait")
 
 
 def load_history(model_dir: str | Path) -> History:
-    """The log of the model in ``model_dir``. Raises SwapfastError where there is no model, no log or no step in it."""
+    """Return the log of the model in ``model_dir``. Raises SwapfastError where there is no model, log or step."""
     folder = Path(model_dir)
     if not folder.is_dir():
         raise not_a_folder(folder, str(folder), "a model folder")
@@ -32,10 +32,10 @@ def load_history(model_dir: str | Path) -> History:
 
 
 def _means(history: History, key: str, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) steps and the mean of the ``window`` values of ``key`` that end there, or of all where there are fewer."""
+    """Return (M,) steps and the mean of the last ``window`` values of ``key`` at each, or of all where fewer exist."""
     values = np.array(history.column(key))
-    there = np.isfinite(values)
-    steps, values = np.array(history.steps)[there], values[there]
+    is_finite = np.isfinite(values)
+    steps, values = np.array(history.steps)[is_finite], values[is_finite]
     window = min(window, len(values))
     if window <= 1:
         return steps, values
@@ -52,8 +52,8 @@ def _course(history: History, key: str, window: int) -> dict | None:
 
 
 def _sides(history: History, prefix: str, window: int) -> dict[str, dict]:
-    found = (re.fullmatch(f"{prefix}([a-z])", key) for key in history.columns)
-    sides = sorted(match[1] for match in found if match)
+    matches = (re.fullmatch(f"{prefix}([a-z])", key) for key in history.columns)
+    sides = sorted(match[1] for match in matches if match)
     return {side: course for side in sides if (course := _course(history, f"{prefix}{side}", window))}
 
 
@@ -62,19 +62,19 @@ def _latest(history: History, keys: list[str]) -> dict[str, float]:
 
 
 def functions(history: History) -> list[str]:
-    """The keys of the losses by function and side, such as ssim_a."""
+    """Return the keys of the losses by function and side, such as ssim_a."""
     ends = tuple(f"_{key.removeprefix('loss_')}" for key in history.columns if re.fullmatch("loss_[a-z]", key))
     return sorted(key for key in history.columns if key.endswith(ends) and not key.startswith(("loss_", "validation_")))
 
 
 def summarise(history: History) -> dict:
-    """Plain values. Losses are means of ``window`` steps, and the best is the lowest such mean."""
-    runs = [run for run in history.runs if run.ended > run.begun]
+    """Return the summary as plain values. Losses are means of ``window`` steps; the best is the lowest such mean."""
+    runs = [run for run in history.runs if run.end > run.start]
     rest = ["learning_rate", "gradient_norm", *sorted(key for key in history.columns if key.endswith("_mib"))]
     return {
         "iterations": history.steps[-1],
         "runs": len(runs),
-        "hours": sum(run.ended - run.begun for run in runs) / 3600,
+        "hours": sum(run.end - run.start for run in runs) / 3600,
         "logged_steps": len(history.steps),
         "void_steps": history.void,
         "damaged_lines": history.damaged,
@@ -88,7 +88,7 @@ def summarise(history: History) -> dict:
 
 
 def _speed(history: History) -> dict[str, dict]:
-    """Nothing before the first report."""
+    """Return nothing before the first report."""
     latest = _latest(history, list(_SPEED))
     if len(latest) < len(_SPEED):
         return {}
@@ -96,12 +96,12 @@ def _speed(history: History) -> dict[str, dict]:
 
 
 def _mean(history: History, key: str) -> float:
-    """Over the reports, each by the iterations that it speaks of."""
+    """Return the mean over the reports, each weighted by the seconds that it covers."""
     values = np.array(history.column(key))
-    there = np.isfinite(values)
-    weights = np.diff(np.array(history.steps)[there], prepend=0)
-    seconds = weights / np.maximum(np.array(history.column("iterations_per_s"))[there], 1e-9)
-    return float((values[there] * seconds).sum() / max(seconds.sum(), 1e-9))
+    is_finite = np.isfinite(values)
+    iterations = np.diff(np.array(history.steps)[is_finite], prepend=0)
+    seconds = iterations / np.maximum(np.array(history.column("iterations_per_s"))[is_finite], 1e-9)
+    return float((values[is_finite] * seconds).sum() / max(seconds.sum(), 1e-9))
 
 
 def _losses(name: str, sides: dict[str, dict], note: str) -> list[str]:
@@ -112,21 +112,23 @@ def _losses(name: str, sides: dict[str, dict], note: str) -> list[str]:
     ]
 
 
-def describe(summary: dict, where: Path) -> str:
-    """The summary in lines."""
+def describe(summary: dict, folder: Path) -> str:
+    """Return the summary as text of several lines."""
     runs = f"{summary['runs']} run{'s' if summary['runs'] != 1 else ''}"
-    lines = [f"{where}: {summary['iterations']} iterations in {summary['hours']:.2f} h, {runs}"]
+    lines = [f"{folder}: {summary['iterations']} iterations in {summary['hours']:.2f} h, {runs}"]
     lines += _losses("loss", summary["loss"], f" (mean of {summary['window']} steps)")
     if summary["functions"]:
         lines.append("  of which " + ", ".join(f"{key} {value:.5f}" for key, value in summary["functions"].items()))
     lines += _losses("validation", summary["validation"], "")
     speed = summary["speed"]
     if speed:
-        for when in ("latest", "mean"):
-            rate, faces, wait = (speed[key][when] for key in _SPEED)
-            lines.append(f"speed, {when}: {rate:.2f} it/s, {faces:.0f} faces/s, waiting for data {100 * wait:.1f} %")
-    shown = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
-    rest = [f"{name} {summary[key]:.3g}" for key, name in shown.items() if key in summary]
+        for statistic in ("latest", "mean"):
+            rate, faces, wait = (speed[key][statistic] for key in _SPEED)
+            lines.append(
+                f"speed, {statistic}: {rate:.2f} it/s, {faces:.0f} faces/s, waiting for data {100 * wait:.1f} %"
+            )
+    names = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
+    rest = [f"{name} {summary[key]:.3g}" for key, name in names.items() if key in summary]
     rest += [
         f"{key.removesuffix('_mib').replace('_', ' ')} {value:.0f} MiB"
         for key, value in summary.items()

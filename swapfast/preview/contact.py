@@ -19,7 +19,7 @@ _INK, _PAPER = (230, 230, 230), 32
 def contact_sheet(
     faces: np.ndarray, extra_masks: np.ndarray, masks: tuple[str, ...], draws: Draws, landmarks: Draws
 ) -> np.ndarray:
-    """(H, W, 3) uint8 BGR: N faces in rows, COLUMNS from left to right.
+    """Return the sheet, (H, W, 3) uint8 BGR: a face per row, COLUMNS from left to right.
 
     faces: (N, S, S, 3) or (N, S, S, 4) with the face mask. extra_masks: (N, K, S, S). Both uint8. masks: the names of
     all masks. draws: what happens to each; landmarks: the same with the warp to landmarks.
@@ -36,12 +36,12 @@ def contact_sheet(
 
 
 def _pixels(images) -> np.ndarray:
-    """(N, 3, H, W) bytes of the augmenter -> (N, H, W, 3)."""
+    """Return the augmenter's (N, 3, H, W) bytes as (N, H, W, 3)."""
     return images.permute(0, 2, 3, 1).numpy()
 
 
 def _tinted(images: np.ndarray, drawn: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Images (N, S, S, 3) with each of their (N, M, S, S) masks as a veil of its own colour."""
+    """Return images (N, S, S, 3) with each of their (N, M, S, S) masks as a veil of its own colour."""
     result = images.astype(np.float32)
     for name, mask in zip(names, drawn.transpose(1, 0, 2, 3)):
         veil = mask[..., None].astype(np.float32) * (0.45 / 255)
@@ -55,9 +55,9 @@ def _sheet(columns: list[np.ndarray], size: int) -> np.ndarray:
     cell = size + GAP
     sheet = np.full((head + len(columns[0]) * cell, len(columns) * cell - GAP, 3), _PAPER, np.uint8)
     for column, (name, images) in enumerate(zip(COLUMNS, columns)):
-        left = column * cell
-        cv2.putText(sheet, name, (left + 3, head - 8), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
+        x = column * cell
+        cv2.putText(sheet, name, (x + 3, head - 8), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
         for row, image in enumerate(images):
-            top = head + row * cell
-            sheet[top : top + size, left : left + size] = image
+            y = head + row * cell
+            sheet[y : y + size, x : x + size] = image
     return sheet

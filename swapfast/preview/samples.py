@@ -11,7 +11,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
-    """'#rrggbb' -> (blue, green, red) 0..255; SwapfastError for anything else."""
+    """Return '#rrggbb' as (blue, green, red), 0..255. Raises SwapfastError for anything else."""
     try:
         if len(text) != 7 or text[0] != "#":
             raise ValueError
@@ -22,7 +22,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 
 class Samples:
-    """Lays predictions out beside the faces they were made from.
+    """A layout of predictions beside the faces that they were made from.
 
     coverage_ratio: share of the face that is trained, 0..1; predictions are pasted into the middle of the whole
     face. has_mask: show the mask. mask_opacity: percent; mask_color: '#rrggbb'.
@@ -42,7 +42,7 @@ class Samples:
         self.display_mask = self.has_mask and not self.display_mask
 
     def get_preview(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """The sheet as uint8 BGR.
+        """Return the sheet, (H, W, 3) uint8 BGR.
 
         predictions: (source side, destination side, n, h, w, 3 or 4) in 0..1 BGR, the 4th channel a learned mask.
         targets: (side, n, H, W, 4) in 0..1, the whole face with its mask; H = h where coverage is 1.
@@ -62,26 +62,26 @@ class Samples:
         return np.vstack([header, pixels])
 
     def _rows(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """(n, 6, H, W, 3) float."""
+        """Return the cells of all rows, (n, 6, H, W, 3) float."""
         columns = []
-        for side, other in ((0, 1), (1, 0)):
+        for side, opposite in ((0, 1), (1, 0)):
             faces, masks = targets[side, ..., :3], targets[side, ..., 3:4]
-            whole = self._overlay(faces, masks)
-            framed = self._frame(whole)
+            overlaid = self._overlay(faces, masks)
+            framed = self._frame(overlaid)
             inner = self._inner(faces.shape[1], predictions.shape[-2])
-            columns.append(self._paste(framed, whole[:, inner, inner], inner))
-            for destination in (side, other):
-                made = predictions[side, destination]
+            columns.append(self._paste(framed, overlaid[:, inner, inner], inner))
+            for destination in (side, opposite):
+                prediction = predictions[side, destination]
                 mask, around = masks[:, inner, inner], framed
-                if made.shape[-1] == 4:  # a learned mask knows nothing of what lies around the trained part
-                    mask, around = made[..., 3:4], self._frame(self._overlay(faces, np.zeros_like(masks)))
-                columns.append(self._paste(around, self._overlay(made[..., :3], mask), inner))
+                if prediction.shape[-1] == 4:  # a learned mask knows nothing of what lies around the trained part
+                    mask, around = prediction[..., 3:4], self._frame(self._overlay(faces, np.zeros_like(masks)))
+                columns.append(self._paste(around, self._overlay(prediction[..., :3], mask), inner))
         return np.stack(columns, axis=1)
 
     @staticmethod
-    def _inner(whole: int, trained: int) -> slice:
-        pad = (whole - trained) // 2
-        return slice(pad, pad + trained)
+    def _inner(face_size: int, trained_size: int) -> slice:
+        pad = (face_size - trained_size) // 2
+        return slice(pad, pad + trained_size)
 
     @staticmethod
     def _paste(faces: np.ndarray, patches: np.ndarray, inner: slice) -> np.ndarray:
@@ -110,7 +110,7 @@ class Samples:
         return images * (1 - amount) + self.mask_color * amount
 
     def _header(self, width: int) -> np.ndarray:
-        """The column titles, uint8 (width / 4.5, 6 * width, 3)."""
+        """Return the column titles, uint8 (width / 4.5, 6 * width, 3)."""
         height = int(width / 4.5)
         header = np.full((height, 6 * width, 3), 255, dtype=np.uint8)
         titles = ("A", "A > A", "A > B", "B", "B > B", "B > A")
