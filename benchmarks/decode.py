@@ -34,7 +34,7 @@ import torch
 from benchmarks.common import Timing, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
 from benchmarks.faces import head_folders
 from pipelines.decode import BATCH, dali_version
-from pipelines.prepare import cut, prepare
+from pipelines.prepare import crop_and_masks, prepare
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
@@ -183,7 +183,9 @@ def jpeg_files(opened: PreparedSet, kind: str) -> Files:
 
 def raw_files(opened: PreparedSet, folder: Path) -> Files:
     """A raw set's rows; what is expected is cut from the folder anew."""
-    expected = [joined(*cut(record, opened.crop, opened.mask, opened.size)) for record in scan_folder(folder).records]
+    expected = [
+        joined(*crop_and_masks(record, opened.crop, opened.mask, opened.size)) for record in scan_folder(folder).records
+    ]
     return Files("raw", opened.size, range(len(opened)), expected, True, 6 * opened.size**2)
 
 

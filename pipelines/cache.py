@@ -1,12 +1,12 @@
 """The cache folder: indexes of face folders and stores of decoded faces, which the next run maps.
 
-    index-FOLDER.safetensors            what reading a folder found (swapfast/faces/table.py)
+    index-FOLDER.safetensors            the result of reading a folder (swapfast/faces/table.py)
     store-OPTIONS-FACES.safetensors     crops and masks of one side
-    matches-LANDMARKS.safetensors       which faces of two sides look alike (matches.py)
+    matches-LANDMARKS.safetensors       similar faces of two sides (matches.py)
 
-A store's name is made of digests: of everything that shapes a crop, and of the faces' contents in their order. So it
-is never out of date, only unused. Files are written under temporary names and renamed when they are whole; what a kill
-leaves behind is removed by the next run.
+A store's name consists of two digests: of all options that shape a crop, and of the faces' contents in order. So a
+store is never out of date, only unused. Files are written under temporary names and renamed when they are complete. The
+next run removes what a killed one leaves behind.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.fill import FaceSource, Progress, checked_bytes, fill_store
+from pipelines.fill import FaceSource, Progress, fill_store
 from pipelines.store import HostStore, StoreSpec, shared_array
 from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.faces.reader import BadFace
+from swapfast.faces.reader import BadFace, read_unchanged
 from swapfast.files import TEMPORARY, cannot_write, writer_lives
 from swapfast.mapped import NewArrays, open_arrays
 
@@ -46,38 +46,39 @@ def _digest(data: bytes) -> str:
 
 
 def _options_digest(spec: StoreSpec) -> str:
-    """Of everything but the faces that a crop depends on."""
+    """Return a digest of all options that a crop depends on."""
     options = {"format": STORE_FORMAT, "opencv": cv2.__version__, **spec.to_dict()}
     return _digest(json.dumps(options, sort_keys=True).encode())
 
 
 def store_path(cache: Path, spec: StoreSpec, source: FaceSource) -> Path:
-    """Where the store of these faces lies."""
+    """Return the path of the store of these faces."""
     return cache / f"store-{_options_digest(spec)}-{_digest(_contents(source).tobytes())}.safetensors"
 
 
 def _contents(source: FaceSource) -> np.ndarray:
-    """(N, 16) uint8 that tell each face from any other."""
+    """Return a digest of each face's content, (N, 16) uint8."""
     contents = source.folder.records.column("content")
     if source.prepared is None:
         return contents
-    # A prepared face's content is that of the picture it was made from, at whatever size and quality.
-    made = np.stack([source.folder.records.column(name) for name in ("face_crc", "masks_crc")], axis=1)
-    digests = (hashlib.sha256(one.tobytes() + two.tobytes()).digest()[:16] for one, two in zip(contents, made))
+    # A prepared face has the digest of its source picture, whatever its size and quality.
+    checksums = np.stack([source.folder.records.column(name) for name in ("face_crc", "masks_crc")], axis=1)
+    pairs = zip(contents, checksums)
+    digests = (hashlib.sha256(content.tobytes() + crc.tobytes()).digest()[:16] for content, crc in pairs)
     return np.frombuffer(b"".join(digests), np.uint8).reshape(len(source), 16)
 
 
 @dataclass(frozen=True)
 class CachedStore:
-    """A side's store and the faces of it that turned out bad."""
+    """A side's store and the faces that could not be decoded."""
 
     store: HostStore
     bad: list[BadFace]
-    reused: int  # faces that did not have to be decoded
+    reused: int  # number of faces that were decoded before
 
 
 def _open(path: Path, spec: StoreSpec, count: int | None = None) -> dict[str, np.ndarray] | None:
-    """The arrays of a store file, or None where there is none that is right."""
+    """Return the arrays of a store file, None if it is missing or damaged."""
     try:
         arrays, metadata = open_arrays(path)
         count = len(arrays["content"]) if count is None else count
@@ -96,11 +97,11 @@ def _shapes(spec: StoreSpec, count: int) -> dict[str, tuple[str, tuple[int, ...]
         "faces": ("u1", (count, *spec.face_shape)),
         "extra_masks": ("u1", (count, *spec.extra_masks_shape)),
         "content": ("u1", (count, 16)),
-        "reasons": ("u1", (count, REASON_BYTES)),  # why a face is bad, zeros where it is good
+        "reasons": ("u1", (count, REASON_BYTES)),  # of bad faces; zeros for good ones
     }
 
 
-_PASSING = ("cannot be read", "MemoryError")  # in reasons that say nothing of the picture
+_TEMPORARY_REASONS = ("cannot be read", "MemoryError")  # parts of reasons that may disappear
 
 
 def _bad(source: FaceSource, reasons: np.ndarray) -> list[BadFace]:
@@ -118,10 +119,12 @@ def cached_store(
     log: Callable[[str], None] = lambda line: None,
     copying: Progress | None = None,
 ) -> CachedStore:
-    """The store of ``source``, mapped: found in the cache folder, or made there.
+    """Return the store of ``source``, mapped from the cache folder; makes it there if it is missing.
 
-    Faces that a store of the same options has already are copied from it. progress, copying: told (done, total) of
-    faces decoded, and before that of those in such a store. Raises SwapfastError (code 1) where it cannot be written.
+    Faces that another store of the same options holds are copied from it.
+    progress: called with (faces decoded, faces to decode).
+    copying: called before that, with (faces copied, faces to copy).
+    Raises SwapfastError (code 1) where the store cannot be written.
     """
     path = store_path(cache, spec, source)
     count = len(source)
@@ -140,7 +143,7 @@ def cached_store(
 def _make(
     path: Path, spec: StoreSpec, source: FaceSource, progress: Progress | None, copying: Progress | None
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Write a store; returns its arrays and how many of its faces came from other stores."""
+    """Write a store. Returns its arrays and the number of faces copied from other stores."""
     count, contents = len(source), _contents(source)
     metadata = {
         "what": "swapfast store",
@@ -154,37 +157,37 @@ def _make(
         store = HostStore(spec, arrays["faces"], arrays["extra_masks"])
         missing = _copy_known(path, spec, store, contents, copying)
         good = shared_array((count,))
-        # A store that lacks faces only for now is kept under another name, for the next start to copy from.
-        begun = path.with_name(f"{path.stem}-begun.safetensors")
+        # A store that lacks faces only for now gets another name; the next start copies from it.
+        unfinished_path = path.with_name(f"{path.stem}-begun.safetensors")
         try:
             bad = fill_store(spec, source, store, missing, progress=progress, good=good)
         except KeyboardInterrupt:
             for index in missing[good[missing] == 0]:
                 _put_reason(arrays["reasons"][index], "not decoded yet")
-            new.path = begun
+            new.path = unfinished_path
             new.commit()
             raise
         for index, reason in bad.items():
             _put_reason(arrays["reasons"][index], reason)
-        if not all(_for_good(spec, source, index) for index in bad):
-            new.path = begun
+        if not all(_is_permanent(spec, source, index) for index in bad):
+            new.path = unfinished_path
         new.commit()
-    for old in _others(path, spec):
-        if old != new.path and describe_file(old).get("folder") == metadata["folder"]:
-            old.unlink(missing_ok=True)  # this folder as it was; who has it mapped keeps it until the end
+    for other_path in _other_stores(path, spec):
+        if other_path != new.path and describe_file(other_path).get("folder") == metadata["folder"]:
+            other_path.unlink(missing_ok=True)  # of this folder's former state; a run that maps it can go on
     return arrays, count - len(missing)
 
 
-def _for_good(spec: StoreSpec, source: FaceSource, index: int) -> bool:
-    """Whether a bad face stays bad as long as its key is the same: not where it only could not be read just then."""
+def _is_permanent(spec: StoreSpec, source: FaceSource, index: int) -> bool:
+    """Return whether a face with this content is always bad; False if it only could not be read this time."""
     if source.prepared is not None:
-        return False  # another copy of the set has the same key and may be whole
+        return False  # another copy of the set has the same key and may be intact
     try:
-        checked_bytes(source.folder.records[index])
+        read_unchanged(source.folder.records[index])
     except ValueError:
         return False
     reason = source.put(spec, index, np.empty(spec.face_shape, np.uint8), np.empty(spec.extra_masks_shape, np.uint8))
-    return reason is not None and not any(words in reason for words in _PASSING)
+    return reason is not None and not any(words in reason for words in _TEMPORARY_REASONS)
 
 
 def _put_reason(row: np.ndarray, reason: str) -> None:
@@ -192,30 +195,30 @@ def _put_reason(row: np.ndarray, reason: str) -> None:
     row[: len(text)] = np.frombuffer(text, np.uint8)
 
 
-def _others(path: Path, spec: StoreSpec) -> list[Path]:
-    """The other stores of the same options."""
-    return sorted(other for other in path.parent.glob(f"store-{_options_digest(spec)}-*.safetensors") if other != path)
+def _other_stores(path: Path, spec: StoreSpec) -> list[Path]:
+    """Return the paths of the other stores of the same options."""
+    return sorted(store for store in path.parent.glob(f"store-{_options_digest(spec)}-*.safetensors") if store != path)
 
 
 def _copy_known(
     path: Path, spec: StoreSpec, store: HostStore, contents: np.ndarray, copying: Progress | None
 ) -> np.ndarray:
-    """Copy the faces that other stores of the same options have; returns the indices of those that none has."""
+    """Copy faces from other stores of the same options. Returns the indices of the faces that none of them holds."""
     missing = np.arange(len(contents))
-    for other in _others(path, spec):
+    for other_path in _other_stores(path, spec):
         if not len(missing):
             break
-        arrays = _open(other, spec)
+        arrays = _open(other_path, spec)
         if arrays is None:
             continue
         good = np.flatnonzero(~arrays["reasons"].any(1))
-        there = {bytes(arrays["content"][row]): row for row in good}
-        known = [index for index in missing if bytes(contents[index]) in there]
-        for done, index in enumerate(known, 1):
-            row = there[bytes(contents[index])]
+        row_of = {bytes(arrays["content"][row]): row for row in good}
+        known = [index for index in missing if bytes(contents[index]) in row_of]
+        for count, index in enumerate(known, 1):
+            row = row_of[bytes(contents[index])]
             store.faces[index], store.extra_masks[index] = arrays["faces"][row], arrays["extra_masks"][row]
             if copying:
-                copying(done, len(known))
+                copying(count, len(known))
         missing = np.setdiff1d(missing, known)
     return missing
 
@@ -231,63 +234,64 @@ def _check_space(cache: Path, needed: int) -> None:
 
 
 def has_space(cache: Path, needed: int) -> bool:
-    """Whether the disk of the cache folder, which need not be there yet, takes this many bytes more."""
-    there = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(there).free >= needed + _SPARE_BYTES
+    """Return whether the disk of the cache folder, which may not exist yet, has room for ``needed`` bytes."""
+    nearest = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(nearest).free >= needed + _SPARE_BYTES
 
 
 @contextmanager
 def _locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Only one process writes a store; another that wants the same waits for it and then finds it."""
+    """Let only one process write a store. Others that need the same store wait, then use it."""
     with (path.parent / f".lock-{path.stem}").open("a") as lock:
         try:
             import fcntl
-        except ImportError:  # no such locks on this system
+        except ImportError:  # this system has no file locks
             yield
             return
-        told = held = False
+        announced = locked = False
         while True:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
+                locked = True
                 break
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    break  # this file system has no locks: then two runs may do the same work, each for itself
-                if not told:
+                    break  # a file system without locks: two runs may do the same work
+                if not announced:
                     log(f"another run is decoding the same faces into {path.parent}; waiting for it")
-                    told = True
+                    announced = True
                 time.sleep(0.2)
-        _remove_leftovers(path, held)
+        _remove_leftovers(path, locked)
         yield
     (path.parent / f".lock-{path.stem}").unlink(missing_ok=True)
 
 
 def _leftovers(cache: Path) -> list[Path]:
-    """What nobody writes to any more. An hour's grace, since the writer may live on another machine."""
-    old = time.time() - 3600
-    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and _time(path) < old]
+    """Return the temporary files of dead writers. They must be an hour old: a writer may run on another machine."""
+    limit = time.time() - 3600
+    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and _modified_at(path) < limit]
 
 
-def _time(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
-        return time.time()  # somebody else has just removed it
+        return time.time()  # removed by another process just now
 
 
-def _remove_leftovers(path: Path, held: bool) -> None:
-    """Remove what a kill has left: of other stores if it is old, of the store ``path`` at once if its lock is held."""
-    own = path.parent.glob(f"{TEMPORARY}*-{path.name}") if held else ()
-    for left in (*(one for one in own if not writer_lives(one)), *_leftovers(path.parent)):
-        left.unlink(missing_ok=True)
+def _remove_leftovers(path: Path, locked: bool) -> None:
+    """Remove the files of killed writers: old ones, and with the lock of ``path`` all of its own."""
+    unfinished = path.parent.glob(f"{TEMPORARY}*-{path.name}") if locked else ()
+    dead = [file for file in unfinished if not writer_lives(file)]
+    for file in (*dead, *_leftovers(path.parent)):
+        file.unlink(missing_ok=True)
 
 
 # --- for a person -----------------------------------------------------------------------------------------
 
 
 def describe_file(path: Path) -> dict[str, str]:
-    """What a file of the cache is, by its metadata; empty where it is none that can be read."""
+    """Return the metadata of a cache file, empty if it cannot be read."""
     try:
         return open_arrays(path)[1]
     except (OSError, ValueError):
@@ -295,7 +299,7 @@ def describe_file(path: Path) -> dict[str, str]:
 
 
 def _options(metadata: dict[str, str]) -> dict | None:
-    """What a store or matches were made with; None for an index, and where it cannot be read."""
+    """Return the options of a store or matches, None for an index and for damaged ones."""
     try:
         options = json.loads(metadata["options"])
         return options if isinstance(options["size"], int) else None
@@ -304,49 +308,49 @@ def _options(metadata: dict[str, str]) -> dict | None:
 
 
 def list_cache(cache: Path) -> list[dict]:
-    """Every file of a cache folder: its name, kind, bytes, what folder it is of and what of it.
+    """Return one entry per file of a cache folder: file name, kind, bytes, folder of the faces, options.
 
-    Raises SwapfastError where there is no such folder.
+    Raises SwapfastError if the folder does not exist.
     """
     if not cache.is_dir():
         raise SwapfastError(f"{cache}: no such folder; give a cache folder or a model folder that has one")
-    found = []
+    entries = []
     for path in sorted(path for path in cache.iterdir() if _NAMES.fullmatch(path.name)):
         metadata = describe_file(path)
-        what = metadata.get("what", "damaged")
-        if what not in (*_KINDS, "damaged"):
+        kind = metadata.get("what", "damaged")
+        if kind not in (*_KINDS, "damaged"):
             continue
-        found.append(
+        entries.append(
             {
                 "file": path.name,
-                "what": what.removeprefix("swapfast "),
+                "what": kind.removeprefix("swapfast "),
                 "bytes": path.stat().st_size,
                 "folder": metadata.get("folder"),
                 "options": _options(metadata),
             }
         )
-    left = _leftovers(cache)
-    return found + [{"file": p.name, "what": "left by a kill", "bytes": p.stat().st_size} for p in left]
+    leftovers = _leftovers(cache)
+    return entries + [{"file": p.name, "what": "left by a kill", "bytes": p.stat().st_size} for p in leftovers]
 
 
-def describe_cache(cache: Path, found: list[dict]) -> str:
-    """The answer of ``list_cache`` as lines for a person."""
-    lines = [f"{cache}: {len(found)} files, {sum(one['bytes'] for one in found) / 2**20:.1f} MiB"]
-    for one in found:
-        options = one.get("options")
-        what = f"{one['what']}, {options['size']} px" if options else one["what"]
-        lines.append(f"  {one['bytes'] / 2**20:9.1f} MiB  {what:16}  {one.get('folder') or ''}  ({one['file']})")
+def describe_cache(cache: Path, entries: list[dict]) -> str:
+    """Return the entries of ``list_cache`` as text for a person."""
+    lines = [f"{cache}: {len(entries)} files, {sum(entry['bytes'] for entry in entries) / 2**20:.1f} MiB"]
+    for entry in entries:
+        options = entry.get("options")
+        kind = f"{entry['what']}, {options['size']} px" if options else entry["what"]
+        lines.append(f"  {entry['bytes'] / 2**20:9.1f} MiB  {kind:16}  {entry.get('folder') or ''}  ({entry['file']})")
     return "\n".join(lines)
 
 
 def clear_cache(cache: Path) -> int:
-    """Remove every file that ``list_cache`` finds; returns the bytes. Runs that have them mapped are not disturbed."""
+    """Remove every file that ``list_cache`` lists and return their bytes. Runs that have files mapped can go on."""
     total = 0
     for entry in list_cache(cache):
         (cache / entry["file"]).unlink(missing_ok=True)
         total += entry["bytes"]
     for lock in cache.glob(".lock-store-*"):
-        if not _is_held(lock):  # else a third run would get another lock of that name
+        if not _is_held(lock):  # removing a held lock would let a third run take a new one
             lock.unlink(missing_ok=True)
     return total
 

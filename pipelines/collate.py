@@ -1,4 +1,4 @@
-"""From bytes of all sides in one batch to the Batch a model trains on."""
+"""Augments the stored faces of a batch and makes the ``Batch`` that a model trains on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Augment = Callable[[Pixels, Pixels, Draws], Augmented]
 
 
 def _by_side(images: Tensor, sides: int) -> Tensor:
-    """(sides * B, C, H, W) -> (B, sides, C, H, W), a view."""
+    """Return (sides * B, C, H, W) images as a view of shape (B, sides, C, H, W)."""
     return images.unflatten(0, (sides, -1)).transpose(0, 1)
 
 
@@ -32,9 +32,12 @@ def _mask(augmented: Augmented, names: tuple[str, ...], name: str, sides: int) -
 
 
 def collate(augmented: Augmented, ids: np.ndarray, masks: tuple[str, ...], color_order: str, step: int = 0) -> Batch:
-    """Sort the faces by side and the masks by kind; swap to RGB if that is what the model wants.
+    """Return the batch of augmented faces: by side, with masks by name, in the model's colour order.
 
-    augmented: float 0..1, N = sides * B faces, A's first, BGR. ids: (sides, B). masks: the names of its channels.
+    augmented: N = sides * B faces in 0..1 BGR, A's first.
+    ids: (sides, B).
+    masks: names of the mask channels.
+    color_order: "bgr" or "rgb".
     """
     sides = len(ids)
     feed, targets = augmented.feed, augmented.targets
@@ -50,11 +53,12 @@ def collate(augmented: Augmented, ids: np.ndarray, masks: tuple[str, ...], color
 
 
 class Collate:
-    """Augments stored faces and makes targets and masks of them.
+    """Augments stored faces and makes a ``Batch`` of them.
 
-    augment: ``augment(faces, extra_masks, draws)``, either backend's. on_device: it takes tensors on ``device`` (the
-    torch backend) and not arrays (OpenCV). masks: which masks come with the faces, in their order. color_order: the
-    model's.
+    augment: the backend's ``augment(faces, extra_masks, draws)``.
+    on_device: whether ``augment`` takes tensors on ``device`` or, as OpenCV's, arrays.
+    masks: names of the stored masks, in their order.
+    color_order: the model's, "bgr" or "rgb".
     """
 
     def __init__(
@@ -70,17 +74,26 @@ class Collate:
         self.device = torch.device(device)
 
     def batch(self, faces: Pixels, extra_masks: Pixels, draws: Draws, ids: np.ndarray, step: int = 0) -> Batch:
-        """From (N, S, S, 3 or 4) faces and (N, K, S, S) extra masks, uint8, A's first; ids: (sides, B)."""
+        """Return the batch of stored faces.
+
+        faces: (N, S, S, 3 or 4) uint8, A's first.
+        extra_masks: (N, K, S, S) uint8.
+        draws: the random amounts of these faces.
+        ids: (sides, B).
+        """
         if self.on_device:
-            faces, extra_masks = (_on(pixels, self.device) for pixels in (faces, extra_masks))
+            faces, extra_masks = (_to_tensor(pixels, self.device) for pixels in (faces, extra_masks))
             augmented = self.augment(faces, extra_masks, draws)
         else:
             faces, extra_masks = (p.cpu().numpy() if isinstance(p, Tensor) else p for p in (faces, extra_masks))
-            augmented = _sent(self.augment(faces, extra_masks, draws), self.device)
+            augmented = _to_device(self.augment(faces, extra_masks, draws), self.device)
         return collate(augmented.to_float(), ids, self.masks, self.color_order, step)
 
     def __call__(self, data: Sequence[tuple[tuple[np.ndarray, int], ...]], draws: Draws) -> Batch:
-        """From B items of a MultiDataset: for each side (S, S, 3 + M) uint8 BGR with its masks, and its index."""
+        """Return the batch of B items of a MultiDataset.
+
+        data: for each item and side, (S, S, 3 + M) uint8 BGR with its masks, and the face's index.
+        """
         stacked = np.stack([pixels for side in zip(*data) for pixels, _ in side])
         ids = np.array([[index for _, index in side] for side in zip(*data)])
         channels = 4 if "face" in self.masks else 3
@@ -88,12 +101,12 @@ class Collate:
         return self.batch(np.ascontiguousarray(faces), np.ascontiguousarray(extra_masks), draws, ids)
 
 
-def _on(pixels: Pixels, device: torch.device) -> Tensor:
+def _to_tensor(pixels: Pixels, device: torch.device) -> Tensor:
     return send_tensor(pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.asarray(pixels)), device)
 
 
-def _sent(augmented: Augmented, device: torch.device) -> Augmented:
-    """Bytes to the device: a quarter of what floats are."""
+def _to_device(augmented: Augmented, device: torch.device) -> Augmented:
+    """Return the augmented faces on the device, sent as bytes: a quarter of the size of floats."""
     return dataclasses.replace(
         augmented,
         feed=send_tensor(augmented.feed, device),

@@ -1,4 +1,4 @@
-"""One side's training faces, and several sides together: what the sampler's numbers mean."""
+"""Data sets of training faces: one side, and several sides together."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _LABELS = string.ascii_uppercase + string.digits + string.ascii_lowercase
 
 
 def get_label(index: int, num_identities: int, next_identity: bool = False) -> str:
-    """The label of identity ``index``: A to Z, 0 to 9, a to z; ``next_identity``: of the one after it. Both roll over.
+    """Return the label of identity ``index``: A to Z, 0 to 9, a to z. The index wraps around.
 
-    Raises ValueError where there are not 1 to 62 identities.
+    next_identity: return the label of the identity after it.
+    Raises ValueError unless there are 1 to 62 identities.
     """
     if not 1 <= num_identities <= len(_LABELS):
         raise ValueError(f"{num_identities} identities: there are 1 to {len(_LABELS)} labels")
@@ -35,89 +36,100 @@ def get_label(index: int, num_identities: int, next_identity: bool = False) -> s
 
 
 def to_float32(in_array: np.ndarray) -> np.ndarray:
-    """uint8 in 0..255 -> float32 in 0..1, exactly v / 255."""
+    """Return uint8 values 0..255 as float32 in 0..1, exactly v / 255."""
     return np.divide(in_array, np.float32(255), dtype=np.float32)
 
 
 def get_sorted_images(folder: str | Path) -> list[str]:
-    """The full paths of a folder's pictures that are not masks, sorted by name, good or bad; none is read.
+    """Return the full paths of a folder's pictures, without masks, sorted by name. No picture is read.
 
-    Raises SwapfastError where there are none.
+    Raises SwapfastError if there are none.
     """
     folder = Path(folder)
     try:
-        there = {p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()}
+        file_names = {p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()}
     except OSError as error:
         raise SwapfastError(f"{folder}: cannot be read ({error.strerror})") from error
-    pictures = (name for name in there if Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    names = sorted(name for name in pictures if not is_mask_file(name, frozenset(there)))
+    pictures = (name for name in file_names if Path(name).suffix.lower() in PICTURE_SUFFIXES)
+    names = sorted(name for name in pictures if not is_mask_file(name, frozenset(file_names)))
     if not names:
         raise SwapfastError(f"{folder}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return [str(folder / name) for name in names]
 
 
 def open_source(path: Path, progress: Progress | None = None, known: FaceTable | None = None) -> FaceSource:
-    """The faces of a folder (see ``scan_folder``), or of a prepared set."""
+    """Return the faces of a folder (``scan_folder``) or of a prepared set."""
     if is_prepared(path):
-        made = open_prepared(path)
-        return FaceSource(made.folder, made)
+        prepared = open_prepared(path)
+        return FaceSource(prepared.folder, prepared)
     return FaceSource(scan_folder(path, progress=progress, known=known))
 
 
 def check_prepared(source: FaceSource, spec: StoreSpec) -> list[str]:
-    """See that a prepared set shows the crop that is to be trained on; returns what a person should know of it.
+    """Check that a prepared set has the crop and mask of ``spec``. Returns warnings for a person.
 
-    Raises SwapfastError where it shows another, or has no mask of the kind asked for.
+    Raises SwapfastError if it has another crop or no mask of that type.
     """
-    made = source.prepared
-    if made is None:
+    prepared = source.prepared
+    if prepared is None:
         return []
-    if made.crop != spec.crop:
+    if prepared.crop != spec.crop:
         flags = {"centering": "--centering", "coverage": "--coverage", "vertical_offset": "--vertical-offset"}
-        wanted, has = spec.crop.to_dict(), made.crop.to_dict()
-        differing = [f"{flags[n]} {has[n]} there and {wanted[n]} asked for" for n in flags if has[n] != wanted[n]]
-        raise SwapfastError(f"{made.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew")
-    if "face" in spec.masks and spec.mask != made.mask and spec.mask.mask_type not in DRAWN_TYPES:
+        requested, actual = spec.crop.to_dict(), prepared.crop.to_dict()
+        differing = [
+            f"{flags[n]} {actual[n]} there and {requested[n]} asked for" for n in flags if actual[n] != requested[n]
+        ]
         raise SwapfastError(
-            f"{made.path}: was prepared with --mask-type {made.mask.mask_type}; give the same with the same cleaning, "
-            f"a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
+            f"{prepared.path}: was prepared with {', '.join(differing)}; give the same, or prepare it anew"
         )
-    if made.size < spec.size:
-        return [f"warning: {made.path} was prepared at {made.size} px and is enlarged to {spec.size} px"]
+    if "face" in spec.masks and spec.mask != prepared.mask and spec.mask.mask_type not in DRAWN_TYPES:
+        raise SwapfastError(
+            f"{prepared.path}: was prepared with --mask-type {prepared.mask.mask_type}; give the same with the same "
+            f"cleaning, a drawn one ({', '.join(DRAWN_TYPES)}), or prepare it anew"
+        )
+    if prepared.size < spec.size:
+        return [f"warning: {prepared.path} was prepared at {prepared.size} px and is enlarged to {spec.size} px"]
     return []
 
 
 def held_out_mask(pixels: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: which faces are for validation, by the (N, 8) digests of their pixels.
+    """Return which faces are held out for validation, (N,) bool.
 
-    The same picture is always on the same side, under any name, in any folder, prepared or not.
+    A picture's fate depends on its pixels alone: on no name or folder, and not on whether it was prepared.
+    pixels: (N, 8) uint8, digests of the pixels.
+    share: of the faces, held out.
     """
     keys = np.ascontiguousarray(pixels).view(">u8")[:, 0]
     return keys < np.uint64(min(share, 1.0) * 2**64) if share < 1 else np.ones(len(keys), bool)
 
 
 def split_validation(source: FaceSource, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which of a source's faces are trained on, and which are held out.
+    """Return the indices of a source's training faces, and of the faces held out for validation.
 
-    Raises SwapfastError where either would be none.
+    Raises SwapfastError if no face is left for one of them.
     """
-    held = held_out_mask(source.folder.records.column("pixels"), share)
-    if len(source) and share and (held.all() or not held.any()):
-        left = "nothing to train on" if held.all() else "nothing to validate with"
+    is_held_out = held_out_mask(source.folder.records.column("pixels"), share)
+    if len(source) and share and (is_held_out.all() or not is_held_out.any()):
+        problem = "nothing to train on" if is_held_out.all() else "nothing to validate with"
         raise SwapfastError(
-            f"--validation {share:g}: of the {len(source)} faces of {source.folder.path} that leaves {left}; give more "
-            "faces or another share"
+            f"--validation {share:g}: of the {len(source)} faces of {source.folder.path} that leaves {problem}; give "
+            "more faces or another share"
         )
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 @dataclass(frozen=True)
 class TrainSet:
-    """One side's faces for training: item i is ((S, S, 3 + M) uint8 BGR and masks, i).
+    """One side's training faces: item i is a pair of (S, S, 3 + M) uint8 BGR with masks, and i.
 
-    side: its label. source: its good faces. spec: what is stored of each. store: where, or None where every batch is
-    decoded. rows: (len,) where in the store training face i lies; validation: likewise for those held out. members:
-    (len,) which of the source's faces it is; validation_members likewise.
+    side: its label.
+    source: its good faces.
+    spec: what is stored of each face.
+    store: the decoded faces, None if every batch is decoded.
+    rows: (len,) the store's row of each training face.
+    validation: the store's rows of the faces held out.
+    members: (len,) the source's index of each training face.
+    validation_members: the source's indices of the faces held out.
     """
 
     side: str
@@ -133,9 +145,11 @@ class TrainSet:
     def from_source(
         cls, side: str, source: FaceSource, spec: StoreSpec, store, rows: np.ndarray | None = None, share: float = 0.0
     ) -> TrainSet:
-        """From a source and its store; rows: where each of the source's faces lies in it. share: to be held out.
+        """Return the training set of a source and its store.
 
-        Raises SwapfastError where nothing is left to train on, or nothing to validate with.
+        rows: (len(source),) the store's row of each face, by default the same index.
+        share: of the faces, held out.
+        Raises SwapfastError if no face is left for training or validation.
         """
         rows = np.arange(len(source)) if rows is None else rows
         members = split_validation(source, share)
@@ -151,7 +165,7 @@ class TrainSet:
         mask: MaskConfig | None = None,
         masks: tuple[str, ...] = MASK_NAMES,
     ) -> TrainSet:
-        """Read, decode and crop a folder at ``size`` px into memory. Raises SwapfastError listing every bad file."""
+        """Return the training set of a folder, decoded into memory. Raises SwapfastError listing every bad file."""
         source = open_source(Path(image_folder))
         source.folder.require_all_good()
         spec = StoreSpec(size, crop or CropConfig(), mask or MaskConfig(), masks)
@@ -172,7 +186,10 @@ class TrainSet:
         return np.concatenate([faces[0], extra_masks[0].transpose(1, 2, 0)], axis=2), index
 
     def take(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B, S, S, 3 or 4) faces and (B, K, S, S) extra masks of some training faces, from a store in host memory."""
+        """Return some training faces from a store in host memory.
+
+        ids: (B,). Returns faces (B, S, S, 3 or 4) and extra masks (B, K, S, S), uint8.
+        """
         faces = np.empty((len(ids), *self.spec.face_shape), np.uint8)
         extra_masks = np.empty((len(ids), *self.spec.extra_masks_shape), np.uint8)
         self.store.take(self.rows[ids], faces, extra_masks)
@@ -180,16 +197,16 @@ class TrainSet:
 
 
 def bad_faces(source: FaceSource, reasons: dict[int, str]) -> list[BadFace]:
-    """``fill``'s answer as faces with their files."""
+    """Return the reasons of ``fill_store`` as bad faces."""
     return [BadFace(source.folder.records[index].path, reasons[index]) for index in sorted(reasons)]
 
 
 class MultiDataset:
-    """Several sides side by side; its length is that of the longest.
+    """Several sides side by side, as long as the longest of them.
 
-    Item i holds one item of each set. While ``is_random``, each set goes through its faces in an order that is new
-    every time it has been through, and goes on in the next epoch where it was, so that no face of a short set is left
-    out; ``shuffle`` begins the next epoch. Otherwise item i is each set's own, short ones beginning again.
+    Item i holds one item of each set. With ``is_random``, each set goes through its faces in a new order every time,
+    and continues across epochs, so that every face of a short set is used; ``shuffle`` begins the next epoch. Without
+    it, item i is item i of each set, and short sets repeat.
     """
 
     def __init__(
@@ -208,22 +225,22 @@ class MultiDataset:
         return max(self.sampler.counts)
 
     def indices(self, epoch: int) -> np.ndarray:
-        """(sets, len) the faces that come in one epoch."""
-        places = np.arange(epoch * len(self), (epoch + 1) * len(self))
+        """Return the faces of one epoch, (sets, len)."""
+        positions = np.arange(epoch * len(self), (epoch + 1) * len(self))
         if not self.is_random:
-            return np.stack([places % len(self) % count for count in self.sampler.counts])
-        return np.stack([self.sampler.places(side, places) for side in range(len(self.datasets))])
+            return np.stack([positions % len(self) % count for count in self.sampler.counts])
+        return np.stack([self.sampler.faces_at(side, positions) for side in range(len(self.datasets))])
 
     def shuffle(self) -> None:
-        """Go on to the next epoch."""
+        """Begin the next epoch."""
         self.epoch += 1
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, int], ...]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = np.array([self.epoch * len(self) + index])
+        position = np.array([self.epoch * len(self) + index])
         chosen = [
-            int(self.sampler.places(side, place)[0]) if self.is_random else index % count
+            int(self.sampler.faces_at(side, position)[0]) if self.is_random else index % count
             for side, count in enumerate(self.sampler.counts)
         ]
         return tuple(dataset[i] for dataset, i in zip(self.datasets, chosen))

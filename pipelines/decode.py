@@ -1,4 +1,4 @@
-"""Pictures decoded by DALI, or by OpenCV where DALI has no wheel: a list once and in order, or step by step."""
+"""Decodes pictures with DALI, or with OpenCV where DALI has no wheel: a list in order, or step by step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,17 +17,17 @@ from torch import Tensor
 from swapfast.faces.image import read_image
 from swapfast.faces.prepared import PreparedSet
 
-Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or in one phrase why there is none
+Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or the reason of a failure in one phrase
 
 BATCH = 16
 _ANY_JPEG = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
-# DALI decodes 16 pictures at once and as many ahead. Larger ones are decoded one by one on each core: a JPEG of a few
-# kB may say that it has 134 Mpx, and three such took 3 GiB.
+# DALI decodes 16 pictures at once and 16 ahead. Larger pictures are decoded one by one on each core: a JPEG of a few kB
+# may claim 134 Mpx, and three of them took 3 GiB.
 DALI_PIXELS = 1 << 23
 
 
 def dali_version() -> str | None:
-    """DALI's version, or None where it is not installed or does not load."""
+    """Return DALI's version, None if it is not installed or does not load."""
     try:
         import nvidia.dali
     except (ImportError, OSError):
@@ -35,9 +36,9 @@ def dali_version() -> str | None:
 
 
 def decode_pictures(paths: Sequence[Path], threads: int, use_dali: bool | None = None) -> Iterator[list[Decoded]]:
-    """Yields the decoded pictures of ``paths`` in order, some at a time.
+    """Yield the decoded pictures of ``paths`` in order, in batches. Arrays are valid until the next batch.
 
-    An array is valid until the next batch is asked for. use_dali: None takes it where it is installed.
+    use_dali: by default whether it is installed.
     """
     if not paths:
         return iter(())
@@ -66,7 +67,7 @@ def _with_dali(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
     size = min(BATCH, len(names))
 
     def paths_of(run: int) -> list[str]:
-        """DALI asks ahead, also beyond the end; there any picture will do."""
+        """Return the pictures of a run, or any picture for the runs beyond the end that DALI prefetches."""
         return names[run * size : (run + 1) * size] or names[:1]
 
     pipeline = decoding_pipeline(paths_of, size, threads)
@@ -75,42 +76,42 @@ def _with_dali(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
             (output,) = pipeline.run()
             yield [output.at(i) for i in range(len(output))]
         except RuntimeError:
-            # DALI says that the batch is bad and seldom which file: decode it again, one by one.
+            # DALI reports a bad batch but seldom the file, so the batch is decoded again, one by one.
             yield [_try_read(path) for path in paths[start : start + size]]
 
 
 def decode_encoded(
     prepared: PreparedSet, rows: Sequence[int], threads: int
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray] | str]]:
-    """Yields the (S, S, 3) BGR pictures and (3, S, S) masks of a prepared set's JPEGs in order, some at a time.
+    """Yield the decoded JPEGs of a prepared set in order, in batches. Arrays are valid until the next batch.
 
-    In place of a damaged one stands the reason. Arrays are valid until the next batch is asked for. Needs DALI.
+    A face is a (S, S, 3) BGR picture and its (3, S, S) masks, or the reason why it is damaged. Needs DALI.
     """
     from pipelines.graph import encoded_pipeline
 
     size = min(BATCH, len(rows))
 
     def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """DALI asks ahead, also beyond the end; there any picture will do."""
+        """Return the pictures of a run, or any picture for the runs beyond the end that DALI prefetches."""
         return _as_arrays([(prepared, row) for row in rows[run * size : (run + 1) * size] or rows[:1]])
 
     pipeline = encoded_pipeline(bytes_of, size, threads)
     for start in range(0, len(rows), size):
-        these = rows[start : start + size]
-        damage = [prepared.damage(row) for row in these]
+        batch = rows[start : start + size]
+        damage = [prepared.damage(row) for row in batch]
         try:
             faces, masks = pipeline.run()
         except RuntimeError:
-            yield [_try_prepared(prepared, row) for row in these]
+            yield [_try_prepared(prepared, row) for row in batch]
             continue
         edge = prepared.size
         yield [reason or (faces.at(i), masks.at(i).reshape(3, edge, edge)) for i, reason in enumerate(damage)]
 
 
 def _as_arrays(faces: Sequence[tuple[PreparedSet, int]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Encoded faces and masks in the form that DALI takes; in place of one that cannot be had, any picture.
+    """Return encoded faces and masks in the form that DALI takes, with any picture in the place of an unreadable one.
 
-    Nothing may be raised where DALI asks. ``PreparedSet.damage`` tells which these are.
+    Nothing may be raised while DALI calls. ``PreparedSet.damage`` tells which faces are unreadable.
     """
     pairs = []
     for prepared, row in faces:
@@ -128,15 +129,20 @@ def _try_prepared(prepared: PreparedSet, row: int) -> tuple[np.ndarray, np.ndarr
         return str(error)
 
 
-Member = tuple[int, int]  # a side, and which of its source's faces
+Member = tuple[int, int]  # (side, index of the face in its source)
 LEFT_OUT = "left out"
 
 
 class BatchDecoder:
-    """Decodes the faces of a step: ``decoder(step)``, quickest when steps follow one another.
+    """Decodes the faces of a step by ``decoder(step)``, fastest for consecutive steps.
 
-    sources: the sides'. members_of: a pure function of the step. Gives, for each member, its (H, W, 3) BGR picture,
-    for a prepared set its picture and (3, S, S) masks, or the reason why there is none; valid until the next call.
+    sources: of all sides.
+    members_of: returns the faces of a step, as a pure function.
+    threads: for decoding and for everything that DALI does not decode.
+    device_id: the GPU that decodes prepared JPEGs, None for the CPU.
+
+    The result has one entry per member: its (H, W, 3) BGR picture, a pair of picture and (3, S, S) masks for a prepared
+    set, or the reason of a failure. Arrays are valid until the next call.
     """
 
     def __init__(
@@ -150,11 +156,11 @@ class BatchDecoder:
         self.sources, self.members_of = sources, members_of
         self.threads, self.device_id = threads, device_id
         self.use_dali = dali_version() is not None if use_dali is None else use_dali
-        self._pipelines: dict[bool, tuple[int, object]] = {}  # prepared? -> the step that comes next, the pipeline
+        self._pipelines: dict[bool, tuple[int, object]] = {}  # is prepared -> next step, pipeline
         self._pool = ThreadPoolExecutor(threads, "decode")
-        self._held: list = []
-        self._any: str | None = None
-        self.left_out: set[Member] = set()  # not to be decoded any more: some other picture takes their place
+        self._outputs: list = []  # kept alive, since a device may still read them
+        self._dummy: str | None = None
+        self.left_out: set[Member] = set()  # unreadable faces, which are no longer decoded
 
     def close(self) -> None:
         """End the threads."""
@@ -163,22 +169,24 @@ class BatchDecoder:
     def __call__(self, step: int) -> list:
         members = self.members_of(step)
         results: list = [LEFT_OUT if member in self.left_out else None for member in members]
-        del self._held[:-2]  # of tensors that a device may still be reading
+        del self._outputs[:-2]
         for prepared in (False, True):
-            places = [i for i, member in enumerate(members) if self._for_dali(member, prepared)]
-            if places:
-                for place, decoded in zip(places, self._by_dali(step, [members[i] for i in places], prepared)):
-                    results[place] = results[place] or decoded
-        others = [i for i, decoded in enumerate(results) if decoded is None]
-        for place, decoded in zip(others, self._pool.map(self._alone, [members[i] for i in others])):
-            results[place] = decoded
+            positions = [i for i, member in enumerate(members) if self._for_dali(member, prepared)]
+            if positions:
+                decoded_by_dali = self._by_dali(step, [members[i] for i in positions], prepared)
+                for i, decoded in zip(positions, decoded_by_dali):
+                    results[i] = results[i] or decoded
+        remaining = [i for i, decoded in enumerate(results) if decoded is None]
+        for i, decoded in zip(remaining, self._pool.map(self._decode_one, [members[i] for i in remaining])):
+            results[i] = decoded
         return results
 
     def tensors(self, step: int) -> tuple[Tensor, Tensor] | None:
-        """Prepared JPEGs of one size, all sides': (N, S, S, 3) BGR and (N, 3, S, S) masks, where they were decoded.
+        """Return the faces of a step from prepared JPEGs of one size, on the device that decoded them.
 
-        On a GPU they are there for the current stream, and nothing has passed through the host. To be read only, and
-        valid until the call after next. None where one is damaged: then ask for the faces one by one.
+        On a GPU the tensors are ready for the current stream, and no pixel passes through the host. They must not be
+        changed, and are valid until the call after next.
+        Returns (N, S, S, 3) BGR and (N, 3, S, S) masks of all sides; None if a face is damaged.
         """
         members = self.members_of(step)
         if any(self._damage(member) for member in members):
@@ -189,11 +197,11 @@ class BatchDecoder:
         except RuntimeError:
             return None
         faces, masks = (torch.from_dlpack(out.as_tensor()) for out in (faces, masks))
-        self._held = [*self._held[-2:], faces, masks]
+        self._outputs = [*self._outputs[-2:], faces, masks]
         return faces, masks.reshape(len(members), 3, *faces.shape[1:3])
 
     def _for_dali(self, member: Member, prepared: bool) -> bool:
-        """Whether DALI decodes this face, as one of a prepared set or not. Raw ones need no decoding."""
+        """Return whether DALI decodes this face in the pipeline of prepared faces, or in that of files."""
         source = self.sources[member[0]]
         if not self.use_dali or (source.prepared is not None) != prepared:
             return False
@@ -203,7 +211,7 @@ class BatchDecoder:
         width, height = (int(source.folder.records.columns[name][row]) for name in ("width", "height"))
         return width * height <= DALI_PIXELS
 
-    def _alone(self, member: Member):
+    def _decode_one(self, member: Member) -> Any:
         source = self.sources[member[0]]
         if source.prepared is not None:
             return _try_prepared(source.prepared, self._row(member))
@@ -219,13 +227,13 @@ class BatchDecoder:
         return str(records.folder / records.name(member[1]))
 
     def _any_picture(self) -> str:
-        """A file that DALI can decode, for the place of one that is left out."""
-        if self._any is None:
+        """Return a file that DALI can decode, in the place of one that is left out."""
+        if self._dummy is None:
             with tempfile.NamedTemporaryFile(suffix=".jpg", delete=False) as file:
                 file.write(_ANY_JPEG)
-            self._any = file.name
+            self._dummy = file.name
             weakref.finalize(self, Path(file.name).unlink, missing_ok=True)
-        return self._any
+        return self._dummy
 
     def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list | None:
         pipeline = self._pipeline(step, prepared)
@@ -233,11 +241,11 @@ class BatchDecoder:
         try:
             outputs = [out if self.device_id is None else out.as_cpu() for out in pipeline.run()]
         except RuntimeError:
-            # DALI says that the batch is bad and seldom which file: decode it again, one by one.
-            return list(self._pool.map(self._alone, members))
+            # DALI reports a bad batch but seldom the file, so the batch is decoded again, one by one.
+            return list(self._pool.map(self._decode_one, members))
         if any(len(output) != len(members) for output in outputs):
-            return list(self._pool.map(self._alone, members))
-        self._held += outputs
+            return list(self._pool.map(self._decode_one, members))
+        self._outputs += outputs
         if not prepared:
             return [outputs[0].at(i) for i in range(len(members))]
         sizes = [self.sources[side].prepared.size for side, _ in members]
@@ -247,13 +255,13 @@ class BatchDecoder:
         ]
 
     def _pipeline(self, step: int, prepared: bool):
-        """The pipeline whose next run is ``step``: the one there is if steps follow one another, else a new one.
+        """Return a pipeline whose next run is ``step``: the last one if steps are consecutive, otherwise a new one.
 
-        There is room for all faces of a step, of which another number may be DALI's each time.
+        Its batch has room for all faces of a step, since the number that DALI decodes differs from step to step.
         """
         size = len(self.members_of(step))
-        following, pipeline = self._pipelines.get(prepared, (None, None))
-        if following != step:
+        next_step, pipeline = self._pipelines.get(prepared, (None, None))
+        if next_step != step:
             pipeline = (self._encoded_from if prepared else self._files_from)(step, size)
         self._pipelines[prepared] = step + 1, pipeline
         return pipeline
@@ -274,8 +282,8 @@ class BatchDecoder:
         from pipelines.graph import encoded_pipeline
 
         def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-            all_of = self.members_of(step + run)
-            members = [m for m in all_of if self._for_dali(m, True)]
-            return _as_arrays([(self.sources[m[0]].prepared, self._row(m)) for m in members or all_of[:1]])
+            step_members = self.members_of(step + run)
+            members = [m for m in step_members if self._for_dali(m, True)]
+            return _as_arrays([(self.sources[m[0]].prepared, self._row(m)) for m in members or step_members[:1]])
 
         return encoded_pipeline(bytes_of, size, self.threads, self.device_id)

@@ -1,11 +1,13 @@
-"""Where a step's bytes come from: ``feed(step, ids)`` -> faces and extra masks of all sides, A's first, and their ids.
+"""Feeds give the bytes of a step: ``feed(step, ids)`` -> faces, extra masks, ids of all sides, A's first.
 
-``HostFeed``    the stores in host memory; on a GPU through two pinned buffers, copied on the loader's own stream
-``DeviceFeed``  a store in device memory: one gather
-``DecodeFeed``  no store: DALI decodes the batch
-``PreparedFeed``  no store, prepared JPEGs: DALI decodes the batch where it is augmented
-ids: (sides, B) numbers of training faces; others than those asked for where a file cannot be read.
-faces: (N, S, S, 3 or 4), extra_masks: (N, K, S, S), uint8.
+HostFeed        from stores in host memory; to a GPU through two pinned buffers, on the loader's stream
+DeviceFeed      from a store in device memory, by one gather
+DecodeFeed      without a store: DALI decodes the batch
+PreparedFeed    without a store, from prepared JPEGs: DALI decodes the batch where it is augmented
+
+faces           (N, S, S, 3 or 4) uint8
+extra masks     (N, K, S, S) uint8
+ids             (sides, B) training faces; a face that cannot be read is replaced by another one
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +24,24 @@ from torch import Tensor
 from pipelines.collate import Pixels
 from pipelines.dataset import TrainSet
 from pipelines.decode import BatchDecoder, dali_version
-from pipelines.fill import UNUSABLE, checked_bytes, put_prepared
+from pipelines.fill import UNUSABLE, put_prepared
 from pipelines.sampler import Sampler
 from pipelines.store import DeviceStore
 from swapfast.augment.device.transfer import send
 from swapfast.augment.host.rows import Rows
 from swapfast.batch import MASK_NAMES
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.faces.reader import read_unchanged
 from swapfast.system import available_cores
 
 Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels, np.ndarray]]
 
 PINNED_BUFFERS = 2
-MAX_SPARES = 64  # faces tried in the place of one that cannot be read
+MAX_SPARES = 64  # replacements tried for a face that cannot be read
 
 
 class _Pinned:
-    """A batch's bytes in pinned memory, and when the device has them all."""
+    """A batch's bytes in pinned memory, and the event that ends their copy to the device."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self.tensors = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in shapes]
@@ -50,11 +54,11 @@ class _Pinned:
 
 
 class HostFeed:
-    """Takes a batch out of the sides' stores.
+    """Takes batches from the sides' stores in host memory.
 
-    to_device: where the batch is wanted on the GPU as bytes, else None. Pinned memory is written to directly; a
-    buffer is used again when the copy from it is done, for which this thread waits and nobody else. On the host
-    nothing is copied: the faces come as ``Rows`` of the stores.
+    to_device: a GPU that needs the bytes, None for the host.
+    For a GPU, faces are copied to pinned memory. A buffer is used again when its copy to the device is done; only this
+    thread waits for that. For the host nothing is copied: the faces are ``Rows`` of the stores.
     """
 
     def __init__(self, sets: Sequence[TrainSet], to_device: torch.device | None = None) -> None:
@@ -65,11 +69,9 @@ class HostFeed:
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         if self.device is None:
-            stored = [(one.store, one.rows[wanted]) for one, wanted in zip(self.sets, ids, strict=True)]
-            faces, extra_masks = (
-                Rows([(getattr(s, name), rows) for s, rows in stored]) for name in ("faces", "extra_masks")
-            )
-            return faces, extra_masks, ids
+            stored = [(side.store, side.rows[side_ids]) for side, side_ids in zip(self.sets, ids, strict=True)]
+            faces = Rows([(store.faces, rows) for store, rows in stored])
+            return faces, Rows([(store.extra_masks, rows) for store, rows in stored]), ids
         shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.extra_masks_shape)]
         if len(self._pinned) < PINNED_BUFFERS:
             self._pinned.append(_Pinned(shapes))
@@ -82,28 +84,29 @@ class HostFeed:
 
     def _take(self, ids: np.ndarray, faces: np.ndarray, extra_masks: np.ndarray) -> None:
         size = ids.shape[1]
-        for side, (one, wanted) in enumerate(zip(self.sets, ids, strict=True)):
-            here = slice(side * size, (side + 1) * size)
-            one.store.take(one.rows[wanted], faces[here], extra_masks[here])
+        for number, (side, side_ids) in enumerate(zip(self.sets, ids, strict=True)):
+            part = slice(number * size, (number + 1) * size)
+            side.store.take(side.rows[side_ids], faces[part], extra_masks[part])
 
 
 class DeviceFeed:
-    """Gathers a batch on the device that the faces and the augmentation are on."""
+    """Gathers batches on the device that holds the faces and augments them."""
 
     def __init__(self, sets: Sequence[TrainSet], device: torch.device) -> None:
         self.sets, self.device = sets, device
-        self.store = DeviceStore([one.store for one in sets], device)
+        self.store = DeviceStore([side.store for side in sets], device)
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
-        rows = [first + one.rows[wanted] for first, one, wanted in zip(self.store.first, self.sets, ids, strict=True)]
+        sides = zip(self.store.first, self.sets, ids, strict=True)
+        rows = [first + side.rows[side_ids] for first, side, side_ids in sides]
         return *self.store.gather(send(np.concatenate(rows), self.device)), ids
 
 
 class DecodeFeed:
-    """Decodes, crops and masks each batch anew.
+    """Decodes, crops and masks every batch.
 
-    A file that cannot be read any more is told to ``warn`` once, left out from then on, and replaced by another face
-    of its side (``Sampler.spare``), so that the run goes on.
+    A file that can no longer be read is reported to ``warn`` once and left out from then on. Another face of its side
+    replaces it (``Sampler.spare``), so the run goes on.
     """
 
     def __init__(
@@ -119,14 +122,14 @@ class DecodeFeed:
         self.bad: set[tuple[int, int]] = set()  # (side, member)
         self._lock = threading.Lock()
         self.decoder = BatchDecoder(
-            [one.source for one in sets], self._members, threads or available_cores(), device_id
+            [side.source for side in sets], self._members, threads or available_cores(), device_id
         )
         self._pool = ThreadPoolExecutor(threads or available_cores(), "crop")
 
     def _members(self, step: int) -> list[tuple[int, int]]:
-        """(side, which of its source's faces) of every face of a step, A's first."""
+        """Return (side, index in its source) of every face of a step, A's first."""
         ids = self.sampler.ids(step)
-        return [(side, int(one.members[i])) for side, one in enumerate(self.sets) for i in ids[side]]
+        return [(number, int(side.members[i])) for number, side in enumerate(self.sets) for i in ids[number]]
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         members = self._members(step)
@@ -134,7 +137,7 @@ class DecodeFeed:
         extra_masks = np.empty((len(members), *self.spec.extra_masks_shape), np.uint8)
         decoded = self.decoder(step)
         ordinals = np.tile(self.sampler.ordinals(step), len(self.sets))
-        used = ids.copy()
+        final_ids = ids.copy()
 
         def put(place: int) -> None:
             side, member = members[place]
@@ -145,22 +148,22 @@ class DecodeFeed:
                 if reason is None:
                     return
                 self._leave_out(side, member, reason)
-            used.flat[place] = self._replace(side, int(ordinals[place]), faces[place], extra_masks[place])
+            final_ids.flat[place] = self._replace(side, int(ordinals[place]), faces[place], extra_masks[place])
 
         list(self._pool.map(put, range(len(members))))
-        return faces, extra_masks, used
+        return faces, extra_masks, final_ids
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
         self.decoder.close()
 
-    def _put(self, side: int, member: int, decoded, face: np.ndarray, extra_masks: np.ndarray) -> str | None:
+    def _put(self, side: int, member: int, decoded: Any, face: np.ndarray, extra_masks: np.ndarray) -> str | None:
         source = self.sets[side].source
         record = source.folder.records[member]
         try:
             if source.prepared is None:
-                checked_bytes(record)
+                read_unchanged(record)
                 self.spec.put(record, decoded, face, extra_masks)
             else:
                 put_prepared(self.spec, source.prepared, record, *decoded, face, extra_masks)
@@ -178,52 +181,53 @@ class DecodeFeed:
         self.warn(f"warning: side {self.sets[side].side}: {record.path}: {reason}; left out from now on")
 
     def _replace(self, side: int, ordinal: int, face: np.ndarray, extra_masks: np.ndarray) -> int:
-        """Put another face there; returns its number."""
-        one = self.sets[side]
+        """Write another face of the side instead. Returns its id."""
+        train_set = self.sets[side]
         for attempt in range(MAX_SPARES):
             spare = self.sampler.spare(side, ordinal, attempt)
-            member = int(one.members[spare])
+            member = int(train_set.members[spare])
             if (side, member) in self.bad:
                 continue
-            reason = one.source.put(self.spec, member, face, extra_masks)
+            reason = train_set.source.put(self.spec, member, face, extra_masks)
             if reason is None:
                 return spare
             self._leave_out(side, member, reason)
         raise SwapfastError(
-            f"side {one.side}: {len([b for b in self.bad if b[0] == side])} of {len(one)} faces cannot be read any "
-            f"more in {one.source.folder.path}; see that the folder is still there, then start again",
+            f"side {train_set.side}: {len([b for b in self.bad if b[0] == side])} of {len(train_set)} faces cannot be "
+            f"read any more in {train_set.source.folder.path}; see that the folder is still there, then start again",
             EXIT_FAILED,
         )
 
 
 class PreparedFeed:
-    """Decodes prepared JPEGs where the augmentation runs: on a GPU by its JPEG engine, and no pixel passes the host.
+    """Decodes prepared JPEGs where the augmentation runs: on a GPU by its JPEG engine, so no pixel passes the host.
 
-    by_one: of sets that ``fits`` accepts; it does what a damaged face asks for.
+    fallback: the feed of batches with a damaged face, of sets that ``fits`` accepts.
     """
 
-    def __init__(self, by_one: DecodeFeed) -> None:
-        self.spec, self.by_one = by_one.spec, by_one
+    def __init__(self, fallback: DecodeFeed) -> None:
+        self.spec, self.fallback = fallback.spec, fallback
 
     @staticmethod
     def fits(sets: Sequence[TrainSet]) -> bool:
-        """Whether every side is a prepared set of JPEGs that are just what is trained on."""
-        made = [one.source.prepared for one in sets]
+        """Return whether every side is a prepared set of JPEGs with the size and masks that are trained on."""
+        prepared_sets = [side.source.prepared for side in sets]
         spec = sets[0].spec
         return dali_version() is not None and all(
-            one is not None and (one.encoding, one.size, one.mask) == ("jpeg", spec.size, spec.mask) for one in made
+            prepared is not None and (prepared.encoding, prepared.size, prepared.mask) == ("jpeg", spec.size, spec.mask)
+            for prepared in prepared_sets
         )
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
-        decoded = self.by_one.decoder.tensors(step)
+        decoded = self.fallback.decoder.tensors(step)
         if decoded is None:
-            return self.by_one(step, ids)
+            return self.fallback(step, ids)
         faces, masks = decoded
         if self.spec.face_channels == 4:
             faces = torch.cat([faces, masks[:, 0].unsqueeze(-1)], dim=-1)
-        wanted = [MASK_NAMES.index(name) for name in self.spec.masks if name != "face"]
-        return faces, torch.stack([masks[:, i] for i in wanted], dim=1) if wanted else masks[:, :0], ids
+        channels = [MASK_NAMES.index(name) for name in self.spec.masks if name != "face"]
+        return faces, torch.stack([masks[:, i] for i in channels], dim=1) if channels else masks[:, :0], ids
 
     def close(self) -> None:
         """End the threads."""
-        self.by_one.close()
+        self.fallback.close()

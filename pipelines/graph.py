@@ -1,8 +1,8 @@
-"""DALI's part of the data path: from files or encoded bytes to pixels, as plain functions of graph nodes.
+"""DALI pipelines that decode files or encoded bytes, as plain functions of graph nodes.
 
-The same definition serves the CPU and, with ``mixed``, a GPU's JPEG engine; PNGs are decoded by the CPU either
-way. Pipeline mode with the default executor: only there do held outputs keep their own memory and can a pipeline
-go on after a bad picture.
+One definition serves the CPU and, with "mixed", a GPU's JPEG engine; the CPU decodes PNGs in both cases. The pipelines
+use pipeline mode with the default executor. Only there do outputs keep their memory while they are referenced, and only
+there can a pipeline go on after a bad picture.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
 
 
-def decode(encoded, device: str, gray: bool = False):
-    """Encoded pictures -> (H, W, 3) uint8 BGR nodes, or (H, W, 1), as stored: no EXIF rotation.
+def decode(encoded: DataNode, device: str, gray: bool = False) -> DataNode:
+    """Return nodes of decoded pictures, (H, W, 3) uint8 BGR or (H, W, 1) gray, without EXIF rotation.
 
-    device: 'cpu' or 'mixed'. A GPU's JPEG engine takes all it can: with few cores its share is better too large.
+    device: "cpu" or "mixed". With "mixed" the GPU's JPEG engine gets all it can decode: fastest with few cores.
     """
     load = {} if device == "cpu" else {"hw_decoder_load": 1.0}
     kind = types.GRAY if gray else types.BGR
@@ -24,17 +25,18 @@ def decode(encoded, device: str, gray: bool = False):
 
 
 def as_bytes(path: str) -> np.ndarray:
-    """A file name in the form that ``fn.io.file.read`` takes."""
+    """Return a file name in the form that ``fn.io.file.read`` takes, (length,) uint8."""
     return np.frombuffer(path.encode("utf-8", "surrogateescape"), np.uint8)
 
 
 def decoding_pipeline(
     paths_of: Callable[[int], list[str]], batch_size: int, threads: int, device_id: int | None = None
 ) -> Pipeline:
-    """A pipeline whose run k decodes the files ``paths_of(k)``.
+    """Return a pipeline whose run k decodes the files ``paths_of(k)``.
 
-    ``paths_of`` must be a pure function that never raises: DALI calls it ahead of the run. A file that cannot be
-    decoded makes ``run`` raise RuntimeError for its batch alone. device_id: a GPU, or None for the CPU.
+    paths_of: a pure function that never raises; DALI calls it ahead of the run.
+    device_id: a GPU, or None for the CPU.
+    A file that cannot be decoded makes ``run`` raise RuntimeError, for its batch alone.
     """
 
     def source(iteration: int) -> list[np.ndarray]:
@@ -54,7 +56,7 @@ def encoded_pipeline(
     threads: int,
     device_id: int | None = None,
 ) -> Pipeline:
-    """Like ``decoding_pipeline`` for pictures in memory: run k gives colour and gray pictures of ``bytes_of(k)``."""
+    """Return a pipeline whose run k decodes the colour and gray pictures ``bytes_of(k)``; see ``decoding_pipeline``."""
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=2)
     def graph():

@@ -56,7 +56,7 @@ def landmarks_digest(landmarks: SidePair, num_choices: int) -> str:
     options = {"format": MATCHES_FORMAT, "choices": num_choices, "faces": [len(side) for side in landmarks]}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for side in landmarks:
-        digest.update(np.ascontiguousarray(side, "<f4"))
+        digest.update(np.ascontiguousarray(side, "<f4").data)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""From a folder of faces to a prepared set (swapfast/faces/prepared.py): cut and encoded once, on all cores."""
+"""Makes a prepared set (swapfast/faces/prepared.py) of a folder of faces, on all cores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face
 from swapfast.faces.folder import scan_folder
-from swapfast.faces.image import decode_image, read_bytes
+from swapfast.faces.image import decode_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.prepared import (
     FORMATS,
@@ -31,7 +31,7 @@ from swapfast.faces.prepared import (
     is_prepared,
     make_sample,
 )
-from swapfast.faces.reader import BadFace, digest_pixels, printable
+from swapfast.faces.reader import BadFace, printable, read_unchanged
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable
 from swapfast.files import cannot_write
@@ -40,14 +40,20 @@ from swapfast.system import available_cores, on_all_cores
 
 Progress = Callable[[int, int], None]
 
-# Faces that may wait to be written while the disk is busy: so many per core, and no more than so many bytes.
+# Limits of the faces that may wait while the disk is busy: faces per core, and bytes in all.
 _AHEAD_FACES, _AHEAD_BYTES = 64, 128 << 20
 _FEWEST = 8
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was written. faces: how many. bad: what was left out. bytes: of all files. seconds: it took."""
+    """The result of ``prepare``.
+
+    faces: number of faces written.
+    bad: the files left out.
+    bytes: size of all files.
+    seconds: duration.
+    """
 
     faces: int
     bad: list[BadFace]
@@ -68,32 +74,35 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     scanning: Progress | None = None,
 ) -> PrepareReport:
-    """Write the faces of ``folder`` at ``size`` px to a new prepared set ``out``, which is there whole or not at all.
+    """Write the faces of ``folder`` at ``size`` px to a new prepared set ``out``, atomically.
 
-    encoding: see FORMATS. progress, scanning: told (done, total) of faces written, and before that of files read. The
-    result does not depend on ``workers``. A set of mask type none gets a face mask of 255.
+    encoding: one of FORMATS.
+    workers: number of processes, by default one per core. The result does not depend on it.
+    progress: called with (faces written, faces in total).
+    scanning: called before that, with (files read, files in total).
+    A set of mask type none gets a face mask of 255.
 
-    Raises SwapfastError where the request is wrong, for bad files unless they are to be skipped, and (code 1) where
-    the set cannot be written; KeyboardInterrupt where SIGINT or SIGTERM comes. Then nothing is kept.
+    Raises SwapfastError for a wrong request, for bad files unless ``skip_bad``, and (code 1) where the set cannot be
+    written; KeyboardInterrupt on SIGINT or SIGTERM. Then nothing remains of the set.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     folder, out = Path(folder), Path(os.path.abspath(out))
     check_format(encoding, size)
     _check_places(folder, out)
     source = Path(os.path.abspath(folder)).name
     try:
         with _signals_raise(), NewPreparedSet(out, size, encoding, crop, mask, source, shard_bytes) as new:
-            found = scan_folder(folder, workers, scanning)
-            found.require_all_good(skip_bad)
-            found = found.with_mask(mask.mask_type)
-            found.require_all_good(skip_bad)
-            bad = _write(new, found.records, crop, mask, skip_bad, workers, progress)
-            found = found.without(bad)
-            found.require_all_good(skip_bad)
+            faces = scan_folder(folder, workers, scanning)
+            faces.require_all_good(skip_bad)
+            faces = faces.with_mask(mask.mask_type)
+            faces.require_all_good(skip_bad)
+            bad = _write(new, faces.records, crop, mask, skip_bad, workers, progress)
+            faces = faces.without(bad)
+            faces.require_all_good(skip_bad)
             new.commit()
     except OSError as error:
         raise cannot_write(out, error) from error
-    return PrepareReport(len(found.records), found.bad, new.bytes, time.perf_counter() - begun)
+    return PrepareReport(len(faces.records), faces.bad, new.bytes, time.perf_counter() - start)
 
 
 def _check_places(folder: Path, out: Path) -> None:
@@ -108,9 +117,9 @@ def _check_places(folder: Path, out: Path) -> None:
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: unhandled it would end the process and leave half a set."""
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Otherwise it would leave half a set behind."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are heard in the main thread alone
+        yield  # only the main thread receives signals
         return
     with StopRequest().listening():
         yield
@@ -125,44 +134,41 @@ def _write(
     workers: int | None,
     progress: Progress | None,
 ) -> list[BadFace]:
-    """Every face decoded, cut, encoded and written, in order; returns those that cannot be.
+    """Decode, crop, encode and write every face in order. Returns the bad ones.
 
-    ``on_all_cores`` does not wait for who takes its results: it gets some faces at a time, and so a slow disk does not
-    fill the memory.
+    ``on_all_cores`` does not wait until its results are used. It gets some faces at a time, so that a slow disk does
+    not fill the memory.
     """
     workers = workers or available_cores()
-    each = 6 * new.size**2 // (1 if new.encoding == "raw" else 4)
-    step = max(_FEWEST, min(_AHEAD_FACES * workers, _AHEAD_BYTES // each))
+    bytes_per_face = 6 * new.size**2 // (1 if new.encoding == "raw" else 4)
+    step = max(_FEWEST, min(_AHEAD_FACES * workers, _AHEAD_BYTES // bytes_per_face))
 
     def sample(index: int) -> Sample | str:
         record = records[index]
         try:
-            return make_sample(record, *cut(record, crop, mask, new.size), crop, new.size, new.encoding)
+            return make_sample(record, *crop_and_masks(record, crop, mask, new.size), crop, new.size, new.encoding)
         except (ValueError, MemoryError, SwapfastError) as error:
             return str(error).removeprefix(f"{record.path}: ") or "not enough memory"
 
     bad: list[BadFace] = []
     for first in range(0, len(records), step):
         indices = range(first, min(first + step, len(records)))
-        for index, made in zip(indices, on_all_cores(sample, indices, workers), strict=True):
-            if isinstance(made, str):
-                bad.append(BadFace(records[index].path, made))
-            elif skip_bad or not bad:  # else the rest is read only to name all that is bad
-                new.add(made)
+        for index, result in zip(indices, on_all_cores(sample, indices, workers), strict=True):
+            if isinstance(result, str):
+                bad.append(BadFace(records[index].path, result))
+            elif skip_bad or not bad:  # otherwise the rest is read only to list all bad faces
+                new.add(result)
             if progress:
                 progress(index + 1, len(records))
     return bad
 
 
-def cut(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a set keeps of a face: (S, S, 3) uint8 BGR and (3, S, S) uint8 masks, as training makes them.
+def crop_and_masks(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a face's crop, (S, S, 3) uint8 BGR, and masks, (3, S, S) uint8, as training makes them.
 
-    Raises ValueError or SwapfastError where the file is damaged or has changed since the folder was read.
+    Raises ValueError or SwapfastError if the file is damaged or has changed since the folder was read.
     """
-    data = read_bytes(record.path)
-    if record.pixels and digest_pixels(data) != record.pixels:
-        raise ValueError("it has changed since the folder was read; start again")
-    face = crop_face(record, decode_image(data), crop, size)
+    face = crop_face(record, decode_image(read_unchanged(record)), crop, size)
     masks = np.full((len(MASK_NAMES), size, size), 255, np.uint8)
     names = [name for name in MASK_NAMES if name != "face" or mask.mask_type != "none"]
     masks[-len(names) :] = training_masks(record, crop, mask, size, names).transpose(2, 0, 1)
@@ -172,38 +178,38 @@ def cut(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> tu
 def quality(
     folder: Path, size: int, sample: int = 64, crop: CropConfig | None = None, mask: MaskConfig | None = None
 ) -> list[dict]:
-    """What each format does to up to ``sample`` faces spread over a folder; nothing is written.
+    """Compare the formats on up to ``sample`` faces spread over a folder. Nothing is written.
 
-    Of each: faces, the mean bytes of picture and masks, PSNR (dB, over all pixels of all faces; None: no error), the
-    largest errors (levels of 255), and the mean time to decode both (ms, one thread).
+    Returns one row per format: number of faces, mean bytes of picture and masks, PSNR (dB over all pixels; None without
+    any error), largest errors (levels of 255), and the mean time to decode picture and masks (ms, one thread).
     """
     crop, mask = crop or CropConfig(), mask or MaskConfig()
-    found = scan_folder(folder)
-    found.require_all_good(skip_bad=True)
-    records = found.records
+    folder_faces = scan_folder(folder)
+    folder_faces.require_all_good(skip_bad=True)
+    records = folder_faces.records
     chosen = records.select(np.linspace(0, len(records) - 1, min(sample, len(records)), dtype=np.int64))
-    cuts = [cut(record, crop, mask, size) for record in chosen]
+    originals = [crop_and_masks(record, crop, mask, size) for record in chosen]
     table = []
     for encoding in FORMATS:
-        encoded = [encode(*one, encoding) for one in cuts]
-        begun = time.perf_counter()
-        decoded = [decode(*one, encoding, size) for one in encoded]
-        seconds = time.perf_counter() - begun
+        encoded = [encode(*original, encoding) for original in originals]
+        start = time.perf_counter()
+        decoded = [decode(*data, encoding, size) for data in encoded]
+        seconds = time.perf_counter() - start
         faces, masks = (
-            np.stack([abs(np.subtract(a[part], b[part], dtype=np.int16)) for a, b in zip(cuts, decoded)])
+            np.stack([abs(np.subtract(a[part], b[part], dtype=np.int16)) for a, b in zip(originals, decoded)])
             for part in (0, 1)
         )
         mse = float(np.square(faces, dtype=np.float64).mean())
         table.append(
             {
                 "format": encoding,
-                "faces": len(cuts),
+                "faces": len(originals),
                 "face_bytes": round(np.mean([len(face) for face, _ in encoded])),
                 "mask_bytes": round(np.mean([len(masks) for _, masks in encoded])),
                 "psnr_db": round(10 * math.log10(255**2 / mse), 2) if mse else None,
                 "max_error": int(faces.max()),
                 "mask_max_error": int(masks.max()),
-                "decode_ms": round(1e3 * seconds / len(cuts), 2),
+                "decode_ms": round(1e3 * seconds / len(originals), 2),
             }
         )
     return table

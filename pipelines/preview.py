@@ -1,4 +1,4 @@
-"""The preview sheet: its faces, the picture in the model folder, and the timelapse."""
+"""Makes the preview sheet: its faces, the picture in the model folder, and the timelapse."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,12 +27,14 @@ from swapfast.training.observers import Observer, Viewer
 
 
 class PreviewSet:
-    """One side's faces as the preview needs them: item i is (input, target).
+    """One side's faces for the preview: item i is (input, target).
 
-    input: (3, h, w) float32 in 0..1 in ``color_order``, what the model is shown. target: (H, W, 4) float32 in 0..1
-    BGR, the whole face at coverage 100 % with its mask (1 everywhere unless ``masked``); its middle H * coverage px
-    are what the model makes. num_images: that many faces spread over the folder, the same every time; 0: all. skip_bad:
-    show the next face of the folder in the place of one that cannot be read.
+    input: (3, h, w) float32 in 0..1 in ``color_order``, for the model.
+    target: (H, W, 4) float32 in 0..1 BGR, the face at coverage 100 % with its mask, which is 1 everywhere unless
+        ``masked``. The model makes its central H * coverage px.
+
+    num_images: number of faces, spread evenly over the folder; 0 for all.
+    skip_bad: replaces an unreadable face by the next one of the folder.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class PreviewSet:
         self.color_order = color_order
         self.crop, self.mask, self.masked = crop or CropConfig(), mask or MaskConfig(), masked
         self.chosen = spread_indices(len(source), num_images) if num_images else np.arange(len(source))
-        self.whole = CropConfig(
+        self.full_crop = CropConfig(
             centering=self.crop.centering, coverage=100.0, vertical_offset=self.crop.vertical_offset
         )
         self.skip_bad = skip_bad
@@ -62,38 +65,42 @@ class PreviewSet:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Raises SwapfastError naming the file where it cannot be read."""
+        """Return (input, target). Raises SwapfastError naming a file that cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         member = int(self.chosen[index])
         tries = len(self.source) if self.skip_bad else 1
-        for ahead in range(tries):
-            at = (member + ahead) % len(self.source)
+        for offset in range(tries):
+            candidate = (member + offset) % len(self.source)
             try:
-                return self._item(at)
+                return self._item(candidate)
             except UNUSABLE as error:
-                if ahead == tries - 1:
-                    path = self.source.folder.records[at].path
+                if offset == tries - 1:
+                    path = self.source.folder.records[candidate].path
                     raise SwapfastError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
         raise AssertionError("there is at least one try")
 
     def _item(self, member: int) -> tuple[np.ndarray, np.ndarray]:
         record, picture = self.source.picture(member)
-        shown = shrink(crop_face(record, picture, self.crop, max(self.input_size, self.output_size)), self.input_size)
+        face = shrink(crop_face(record, picture, self.crop, max(self.input_size, self.output_size)), self.input_size)
         if self.color_order == "rgb":
-            shown = shown[..., ::-1]
+            face = face[..., ::-1]
         target = np.full((self.full_size, self.full_size, 4), 255, np.uint8)
-        target[..., :3] = crop_face(record, picture, self.whole, self.full_size)
+        target[..., :3] = crop_face(record, picture, self.full_crop, self.full_size)
         if self.masked:
-            target[..., 3:] = training_masks(record, self.whole, self.mask, self.full_size, ["face"])
-        return np.ascontiguousarray(shown.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
+            target[..., 3:] = training_masks(record, self.full_crop, self.mask, self.full_size, ["face"])
+        return np.ascontiguousarray(face.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
 
 
 class PreviewLoader:
-    """The preview's faces of all sides: ``next(loader)`` -> inputs (sides, n, 3, h, w), targets (sides, n, H, W, 4).
+    """An iterator over the preview's faces of all sides.
 
-    sets: one per side. batch_size: n. num_samples: 0 for other faces every time, in the order of ``seed``; otherwise
-    the sets' faces from the first on, the same ones every time, decoded once.
+    ``next(loader)`` returns inputs (sides, n, 3, h, w) and targets (sides, n, H, W, 4); see ``PreviewSet``.
+
+    sets: one per side.
+    batch_size: n.
+    num_samples: 0 gives new faces every time, in the order of ``seed``. Otherwise the first n faces of each set are
+        decoded once and returned every time.
     """
 
     def __init__(self, sets: Sequence[PreviewSet], batch_size: int, num_samples: int = 0, seed: int = 1) -> None:
@@ -101,33 +108,36 @@ class PreviewLoader:
         self.static = num_samples > 0
         self.sampler = Sampler(seed, tuple(map(len, sets)), num_samples or batch_size)
         self.step = 0
-        self._made: tuple[np.ndarray, np.ndarray] | None = None
+        self._static_batch: tuple[np.ndarray, np.ndarray] | None = None
 
     def __iter__(self) -> PreviewLoader:
         return self
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._made is not None and self.static:
-            return self._made
+        if self._static_batch is not None and self.static:
+            return self._static_batch
         if self.static:
-            ids = [np.arange(self.sampler.batch_size) % len(one) for one in self.sets]
+            ids: Sequence[np.ndarray] | np.ndarray = [
+                np.arange(self.sampler.batch_size) % len(side) for side in self.sets
+            ]
         else:
             ids = self.sampler.ids(self.step)
         self.step += 1
-        wanted = [(one, int(index)) for one, indices in zip(self.sets, ids) for index in indices]
+        members = [(side, int(index)) for side, indices in zip(self.sets, ids) for index in indices]
         with ThreadPoolExecutor(available_cores()) as pool:
-            items = list(pool.map(lambda item: item[0][item[1]], wanted))
+            items = list(pool.map(lambda item: item[0][item[1]], members))
         shape = (len(self.sets), -1)
-        made = tuple(np.stack(part).reshape(*shape, *part[0].shape) for part in zip(*items))
-        self._made = made
-        return made
+        inputs, targets = (np.stack(part).reshape(*shape, *part[0].shape) for part in zip(*items))
+        self._static_batch = inputs, targets
+        return inputs, targets
 
 
 class PreviewSheet:
-    """What ``model`` makes now of the same few faces of each side.
+    """A sheet of what ``model`` makes of the same few faces of each side.
 
-    sources: of side A, B, ... skip_bad: as ``PreviewSet`` has it. Raises SwapfastError where a face cannot be read: now
-    and not in the middle of the run.
+    sources: of side A, B, ...
+    skip_bad: see ``PreviewSet``.
+    The faces are read at once. Raises SwapfastError if one cannot be read.
     """
 
     def __init__(
@@ -161,65 +171,74 @@ class PreviewSheet:
         next(self._faces)
 
     def sheet(self) -> np.ndarray:
-        """(H, W, 3) uint8 BGR."""
+        """Return the sheet of the current model, (H, W, 3) uint8 BGR."""
         inputs, targets = next(self._faces)
         return self._samples.get_preview(np.nan_to_num(all_swaps(self._model, inputs)), targets)
 
     def toggle_mask(self) -> None:
-        """Show the mask from the next sheet on if it is hidden, hide it if it is shown."""
+        """Switch the display of the mask, from the next sheet on."""
         self._samples.toggle_mask_display()
 
 
 class PreviewWriter(PreviewSheet, Observer):
-    """Keeps preview.png in ``folder`` up to date. log: is given the step and the sheet, (H, W, 3) uint8 BGR."""
+    """Keeps preview.png in ``folder`` up to date.
+
+    log: called with the step and the sheet, (H, W, 3) uint8 BGR.
+    """
 
     def __init__(
-        self, *sheet, folder: Path, log: Callable[[int, np.ndarray], None] = lambda step, sheet: None, **more
+        self,
+        *arguments: Any,
+        folder: Path,
+        log: Callable[[int, np.ndarray], None] = lambda step, sheet: None,
+        **options: Any,
     ) -> None:
-        super().__init__(*sheet, **more)
+        super().__init__(*arguments, **options)
         self._folder, self._log = folder, log
 
     def on_save(self, step: int) -> None:
-        """Replace the picture by that of ``step``."""
+        """Write the sheet of ``step`` to preview.png."""
         sheet = self.sheet()
         _, png = cv2.imencode(".png", sheet)
         write_file(self._folder / "preview.png", png.tobytes())
         self._log(step, sheet)
 
     def on_view(self, viewer: Viewer) -> None:
-        """Give the sheet of the model as it is now."""
+        """Give the sheet of the current model to ``viewer``."""
         viewer(self.sheet(), "Training - A, B")
 
     def on_toggle_mask(self) -> None:
-        """Show the mask from the next sheet on if it is hidden, hide it if it is shown."""
+        """Switch the display of the mask, from the next sheet on."""
         self.toggle_mask()
 
 
 class Timelapse(PreviewSheet, Observer):
-    """Adds a sheet to ``folder`` each time, 00000250.jpg for step 250: pictures that any program makes a film of.
+    """Adds sheets to ``folder``, such as 00000250.jpg for step 250, from which any program can make a film.
 
-    At most 4096 px wide and high, and both even, as encoders want them. Raises SwapfastError where the folder cannot be
-    written to now; later ``warn`` is told, once, and the run goes on, with pictures again as soon as there is room.
+    The sheets have even sizes of at most 4096 px, as video encoders need. Raises SwapfastError if the folder cannot be
+    written to at the start. A later failure is reported to ``warn`` once; the run goes on and writes again if it can.
     """
 
     LONGEST = 4096
 
-    def __init__(self, *sheet, folder: Path, warn: Callable[[str], None] = warnings.warn, **more) -> None:
-        super().__init__(*sheet, **more)
+    def __init__(
+        self, *arguments: Any, folder: Path, warn: Callable[[str], None] = warnings.warn, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
         self.folder, self._warn, self._warned = folder, warn, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             temporary_name(folder / "00000000.jpg").touch()
             temporary_name(folder / "00000000.jpg").unlink()
-            for left in folder.glob(f"{TEMPORARY}*.jpg"):  # of a run that was killed
-                if not writer_lives(left):
-                    left.unlink()
+            for leftover in folder.glob(f"{TEMPORARY}*.jpg"):  # of a run that was killed
+                if not writer_lives(leftover):
+                    leftover.unlink()
         except OSError as error:
             reason = error.strerror or str(error)
             raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder") from error
 
     def on_save(self, step: int) -> None:
-        """Add the picture of ``step``, in the place of an earlier run's."""
+        """Write the sheet of ``step``, replacing that of an earlier run."""
         sheet = self.sheet()
         scale = min(1.0, self.LONGEST / max(sheet.shape[:2]))
         height, width = (max(2, round(length * scale / 2) * 2) for length in sheet.shape[:2])
@@ -235,5 +254,5 @@ class Timelapse(PreviewSheet, Observer):
             self._warned = True
 
     def on_timelapse(self, step: int) -> None:
-        """Add the picture of ``step``, though nothing is saved."""
+        """Write the sheet of ``step``, although nothing is saved."""
         self.on_save(step)

@@ -1,4 +1,4 @@
-"""Which faces make up a step: a pure function of (seed, step, rank)."""
+"""Chooses the faces of a step, as a pure function of (seed, step, rank)."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ import numpy as np
 from swapfast.errors import SwapfastError
 from swapfast.philox import STREAM_ORDER, STREAM_SPARE, random_words
 
-Permutation = Callable[[int, int, int], np.ndarray]  # (side, epoch, faces) -> (faces,) their order in that epoch
+Permutation = Callable[[int, int, int], np.ndarray]  # (side, epoch, faces) -> (faces,) order in that epoch
 
-
-_FEW = 1024  # faces, of whose orders many are kept: a step may need one for every face of its batch
+_FEW = 1024  # faces of a small side, which may need several epochs' orders in one step
 
 
 def _order(seed: int, side: int, epoch: int, faces: int) -> np.ndarray:
-    """(faces,) a permutation: the faces' indices sorted by one 64-bit random key each."""
+    """Return a random permutation of the faces of a side, (faces,)."""
     return (_order_of_few if faces <= _FEW else _order_of_many)(seed, side, epoch, faces)
 
 
-def _sorted(seed: int, side: int, epoch: int, faces: int) -> np.ndarray:
+def _sort_by_key(seed: int, side: int, epoch: int, faces: int) -> np.ndarray:
+    """Return the faces' indices sorted by a 64-bit random key, (faces,)."""
     words = random_words(seed, np.arange(faces), side, range(epoch, epoch + 1), STREAM_ORDER)
     keys = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
     return np.argsort(keys, kind="stable")
 
 
-# Apart, or a small side that begins several epochs a step would drive out the large one's, which takes 4 ms for 50,000.
-_order_of_few = functools.lru_cache(maxsize=256)(_sorted)
-_order_of_many = functools.lru_cache(maxsize=8)(_sorted)
+# Two caches: the orders of a small side would evict that of a large one, which takes 4 ms for 50,000 faces.
+_order_of_few = functools.lru_cache(maxsize=256)(_sort_by_key)
+_order_of_many = functools.lru_cache(maxsize=8)(_sort_by_key)
 
 
 class Sampler:
-    """Draws ``batch_size`` faces per side and step, of which rank ``rank`` of ``world`` gets its share.
+    """Chooses the faces of each side and step, and the share of one rank.
 
-    Each side goes through its faces in a new order every epoch, whatever the other side's length, so no face is
-    seen twice before all have been seen once, and a side smaller than the batch repeats within it. The ranks' shares
-    of a step, one after another, are what a single process sees at that step.
-    counts: faces per side, at least one each. permutation: how an epoch is ordered, by default from ``seed``.
+    Each side goes through its faces in a new order every epoch, independently of the other side's length. All faces
+    are seen once before any is seen again, and a side smaller than the batch repeats within it. The ranks' shares of a
+    step, one after another, are the faces a single process sees at that step.
+
+    seed: 64 bits.
+    counts: faces per side, at least one each.
+    batch_size: faces per side and step, of all ranks.
+    rank, world: this process, and the number of processes.
+    permutation: returns the order of an epoch, by default random from ``seed``.
     """
 
     def __init__(
@@ -62,35 +67,36 @@ class Sampler:
 
     @property
     def batch_size(self) -> int:
-        """Faces per side and step of this rank; ranks differ by one at most."""
+        """Return the faces per side and step of this rank; ranks differ by at most one."""
         return self.stop - self.first
 
     def ordinals(self, step: int) -> np.ndarray:
-        """(batch_size,) uint64: the how-manieth face of its side each one is. The augmentation's counter."""
+        """Return each face's position in its side's endless order, (batch_size,) uint64: the augmentation's counter."""
         first = step * self.global_batch_size
         return np.arange(first + self.first, first + self.stop, dtype=np.uint64)
 
     def ids(self, step: int) -> np.ndarray:
-        """(sides, batch_size) int64: the faces' indices within their side."""
+        """Return the faces of a step, (sides, batch_size) int64 indices within their side."""
         result = np.empty((len(self.counts), self.batch_size), np.int64)
         for side in range(len(self.counts)):
-            result[side] = self.places(side, self.ordinals(step).astype(np.int64))
+            result[side] = self.faces_at(side, self.ordinals(step).astype(np.int64))
         return result
 
-    def places(self, side: int, ordinals: np.ndarray) -> np.ndarray:
-        """The faces that come at these places of a side's endless order."""
+    def faces_at(self, side: int, ordinals: np.ndarray) -> np.ndarray:
+        """Return the faces at these positions of a side's endless order, (len(ordinals),) int64."""
         faces = self.counts[side]
         result = np.empty(len(ordinals), np.int64)
-        epochs, places = np.divmod(ordinals, faces)
+        epochs, positions = np.divmod(ordinals, faces)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            result[here] = self.permutation(side, int(epoch), faces)[places[here]]
+            in_epoch = epochs == epoch
+            result[in_epoch] = self.permutation(side, int(epoch), faces)[positions[in_epoch]]
         return result
 
     def spare(self, side: int, ordinal: int, attempt: int) -> int:
-        """The face to take where the one at ``ordinal`` cannot be read, and ``attempt`` others could not either.
+        """Return the face that replaces the unreadable one at ``ordinal``.
 
-        A function of these and the seed alone, so every rank and every restart finds the same.
+        attempt: number of replacements that could not be read either.
+        It depends on these and the seed only, so every rank and every restart finds the same face.
         """
         word = random_words(self.seed, [ordinal], side, range(attempt, attempt + 1), STREAM_SPARE)[0, 0]
         return int(word) * self.counts[side] >> 32

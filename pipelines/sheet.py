@@ -1,4 +1,4 @@
-"""`swapfast augment`: what training will see of a folder, as one picture."""
+"""Draws the sheet of `swapfast augment`: one picture of what training will see of a folder."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclasses.dataclass(frozen=True)
 class SheetRequest:
-    """What the command line asks for. other: the folder whose landmarks faces are warped to, by default their own.
+    """The options of `swapfast augment`.
 
-    percentile: pins every draw there, in 0..100, both ends excluded; None draws as training does.
+    landmarks_folder: the folder whose landmarks faces are warped to, by default their own.
+    size: px.
+    percentile: of all random amounts, between 0 and 100; None draws as training does.
     """
 
     folder: Path
     out: Path
     config: TrainConfig
-    other: Path | None = None
+    landmarks_folder: Path | None = None
     size: int = 256
     faces: int = 8
     percentile: float | None = None
@@ -45,10 +47,10 @@ class SheetRequest:
 
 
 def check_request(request: SheetRequest) -> None:
-    """Raises SwapfastError naming the flag that cannot be."""
+    """Raise SwapfastError naming the flag of an impossible request."""
     check_numba("swapfast augment")
     check_new_file(request.out, "-o/--out", SUFFIXES)
-    for folder in (request.folder, request.other or request.folder):
+    for folder in (request.folder, request.landmarks_folder or request.folder):
         if folder.resolve() in request.out.absolute().resolve().parents:
             raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {folder}; choose another")
     if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:
@@ -60,17 +62,17 @@ def check_request(request: SheetRequest) -> None:
 
 
 def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, log: Log = no_log) -> int:
-    """Write the sheet; returns how many faces it shows could not be warped to landmarks.
+    """Write the sheet. Returns the number of its faces that could not be warped to landmarks.
 
-    log: is told which bad files are left out, where that is asked for.
+    log: called with a line for each bad file that is left out.
     """
     check_request(request)
     config = request.config
     spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
-    whole = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress)
-    check_prepared(whole, spec)
-    whole, chosen, store = _decoded(whole, spec, request)
-    for bad in whole.folder.bad:
+    source = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress)
+    check_prepared(source, spec)
+    source, chosen, store = _decoded(source, spec, request)
+    for bad in source.folder.bad:
         log(f"{printable(bad.path)}: {bad.reason}; left out")
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
@@ -80,44 +82,49 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
         share = request.percentile / 100
         draws = draw_at(share, len(chosen), spec.size, config.augmentation)
         noise = landmark_noise_at(share, len(chosen))
-    other = whole if request.other is None else open_source(request.other, progress(f"reading {request.other}"))
-    column = 1 if request.other is None else 0  # in its own folder the nearest face is the face itself
-    bent, warped = with_landmarks(draws, _pairs(chosen, other, column, spec), noise, config.augmentation)
+    if request.landmarks_folder is None:
+        targets, column = source, 1  # in its own folder the nearest face is the face itself
+    else:
+        targets, column = open_source(request.landmarks_folder, progress(f"reading {request.landmarks_folder}")), 0
+    bent, warped = with_landmarks(draws, _pairs(chosen, targets, column, spec), noise, config.augmentation)
     sheet = contact_sheet(store.faces, store.extra_masks, spec.masks, draws, bent)
-    encodes, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
-    if not encodes:
+    succeeded, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
+    if not succeeded:
         height, width = sheet.shape[:2]
         raise SwapfastError(f"-o/--out {request.out}: {width} x {height} px are too many; fewer --faces, or give .png")
     write_file(request.out, encoded.tobytes())
     return int(len(warped) - warped.sum())
 
 
-def _decoded(whole: FaceSource, spec: StoreSpec, request: SheetRequest) -> tuple[FaceSource, FaceSource, HostStore]:
-    """The folder less what turns out not to be decodable, the faces chosen of it, and their pixels.
+def _decoded(source: FaceSource, spec: StoreSpec, request: SheetRequest) -> tuple[FaceSource, FaceSource, HostStore]:
+    """Return the source without faces that cannot be decoded, the faces of the sheet, and their store.
 
-    Raises SwapfastError naming what cannot be decoded, unless that is to be skipped: then others take its place.
+    Raises SwapfastError naming what cannot be decoded unless ``request.skip_bad``; then other faces take its place.
     """
     while True:
-        chosen = _chosen(whole, request.faces)
+        chosen = _chosen(source, request.faces)
         store = HostStore.in_memory(spec, len(chosen))
         bad = fill_store(spec, chosen, store)
         if not bad:
-            return whole, chosen, store
-        whole = whole.without(bad_faces(chosen, bad))
-        whole.folder.require_all_good(request.skip_bad)
+            return source, chosen, store
+        source = source.without(bad_faces(chosen, bad))
+        source.folder.require_all_good(request.skip_bad)
 
 
 def _chosen(source: FaceSource, count: int) -> FaceSource:
-    """Some faces spread over the folder, each once."""
+    """Return ``count`` faces spread evenly over the folder, each once."""
     members = np.unique(spread_indices(len(source), min(count, len(source))))
     records = source.folder.records.select(members)
     return FaceSource(dataclasses.replace(source.folder, records=records), source.prepared)
 
 
-def _pairs(chosen: FaceSource, other: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:
-    """(N, 2, 68, 2) landmarks of the chosen faces, each with those of the ``column``th nearest of ``other``, from 0."""
+def _pairs(chosen: FaceSource, targets: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:
+    """Return the landmarks of the chosen faces and of their targets, (N, 2, 68, 2).
+
+    column: 0 takes the nearest face of ``targets``, 1 the second nearest.
+    """
     matcher = LandmarkMatcher.from_records(
-        [chosen.folder.records, other.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
+        [chosen.folder.records, targets.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
     )
     column = min(column, matcher.closest[0].shape[1] - 1)
     ids = np.stack([np.arange(len(chosen)), np.zeros(len(chosen), np.int64)])

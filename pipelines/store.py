@@ -1,4 +1,4 @@
-"""The decoded faces of one side: crops at training size and their masks, as bytes."""
+"""Stores of decoded faces: crops at training size and their masks, as bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from swapfast.faces.crop import crop_face
 from swapfast.faces.masks import training_masks
 from swapfast.faces.record import FaceRecord
 
-UPLOAD_BYTES = 64 << 20  # sent to the device at once when a store moves there
+UPLOAD_BYTES = 64 << 20  # sent to the device at a time
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What is stored of a face. size: px; masks: names from batch.MASK_NAMES, in that order."""
+    """What a store holds of each face.
+
+    size: edge of the crop S, px.
+    crop, mask: the settings the crop and masks are made with.
+    masks: names from MASK_NAMES, in that order.
+    """
 
     size: int
     crop: CropConfig
@@ -31,49 +36,52 @@ class StoreSpec:
 
     @property
     def face_channels(self) -> int:
-        """3, or 4 where the face mask travels beside BGR: one four-channel warp costs half of a three and a one."""
+        """Return 4 with a face mask, otherwise 3. One warp of 4 channels takes half the time of two, of 3 and of 1."""
         return 4 if "face" in self.masks else 3
 
     @property
     def extra_mask_count(self) -> int:
-        """Masks that travel beside the faces: eye and mouth; the face mask is a fourth channel."""
+        """Return the number of masks stored beside the face: eye and mouth. The face mask is its fourth channel."""
         return len(self.masks) - (self.face_channels - 3)
 
     @property
     def bytes_per_face(self) -> int:
-        """What one face takes."""
+        """Return the bytes of one face and its masks."""
         return self.size**2 * (3 + len(self.masks))
 
     @property
     def face_shape(self) -> tuple[int, int, int]:
-        """Of one face: BGR and, where asked for, the face mask."""
+        """Return the shape of one face: BGR and, if stored, the face mask."""
         return self.size, self.size, self.face_channels
 
     @property
     def extra_masks_shape(self) -> tuple[int, int, int]:
-        """Of one face's eye and mouth masks."""
+        """Return the shape of one face's eye and mouth masks."""
         return self.extra_mask_count, self.size, self.size
 
     def put(self, record: FaceRecord, image: np.ndarray, face: np.ndarray, extra_masks: np.ndarray) -> None:
-        """Crop the decoded picture of ``record`` into ``face``; draw or read masks, the others to ``extra_masks``.
+        """Write a face's crop and masks to ``face`` and ``extra_masks``.
 
-        Raises SwapfastError or ValueError where the picture is not what its header said or has no such mask.
+        image: (H, W, 3) uint8 BGR, the decoded picture of ``record``.
+        face: (S, S, 3 or 4) uint8, receives the crop and, if stored, the face mask.
+        extra_masks: (K, S, S) uint8, receives the other masks.
+        Raises SwapfastError or ValueError if the picture differs from its header or lacks a mask of that type.
         """
         crop = crop_face(record, image, self.crop, self.size)
         masks = training_masks(record, self.crop, self.mask, self.size, self.masks)
-        # OpenCV moves channels about in a tenth of numpy's time.
+        # OpenCV copies channels in a tenth of NumPy's time.
         sources = [crop, masks] if self.masks else [crop]
         pairs = [channel for i in range(3 + len(self.masks)) for channel in (i, i)]
         flat = [mask[..., None] for mask in extra_masks]
         cv2.mixChannels(sources, [face, *flat], pairs)
 
     def to_dict(self) -> dict:
-        """Plain values: two stores whose specs have equal ones hold the same of a face."""
+        """Return plain values. Two specs with equal values store the same of a face."""
         return asdict(self)
 
 
 def shared_array(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 zeros in memory that forked workers write to as well. Raises SwapfastError where there is not enough."""
+    """Return uint8 zeros in memory shared with forked workers. Raises SwapfastError if there is not enough."""
     size = int(np.prod(shape))
     try:
         return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, size).reshape(shape)
@@ -86,10 +94,10 @@ def shared_array(shape: tuple[int, ...]) -> np.ndarray:
 
 
 class HostStore:
-    """Faces in host memory, of this process or mapped from a file.
+    """Faces in host memory, allocated by this process or mapped from a file.
 
-    faces: (N, S, S, 3 or 4) uint8 BGR and, where asked for, the face mask. extra_masks: (N, K, S, S) uint8, eye and
-    mouth.
+    faces: (N, S, S, 3 or 4) uint8 BGR and, if stored, the face mask.
+    extra_masks: (N, K, S, S) uint8, eye and mouth.
     """
 
     def __init__(self, spec: StoreSpec, faces: np.ndarray, extra_masks: np.ndarray) -> None:
@@ -97,7 +105,7 @@ class HostStore:
 
     @classmethod
     def in_memory(cls, spec: StoreSpec, count: int) -> HostStore:
-        """An empty one, to be filled."""
+        """Return a store for ``count`` faces in shared memory, to be filled."""
         return cls(spec, shared_array((count, *spec.face_shape)), shared_array((count, *spec.extra_masks_shape)))
 
     def __len__(self) -> int:
@@ -105,19 +113,19 @@ class HostStore:
 
     @property
     def nbytes(self) -> int:
-        """What the faces take."""
+        """Return the bytes of all faces and masks."""
         return self.faces.nbytes + self.extra_masks.nbytes
 
     def take(self, rows: np.ndarray, faces: np.ndarray, extra_masks: np.ndarray) -> None:
-        """Copy some faces to the arrays given, in the order of ``rows``."""
-        np.take(self.faces, rows, axis=0, out=faces, mode="clip")  # any mode but 'raise' writes without a detour
+        """Copy the faces and masks of ``rows`` to ``faces`` and ``extra_masks``, in that order."""
+        np.take(self.faces, rows, axis=0, out=faces, mode="clip")  # mode 'raise' would make a copy
         np.take(self.extra_masks, rows, axis=0, out=extra_masks, mode="clip")
 
 
 class DeviceStore:
-    """The faces of all sides in a device's memory, as one tensor of HostStore's shapes: a batch is one gather.
+    """The faces of all sides in a device's memory, one tensor with HostStore's shape: a batch is one gather.
 
-    first: where each side begins.
+    first: (sides,) the first row of each side.
     """
 
     def __init__(self, sides: Sequence[HostStore], device: torch.device) -> None:
@@ -131,21 +139,21 @@ class DeviceStore:
 
     @property
     def nbytes(self) -> int:
-        """What the faces take."""
+        """Return the bytes of all faces and masks."""
         return self.faces.nbytes + self.extra_masks.nbytes
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Some faces, in the order of ``rows``, int64 on the device, counted over all sides."""
+        """Return the faces and masks of ``rows``, (B,) int64 on the device, counted over all sides."""
         return self.faces.index_select(0, rows), self.extra_masks.index_select(0, rows)
 
 
 def _upload(sources: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Arrays one after another on the device, sent in parts: a mapped file need not be resident all at once."""
-    whole = torch.empty((sum(map(len, sources)), *sources[0].shape[1:]), dtype=torch.uint8, device=device)
-    step, at = max(1, UPLOAD_BYTES // max(1, sources[0][:1].nbytes)), 0
+    """Return arrays concatenated on the device, sent in parts: a mapped file never has to be resident as a whole."""
+    result = torch.empty((sum(map(len, sources)), *sources[0].shape[1:]), dtype=torch.uint8, device=device)
+    step, offset = max(1, UPLOAD_BYTES // max(1, sources[0][:1].nbytes)), 0
     for source in sources:
         for first in range(0, len(source), step):
-            part = np.array(source[first : first + step])  # of its own memory: a mapped file is read-only
-            whole[at : at + len(part)].copy_(torch.from_numpy(part))
-            at += len(part)
-    return whole
+            part = np.array(source[first : first + step])  # a copy, since a mapped file is read-only
+            result[offset : offset + len(part)].copy_(torch.from_numpy(part))
+            offset += len(part)
+    return result

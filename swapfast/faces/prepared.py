@@ -183,7 +183,7 @@ class PreparedTable(FaceTable):
         super().__init__(folder, columns, note_sets, [()], rows)
         self.crop, self.shards = crop, shards
 
-    def select(self, indices: Sequence[int]) -> PreparedTable:
+    def select(self, indices: Sequence[int] | np.ndarray) -> PreparedTable:
         """Return the table of some of these faces, in the order of ``indices``."""
         rows = self.rows[np.asarray(indices, np.int64)]
         return PreparedTable(self.folder, self.columns, self.note_sets, self.crop, self.shards, rows)

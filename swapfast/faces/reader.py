@@ -107,6 +107,14 @@ def digest_pixels(data: bytes) -> bytes:
     return xxhash.xxh3_64_digest(memoryview(data)[png.find_pixels(data) :])
 
 
+def read_unchanged(record: FaceRecord) -> bytes:
+    """Return the content of a picture's file. Raises ValueError if it is unreadable or has changed since the scan."""
+    data = read_bytes(record.path)
+    if record.pixels and digest_pixels(data) != record.pixels:
+        raise ValueError("it has changed since the folder was read; start again")
+    return data
+
+
 def _digest_content(data: bytes, pixels: bytes, *companions: bytes) -> bytes:
     """Return a 16-byte digest of everything that makes a face. The pixels enter by their digest."""
     digest = xxhash.xxh3_128(memoryview(data)[: png.find_pixels(data)])

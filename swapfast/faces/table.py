@@ -186,7 +186,7 @@ class FaceTable(Sequence[FaceRecord]):
             return self.select(range(*index.indices(len(self))))
         return self._record(int(self.rows[index]))
 
-    def select(self, indices: Sequence[int]) -> FaceTable:
+    def select(self, indices: Sequence[int] | np.ndarray) -> FaceTable:
         """Return the table of some of these faces, in the order of ``indices``."""
         rows = self.rows[np.asarray(indices, np.int64)]
         return FaceTable(self.folder, self.columns, self.note_sets, self.mask_sets, rows)

@@ -1,4 +1,4 @@
-"""Procedural faces: two shaded 3-D people whose landmarks, masks and true swap are known exactly."""
+"""Draws procedural faces: two shaded 3-D people whose landmarks, masks and true swap are known exactly."""
 
 from .dataset import Spread, synthesize
 from .identity import Identity, draw_identities

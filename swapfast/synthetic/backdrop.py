@@ -1,4 +1,4 @@
-"""What is behind the head: a soft gradient with blurred shapes."""
+"""Paints the background: a soft gradient with blurred shapes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def paint_backdrop(seed: int, size: int) -> np.ndarray:
-    """(size, size, 3) float32 BGR 0..1, the same for the same ``seed`` and ``size``."""
+    """Return a background, (size, size, 3) float32 BGR in 0..1, as a pure function of its arguments."""
     rng = np.random.default_rng(seed)
-    side = 96  # out of focus anyway: painted small and enlarged
+    side = 96  # painted small and enlarged, since it is out of focus
     corners = rng.uniform(0.15, 0.8, (2, 2, 3)) * 0.6 + rng.uniform(0.15, 0.7) * 0.4
     sheet = cv2.resize(corners.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     for _ in range(int(rng.integers(3, 9))):

@@ -1,7 +1,7 @@
 """Writes a data set of two synthetic people: OUT/a, OUT/b and the true swaps OUT/truth/a, OUT/truth/b.
 
-Beside each NNNN.png lie NNNN.json, {"image", "mask", "size", "landmarks": 68 of [x, y]}, and NNNN_mask.png, one
-channel 0..255. A truth pair shares pose, expression, light, clothes and background.
+Each NNNN.png has a NNNN.json, {"image", "mask", "size", "landmarks": 68 of [x, y]}, and a NNNN_mask.png with one
+channel 0..255. The two pictures of a truth pair share pose, expression, light, clothes and background.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .scene import Scene, draw_scene
 from .streams import SIDE_A, SIDE_B, TRUTH, generator
 
 SIZES = (64, 1024)
-_CHUNK = 4  # pictures a worker takes at a time
+_CHUNK = 4  # pictures per task of a worker
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the drawn scenes spread: deviations in rad, light in degrees to either side (left negative)."""
+    """The spread of the drawn scenes: standard deviations in rad, light in degrees, negative to the left."""
 
     faces: int
     yaw_deviation: float
@@ -44,8 +44,8 @@ class Spread:
     light_right: float
 
     @classmethod
-    def of(cls, scenes: list[Scene]) -> Spread:
-        """The spread of ``scenes``, at least one."""
+    def from_scenes(cls, scenes: list[Scene]) -> Spread:
+        """Return the spread of at least one scene."""
         angles = np.array([(s.pose.yaw, s.pose.pitch, s.pose.roll) for s in scenes])
         azimuths = [s.light.azimuth for s in scenes]
         return cls(len(scenes), *angles.std(axis=0).tolist(), min(azimuths), max(azimuths))
@@ -60,7 +60,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class _Job:
-    """One scene to draw, of one person or, for the truth, of both."""
+    """One scene to draw with one person, or with both for the truth."""
 
     root: str
     seed: int
@@ -83,7 +83,7 @@ def _check(faces: int, size: int, pairs: int, seed: int, workers: int | None) ->
 
 
 def _free_folder(out: Path) -> Path:
-    """A new, hidden folder beside ``out`` to draw into."""
+    """Return a new, hidden folder beside ``out`` to draw into."""
     if out.exists() and not out.is_dir():
         raise not_a_folder(out, str(out), "a new folder for the faces")
     partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
@@ -110,7 +110,7 @@ def _write(folder: Path, index: int, face: RenderedFace) -> None:
 
 
 def _draw(job: _Job) -> Scene:
-    """Draws and writes the job's pictures; returns the scene for the report."""
+    """Draw and write the job's pictures. Returns the scene for the report."""
     scene = draw_scene(generator(job.seed, job.stream, job.index))
     a, b = draw_identities(job.seed)
     pictures = {SIDE_A: {"a": a}, SIDE_B: {"b": b}, TRUTH: {"truth/a": a, "truth/b": b}}[job.stream]
@@ -125,7 +125,7 @@ def _start_worker(parent: int) -> None:
 
 
 def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
-    """Draws the jobs, in this process or in several, and yields their scenes in order."""
+    """Draw the jobs in one or several processes and yield their scenes in order."""
     if workers == 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
@@ -134,7 +134,7 @@ def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
         finally:
             cv2.setNumThreads(threads)
         return
-    context = multiprocessing.get_context("spawn")  # safe whatever threads or devices the parent holds
+    context = multiprocessing.get_context("spawn")  # safe with any threads and devices of the parent
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield from pool.map(_draw, jobs, chunksize=_CHUNK)
@@ -144,12 +144,12 @@ def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
 
 def _draw_all(jobs: list[_Job], workers: int, progress: Callable[[int, int], None] | None) -> list[Scene]:
     scenes: list[Scene] = []
-    done, total = 0, sum(2 if job.stream == TRUTH else 1 for job in jobs)
+    count, total = 0, sum(2 if job.stream == TRUTH else 1 for job in jobs)
     for job, scene in zip(jobs, _scenes(jobs, workers), strict=True):
         scenes.append(scene)
-        done += 2 if job.stream == TRUTH else 1
+        count += 2 if job.stream == TRUTH else 1
         if progress is not None:
-            progress(done, total)
+            progress(count, total)
     return scenes
 
 
@@ -162,11 +162,16 @@ def synthesize(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Spread:
-    """Writes ``faces`` pictures of A and as many of B, and ``pairs`` true swaps, ``size`` px square, to ``out``.
+    """Write a data set to ``out``, which appears only when it is complete. Returns the spread of its scenes.
 
-    Every picture is a function of the seed, its folder and its number alone. ``workers`` processes draw (None: one
-    per core); ``progress`` is told (pictures done, pictures in all). ``out`` appears only when it is complete.
-    With more than one worker a script must call this under ``if __name__ == "__main__"``.
+    faces: number of pictures of each person.
+    size: edge of the pictures, px.
+    pairs: number of true swaps.
+    seed: 64 bits. Every picture depends on the seed, its folder and its number only.
+    workers: number of processes, by default one per core. With more than one, a script must call this under
+        ``if __name__ == "__main__"``.
+    progress: called with (pictures drawn, pictures in total).
+    Raises SwapfastError for arguments out of range, an ``out`` that is not empty, and where it cannot be written.
     """
     _check(faces, size, pairs, seed, workers)
     out = Path(out)
@@ -189,4 +194,4 @@ def synthesize(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Spread.of(scenes)
+    return Spread.from_scenes(scenes)

@@ -1,4 +1,4 @@
-"""Hair on the skull: where it grows, how thick it stands and how its strands run, around the head."""
+"""Maps of the hair around the head: where it grows, its thickness and its strands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ _TOP, _BOTTOM = -2.0, 1.9
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]) -> np.ndarray:
-    """(h, w) smooth noise of deviation about 1 with ``cells`` (down, across) features over the sheet."""
+    """Return smooth noise, (h, w), with a standard deviation of about 1.
+
+    cells: number of features over the sheet, vertically and horizontally.
+    """
     coarse = rng.normal(size=[max(2, round(count) + 2) for count in cells]).astype(np.float32)
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC) * 1.3
 
 
 class HairMap:
-    """Sheets over (y, longitude) -pi..pi: ``cover`` 0..1, ``radius`` what hair adds to the head's radius,
-    ``slope`` its change by longitude and by y, ``tone`` the strands' brightness around 1."""
+    """Sheets of hair over (y, longitude), longitude -pi..pi.
+
+    cover: (h, w) in 0..1.
+    radius: (h, w), thickness of the hair relative to the head's radius.
+    slope: (h, w, 2), change of the radius by longitude and by y.
+    tone: (h, w), brightness of the strands, about 1.
+    """
 
     def __init__(self, identity: Identity, size: int) -> None:
         rng = np.random.default_rng(identity.key)
@@ -53,7 +61,7 @@ class HairMap:
         return cv2.remap(fine, columns + wave + sweep, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
     def lookup(self, sheet: np.ndarray, longitude: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """``sheet`` at places (n,) given in rad and eye distances."""
+        """Return ``sheet`` sampled at (n,) longitudes in rad and heights in eye distances."""
         columns = (longitude + np.float32(np.pi)) * np.float32((self.shape[1] - 1) / (2 * np.pi))
         rows = (y - np.float32(_TOP)) * np.float32((self.shape[0] - 1) / (_BOTTOM - _TOP))
         return lookup(sheet, columns, rows)

@@ -1,4 +1,4 @@
-"""Who a synthetic person is: shape, colouring and hair, drawn in pairs that cannot be confused."""
+"""Describes synthetic people by shape, colours and hair, drawn in pairs that cannot be confused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Colour = tuple[float, float, float]  # BGR, 0..1, as a screen shows it
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape traits, each -1..1 around an average adult face."""
+    """Shape traits, each in -1..1 relative to an average adult face."""
 
     face_width: float = 0.0
     jaw_square: float = 0.0
@@ -37,10 +37,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Hair:
-    """A cut. ``hairline`` gives the height where hair begins (y down, eyes at 0, in eye distances) at the
-    longitudes 0, 35, 55, 70, 82, 100 and 180 degrees from the middle of the face; ``thickness`` is relative to
-    the head's radius; ``curl`` 0..1 turns strands into locks; ``part`` moves the parting sideways, -1..1;
-    ``length`` is what hangs down behind: 0 nothing, 0.6 to the jaw, 1 to the shoulders."""
+    """A haircut.
+
+    hairline: heights where hair begins (y down, eyes at 0, in eye distances) at the longitudes 0, 35, 55, 70, 82, 100
+        and 180 degrees from the middle of the face.
+    thickness: relative to the head's radius.
+    curl: 0..1, turns strands into locks.
+    part: -1..1, moves the parting sideways.
+    length: of the hair behind: 0 none, 0.6 to the jaw, 1 to the shoulders.
+    """
 
     hairline: tuple[float, ...]
     thickness: float
@@ -52,9 +57,9 @@ class Hair:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person. Colours are BGR 0..1; the other amounts are 0..1 unless said otherwise."""
+    """One person. Colours are BGR in 0..1; amounts are in 0..1."""
 
-    key: int  # seeds what is fixed on this person: freckles, strands, single brow hairs
+    key: int  # seed of the person's fixed details: freckles, strands, single brow hairs
     shape: Shape
     skin: Colour
     hair_colour: Colour
@@ -67,7 +72,7 @@ class Identity:
     makeup: float = 0.0
     blush: float = 0.0
     age: float = 0.0
-    mole: tuple[float, float] | None = None  # place in the face plane, in eye distances
+    mole: tuple[float, float] | None = None  # position in the face plane, in eye distances
 
 
 def _rgb(*values: int) -> Colour:
@@ -75,7 +80,7 @@ def _rgb(*values: int) -> Colour:
     return blue / 255, green / 255, red / 255
 
 
-# Human skin from pale to deep: depth 0..1 runs along this line.
+# Human skin from pale to deep, at these depths.
 _SKIN_DEPTH = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SKIN_TONES = np.array(
     [_rgb(246, 216, 200), _rgb(232, 188, 160), _rgb(197, 145, 111), _rgb(143, 96, 70), _rgb(92, 60, 44)]
@@ -108,17 +113,17 @@ _LONG_CUTS = {
 }
 
 
-def _mixed(colour: Colour, other: Colour, amount: float) -> Colour:
-    return tuple(float(a + (b - a) * amount) for a, b in zip(colour, other, strict=True))
+def _mixed(first: Colour, second: Colour, amount: float) -> Colour:
+    return tuple(float(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
 
 
 def skin_tone(depth: float) -> Colour:
-    """The skin colour at ``depth``, 0 pale .. 1 deep."""
+    """Return the skin colour at ``depth``, from 0 (pale) to 1 (deep)."""
     return tuple(float(np.interp(depth, _SKIN_DEPTH, _SKIN_TONES[:, channel])) for channel in range(3))
 
 
 def _apart_shapes(rng: np.random.Generator) -> tuple[Shape, Shape]:
-    """Two shapes on opposite sides of the average in every trait, each clearly off it."""
+    """Return two shapes on opposite sides of the average in every trait, and clearly off it."""
     count = len(fields(Shape))
     signs = rng.choice((-1.0, 1.0), count)
     first, second = rng.uniform(0.35, 1.0, (2, count))
@@ -126,7 +131,7 @@ def _apart_shapes(rng: np.random.Generator) -> tuple[Shape, Shape]:
 
 
 def _marks(rng: np.random.Generator, masculine: bool, dark: bool) -> dict:
-    """What is on the skin: at most one strong feature of each kind, so that a person stays plausible."""
+    """Return the marks on the skin, at most one strong feature of each kind, so that a person stays plausible."""
     marks = {"blush": float(rng.uniform(0.1, 0.5)), "age": float(rng.uniform(0, 0.85) ** 2.5)}
     if masculine:
         growth = rng.choice(("none", "stubble", "beard"), p=(0.3, 0.4, 0.3))
@@ -166,7 +171,7 @@ def _person(rng: np.random.Generator, shape: Shape, depth: float, masculine: boo
 
 
 def draw_identities(seed: int) -> tuple[Identity, Identity]:
-    """The persons A and B of ``seed``: apart in skin depth, cut and every shape trait, whichever seed it is."""
+    """Return the persons A and B of ``seed``. They differ in skin depth, haircut and every shape trait."""
     rng = generator(seed, IDENTITIES, 0)
     shapes = _apart_shapes(rng)
     pale = rng.uniform(0.07, 0.24)
@@ -174,10 +179,11 @@ def draw_identities(seed: int) -> tuple[Identity, Identity]:
     if rng.random() < 0.5:
         depths.reverse()
     masculine = rng.random(2) < 0.5
-    people, taken = [], set()
+    people: list[Identity] = []
+    used_cuts: set[str] = set()
     for shape, depth, man in zip(shapes, depths, masculine, strict=True):
-        cuts = [name for name in (_SHORT_CUTS if man else _LONG_CUTS) if name not in taken]
+        cuts = [name for name in (_SHORT_CUTS if man else _LONG_CUTS) if name not in used_cuts]
         cut = str(rng.choice(cuts))
-        taken.add(cut)
+        used_cuts.add(cut)
         people.append(_person(rng, shape, float(depth), bool(man), cut))
     return people[0], people[1]

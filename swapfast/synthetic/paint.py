@@ -1,6 +1,6 @@
-"""What is painted on the face plane: skin and its marks, eyes, brows, lips, nostrils, folds, beard.
+"""Paints the face plane: skin and its marks, eyes, brows, lips, nostrils, folds, beard.
 
-Sheets have four channels: B, G, R as a screen shows them (0..1) and how glossy the place is (0..1).
+Sheets have four channels: B, G, R as a screen shows them, and gloss, all in 0..1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _glossy(colour, gloss: float) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _skin_sheet(identity: Identity, scale: float) -> np.ndarray:
-    """The skin alone, fixed on the neutral face: tone, blotches, freckles, mole, age."""
+    """Return the skin of the neutral face, (h, w, 4): tone, blotches, freckles, mole, wrinkles."""
     sheet = Canvas(scale, 4)
     rng = np.random.default_rng(identity.key + 1)
     shape = sheet.image.shape[:2]
@@ -69,14 +69,18 @@ def _wrinkle_brow(sheet: Canvas, identity: Identity) -> None:
 
 @lru_cache(maxsize=4)
 def _growth(key: int, height: int, width: int) -> np.ndarray:
-    """(h, w) 0..1: the fixed pattern of single beard hairs."""
+    """Return the person's pattern of single beard hairs, (h, w) in 0..1."""
     rng = np.random.default_rng(key + 2)
     hairs = noise(rng, (height, width), (height / 2.2, width / 2.2))
     return smoothstep(hairs + 0.6 * noise(rng, (height, width), (40, 30)), -0.6, 1.4).astype(np.float32)
 
 
 def paint_face(identity: Identity, scene: Scene, points: np.ndarray, scale: float) -> Canvas:
-    """The painted face plane for ``points`` (68, 2), ``scale`` pixels to an eye distance."""
+    """Return the painted face plane.
+
+    points: (68, 2), in the face plane.
+    scale: pixels per eye distance.
+    """
     sheet = Canvas(scale, 4)
     sheet.image[:] = _skin_sheet(identity, scale)
     _paint_folds(sheet, identity, scene, points)
@@ -91,7 +95,7 @@ def paint_face(identity: Identity, scene: Scene, points: np.ndarray, scale: floa
 
 
 def _paint_folds(sheet: Canvas, identity: Identity, scene: Scene, points: np.ndarray) -> None:
-    """Soft lines from the nose to the corners of the mouth, bags below the eyes, the groove above the lip."""
+    """Paint the lines from the nose to the corners of the mouth, the bags below the eyes, the groove above the lip."""
     skin = np.asarray(identity.skin, np.float32)
     fold = _glossy(skin * (0.66, 0.68, 0.76), 0.2)
     smile = max(scene.expression.smile, 0.0)
@@ -163,7 +167,7 @@ def _paint_mouth(sheet: Canvas, identity: Identity, points: np.ndarray) -> None:
 
 
 def _paint_gape(sheet: Canvas, points: np.ndarray, inside: np.ndarray) -> None:
-    """Between the lips: the dark of the mouth, the tongue, a row of upper teeth."""
+    """Paint the open mouth between the lips: darkness, the tongue, the upper teeth."""
     opened = points[66, 1] - points[62, 1]
     if opened < 0.03:
         return
@@ -188,7 +192,7 @@ def _paint_gape(sheet: Canvas, points: np.ndarray, inside: np.ndarray) -> None:
 
 
 def _paint_eye(sheet: Canvas, identity: Identity, scene: Scene, lids: np.ndarray, side: int) -> None:
-    """One eye. ``lids`` (6, 2): outer corner, two upper, inner corner, two lower, for either side."""
+    """Paint one eye. lids: (6, 2): outer corner, two upper, inner corner, two lower points, on both sides."""
     upper, lower = spline(lids[[0, 1, 2, 3]], 8), spline(lids[[3, 4, 5, 0]], 8)
     outline = np.concatenate([upper, lower])
     skin = np.asarray(identity.skin, np.float32)
@@ -212,7 +216,7 @@ def _paint_eye(sheet: Canvas, identity: Identity, scene: Scene, lids: np.ndarray
 
 
 def _eyeball(identity: Identity, scene: Scene, lids, upper, x, y) -> np.ndarray:
-    """(h, w, 4): the eye as it would be without lids."""
+    """Return the eye as it would look without lids, (h, w, 4)."""
     width = np.linalg.norm(lids[0] - lids[3])
     open_centre = (lids[0] + lids[3]) / 2 + (0, -0.012)
     radius = 0.215 * width / 0.45 * 0.5
@@ -242,7 +246,7 @@ def _eyeball(identity: Identity, scene: Scene, lids, upper, x, y) -> np.ndarray:
 
 
 def _paint_brow(sheet: Canvas, identity: Identity, brow: np.ndarray, number: int) -> None:
-    """One brow, outer end first: a soft body and single hairs that stay in their places along it."""
+    """Paint one brow: a soft body and single hairs at fixed positions along it. brow: (5, 2), outer end first."""
     rng = np.random.default_rng(identity.key + 3 + number)
     colour = _glossy(np.minimum(_shade(identity.hair_colour, 0.62), 0.55), 0.1)
     weight = 0.042 * (1 + 0.42 * identity.shape.brow_weight)

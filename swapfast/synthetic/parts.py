@@ -1,4 +1,4 @@
-"""Everything but the head itself: ears, neck, clothes, long hair. All of it ellipsoids, met by rays exactly."""
+"""Draws all but the head itself: ears, neck, clothes, long hair. All are ellipsoids, intersected exactly."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ _HAIR_GLOSS = 0.35
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """``axes`` (3,) half-lengths along the columns of ``frame`` (3, 3), about ``centre``; world space."""
+    """An ellipsoid in world space.
+
+    centre: (3,).
+    axes: (3,), half-lengths along the columns of ``frame``.
+    frame: (3, 3), a rotation.
+    """
 
     centre: np.ndarray
     axes: np.ndarray
     frame: np.ndarray
 
-    def meet(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """(n,) the distance along the rays (n, 3), infinite where they miss."""
-        into = (self.frame / self.axes).T.astype(np.float32)  # world to unit ball
-        start = into @ (origin - self.centre).astype(np.float32)
-        ways = rays @ into.T
-        a, b, c = np.einsum("ij,ij->i", ways, ways), ways @ start, start @ start - 1
+    def intersect(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        """Return the distance along (n, 3) rays to the surface, (n,), infinite for rays that miss it."""
+        to_ball = (self.frame / self.axes).T.astype(np.float32)  # world to unit ball
+        start = to_ball @ (origin - self.centre).astype(np.float32)
+        directions = rays @ to_ball.T
+        a, b, c = np.einsum("ij,ij->i", directions, directions), directions @ start, start @ start - 1
         root = b * b - a * c
         return np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.float32(np.inf))
 
-    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For world ``places`` (n, 3) on the surface: the place on the unit ball and the world normal."""
-        into = (self.frame / self.axes).T.astype(np.float32)
-        unit = (places - self.centre.astype(np.float32)) @ into.T
-        normal = unit @ into
+    def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the points on the unit ball and the world normals of (n, 3) world points on the surface."""
+        to_ball = (self.frame / self.axes).T.astype(np.float32)
+        unit = (points - self.centre.astype(np.float32)) @ to_ball.T
+        normal = unit @ to_ball
         return unit, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
@@ -44,19 +49,19 @@ def _about_y(angle: float) -> np.ndarray:
 
 
 def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray, place: np.ndarray) -> None:
-    """Draws what surrounds the head into ``buffer``, behind what is already nearer."""
+    """Draw what surrounds the head into ``buffer``, behind everything that is nearer."""
 
     def put(body: Ellipsoid, paint, keep=None) -> None:
         reach = np.abs(body.frame * body.axes).sum(axis=1)[:2]
         window = camera.window(body.centre, reach)
         rays, samples = camera.rays(*window).reshape(-1, 3), buffer.numbers(window)
-        distance = body.meet(camera.eye, rays)
+        distance = body.intersect(camera.eye, rays)
         seen = buffer.nearer(samples, distance)
         samples, distance = samples[seen], distance[seen]
-        unit, normal = body.at(camera.eye.astype(np.float32) + rays[seen] * distance[:, None])
+        unit, normal = body.surface(camera.eye.astype(np.float32) + rays[seen] * distance[:, None])
         if keep is not None:
-            kept = keep(unit)
-            samples, distance, unit, normal = samples[kept], distance[kept], unit[kept], normal[kept]
+            part = keep(unit)
+            samples, distance, unit, normal = samples[part], distance[part], unit[part], normal[part]
         colour, sky, key = paint(unit)
         colour[:, :3] *= colour[:, :3]
         opened = np.stack(np.broadcast_arrays(sky, key, distance)[:2], axis=1)
@@ -67,7 +72,7 @@ def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray
             turn @ np.asarray(centre) + place, np.asarray(axes), turn @ (np.eye(3) if frame is None else frame)
         )
 
-    lean = place + turn @ np.array([0, 1.4, -0.3]) - np.array([0, 1.4, -0.3])  # where the neck's top went
+    lean = place + turn @ np.array([0, 1.4, -0.3]) - np.array([0, 1.4, -0.3])  # shift of the top of the neck
     follow = np.array([*(0.6 * lean[:2] + 0.4 * np.array(scene.pose.shift)), 0.0])
     _put_ears(put, on_head, identity)
     _put_neck(put, identity, scene, follow)
@@ -141,10 +146,10 @@ def _hair_paint(identity: Identity, waves: float = 0.0):
 
 
 def _put_long_hair(put, on_head, identity: Identity) -> None:
-    """A curtain behind the neck and a lock to either side, cut off with a ragged edge."""
+    """Draw a curtain of hair behind the neck and a lock on either side, with a ragged edge."""
     paint = _hair_paint(identity, identity.hair.curl)
     full = 1 + identity.hair.thickness
-    low = 0.75 + 1.55 * identity.hair.length  # where it ends
+    low = 0.75 + 1.55 * identity.hair.length  # height of its end
 
     def hang(x, z, thick, deep, top: float, tilt: float) -> None:
         middle = low - 0.6

@@ -1,7 +1,7 @@
-"""From a person and a scene to a picture: camera, parts in depth order, light, landmarks, mask.
+"""Renders a person in a scene: camera, parts in depth order, light, landmarks, mask.
 
-World space is head space before the head turns: x right, y down, z to the viewer, unit one eye distance. Everything
-is drawn at twice the size into a buffer of depth, normal, colour and mask, lit once, then averaged down.
+World space is head space before the head turns: x right, y down, z to the viewer, in eye distances. Everything is drawn
+at twice the size into a buffer of depth, normal, colour and mask, lit once, then averaged down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .paint import paint_face
 from .parts import put_parts
 from .scene import Light, Pose, Scene
 from .surface import Head, Hits
-from .template import expressed, shaped
+from .template import apply_expression, neutral_face
 
 _OVER = 2  # samples per pixel and axis
 _EYE_DISTANCE = 0.192  # of the picture's side, so that the head takes about 70 % of the height
@@ -32,7 +32,12 @@ _EYES_AT = 0.475  # of the picture's height
 
 @dataclass(frozen=True)
 class RenderedFace:
-    """image uint8 (S, S, 3) BGR; landmarks float32 (68, 2) in px, centres at integers; mask uint8 (S, S)."""
+    """A rendered face.
+
+    image: (S, S, 3) uint8 BGR.
+    landmarks: (68, 2) float32 px, pixel centres at integers.
+    mask: (S, S) uint8.
+    """
 
     image: np.ndarray
     landmarks: np.ndarray
@@ -41,30 +46,32 @@ class RenderedFace:
 
 @dataclass(frozen=True)
 class Camera:
-    """Maps world space to pixels of a picture ``size`` px wide and back to rays."""
+    """Projects world space to a picture of ``size`` px, and pixels to rays."""
 
     size: int
     zoom: float
 
     @property
     def focal(self) -> float:
+        """Return the focal length in px."""
         return self.size * _EYE_DISTANCE * self.zoom * _CAMERA
 
     @property
     def eye(self) -> np.ndarray:
-        """Where it stands, world space."""
+        """Return the camera's position in world space, (3,)."""
         return np.array([0.0, 0.0, _CAMERA])
 
     @property
     def centre(self) -> np.ndarray:
+        """Return the principal point in px, (2,)."""
         return np.array([0.5, _EYES_AT]) * self.size - 0.5
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(n, 3) world points to (n, 2) pixels."""
+        """Return the pixels of (n, 3) world points, (n, 2)."""
         return self.centre + self.focal * points[:, :2] / (_CAMERA - points[:, 2:])
 
     def rays(self, rows: slice, columns: slice) -> np.ndarray:
-        """(h, w, 3) unit directions from the camera through the samples of a window."""
+        """Return unit directions from the camera through the samples of a window, (h, w, 3)."""
         x = ((np.arange(columns.start, columns.stop) + 0.5) / _OVER - 0.5 - self.centre[0]) / self.focal
         y = ((np.arange(rows.start, rows.stop) + 0.5) / _OVER - 0.5 - self.centre[1]) / self.focal
         rays = np.empty((len(y), len(x), 3), np.float32)
@@ -72,7 +79,7 @@ class Camera:
         return rays / np.linalg.norm(rays, axis=2, keepdims=True)
 
     def window(self, centre: np.ndarray, reach: np.ndarray) -> tuple[slice, slice]:
-        """Samples that can see a box of half-size ``reach`` (x, y) about ``centre`` (world)."""
+        """Return the samples that can see a box around ``centre``: rows, columns. reach: its half-size (x, y)."""
         middle = self.project(centre[None])[0]
         half = self.focal * np.asarray(reach) / (_CAMERA - centre[2] - max(reach))
         low = np.clip(np.floor((middle - half) * _OVER), 0, self.size * _OVER - 2).astype(int)
@@ -81,8 +88,14 @@ class Camera:
 
 
 class Buffer:
-    """What the nearest surface is at each sample, samples in one row: distance, normal, colour (linear BGR and
-    gloss), openness (to the sky, to the key light) and face mask."""
+    """The nearest surface at each of n samples, row by row.
+
+    distance: (n,), along the ray.
+    normal: (n, 3).
+    colour: (n, 4), linear BGR and gloss.
+    open: (n, 2), openness to the sky and to the key light.
+    mask: (n,), the face mask.
+    """
 
     def __init__(self, size: int) -> None:
         self.side = size * _OVER
@@ -94,16 +107,16 @@ class Buffer:
         self.mask = np.zeros(count, np.float32)
 
     def numbers(self, window: tuple[slice, slice]) -> np.ndarray:
-        """(h * w,) the samples of a window."""
+        """Return the sample numbers of a window, (h * w,)."""
         rows, columns = (np.arange(part.start, part.stop) for part in window)
         return (rows[:, None] * self.side + columns).ravel()
 
     def nearer(self, samples: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """(n,) bool: which of ``samples`` would be seen at ``distance``."""
+        """Return which of ``samples`` are visible at ``distance``, (n,) bool."""
         return distance < self.distance[samples]
 
     def put(self, samples, distance, normal, colour, opened, mask) -> None:
-        """Writes the samples, all of them seen."""
+        """Write visible samples."""
         self.distance[samples] = distance
         self.normal[samples] = normal
         self.colour[samples] = colour
@@ -112,7 +125,7 @@ class Buffer:
 
 
 def turn_matrix(pose: Pose) -> np.ndarray:
-    """(3, 3): head space to world space."""
+    """Return the rotation from head space to world space, (3, 3)."""
     cos, sin = np.cos, np.sin
     yaw, pitch, roll = pose.yaw, pose.pitch, -pose.roll
     about_y = np.array([[cos(yaw), 0, sin(yaw)], [0, 1, 0], [-sin(yaw), 0, cos(yaw)]])
@@ -127,8 +140,8 @@ def _hair_map(identity: Identity, size: int) -> HairMap:
 
 
 def render(identity: Identity, scene: Scene, size: int = 256) -> RenderedFace:
-    """The person in the scene, ``size`` px square: a pure function of its arguments."""
-    points = expressed(shaped(identity.shape), scene.expression)
+    """Return the person rendered in the scene at ``size`` px, as a pure function of its arguments."""
+    points = apply_expression(neutral_face(identity.shape), scene.expression)
     hair = _hair_map(identity, size)
     scale = size * _EYE_DISTANCE * 2.2
     head = Head(points, identity.shape, scene.expression, hair, scale / 2)
@@ -159,7 +172,7 @@ def _put_head(buffer, camera, head: Head, identity, scene, scale, turn, place) -
 
 
 def _head_colour(hits: Hits, head: Head, sheet, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
-    """Linear BGR and gloss (n, 4), and how much of each sample is hair (n,)."""
+    """Return linear BGR and gloss, (n, 4), and the share of hair of each sample, (n,)."""
     colour = lookup(sheet.image, *sheet.pixel(np.stack([hits.x, hits.y], axis=1)).T)
     cover = head.hair.lookup(head.hair.cover, hits.longitude, hits.y)
     tone = head.hair.lookup(head.hair.tone, hits.longitude, hits.y)
@@ -170,10 +183,10 @@ def _head_colour(hits: Hits, head: Head, sheet, identity: Identity) -> tuple[np.
 
 
 def _openness(head: Head, light: np.ndarray) -> np.ndarray:
-    """(h, w, 2) over the face plane: how open each place is to the sky, and to the key light.
+    """Return the openness of the face plane to the sky and to the key light, (h, w, 2).
 
-    The second marches over the face towards the light and asks whether anything rises above the ray, as in
-    horizon-based shadows for height fields; the height by which it does softens the edge.
+    The second is a horizon-based shadow of a height field: it marches over the face towards the light and checks
+    whether the face rises above the ray. The height by which it rises softens the edge.
     """
     scale = head.scale
     hollow = cv2.GaussianBlur(head.relief, (0, 0), 0.11 * scale) - head.relief
@@ -191,15 +204,17 @@ def _openness(head: Head, light: np.ndarray) -> np.ndarray:
 
 
 def light_direction(light: Light) -> np.ndarray:
-    """(3,) world: from the face towards the key light."""
+    """Return the unit vector from the face to the key light in world space, (3,)."""
     azimuth, elevation = np.radians([light.azimuth, light.elevation])
     across = np.cos(elevation)
     return np.array([np.sin(azimuth) * across, -np.sin(elevation), np.cos(azimuth) * across])
 
 
 def _lit(buffer: Buffer, seen: np.ndarray, light: Light) -> np.ndarray:
-    """Linear light (n, 3) of the ``seen`` samples: wrapped diffuse, more so in red as in skin, plus a Blinn-Phong
-    highlight and the sky."""
+    """Return the linear light of the visible samples ``seen``, (n, 3).
+
+    It is wrapped diffuse light, wrapped further in red as in skin, plus a Blinn-Phong highlight and the sky.
+    """
     normal, colour, opened = buffer.normal[seen], buffer.colour[seen], buffer.open[seen]
     direction = light_direction(light)
     halfway = direction + (0, 0, 1)
@@ -216,7 +231,7 @@ def _lit(buffer: Buffer, seen: np.ndarray, light: Light) -> np.ndarray:
 
 
 def _develop(buffer: Buffer, scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and its mask, averaged down over the backdrop, uint8."""
+    """Return the picture over the backdrop, (S, S, 3) uint8, and its mask, (S, S) uint8."""
     seen = np.flatnonzero(np.isfinite(buffer.distance))
     layer = np.zeros((buffer.side**2, 4), np.float32)  # light and cover
     layer[seen, :3] = np.sqrt(np.clip(_lit(buffer, seen, scene.light) * _EXPOSURE, 0, 1))

@@ -1,4 +1,4 @@
-"""What changes from picture to picture: pose, expression, light, clothes and background."""
+"""Describes scenes: pose, expression, light, clothes and background."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Even spreads, because their deviation (limit / sqrt 3) settles sooner than a normal one's and has no rare extremes.
+# Uniform: the standard deviation (limit / sqrt 3) settles sooner than a normal one's, without rare extremes.
 YAW_LIMIT = 0.39  # rad
 PITCH_DEVIATION = 0.09
 ROLL_DEVIATION = 0.09
@@ -15,8 +15,12 @@ LIGHT_LIMIT = 42.0  # degrees to either side
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in rad: positive yaw turns the nose to the right of the picture, positive pitch looks down,
-    positive roll turns anticlockwise on the screen. ``shift`` in eye distances, x right and y down."""
+    """The pose of the head.
+
+    yaw, pitch, roll: rad. Positive yaw turns the nose to the right of the picture, positive pitch looks down, positive
+        roll turns anticlockwise on the screen.
+    shift: eye distances, x right and y down.
+    """
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -27,7 +31,12 @@ class Pose:
 
 @dataclass(frozen=True)
 class Expression:
-    """Amounts 0..1, but ``brows`` -1 (frown) .. 1 (raised), ``smile`` -0.4 .. 1 and ``gaze`` -1..1 in x and y."""
+    """The expression of the face in amounts of 0..1.
+
+    smile: -0.4..1.
+    brows: -1 (frown) .. 1 (raised).
+    gaze: -1..1 in x and y.
+    """
 
     mouth_open: float = 0.0
     smile: float = 0.0
@@ -39,8 +48,13 @@ class Expression:
 
 @dataclass(frozen=True)
 class Light:
-    """A key light over a sky. Degrees: positive azimuth lights from the right of the picture, elevation from
-    above. ``strength`` and ``ambient`` multiply albedo; ``warmth`` -1 (bluish) .. 1 (reddish)."""
+    """A key light and the light of the sky.
+
+    azimuth: degrees, positive from the right of the picture.
+    elevation: degrees, positive from above.
+    strength, ambient: factors of the albedo.
+    warmth: -1 (bluish) .. 1 (reddish).
+    """
 
     azimuth: float = 0.0
     elevation: float = 30.0
@@ -57,8 +71,8 @@ class Scene:
     expression: Expression = Expression()
     light: Light = Light()
     cloth: tuple[float, float, float] = (0.5, 0.4, 0.3)  # BGR 0..1
-    neckline: float = 0.5  # 0 a high collar .. 1 a wide one
-    backdrop: int = 0  # seeds the background
+    neckline: float = 0.5  # 0 (a high collar) .. 1 (a wide one)
+    backdrop: int = 0  # seed of the background
 
 
 def _draw_pose(rng: np.random.Generator) -> Pose:
@@ -89,7 +103,7 @@ def _draw_light(rng: np.random.Generator) -> Light:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A scene within the spread a small network can learn: moderate yaw, moderate light from either side."""
+    """Return a random scene that a small network can learn: moderate yaw, moderate light from either side."""
     return Scene(
         pose=_draw_pose(rng),
         expression=_draw_expression(rng),

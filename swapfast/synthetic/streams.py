@@ -1,4 +1,4 @@
-"""Where randomness comes from: one generator per (seed, stream, index), so no picture depends on another."""
+"""Random generators, one per (seed, stream, index), so that no picture depends on another."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ IDENTITIES, SIDE_A, SIDE_B, TRUTH = range(4)
 
 
 def generator(seed: int, stream: int, index: int) -> np.random.Generator:
-    """The generator of item ``index`` in ``stream``: the same whoever asks, in whatever order."""
+    """Return the generator of item ``index`` in ``stream``, as a pure function of its arguments."""
     return np.random.default_rng(np.random.SeedSequence([seed, stream, index]))

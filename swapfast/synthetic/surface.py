@@ -1,12 +1,12 @@
-"""The head's surface: an egg shaped by the 68 points, with relief pulled forward out of it and hair around it.
+"""The surface of the head: an egg shaped by the 68 points, with relief in front and hair around it.
 
-Head space: x right on the picture, y down, z towards the viewer, in eye distances, the eyes' line at y = 0. A place
-(x, y, z) lies on the bald head where X^2 + Y^2 + Z^2 = 1 for
+Head space: x right on the picture, y down, z towards the viewer, in eye distances, the eyes' line at y = 0. A point
+(x, y, z) lies on the bald head if X^2 + Y^2 + Z^2 = 1 for
 
     X = x / width(y)      Y = egg(y)      Z = (z - lean(y) - relief(x, y)) / DEPTH
 
-so the face plane's (x, y) stay what the points say, whatever the relief is, and a point's depth is read off
-directly. Hair adds to the radius: ``|XYZ| = 1 + hair(longitude, y)``.
+so the relief never moves the face plane's (x, y), and a point's depth is read off directly.
+Hair adds to the radius: ``|XYZ| = 1 + hair(longitude, y)``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,15 @@ _LEAN = 0.50  # how far the chin stands before an upright egg
 
 @dataclass
 class Hits:
-    """Where rays meet the head, all (n,): the rays' numbers, depth along them, head-space x and y, the longitude,
-    Z of the unit egg, and (n, 3) the outward normal in head space."""
+    """Intersections of rays with the head.
+
+    rays: (n,), numbers of the rays.
+    t: (n,), depth along the ray.
+    x, y: (n,), head space.
+    longitude: (n,), rad.
+    egg_z: (n,), Z of the unit egg.
+    normal: (n, 3), outward, in head space.
+    """
 
     rays: np.ndarray
     t: np.ndarray
@@ -44,7 +51,11 @@ class Hits:
 
 
 class Head:
-    """The surface for one face: ``points`` (68, 2) in the face plane, expression included."""
+    """The surface of one head.
+
+    points: (68, 2) in the face plane, with the expression.
+    scale: pixels of its sheets per eye distance.
+    """
 
     def __init__(self, points: np.ndarray, shape: Shape, expression: Expression, hair: HairMap, scale: float):
         self.points, self.hair = points, hair
@@ -62,7 +73,7 @@ class Head:
         self.relief_slope = np.dstack([across, down]).astype(np.float32) * scale
 
     def _fitted_width(self, shape: Shape) -> np.ndarray:
-        """Half the egg's width along y, as a polynomial so that rays can evaluate it quickly."""
+        """Return half the egg's width along y as a polynomial, which rays evaluate quickly."""
         jaw = self.points[template.JAW]
         half = (jaw[:8] * (-1, 1) + jaw[:8:-1]) / 2
         widths = half[:, 0] / np.sqrt(1 - self.egg(half[:, 1]) ** 2)
@@ -70,7 +81,7 @@ class Head:
         return np.polyfit(np.r_[half[:, 1], -0.4, -0.9, -1.4, -1.9], np.r_[widths, skull], 5).astype(np.float32)
 
     def egg(self, y: np.ndarray) -> np.ndarray:
-        """Y of the unit egg: -1 at the crown, 0 at the eyes, 1 under the chin."""
+        """Return Y of the unit egg: -1 at the crown, 0 at the eyes, 1 under the chin."""
         half = np.where(y > 0, np.float32(self.chin), np.float32(CROWN))
         return y * (np.float32(_SLOPE) + (1 / half - np.float32(_SLOPE)) * np.square(y / half))
 
@@ -81,7 +92,7 @@ class Head:
 
     @staticmethod
     def lean(y: np.ndarray) -> np.ndarray:
-        """How far the egg is pushed forward at ``y``: a chin stands before the ears."""
+        """Return how far the egg is pushed forward at ``y``: a chin is in front of the ears."""
         return np.float32(_LEAN) * np.clip((y - 0.3) / 1.55, 0, 1.3) ** 2
 
     @staticmethod
@@ -89,7 +100,7 @@ class Head:
         return np.float32(2 * _LEAN / 1.55) * np.clip((y - 0.3) / 1.55, 0, 1.3)
 
     def landmarks(self) -> np.ndarray:
-        """(68, 3) head space: the points on the surface."""
+        """Return the 68 points on the surface in head space, (68, 3)."""
         x, y = self.points.T.copy()
         ramp = np.linspace(0, self.chin, 2049)
         jaw_x, jaw_y = x[template.JAW] / np.polyval(self.width, y[template.JAW]), self.egg(y[template.JAW])
@@ -101,11 +112,11 @@ class Head:
         return np.stack([x, y, self.lean(y) + DEPTH * egg_z + relief], axis=1)
 
     def sample(self, sheet: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """``sheet``, over the face plane like ``relief``, at the places ``x``, ``y``."""
+        """Return a sheet over the face plane, such as ``relief``, sampled at (n,) ``x``, ``y``."""
         return lookup(sheet, (x - LEFT) * self.scale - 0.5, (y - TOP) * self.scale - 0.5)
 
     def _outside(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
-        """How far outside the surface, in radii, then X, Y, Z and the longitude."""
+        """Return the distance outside the surface in radii, then X, Y, Z and the longitude."""
         big_x = x / np.polyval(self.width, np.clip(y, -1.9, self.chin))
         big_y = self.egg(y)
         big_z = (z - self.lean(y) - self.sample(self.relief, x, y)) / np.float32(DEPTH)
@@ -114,10 +125,10 @@ class Head:
         return radius - 1 - self.hair.lookup(self.hair.radius, longitude, y), big_x, big_y, big_z, longitude
 
     def trace(self, origin: np.ndarray, rays: np.ndarray, near: float, far: float) -> Hits:
-        """Meets rays ``origin + t * rays`` (h, w, 3), of unit length, with the surface for near < t < far.
+        """Return the intersections of unit rays (h, w, 3) from ``origin`` with the surface, for near < t < far.
 
-        A quarter of the rays walk by the distance left; all rays near a hit then start from just before there and
-        close in by the secant rule.
+        A quarter of the rays is sphere-traced. All rays near a hit then start just in front of it and converge by the
+        secant method.
         """
         h, w = rays.shape[:2]
         coarse = rays[::2, ::2]
@@ -126,23 +137,23 @@ class Head:
         t = cv2.resize(t, (t.shape[1] * 2, t.shape[0] * 2), interpolation=cv2.INTER_LINEAR)[:h, :w].ravel()
         chosen = np.flatnonzero(t < far - 0.01)
         rays, t = rays.reshape(-1, 3)[chosen].T.copy(), t[chosen]
-        before = self._outside(*_along(origin, rays, t))[0]
-        step = before
+        last_gap = self._outside(*_along(origin, rays, t))[0]
+        step = last_gap
         for _ in range(3):
             t = np.clip(t + step, near, far)
-            now = self._outside(*_along(origin, rays, t))[0]
-            # A secant step, kept between a half and three plain ones where the surface is nearly grazed.
-            gain = np.clip(step / np.where(np.abs(before - now) < 1e-6, 1e-6, before - now), 0.5, 3.0)
-            before, step = now, now * gain
+            gap = self._outside(*_along(origin, rays, t))[0]
+            # A secant step, limited to between half a plain step and three for rays that almost graze the surface.
+            gain = np.clip(step / np.where(np.abs(last_gap - gap) < 1e-6, 1e-6, last_gap - gap), 0.5, 3.0)
+            last_gap, step = gap, gap * gain
         t = np.clip(t + step, near, far)
         x, y, z = _along(origin, rays, t)
         outside, *egg, longitude = self._outside(x, y, z)
         hit = np.zeros(h * w, np.uint8)
         hit[chosen] = (np.abs(outside) < 0.025) & (t < far - 1e-3)
         hit = cv2.morphologyEx(hit.reshape(h, w), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).ravel()
-        kept = hit[chosen] > 0
-        t, x, y, longitude, *egg = (values[kept] for values in (t, x, y, longitude, *egg))
-        return Hits(chosen[kept], t, x, y, longitude, egg[2], self._normal(x, y, *egg, longitude))
+        is_hit = hit[chosen] > 0
+        t, x, y, longitude, *egg = (values[is_hit] for values in (t, x, y, longitude, *egg))
+        return Hits(chosen[is_hit], t, x, y, longitude, egg[2], self._normal(x, y, *egg, longitude))
 
     def _walk(self, origin: np.ndarray, rays: np.ndarray, near: float, far: float) -> np.ndarray:
         t = np.full(rays.shape[1], near, np.float32)
@@ -151,7 +162,7 @@ class Head:
         return t
 
     def _normal(self, x, y, big_x, big_y, big_z, longitude) -> np.ndarray:
-        """The gradient of the distance in ``_outside``: outward, unit length."""
+        """Return the normalised gradient of the distance in ``_outside``."""
         width = np.polyval(self.width, np.clip(y, -1.9, self.chin))
         slope = self.sample(self.relief_slope, x, y)
         forward = big_z / np.float32(DEPTH)
@@ -166,7 +177,7 @@ class Head:
 
 
 def _along(origin: np.ndarray, rays: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The places ``t`` (n,) along ``rays`` (3, n)."""
+    """Return the points at ``t`` (n,) along ``rays`` (3, n), as x, y, z."""
     return tuple(np.float32(origin[axis]) + rays[axis] * t for axis in range(3))
 
 
@@ -179,7 +190,7 @@ def _bump(x, y, centre, radius, height: float) -> np.ndarray:
 
 
 def _relief(x, y, points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
-    """(h, w): how far the face stands out of the egg, in eye distances, placed by the points."""
+    """Return how far the face stands out of the egg, (h, w), in eye distances."""
     relief = _nose(x, y, points, shape) + _mouth(x, y, points)
     smile = max(expression.smile, 0.0)
     for eye, brow, side in zip(template.EYES, template.BROWS, (-1, 1), strict=True):
@@ -211,7 +222,7 @@ def _nose(x, y, points: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _mouth(x, y, points: np.ndarray) -> np.ndarray:
-    """The muzzle, two rolls of lip and the line (or the hole) between them."""
+    """Return the relief of the muzzle, the two lips and the line or opening between them, (h, w)."""
     half = abs(points[54, 0] - points[48, 0]) / 2
     upper, lower = (points[51, 1] + points[62, 1]) / 2, (points[57, 1] + points[66, 1]) / 2
     line, gap = (points[62, 1] + points[66, 1]) / 2, max(points[66, 1] - points[62, 1], 0.0)

@@ -1,4 +1,4 @@
-"""The 68 points (iBUG order) in the face plane: an average face, moved by a person's traits, then by expression.
+"""The 68 points (iBUG order) in the face plane: an average face, moved by a person's traits and expression.
 
 The plane's unit is the average distance between the eyes' middles; x runs right on the picture, y down, and (0, 0)
 lies between the eyes. "Left" and "right" are those of the picture.
@@ -19,7 +19,7 @@ MOUTH = slice(48, 68)
 EYES = (LEFT_EYE, RIGHT_EYE)
 BROWS = (LEFT_BROW, RIGHT_BROW)
 
-# Half a face by eye, rounded to what matters; the other half is its mirror image.
+# Half a face, estimated by eye; the other half is its mirror image.
 _JAW = [(-1.13, 0.06), (-1.12, 0.36), (-1.09, 0.66), (-1.03, 0.95), (-0.93, 1.23)]
 _JAW += [(-0.77, 1.48), (-0.55, 1.67), (-0.28, 1.80), (0.0, 1.85)]
 _BROW = [(-0.93, -0.22), (-0.80, -0.34), (-0.61, -0.385), (-0.41, -0.355), (-0.23, -0.275)]
@@ -53,8 +53,8 @@ def _scaled(points: np.ndarray, about: np.ndarray, x: float, y: float) -> np.nda
     return about + (points - about) * (x, y)
 
 
-def shaped(shape: Shape) -> np.ndarray:
-    """(68, 2): the person's neutral face."""
+def neutral_face(shape: Shape) -> np.ndarray:
+    """Return the points of a person's neutral face, (68, 2)."""
     points = AVERAGE.copy()
     jaw = points[JAW]
     jaw[:, 0] *= 1 + 0.055 * shape.face_width
@@ -77,8 +77,8 @@ def shaped(shape: Shape) -> np.ndarray:
     return points
 
 
-def expressed(points: np.ndarray, expression: Expression) -> np.ndarray:
-    """(68, 2): ``points`` with the expression on them."""
+def apply_expression(points: np.ndarray, expression: Expression) -> np.ndarray:
+    """Return (68, 2) points moved by an expression."""
     points = points.copy()
     _move_eyes(points, expression)
     _move_mouth(points, expression)

@@ -13,7 +13,7 @@ import pytest
 from swapfast.errors import SwapfastError
 from swapfast.synthetic import Expression, Pose, Scene, Spread, draw_identities, draw_scene, render, synthesize
 from swapfast.synthetic.streams import SIDE_A, TRUTH, generator
-from swapfast.synthetic.template import expressed, shaped
+from swapfast.synthetic.template import apply_expression, neutral_face
 
 SIZE = 128
 POSES = [
@@ -56,7 +56,7 @@ def psnr(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> float:
 @pytest.mark.parametrize("point", [27, 28, 30])
 def test_a_mole_painted_at_a_landmark_shows_at_that_landmark(pose, point, within):
     person = dataclasses.replace(draw_identities(3)[1], mole=None, freckles=0.0)
-    place = tuple(shaped(person.shape)[point])
+    place = tuple(neutral_face(person.shape)[point])
     moved, landmarks = change(Scene(pose), person, mole=place)
     within("px from mole to landmark", np.linalg.norm(centre(moved) - landmarks[point]), 0.8)
 
@@ -105,7 +105,7 @@ def test_expression_moves_points_and_pixels_together():
     assert gaping.landmarks[8, 1] - closed.landmarks[8, 1] > 4
     inside = gaping.landmarks[[62, 66]].mean(axis=0).round().astype(int)
     assert gaping.image[inside[1], inside[0]].mean() < 0.6 * gaping.image[inside[1] - 55, inside[0]].mean()
-    lids = expressed(shaped(person.shape), Expression(blink=1.0))
+    lids = apply_expression(neutral_face(person.shape), Expression(blink=1.0))
     assert np.abs(lids[[37, 38], 1] - lids[[41, 40], 1]).max() < 0.02
 
 
@@ -139,7 +139,7 @@ def test_the_two_people_are_apart_whatever_the_seed(seed):
 
 @pytest.mark.parametrize("seed", (1, 2, 3))
 def test_pose_and_light_spread(seed):
-    spread = Spread.of([draw_scene(generator(seed, SIDE_A, index)) for index in range(80)])
+    spread = Spread.from_scenes([draw_scene(generator(seed, SIDE_A, index)) for index in range(80)])
     assert 0.2 <= spread.yaw_deviation < 0.3
     assert spread.pitch_deviation > 0.05 and spread.roll_deviation > 0.05
     assert spread.light_left < -30 and spread.light_right > 30
