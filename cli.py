@@ -80,6 +80,12 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
+def _checkpoint(text: str) -> str | int:
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: give an iteration, or best")
+    return text if text == "best" else int(text)
+
+
 class _Bare(argparse.Action):
     """A list that means ``const`` where the flag stands alone."""
 
@@ -217,6 +223,12 @@ def _make_parser() -> _Parser:
     judge = command("evaluate", _evaluate, "measure a model against known true swaps")
     judge.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR")
     judge.add_argument("--truth", type=Path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
+    judge.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        metavar="N",
+        help="the iteration to measure, or best: the backup with the lowest average loss; default: the newest",
+    )
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     judge.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -377,12 +389,15 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.checkpoints.trained import load_model
+    from swapfast.checkpoints.trained import open_model
     from swapfast.device import pick_device
     from swapfast.swap.evaluate import evaluate
 
-    model, config, mean_b = load_model(arguments.model_dir, pick_device(arguments.device))
+    model, config, metadata = open_model(arguments.model_dir, arguments.checkpoint, pick_device(arguments.device))
+    for remark in metadata.remarks:
+        print(remark, file=sys.stderr)
     with Bars() as bars:
+        mean_b = metadata.mean_faces["b"]
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
     print(json.dumps(result.to_dict()) if arguments.json else result)
     return EXIT_DONE

@@ -84,6 +84,14 @@ def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
 
     code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth")
     assert code == 0 and f"{result['swap_psnr']:.2f} dB" in out
+    (backup,) = model.glob("backup-*")
+    lowest = int(backup.name.removeprefix("backup-"))
+    measured = {}
+    for checkpoint in (4, 5, lowest, "best"):
+        code, out, err = run("evaluate", "-m", model, "--truth", faces / "truth", "--json", "--checkpoint", checkpoint)
+        assert (code, err) == (0, "")
+        measured[checkpoint] = json.loads(out)
+    assert measured[5] == result != measured[4] and measured["best"] == measured[lowest]
 
 
 def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run):
@@ -339,6 +347,14 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "model folder is a file": (["train", *train()[1:5], "-m", file, *TINY], r"--model-dir .*file.txt: is a file"),
         "command": (["trian"], r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, inspect"),
         "nothing to evaluate": (["evaluate", "-m", empty, "--truth", faces / "truth"], r"empty: holds no model"),
+        "no such iteration": (
+            ["evaluate", "-m", empty, "--truth", faces / "truth", "--checkpoint", "7"],
+            r"--checkpoint 7: .*empty has no such iteration; train a model",
+        ),
+        "no checkpoint's name": (
+            ["evaluate", "-m", empty, "--truth", faces / "truth", "--checkpoint", "newest"],
+            r"--checkpoint.*'newest': give an iteration, or best",
+        ),
         "model among the faces": (["train", *train()[1:5], "-m", faces / "a", *TINY], r"lies in the faces' folder"),
         "unknown mask, not needed": (train("--mask-type", "extendet", "--no-penalized-mask"), r"unknown mask type"),
         "mask colour": (train("--mask-color", "red"), r"mask colour 'red'.*#rrggbb"),
@@ -436,6 +452,8 @@ CASES = [
     "model folder is a file",
     "command",
     "nothing to evaluate",
+    "no such iteration",
+    "no checkpoint's name",
     "model among the faces",
     "unknown mask, not needed",
     "mask colour",

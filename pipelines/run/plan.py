@@ -109,7 +109,7 @@ def plan_run(
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     loss = loss_collator(config, model)
     if checkpoint is not None and processes.is_first:
-        load_weights(model, checkpoint, checkpoints)
+        load_weights(model, checkpoint, checkpoints.path(checkpoint.step))
         lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
     transfer = None
     if checkpoint is None and run.load_weights and processes.is_first:

@@ -1,47 +1,149 @@
-"""Opens a trained model."""
+"""Opens a trained model, for whatever works with one: measuring, swapping, exporting."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.batch import SIDES
+from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
+from swapfast.checkpoints.snapshots import Kind, RestorePoint, Snapshots
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import shrink
 from swapfast.files import not_a_folder
 from swapfast.models import FaceAutoencoder, build_model
 
+_ORDER: tuple[Kind, ...] = ("checkpoint", "snapshot", "backup")  # of one step: which is opened first
 
-def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
-    """Fill ``model``; SwapfastError where the checkpoint's weights are another model's or a part of it is not named."""
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Where a model comes from.
+
+    step        iterations it has had
+    kind        of folder: 'checkpoint', 'snapshot' or 'backup'
+    path        that folder
+    state       what its state.json says: versions, training faces, losses
+    mean_faces  the mean training face of each side, (H, W, 3) float32 in 0..1 BGR at the largest output size
+    remarks     a line for each damaged folder that was passed over, and where another one than the best was opened
+    """
+
+    step: int
+    kind: Kind
+    path: Path
+    state: dict
+    mean_faces: dict[str, np.ndarray]
+    remarks: list[str]
+
+
+class OpenedModel(NamedTuple):
+    """A trained model, the configuration it was trained with, and where it comes from."""
+
+    model: FaceAutoencoder
+    config: TrainConfig
+    metadata: ModelMetadata
+
+
+def open_model(
+    folder: str | Path, step: Literal["best"] | int | None = None, device: str | torch.device = "cpu"
+) -> OpenedModel:
+    """Open the trained model in a model folder, in evaluation mode on ``device``.
+
+    step: None for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or the backup;
+    'best' for the backup, which has the lowest average loss, or the newest checkpoint where there is no whole backup.
+    Nothing in the folder is changed, and it may be trained in meanwhile. Raises SwapfastError where there is no such
+    folder, model or iteration, naming those there are, and where what is asked for is damaged.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise not_a_folder(path, f"--model-dir {path}", "a model folder")
+    if (path / "state.json").is_file():
+        raise SwapfastError(f"--model-dir {path}: is a checkpoint; give the model folder around it, and --checkpoint N")
+    checkpoint, point, remarks = _find(CheckpointFolder(path), step)
+    config = TrainConfig.from_dict(checkpoint.state.get("config"), str(point / "state.json"))
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    load_weights(model, checkpoint, point)
+    metadata = ModelMetadata(
+        checkpoint.step,
+        next(kind for kind in _ORDER if point.name.startswith(kind)),
+        point,
+        checkpoint.state,
+        _mean_faces(checkpoint, point, model.output_sizes[-1]),
+        remarks,
+    )
+    return OpenedModel(model.to(device).eval(), config, metadata)
+
+
+def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, path: Path) -> None:
+    """Fill ``model`` with the weights of the checkpoint that lies at ``path``.
+
+    Raises SwapfastError where they are another model's, or state.json does not name all files.
+    """
     missing = sorted({"model", "optimizer", "faces"} - checkpoint.tensors.keys())
     if missing:
         raise SwapfastError(
-            f"{folder.path(checkpoint.step)}: state.json names no {missing[0]}.safetensors; restore a copy of it, or "
-            "choose another --model-dir to start a new model"
+            f"{path}: state.json names no {missing[0]}.safetensors; restore a copy of it, or choose another "
+            "--model-dir to start a new model"
         )
     try:
         model.load_state_dict(checkpoint.tensors["model"])
     except RuntimeError as error:
         raise SwapfastError(
-            f"{folder.path(checkpoint.step)}: the weights do not fit the model {model.name!r} that state.json names"
+            f"{path}: the weights do not fit the model {model.name!r} that state.json names; restore a copy of it"
         ) from error
 
 
-def load_model(path: Path, device: torch.device) -> tuple[FaceAutoencoder, TrainConfig, np.ndarray]:
-    """A trained model, its config and B's mean face (H, W, 3) in 0..1 BGR at its largest output size."""
-    folder = CheckpointFolder(path)
-    if not path.is_dir():
-        raise not_a_folder(path, f"--model-dir {path}", "a model folder")
-    found = folder.load()
-    if found is None:
-        raise SwapfastError(f"--model-dir {path}: holds no model; train one with `swapfast train`")
-    checkpoint, _ = found
-    config = TrainConfig.from_dict(checkpoint.state.get("config"), str(folder.path(checkpoint.step) / "state.json"))
-    model = build_model(config.model, config.loss.learn_mask, config.seed)
-    load_weights(model, checkpoint, folder)
-    mean = checkpoint.tensors["faces"]["mean_b"].numpy()
-    return model.to(device), config, shrink(mean, model.output_sizes[-1])
+def _find(folder: CheckpointFolder, step: Literal["best"] | int | None) -> tuple[Checkpoint, Path, list[str]]:
+    """Return the checkpoint that is meant, its folder, and remarks."""
+    if isinstance(step, bool) or not (step is None or step == "best" or isinstance(step, int)):
+        raise SwapfastError(f"--checkpoint {step!r}: give an iteration, or best")
+    if step is None:
+        return _newest(folder, [])
+    points = Snapshots(folder).points()
+    if step == "best":
+        backups = [point for point in points if point.kind == "backup"]
+        checkpoint, path, remarks = _first_whole(reversed(backups))
+        if checkpoint is not None:
+            return checkpoint, path, remarks
+        return _newest(folder, [*remarks, f"{folder.folder}: there is no whole backup; opened the newest checkpoint"])
+    candidates = sorted((p for p in points if p.step == step), key=lambda p: (_ORDER.index(p.kind), p.path.name))
+    checkpoint, path, remarks = _first_whole(candidates)
+    if checkpoint is None:
+        steps = ", ".join(str(number) for number in sorted({point.step for point in points if point.step != step}))
+        problem = "; ".join(remarks) or f"{folder.folder} has no such iteration"
+        raise SwapfastError(f"--checkpoint {step}: {problem}; {f'give one of {steps}' if steps else 'train a model'}")
+    return checkpoint, path, remarks
+
+
+def _newest(folder: CheckpointFolder, remarks: list[str]) -> tuple[Checkpoint, Path, list[str]]:
+    loaded = folder.load()
+    if loaded is None:
+        raise SwapfastError(f"--model-dir {folder.folder}: holds no model; train one with `swapfast train`")
+    checkpoint, damaged = loaded
+    return checkpoint, folder.path(checkpoint.step), [*remarks, *damaged]
+
+
+def _first_whole(points: Iterable[RestorePoint]) -> tuple[Checkpoint | None, Path, list[str]]:
+    """Return the first point that can be read, with its folder, and a remark for each damaged one before it."""
+    remarks: list[str] = []
+    for point in points:
+        try:
+            return CheckpointFolder.read(point.path), point.path, remarks
+        except UNREADABLE as error:
+            remarks.append(f"{point.path} is damaged ({error})")
+    return None, Path(), remarks
+
+
+def _mean_faces(checkpoint: Checkpoint, path: Path, size: int) -> dict[str, np.ndarray]:
+    """Return each side's mean face (H, W, 3) at ``size`` px."""
+    means = checkpoint.tensors["faces"]
+    missing = [side for side in SIDES if f"mean_{side}" not in means]
+    if missing:
+        raise SwapfastError(f"{path}: faces.safetensors has no mean_{missing[0]}; restore a copy of it")
+    return {side: shrink(means[f"mean_{side}"].numpy(), size) for side in SIDES}

@@ -1,0 +1,131 @@
+"""Opening a trained model: which checkpoint it is, what it says of itself, and what cannot be opened."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
+from swapfast.checkpoints.trained import open_model
+from swapfast.config import ModelConfig, TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.models import build_model
+
+CONFIG = TrainConfig(model=ModelConfig(name="tiny"))
+
+
+def _save(folder: CheckpointFolder, step: int) -> None:
+    """A checkpoint whose weights and mean faces are those of seed ``step``."""
+    model = build_model(CONFIG.model, CONFIG.loss.learn_mask, seed=step)
+    faces = {f"mean_{side}": torch.full((128, 128, 3), (step + index) / 100) for index, side in enumerate("ab")}
+    state = {"config": CONFIG.to_dict(), "metrics": {"average_loss": 0.5}}
+    folder.save(Checkpoint(step, {"model": model.state_dict(), "optimizer": {}, "faces": faces}, state))
+
+
+@pytest.fixture
+def folder(tmp_path) -> CheckpointFolder:
+    """Checkpoints of 6 and 8, snapshots of 4 and 8, and a backup of 2."""
+    folder = CheckpointFolder(tmp_path / "model")
+    snapshots = Snapshots(folder)
+    for step in (2, 4, 6, 8):
+        _save(folder, step)
+        if step == 2:
+            snapshots.back_up(step)
+        if step in (4, 8):
+            snapshots.snapshot(step)
+    return folder
+
+
+def _damage(path) -> None:
+    weights = path / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()  # which may be a hard link
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def _has_weights_of(model, seed: int) -> bool:
+    expected = build_model(CONFIG.model, CONFIG.loss.learn_mask, seed).state_dict()
+    return all(torch.equal(value.cpu(), expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "step, opened, name",
+    [
+        (None, 8, "checkpoint-00000008"),
+        (8, 8, "checkpoint-00000008"),
+        (6, 6, "checkpoint-00000006"),
+        (4, 4, "snapshot-00000004"),
+        (2, 2, "backup-00000002"),
+        ("best", 2, "backup-00000002"),
+    ],
+)
+def test_the_checkpoint_that_is_meant_is_opened(folder, device, step, opened, name):
+    model, config, metadata = open_model(folder.folder, step, device)
+    assert _has_weights_of(model, opened) and config == CONFIG
+    assert not model.training and all(weight.device.type == device.type for weight in model.parameters())
+    assert (metadata.step, metadata.path) == (opened, folder.folder / name) and name.startswith(metadata.kind)
+    assert metadata.state["metrics"] == {"average_loss": 0.5} and metadata.remarks == []
+    for index, side in enumerate("ab"):
+        assert metadata.mean_faces[side].shape == (64, 64, 3), "those of 128 px at the size of the model"
+        np.testing.assert_allclose(metadata.mean_faces[side], (opened + index) / 100, rtol=1e-6)
+
+
+def test_opening_changes_nothing(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")}
+    open_model(str(folder.folder))
+    assert {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")} == before
+
+
+def test_a_damaged_one_is_passed_over_with_a_remark(folder):
+    _damage(folder.path(8))
+    newest = open_model(folder.folder)
+    assert newest.metadata.step == 6 and _has_weights_of(newest.model, 6)
+    (remark,) = newest.metadata.remarks
+    assert remark.startswith(f"{folder.path(8)} is damaged (")
+    same_step = open_model(folder.folder, 8)
+    assert same_step.metadata.kind == "snapshot" and _has_weights_of(same_step.model, 8)
+    assert same_step.metadata.remarks == [remark]
+
+
+@pytest.mark.parametrize("backup", ["damaged", "missing"])
+def test_without_a_backup_the_best_is_the_newest(folder, backup):
+    path = folder.folder / "backup-00000002"
+    _damage(path) if backup == "damaged" else shutil.rmtree(path)
+    metadata = open_model(folder.folder, "best").metadata
+    assert metadata.step == 8 and metadata.kind == "checkpoint"
+    assert metadata.remarks[-1] == f"{folder.folder}: there is no whole backup; opened the newest checkpoint"
+    assert len(metadata.remarks) == (2 if backup == "damaged" else 1)
+
+
+def test_what_cannot_be_opened_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    _damage(folder.folder / "snapshot-00000004")
+    for path, step, message in (
+        (tmp_path / "none", None, r"--model-dir .*none: no such folder; give a model folder"),
+        (tmp_path / "file", None, r"--model-dir .*file: is a file; give a model folder"),
+        (tmp_path / "empty", None, r"--model-dir .*empty: holds no model; train one"),
+        (tmp_path / "empty", "best", r"--model-dir .*empty: holds no model; train one"),
+        (tmp_path / "empty", 3, r"--checkpoint 3: .*empty has no such iteration; train a model"),
+        (folder.path(8), None, r"checkpoint-00000008: is a checkpoint; give the model folder around it"),
+        (folder.folder, 5, r"--checkpoint 5: .*model has no such iteration; give one of 2, 4, 6, 8"),
+        (folder.folder, 4, r"--checkpoint 4: .*snapshot-00000004 is damaged \(.*\); give one of 2, 6, 8"),
+        (folder.folder, "worst", r"--checkpoint 'worst': give an iteration, or best"),
+        (folder.folder, True, r"--checkpoint True: give an iteration, or best"),
+    ):
+        with pytest.raises(SwapfastError, match=message) as caught:
+            open_model(path, step)
+        assert caught.value.code == 2 and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_a_mean_face_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    model = build_model(CONFIG.model, CONFIG.loss.learn_mask, 1)
+    tensors = {"model": model.state_dict(), "optimizer": {}, "faces": {"mean_a": torch.zeros(64, 64, 3)}}
+    folder.save(Checkpoint(3, tensors, {"config": CONFIG.to_dict()}))
+    with pytest.raises(SwapfastError, match=r"checkpoint-00000003: faces\.safetensors has no mean_b; restore a copy"):
+        open_model(tmp_path)
