@@ -11,6 +11,7 @@ and there is no generator state to save.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 STREAM_AUGMENT = 0  # the amounts of augment/draws.py
 STREAM_ORDER = 1  # which faces make up a step (the sampler)
@@ -23,7 +24,11 @@ _32 = np.uint64(32)
 
 
 def philox4x32(counter: np.ndarray, key: int) -> np.ndarray:
-    """Ten rounds of Philox4x32: (..., 4) uint32 counters and a 64 bit key -> (..., 4) uint32 random words."""
+    """Return (..., 4) uint32 random words: ten rounds of Philox4x32.
+
+    counter: (..., 4) uint32
+    key: 64 bit
+    """
     counter = np.asarray(counter)
     if counter.dtype != np.uint32 or counter.shape[-1:] != (4,):
         raise ValueError(f"philox4x32: need (..., 4) uint32 counters, got {counter.shape} {counter.dtype}")
@@ -39,8 +44,13 @@ def philox4x32(counter: np.ndarray, key: int) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def random_words(seed: int, ordinals, sides, blocks: range, stream: int) -> np.ndarray:
-    """(N, 4 * len(blocks)) uint32: the words of some blocks of N samples' counters (see the module's text)."""
+def random_words(seed: int, ordinals: ArrayLike, sides: ArrayLike, blocks: range, stream: int) -> np.ndarray:
+    """Return (N, 4 * len(blocks)) uint32, the random words of N samples.
+
+    seed: the key
+    ordinals, sides: (N,) or one for all; below 2**63, and 0 or 1
+    blocks, stream: the other counter words
+    """
     ordinals, sides = np.broadcast_arrays(np.asarray(ordinals, np.uint64), np.asarray(sides, np.uint64))
     if ordinals.ndim != 1:
         raise ValueError(f"ordinals and sides must be one-dimensional, got {ordinals.shape}")
@@ -55,12 +65,12 @@ def random_words(seed: int, ordinals, sides, blocks: range, stream: int) -> np.n
 
 
 def uniforms(words: np.ndarray) -> np.ndarray:
-    """uint32 words -> float64 in the open interval 0..1, centred in their 2**-32 wide cells."""
+    """Return uint32 words as float64 in the open interval 0..1, centred in their 2**-32 wide cells."""
     return (words + 0.5) * 2.0**-32
 
 
 def normals(words: np.ndarray) -> np.ndarray:
-    """(N, 2k) uint32 words -> (N, 2k) standard normals in float64, two from each two words (Box and Muller)."""
+    """Return (N, 2k) standard normals in float64 of (N, 2k) uint32 words, two of each two (Box and Muller)."""
     u = uniforms(words)
     radius = np.sqrt(-2 * np.log(u[:, 0::2]))
     angle = 2 * np.pi * u[:, 1::2]

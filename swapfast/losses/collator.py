@@ -22,8 +22,8 @@ from swapfast.losses.registry import get_loss
 class BatchLoss:
     """The losses of one side.
 
-    unweighted, weighted: per output (smallest first) a dict of function name to (N,) values per item.
-    mask: (N,) loss of the predicted mask, or None where none is learned.
+    unweighted, weighted: per output, smallest first, function name -> (N,) values per item
+    mask: (N,) loss of the predicted mask, or None where none is learned
     """
 
     unweighted: list[dict[str, Tensor]]
@@ -39,7 +39,7 @@ class BatchLoss:
         return torch.stack(parts).sum()
 
     def to_cpu(self) -> BatchLoss:
-        """The same values detached and on the CPU. Waits for the device."""
+        """Return the values detached and on the CPU. Waits for the device."""
 
         def move(outputs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
             return [{name: value.detach().cpu() for name, value in output.items()} for output in outputs]
@@ -50,16 +50,16 @@ class BatchLoss:
 
 MOST_FUNCTIONS = 4
 MASK_LOSSES = ("mse", "mae")
-Masks = tuple[Tensor | None, list[tuple[Tensor, float]]]  # the face, and parts with how much more they count
+Masks = tuple[Tensor | None, list[tuple[Tensor, float]]]  # the face; eye and mouth with their multipliers
 
 
 def _added_weights(functions: Sequence[str], weights: Sequence[float]) -> Mapping[str, float]:
-    """The weight of each function.
+    """Return the weight of each function.
 
-    The peer keeps functions in a dict, so that one chosen twice loses its first weight. Ours adds the two.
+    Peer: keeps functions in a dict, so that one chosen twice loses its first weight. Ours: adds the two.
     """
     if len(functions) != len(weights):
-        raise SwapfastError(f"loss functions {', '.join(functions)}: {len(weights)} weights given, one for each wanted")
+        raise SwapfastError(f"loss functions {', '.join(functions)}: {len(weights)} weights given; give one for each")
     if sum(name != "none" for name in functions) > MOST_FUNCTIONS:
         raise SwapfastError(f"loss functions {', '.join(functions)}: give at most {MOST_FUNCTIONS}")
     added: dict[str, float] = {}
@@ -84,10 +84,14 @@ class LossCollator(nn.Module):
     For the others, which give one value per item, both images are masked before: loss(face) + eye_multiplier *
     loss(eye) + mouth_multiplier * loss(mouth). A multiplier of 1 is off.
 
-    functions, weights: names, up to four, and their factors (1.0 is 100 %); 'none' is skipped, one named twice adds up.
-    color_order: of the images, for functions that care. use_mask: the penalised mask loss.
-    smallest_output: px, for functions that build pyramids. mask_loss: 'mse', 'mae' or None (no learned mask).
-    weights_folder: of the networks of lpips (docs/losses.md).
+    functions: names, up to four; 'none' is skipped
+    weights: a factor for each (1.0 is 100 %); those of a function named twice are added
+    color_order: of the images, for functions that care
+    use_mask: whether pixels outside the face count nothing (the penalised mask loss)
+    eye_multiplier, mouth_multiplier: see above
+    smallest_output: px, for functions that build pyramids
+    mask_loss: 'mse', 'mae' or None (no learned mask)
+    weights_folder: of the networks of lpips (docs/losses.md)
 
     Raises SwapfastError for an unknown function, a wrong weight or an output too small for a function.
     """
@@ -108,10 +112,10 @@ class LossCollator(nn.Module):
         if color_order not in ("bgr", "rgb"):
             raise unknown_name("color order", color_order, ("bgr", "rgb"))
         self.weights = _added_weights(functions, weights)
-        known = {"color_order": color_order, "weights_folder": weights_folder}
+        options = {"color_order": color_order, "weights_folder": weights_folder}
         specs = {name: get_loss(name) for name in self.weights}
         self.functions = {
-            name: partial(spec.function, **{key: known[key] for key in spec.takes}) for name, spec in specs.items()
+            name: partial(spec.function, **{key: options[key] for key in spec.takes}) for name, spec in specs.items()
         }
         self.spatial = {name for name, spec in specs.items() if spec.spatial}
         self.use_mask = use_mask
@@ -128,17 +132,18 @@ class LossCollator(nn.Module):
             function(blank, blank)  # a small output or missing weights are refused here and not in the first step
 
     def forward(self, y_true_all: list[Tensor], y_pred_all: list[Tensor], meta: BatchMeta) -> BatchLoss:
-        """Losses of one side.
+        """Return the losses of one side, computed in float32 also inside autocast.
 
-        y_true_all: per output (N, 3, H, W) in 0..1. y_pred_all: the model's outputs in the same order, with the
-        predicted (N, 1, H, W) mask last if it learns one. meta: that side's masks. Runs in float32 also inside
-        autocast. Raises SwapfastError where a mask is asked for and absent, or there are more or fewer outputs.
+        y_true_all: per output (N, 3, H, W) in 0..1
+        y_pred_all: the model's outputs in that order, with the predicted (N, 1, H, W) mask last if it learns one
+        meta: that side's masks
+
+        Raises SwapfastError where the batch lacks a mask that the loss needs, or the number of outputs does not fit.
         """
-        wanted = len(y_true_all) + (self.mask_loss is not None)
-        if len(y_pred_all) != wanted:
-            raise SwapfastError(f"{len(y_pred_all)} outputs for {len(y_true_all)} targets: the loss needs {wanted}")
-        needs_face = self.use_mask or self.mask_loss is not None
-        if needs_face and meta.mask_face is None:
+        expected = len(y_true_all) + (self.mask_loss is not None)
+        if len(y_pred_all) != expected:
+            raise SwapfastError(f"{len(y_pred_all)} outputs for {len(y_true_all)} targets: the loss needs {expected}")
+        if (self.use_mask or self.mask_loss is not None) and meta.mask_face is None:
             raise SwapfastError("the loss needs a face mask and the batch has none: choose a --mask-type")
         with torch.autocast(y_pred_all[0].device.type, enabled=False):
             unweighted = [
@@ -146,39 +151,39 @@ class LossCollator(nn.Module):
                 for output, (y_true, y_pred) in enumerate(zip(y_true_all, y_pred_all))
             ]
             mask = None
-            if self.mask_loss is not None:
+            if self.mask_loss is not None and meta.mask_face is not None:
                 mask = self.mask_loss(meta.mask_face[-1], y_pred_all[-1]).flatten(1).mean(1)
         weighted = [{name: v * self.weights[name] for name, v in output.items()} for output in unweighted]
         return BatchLoss(unweighted, weighted, mask)
 
     def _masks(self, meta: BatchMeta, output: int) -> Masks:
-        """What counts in that output: the face, or None for all of it, and the parts that count more."""
-        parts = ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier))
-        more = [(mask[output], multiplier) for mask, multiplier in parts if mask is not None and multiplier > 1]
-        return meta.mask_face[output] if self.use_mask else None, more
+        """Return that output's face mask, or None for all of it, and the eye and mouth masks with their multipliers."""
+        pairs = ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier))
+        parts = [(mask[output], multiplier) for mask, multiplier in pairs if mask is not None and multiplier > 1]
+        return meta.mask_face[output] if self.use_mask and meta.mask_face is not None else None, parts
 
     def _per_item(self, name: str, y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
-        """(N,) loss of one function, masked and with eyes and mouth weighted."""
-        per_item = _of_map if name in self.spatial else _of_masked_images
+        """Return the (N,) loss of one function, masked and with eyes and mouth weighted."""
+        per_item = _mean_of_map if name in self.spatial else _of_masked_images
         return per_item(self.functions[name], y_true, y_pred, masks)
 
 
-def _of_map(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
-    """The map of a spatial function, masked."""
-    # The peer masks the map in place, which breaks the backward of flip. Ours makes new tensors.
-    face, more = masks
+def _mean_of_map(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
+    """Return the (N,) means of a spatial function's map, masked."""
+    # Peer: masks the map in place, which breaks the backward of flip. Ours: makes new tensors.
+    face, parts = masks
     loss = function(y_true, y_pred)
     if face is not None:
         loss = loss * face
-    for part, multiplier in more:
+    for part, multiplier in parts:
         loss = loss + loss * part * multiplier
     return loss.flatten(1).mean(1)
 
 
 def _of_masked_images(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
-    """A function of whole images, given masked ones."""
-    face, more = masks
+    """Return the (N,) values of a function of images, masked before."""
+    face, parts = masks
     loss = function(y_true, y_pred) if face is None else function(y_true * face, y_pred * face)
-    for part, multiplier in more:
+    for part, multiplier in parts:
         loss = loss + multiplier * function(y_true * part, y_pred * part)
     return loss

@@ -7,7 +7,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,13 +25,13 @@ BLOCK, BLOCK_ELSEWHERE = 64, 128
 
 
 def float32_loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A loss that works in float32 on half precision and inside autocast, in float64 where it is given float64.
+    """Return a loss that works in float32 on half precision and inside autocast, and in float64 on float64.
 
     Its gradient goes to ``y_pred`` alone: the other is a target.
     """
 
     @functools.wraps(function)
-    def loss(y_true: Tensor, y_pred: Tensor, *args, **options) -> Tensor:
+    def loss(y_true: Tensor, y_pred: Tensor, *args: Any, **options: Any) -> Tensor:
         dtype = torch.promote_types(torch.promote_types(y_true.dtype, y_pred.dtype), torch.float32)
         with torch.autocast(y_pred.device.type, enabled=False):
             return function(y_true.detach().to(dtype), y_pred.to(dtype), *args, **options)
@@ -40,7 +40,7 @@ def float32_loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def safe_power(base: Tensor, exponent: Tensor | float) -> Tensor:
-    """base ** exponent of base >= 0 and exponent >= 0: at a base of 0 it is 0, with slope 0 instead of an infinite one.
+    """Return base ** exponent, both >= 0: at a base of 0 it is 0, with slope 0 instead of an infinite one.
 
     NaN stays NaN: a broken prediction must not look like a perfect one.
     """
@@ -56,7 +56,7 @@ def refuse_smaller(name: str, images: Tensor, smallest: int) -> None:
 
 @functools.lru_cache(maxsize=64)
 def gaussian(size: int, sigma: float) -> Taps:
-    """``size`` weights that add up to 1."""
+    """Return ``size`` weights that add up to 1."""
     offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     weights = torch.exp(-offset.square() / (2 * sigma * sigma))
     return tuple((weights / weights.sum()).tolist())
@@ -69,56 +69,58 @@ outside_graphs = getattr(torch, "_disable_dynamo", None) or torch.compiler.disab
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Products of float32 in float32: neither autocast nor TF32, whose 10 bits drown the variances of SSIM.
+    """Multiply float32 in float32: neither autocast nor TF32, whose 10 bits drown the variances of SSIM.
 
     A loss multiplies little, so it need not follow where a run lets its convolutions be less precise.
     """
-    before = _product_precision()
-    _set_product_precision(["ieee"] * len(_kinds()) if _kinds() else "highest")
+    precision = _product_precision()
+    _set_product_precision(["ieee"] * len(_products()) if _products() else "highest")
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        _set_product_precision(before)
+        _set_product_precision(precision)
 
 
-def _kinds() -> tuple:
-    """Of what a filter is made, on GPUs and on CPUs. Empty before torch 2.9."""
+def _products() -> tuple[Any, ...]:
+    """Return torch's switches for the products a filter is made of, on GPUs and on CPUs; none before torch 2.9."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return ()
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    cpu: Any = torch.backends.mkldnn  # its ``conv`` is not in torch's types
+    return torch.backends.cuda.matmul, cpu.matmul, cpu.conv
 
 
 def _product_precision() -> list[str] | str:
-    """Of each kind, or of all. Where the new way was used to set it, the old way to ask fails."""
-    return [kind.fp32_precision for kind in _kinds()] or torch.get_float32_matmul_precision()
+    """Return the precision of each product, or of all. Where the new way set it, the old way to read it fails."""
+    return [product.fp32_precision for product in _products()] or torch.get_float32_matmul_precision()
 
 
 def _set_product_precision(precision: list[str] | str) -> None:
     if isinstance(precision, str):
         torch.set_float32_matmul_precision(precision)
         return
-    for kind, one in zip(_kinds(), precision):
-        kind.fp32_precision = one
+    for product, value in zip(_products(), precision):
+        product.fp32_precision = value
 
 
 Band = tuple[tuple[slice, Tensor], ...]  # of rows that follow each other: the columns they need, their weights
 
 
 def _band(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Band:
-    """A banded matrix of the host, cut into rows, each part with no more columns than it needs."""
+    """Return a banded matrix of the host, cut into rows, each part with no more columns than it needs."""
     block, parts = BLOCK if device.type == "cpu" else BLOCK_ELSEWHERE, []
-    for first in range(0, len(matrix), block):
-        used = matrix[first : first + block].any(dim=0).nonzero()
+    for start in range(0, len(matrix), block):
+        rows = matrix[start : start + block]
+        columns = rows.any(dim=0).nonzero()
         # A derivative's row may be empty: at a border that mirrors, what it takes away is what it adds.
-        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        parts.append((slice(low, high), matrix[first : first + block, low:high].to(device, dtype).contiguous()))
+        low, high = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
+        parts.append((slice(low, high), rows[:, low:high].to(device, dtype).contiguous()))
     return tuple(parts)
 
 
 @functools.lru_cache(maxsize=256)
 def _bands(edge: int, taps: Taps, border: Border, dtype: torch.dtype, device: torch.device) -> tuple[Band, Band]:
-    """The (edge, edge) matrix that filters a line of ``edge`` px, and its transpose."""
+    """Return the (edge, edge) matrix that filters a line of ``edge`` px, and its transpose."""
     size = len(taps)
     rows = torch.arange(edge).repeat_interleave(size)
     columns = rows + torch.arange(-(size // 2), size // 2 + 1).repeat(edge)
@@ -132,16 +134,16 @@ def _bands(edge: int, taps: Taps, border: Border, dtype: torch.dtype, device: to
 
 
 def _multiply(down: Band, across: Band, images: Tensor) -> Tensor:
-    """down @ image @ across.T for each image of contiguous (M, H, W)."""
+    """Return down @ image @ across.T for each image of contiguous (M, H, W)."""
     count, _, width = images.shape
-    # Put together when all are there: into a part of its result torch multiplies image by image, in twice the time.
-    half = _together([torch.bmm(weights.expand(count, *weights.shape), images[:, used]) for used, weights in down])
-    lines = half.view(-1, width)
-    filtered = _together([lines[:, used] @ weights.T for used, weights in across])
+    # Concatenated at the end: into a part of its result torch multiplies image by image, in twice the time.
+    strips = [torch.bmm(weights.expand(count, *weights.shape), images[:, columns]) for columns, weights in down]
+    lines = _concatenate(strips).view(-1, width)
+    filtered = _concatenate([lines[:, columns] @ weights.T for columns, weights in across])
     return filtered.view(count, -1, filtered.shape[-1])
 
 
-def _together(parts: list[Tensor]) -> Tensor:
+def _concatenate(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -153,7 +155,7 @@ class Filter(ABC):
 
     @abstractmethod
     def backward(self, grad: Tensor) -> Tensor:
-        """The gradient of what was filtered: filtering is linear, so that is the transposed filter."""
+        """Return the gradient of the images: filtering is linear, so that is the transposed filter."""
 
 
 @dataclass(frozen=True)
@@ -163,18 +165,18 @@ class BandFilter(Filter):
     parts: tuple[tuple[tuple[Band, Band], tuple[Band, Band]], ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self._times(0, images)
+        return self._multiply(0, images)
 
     def backward(self, grad: Tensor) -> Tensor:
-        return self._times(1, grad)
+        return self._multiply(1, grad)
 
-    def _times(self, which: int, images: Tensor) -> Tensor:
+    def _multiply(self, transposed: int, images: Tensor) -> Tensor:
         flat = images.reshape(-1, *images.shape[-2:])
         with full_precision(images.device):
-            done, *others = (_multiply(down[which], across[which], flat) for down, across in self.parts)
-        for other in others:
-            done.add_(other)
-        return done.view(*images.shape[:-2], *done.shape[-2:])
+            total, *terms = (_multiply(down[transposed], across[transposed], flat) for down, across in self.parts)
+        for term in terms:
+            total.add_(term)
+        return total.view(*images.shape[:-2], *total.shape[-2:])
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,8 @@ class WindowFilter(Filter):
         edge = len(self.window) // 2
         flat = grad.reshape(1, -1, *grad.shape[-2:])
         wide = self._slide(flat, self.window.flip(0, 1), padding=2 * edge)
-        across = _folded(wide, edge)
-        return _folded(across.transpose(-1, -2), edge).transpose(-1, -2).reshape(grad.shape)
+        across = _fold(wide, edge)
+        return _fold(across.transpose(-1, -2), edge).transpose(-1, -2).reshape(grad.shape)
 
     @staticmethod
     def _slide(channels: Tensor, window: Tensor, padding: int = 0) -> Tensor:
@@ -206,8 +208,8 @@ class WindowFilter(Filter):
             return F.conv2d(channels, window.expand(count, 1, *window.shape), padding=padding, groups=count)
 
 
-def _folded(wide: Tensor, edge: int) -> Tensor:
-    """Columns beyond the borders (``edge`` on each side) added to those that they mirror, and cut off. In place."""
+def _fold(wide: Tensor, edge: int) -> Tensor:
+    """Add columns beyond the borders (``edge`` on each side) to those that they mirror, in place, and cut them off."""
     width = wide.shape[-1] - 2 * edge
     wide[..., edge + 1 : 2 * edge + 1] += wide[..., :edge].flip(-1)
     wide[..., width - 1 : width + edge - 1] += wide[..., width + edge :].flip(-1)
@@ -221,7 +223,7 @@ def _window(parts: tuple[tuple[Taps, Taps], ...]) -> Tensor:
 
 
 def filter_for(images: Tensor, *parts: tuple[Taps, Taps], border: Border = "reflect") -> Filter:
-    """The sum of separable filters (down H, across W) of one length, for images of that size, type and device."""
+    """Return the sum of separable filters (down H, across W) of one length, for images of that size, type, device."""
     on_cpu = images.device.type == "cpu" and images.dtype == torch.float32
     if on_cpu and border == "reflect" and len(parts) > 1:
         return WindowFilter(_window(parts))
@@ -233,18 +235,18 @@ def filter_for(images: Tensor, *parts: tuple[Taps, Taps], border: Border = "refl
 
 @functools.lru_cache(maxsize=64)
 def _enlarging_bands(edge: int, to: int, dtype: torch.dtype, device: torch.device) -> tuple[Band, Band]:
-    """The (to, edge) matrix that enlarges a line, pixels being areas and borders repeated, and its transpose."""
-    at = ((torch.arange(to, dtype=torch.float64) + 0.5) * (edge / to) - 0.5).clamp(min=0)
-    low = at.long().clamp(max=edge - 1)
+    """Return the (to, edge) matrix that enlarges a line, pixels being areas and borders repeated; and its transpose."""
+    positions = ((torch.arange(to, dtype=torch.float64) + 0.5) * (edge / to) - 0.5).clamp(min=0)
+    lower = positions.long().clamp(max=edge - 1)
     matrix, rows = torch.zeros(to, edge, dtype=torch.float64), torch.arange(to)
-    matrix.index_put_((rows, low), 1 - (at - low), accumulate=True)
-    matrix.index_put_((rows, (low + 1).clamp(max=edge - 1)), at - low, accumulate=True)
+    matrix.index_put_((rows, lower), 1 - (positions - lower), accumulate=True)
+    matrix.index_put_((rows, (lower + 1).clamp(max=edge - 1)), positions - lower, accumulate=True)
     return _band(matrix, dtype, device), _band(matrix.T, dtype, device)
 
 
 @outside_graphs
 def enlarge(images: Tensor, height: int, width: int) -> Tensor:
-    """(N, C, h, w) to (N, C, height, width), bilinear: interpolate(align_corners=False) in a third of its time."""
+    """Return (N, C, h, w) as (N, C, height, width): interpolate(align_corners=False) in a third of its time."""
     kind = images.dtype, images.device
     down = _enlarging_bands(images.shape[-2], height, *kind)
     across = _enlarging_bands(images.shape[-1], width, *kind)
@@ -252,22 +254,22 @@ def enlarge(images: Tensor, height: int, width: int) -> Tensor:
 
 
 class _Separable(torch.autograd.Function):
-    """A Function because the backward too must be in full precision."""
+    """A filter as a Function, because the backward too must be in full precision."""
 
     @staticmethod
-    def forward(ctx, images: Tensor, filter: Filter) -> Tensor:
+    def forward(ctx: Any, images: Tensor, filter: Filter) -> Tensor:
         ctx.filter = filter
         return filter(images)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.filter.backward(grad.contiguous()), None
 
 
 @outside_graphs
 def separable(images: Tensor, down: Taps, across: Taps, border: Border = "reflect") -> Tensor:
-    """Filter (N, C, H, W) with ``down`` along H and ``across`` along W; returns the same shape.
+    """Return (N, C, H, W) filtered with ``down`` along H and ``across`` along W.
 
     Correlation, as in conv2d. Banded matrix products equal padding and a square convolution to float rounding (2e-7).
     """
@@ -276,7 +278,7 @@ def separable(images: Tensor, down: Taps, across: Taps, border: Border = "reflec
 
 @outside_graphs
 def blur(images: Tensor, size: int, sigma: float, border: Border = "reflect") -> Tensor:
-    """Gaussian blur of (N, C, H, W) with an odd window; returns the same shape."""
+    """Return (N, C, H, W) blurred by a Gaussian with an odd window."""
     taps = gaussian(size, sigma)
     return separable(images, taps, taps, border)
 
@@ -285,13 +287,13 @@ class _Mix(torch.autograd.Function):
     """A 3x3 matrix on every pixel's colour; a Function for the reason that ``_Separable`` is one."""
 
     @staticmethod
-    def forward(ctx, colors: Tensor, matrix: Tensor) -> Tensor:
+    def forward(ctx: Any, colors: Tensor, matrix: Tensor) -> Tensor:
         ctx.matrix = matrix
         with full_precision(colors.device):
             return torch.bmm(matrix.expand(len(colors), *matrix.shape), colors)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         with full_precision(grad.device):
             return torch.bmm(ctx.matrix.T.expand(len(grad), *ctx.matrix.T.shape), grad), None
 
@@ -303,6 +305,6 @@ def _matrix(rows: tuple[Taps, ...], dtype: torch.dtype, device: torch.device) ->
 
 @outside_graphs
 def mix_colors(images: Tensor, matrix: tuple[Taps, ...]) -> Tensor:
-    """(N, C, H, W) with each pixel's colour multiplied by ``matrix``, given by its rows; returns as many channels."""
+    """Return (N, C, H, W) with each pixel's colour multiplied by ``matrix``, whose rows give the new channels."""
     mixed = _Mix.apply(images.flatten(2), _matrix(matrix, images.dtype, images.device))
     return mixed.view(len(images), len(matrix), *images.shape[2:])

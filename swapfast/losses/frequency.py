@@ -12,14 +12,17 @@ from swapfast.losses.filters import blur, enlarge, float32_loss, refuse_smaller,
 
 @float32_loss
 def focal_frequency_loss(y_true: Tensor, y_pred: Tensor, alpha: float = 1.0, patches: int = 1) -> Tensor:
-    """Focal frequency loss (Jiang et al., "Focal Frequency Loss for Image Reconstruction", ICCV 2021).
+    """Return the focal frequency loss, (N,): the mean over all frequencies of |F|^2 * (|F| / largest |F|)^alpha.
 
-    Both (N, C, H, W) in 0..1; returns (N,): the mean over all frequencies of |F|^2 * (|F| / largest |F|)^alpha, F being
-    the orthonormal spectrum of the difference of one channel; unlike in the paper the gradient passes through the
-    focal weight. patches: cut the image into this many parts along each edge first.
+    y_true, y_pred: (N, C, H, W) in 0..1
+    alpha: how much the largest frequencies stand out
+    patches: cut the image into this many parts along each edge first
+
+    F is the orthonormal spectrum of the difference of one channel. Source: Jiang et al., "Focal Frequency Loss for
+    Image Reconstruction", ICCV 2021; unlike in the paper the gradient passes through the focal weight.
     """
-    # The peer returns the spectrum's map, which its collator then multiplies by masks made of pixels, and divides 0 by
-    # 0 where nothing differs. Ours returns a number per item, to be given masked images, and 0 there.
+    # Peer: returns the spectrum's map, which its collator then multiplies by masks made of pixels, and divides 0 by 0
+    # where nothing differs. Ours: a number per item, of masked images, and 0 there.
     height, width = y_true.shape[-2:]
     if height % patches or width % patches:
         raise SwapfastError(f"loss ffl: an output of {width}x{height} px cannot be cut into {patches} equal parts")
@@ -43,18 +46,21 @@ def focal_frequency_loss(y_true: Tensor, y_pred: Tensor, alpha: float = 1.0, pat
 def laplacian_pyramid_loss(
     y_true: Tensor, y_pred: Tensor, levels: int = 5, size: int = 5, sigma: float = 1.0
 ) -> Tensor:
-    """L1 of the Laplacian pyramids (Bojanowski et al., "Optimizing the Latent Space of Generative Networks", 2018).
+    """Return the L1 distance of Laplacian pyramids, per value.
 
-    Both (N, C, H, W) in 0..1; returns the same shape: the sum over the levels and the rest of 4^-level * |difference|,
-    enlarged to full size. Borders repeated. Raises SwapfastError below 2^levels (32) px.
+    y_true, y_pred: (N, C, H, W) in 0..1
+
+    It is the sum over the levels and the remainder of 4^-level * |difference|, enlarged to full size. Borders repeated.
+    Source: Bojanowski et al., "Optimizing the Latent Space of Generative Networks", 2018. Raises SwapfastError below
+    2^levels (32) px.
     """
     refuse_smaller("laploss", y_true, 2**levels)
     image = y_pred - y_true  # a pyramid is linear: that of the difference will do
-    full = image.shape[-2:]
-    loss: Tensor | float = 0.0
+    height, width = image.shape[-2:]
+    loss = torch.zeros_like(image)
     for level in range(levels + 1):
         smooth = blur(image, size, sigma, border="replicate") if level < levels else torch.zeros_like(image)
         amount = (image - smooth).abs() * 4.0**-level
-        loss = loss + (enlarge(amount, *full) if level else amount)
+        loss = loss + (enlarge(amount, height, width) if level else amount)
         image = F.avg_pool2d(smooth, 2) if level < levels else image
     return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,16 +17,16 @@ from swapfast.losses.filters import float32_loss, refuse_smaller
 from swapfast.losses.perceptual import ColorOrder
 
 # Our name -> torchmetrics' name, and the file of the network's weights as torchvision names them.
-NETWORKS = {
+NETWORKS: dict[str, tuple[Literal["alex", "squeeze", "vgg"], str]] = {
     "lpips_alex": ("alex", "alexnet.safetensors"),
     "lpips_squeeze": ("squeeze", "squeezenet1_1.safetensors"),
     "lpips_vgg16": ("vgg", "vgg16.safetensors"),
 }
-SMALLEST = 32  # px: what AlexNet's strides leave anything of
+SMALLEST = 32  # px: AlexNet's strides leave nothing of less
 
 
 def _untrained(name: str) -> nn.Module:
-    """The metric with its published heads, which torchmetrics carries, on a network of random weights."""
+    """Return the metric with its published heads, which torchmetrics carries, on a network of random weights."""
     try:
         from torchmetrics.functional.image import lpips
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
@@ -44,8 +45,8 @@ def _no_package(name: str, error: Exception) -> SwapfastError:
     )
 
 
-def _read_weights(name: str, folder: Path | None) -> dict[str, Tensor]:
-    """Torchvision's weights from a safetensors file, which can hold nothing but tensors."""
+def _read_weights(name: str, folder: Path | None) -> tuple[Path, dict[str, Tensor]]:
+    """Return the file and torchvision's weights in it, a safetensors file, which can hold nothing but tensors."""
     if folder is None:
         raise SwapfastError(
             f"loss {name}: give the folder of its weights, --set loss.lpips_weights=DIR; "
@@ -53,7 +54,7 @@ def _read_weights(name: str, folder: Path | None) -> dict[str, Tensor]:
         )
     file = Path(folder) / NETWORKS[name][1]
     try:
-        return load_file(file)
+        return file, load_file(file)
     except FileNotFoundError:
         raise SwapfastError(f"loss {name}: {file} is not there; docs/losses.md says where it comes from") from None
     except (OSError, SafetensorError) as error:
@@ -62,24 +63,24 @@ def _read_weights(name: str, folder: Path | None) -> dict[str, Tensor]:
 
 @functools.lru_cache(maxsize=8)
 def network(name: str, folder: Path | None, device: torch.device) -> nn.Module:
-    """The metric ``name`` on ``device``, frozen: two images in -1..1, RGB, to (N, 1, H, W).
+    """Return the metric ``name`` on ``device``, frozen: two images in -1..1, RGB, to (N, 1, H, W).
 
     Nothing is downloaded. Raises SwapfastError where the package or the weights are missing or do not fit.
     """
-    given = _read_weights(name, folder)
+    file, weights = _read_weights(name, folder)
     metric = _untrained(name)
+    features = metric.get_submodule("net")
     # torchmetrics cuts torchvision's ``features`` into slices, whose layers keep their numbers.
-    wanted = {key: re.sub(r"^slice(s\.)?\d+\.", "features.", key) for key in metric.net.state_dict()}
-    missing = [key for key in wanted.values() if key not in given]
+    file_keys = {key: re.sub(r"^slice(s\.)?\d+\.", "features.", key) for key in features.state_dict()}
+    missing = [key for key in file_keys.values() if key not in weights]
     if missing:
         raise SwapfastError(
-            f"loss {name}: {Path(folder) / NETWORKS[name][1]} has no {missing[0]!r}; it must hold the weights of "
-            f"torchvision's {Path(NETWORKS[name][1]).stem}"
+            f"loss {name}: {file} has no {missing[0]!r}; it must hold the weights of torchvision's {file.stem}"
         )
     try:
-        metric.net.load_state_dict({key: given[source] for key, source in wanted.items()})
+        features.load_state_dict({key: weights[file_key] for key, file_key in file_keys.items()})
     except RuntimeError as error:
-        raise SwapfastError(f"loss {name}: {NETWORKS[name][1]} does not fit: {error}") from error
+        raise SwapfastError(f"loss {name}: {file.name} does not fit: {error}") from error
     return metric.to(device).requires_grad_(False).eval()
 
 
@@ -87,15 +88,17 @@ def network(name: str, folder: Path | None, device: torch.device) -> nn.Module:
 def lpips(
     y_true: Tensor, y_pred: Tensor, name: str, color_order: ColorOrder = "bgr", weights_folder: Path | None = None
 ) -> Tensor:
-    """Learned perceptual difference (Zhang et al., "The Unreasonable Effectiveness of Deep Features", CVPR 2018).
+    """Return the learned perceptual difference: (N, 1, H, W), the layers' differences enlarged and added.
 
-    Both (N, 3, H, W) in 0..1; returns (N, 1, H, W), the layers' differences enlarged to full size and added. name: one
-    of ``NETWORKS``. color_order: of the images. Works in float32 always. Raises SwapfastError below 32 px, and where
-    package or weights are missing.
+    y_true, y_pred: (N, 3, H, W) in 0..1
+    name: one of ``NETWORKS``
+    color_order: of the images
+    weights_folder: of the networks' weights
+
+    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features", CVPR 2018. Always in float32. Raises
+    SwapfastError below 32 px, and where package or weights are missing.
     """
     refuse_smaller(name, y_true, SMALLEST)
     metric = network(name, weights_folder, y_pred.device)
-    images = (y_true.float(), y_pred.float())
-    if color_order == "bgr":
-        images = tuple(image.flip(1) for image in images)
+    images = [images.float().flip(1) if color_order == "bgr" else images.float() for images in (y_true, y_pred)]
     return metric(*images, normalize=True)

@@ -45,13 +45,13 @@ RGB_TO_OPPONENT, OPPONENT_TO_RGB = _rows(_OPPONENT), _rows(torch.linalg.inv(_OPP
 
 
 def _linear(images: Tensor) -> Tensor:
-    """sRGB to linear light."""
+    """Return sRGB as linear light."""
     dark = images <= 0.04045
     return torch.where(dark, images / 12.92, ((torch.where(dark, 1.0, images) + 0.055) / 1.055) ** 2.4)
 
 
 def _lab(linear: Tensor) -> Tensor:
-    """(N, 3, H, W) linear RGB to L*, a*, b* with chroma lowered where it is dark (the Hunt effect)."""
+    """Return (N, 3, H, W) linear RGB as L*, a*, b* with chroma lowered where it is dark (the Hunt effect)."""
     xyz = mix_colors(linear, RGB_TO_XYZ)
     bright = xyz > (6 / 29) ** 3
     x, y, z = torch.where(bright, torch.where(bright, xyz, 1.0) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29).unbind(
@@ -62,7 +62,7 @@ def _lab(linear: Tensor) -> Tensor:
 
 
 def _color_distance(a: Tensor, b: Tensor) -> Tensor:
-    """HyAB distance of two Lab images to the power of 0.7, (N, H, W)."""
+    """Return the HyAB distance of two Lab images to the power of 0.7, (N, H, W)."""
     lightness, green, blue = (a - b).unbind(1)
     return safe_power(lightness.abs() + safe_power(green.square() + blue.square(), 0.5), COLOR_EXPONENT)
 
@@ -70,7 +70,7 @@ def _color_distance(a: Tensor, b: Tensor) -> Tensor:
 @outside_graphs
 @functools.cache
 def _largest_distance() -> float:
-    """That of green and blue, than which no two colours are further apart."""
+    """Return the distance of green and blue, the largest of any two colours."""
     green, blue = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64).view(2, 1, 3, 1, 1)
     return _color_distance(_lab(green), _lab(blue)).item()
 
@@ -78,13 +78,13 @@ def _largest_distance() -> float:
 @outside_graphs
 @functools.cache
 def _sensitivity_taps(pixels_per_degree: float) -> tuple[tuple[tuple[float, Taps], ...], ...]:
-    """Per opponent channel: (share, weights of a line) of each of its Gaussians."""
+    """Return per opponent channel (share, weights of a line) of each of its Gaussians."""
     widest = max(width for channel in SENSITIVITY for _, width in channel)
     radius = math.ceil(3 * math.sqrt(widest / (2 * math.pi**2)) * pixels_per_degree)
-    at = torch.arange(-radius, radius + 1, dtype=torch.float64) / pixels_per_degree
+    degrees = torch.arange(-radius, radius + 1, dtype=torch.float64) / pixels_per_degree
     channels = []
     for parts in SENSITIVITY:
-        lines = [torch.exp(-(math.pi**2) * at.square() / width) for _, width in parts]
+        lines = [torch.exp(-(math.pi**2) * degrees.square() / width) for _, width in parts]
         volumes = [a * math.sqrt(math.pi / width) * line.sum() ** 2 for (a, width), line in zip(parts, lines)]
         channels.append(
             tuple(
@@ -98,22 +98,22 @@ def _sensitivity_taps(pixels_per_degree: float) -> tuple[tuple[tuple[float, Taps
 @outside_graphs
 @functools.cache
 def _feature_taps(pixels_per_degree: float) -> tuple[Taps, Taps, Taps]:
-    """Lines that smooth, find edges (first derivative) and find points (second); positive weights add up to 1."""
+    """Return lines that smooth, find edges (first derivative) and points (second); positive weights add up to 1."""
     sigma = 0.5 * FEATURE_WIDTH * pixels_per_degree
     radius = math.ceil(3 * sigma)
-    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    smooth = torch.exp(-at.square() / (2 * sigma * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    smooth = torch.exp(-offsets.square() / (2 * sigma * sigma))
 
     def balanced(weights: Tensor) -> Taps:
         rising, falling = weights.clamp(min=0), weights.clamp(max=0)
         return tuple((rising / rising.sum() - falling / falling.sum()).tolist())
 
-    edge, point = balanced(-at * smooth), balanced((at.square() / sigma**2 - 1) * smooth)
+    edge, point = balanced(-offsets * smooth), balanced((offsets.square() / sigma**2 - 1) * smooth)
     return tuple((smooth / smooth.sum()).tolist()), edge, point
 
 
-def _seen(opponent: Tensor, pixels_per_degree: float) -> Tensor:
-    """Opponent colours blurred as the eye does at that distance, as Lab."""
+def _as_seen(opponent: Tensor, pixels_per_degree: float) -> Tensor:
+    """Return opponent colours blurred as the eye does at that distance, as Lab."""
     channels = []
     for channel, parts in zip(opponent.split(1, dim=1), _sensitivity_taps(pixels_per_degree)):
         channels.append(sum(share * separable(channel, taps, taps, "replicate") for share, taps in parts))
@@ -127,7 +127,7 @@ def _strength(luminance: Tensor, derivative: Taps, smooth: Taps) -> Tensor:
 
 
 def _features(opponent: Tensor, pixels_per_degree: float) -> tuple[Tensor, Tensor]:
-    """How much of an edge and of a point is where, each (N, 1, H, W)."""
+    """Return the strengths of edges and of points, each (N, 1, H, W)."""
     smooth, edge, point = _feature_taps(pixels_per_degree)
     luminance = opponent[:, :1]
     return _strength(luminance, edge, smooth), _strength(luminance, point, smooth)
@@ -137,17 +137,20 @@ def _features(opponent: Tensor, pixels_per_degree: float) -> tuple[Tensor, Tenso
 def flip(
     y_true: Tensor, y_pred: Tensor, color_order: ColorOrder = "bgr", pixels_per_degree: float = PIXELS_PER_DEGREE
 ) -> Tensor:
-    """NVIDIA's LDR-FLIP: how much two images seem to change when they alternate on a screen.
+    """Return NVIDIA's LDR-FLIP: (N, 1, H, W) in 0..1, 0 exactly where nothing differs.
 
-    Both (N, 3, H, W), clamped to 0..1; returns (N, 1, H, W) in 0..1, 0 exactly where nothing differs. color_order: of
-    the images. Borders repeated.
+    y_true, y_pred: (N, 3, H, W), clamped to 0..1
+    color_order: of the images
+    pixels_per_degree: of the field of view
+
+    It says how much two images seem to change when they alternate on a screen. Borders repeated.
     """
-    both = []
+    views = []
     for images in (y_true, y_pred):
         images = images.flip(1) if color_order == "bgr" else images
         opponent = mix_colors(_linear(images.clamp(0, 1)), RGB_TO_OPPONENT)
-        both.append((_seen(opponent, pixels_per_degree), *_features(opponent, pixels_per_degree)))
-    (lab_true, *features_true), (lab_pred, *features_pred) = both
+        views.append((_as_seen(opponent, pixels_per_degree), *_features(opponent, pixels_per_degree)))
+    (lab_true, *features_true), (lab_pred, *features_pred) = views
 
     largest = _largest_distance()
     distance = _color_distance(lab_true, lab_pred).unsqueeze(1) / largest
@@ -158,5 +161,5 @@ def flip(
     )
     edges, points = ((a - b).abs() for a, b in zip(features_true, features_pred))
     feature = safe_power(torch.maximum(edges, points) / math.sqrt(2), FEATURE_EXPONENT)
-    # The peer keeps away from 0 by a small number. Ours is 0 there, with slope 0 instead of an infinite one.
+    # Peer: keeps away from 0 by a small number. Ours: 0 there, with slope 0 instead of an infinite one.
     return safe_power(color, 1 - feature)

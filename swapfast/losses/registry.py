@@ -23,10 +23,13 @@ from swapfast.losses.structure import (
 
 @dataclass(frozen=True)
 class LossFunction:
-    """``function(y_true, y_pred)`` takes (N, C, H, W) pairs in 0..1.
+    """A loss function and what to know of it before calling it.
 
-    spatial: returns a loss per pixel, (N, C or 1, H, W), otherwise one per item, (N,). smallest: px of an image's edge.
-    takes: names of further arguments, which ``LossCollator`` knows: color_order, weights_folder.
+    function: of (y_true, y_pred), (N, C, H, W) in 0..1
+    description: in a few words
+    spatial: whether it returns a loss per pixel, (N, C or 1, H, W), or one per item, (N,)
+    smallest: px of an image's edge
+    takes: further arguments that ``LossCollator`` passes: color_order, weights_folder
     """
 
     function: Callable[..., Tensor]
@@ -65,7 +68,7 @@ LOSSES = {
 
 
 def get_loss(name: str) -> LossFunction:
-    """The loss called ``name``; raises SwapfastError naming the known ones."""
+    """Return the loss called ``name``; raise SwapfastError naming the known ones."""
     if name not in LOSSES:
         raise unknown_name("loss function", name, LOSSES)
     return LOSSES[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -21,14 +23,16 @@ SCHARR_FAR = (0.0007, 0.0052, 0.0370, 0.0052, 0.0007)
 
 
 class _Similarity(torch.autograd.Function):
-    """SSIM's contrast term per pixel, times its luminance term if wanted.
+    """SSIM's contrast term per pixel, times its luminance term with ``with_luminance``.
 
     A Function with its derivatives written out: autograd would also blur the target's mean on the way back, and make
     and keep a new tensor at every step of the formula.
     """
 
     @staticmethod
-    def forward(ctx, y_true: Tensor, y_pred: Tensor, taps: Taps, c1: float, c2: float, with_luminance: bool) -> Tensor:
+    def forward(
+        ctx: Any, y_true: Tensor, y_pred: Tensor, taps: Taps, c1: float, c2: float, with_luminance: bool
+    ) -> Tensor:
         filter = filter_for(y_pred, (taps, taps))
         stack = y_pred.new_empty(4, *y_pred.shape)
         stack[0], stack[1] = y_true, y_pred
@@ -49,7 +53,7 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y_true, y_pred, mean_true, mean_pred, contrast, variance = ctx.saved_tensors
         of_blurred = grad.new_empty(3, *grad.shape)  # the gradients of mean, product and squares
         if ctx.with_luminance:
@@ -85,17 +89,21 @@ def structural_dissimilarity(
     k1: float = 0.01,
     k2: float = 0.03,
 ) -> Tensor:
-    """1 - SSIM per channel and pixel (Wang et al., "Image Quality Assessment", IEEE TIP 2004).
+    """Return 1 - SSIM per channel and pixel: (N, C, H, W), 0 for identical images, at most about 2.
 
-    Both (N, C, H, W) in 0..1; returns the same shape, 0 for identical images, at most about 2. Gaussian window,
-    borders reflected. Raises SwapfastError below ``size // 2 + 1`` px, where a border cannot be reflected.
+    y_true, y_pred: (N, C, H, W) in 0..1
+    size, sigma: of the Gaussian window, px
+    k1, k2: the paper's constants
+
+    Borders reflected. Source: Wang et al., "Image Quality Assessment", IEEE TIP 2004. Raises SwapfastError below
+    ``size // 2 + 1`` px, where a border cannot be reflected.
     """
     refuse_smaller("ssim", y_true, size // 2 + 1)
     return 1 - _similarity(y_true, y_pred, size, sigma, k1, k2)
 
 
 def _window(edge: int, size: int, scales: int) -> int:
-    """The largest odd window, up to ``size``, that fits the smallest scale of an image with that shorter edge."""
+    """Return the largest odd window, up to ``size``, that fits the smallest scale of an image with that edge."""
     fits = min(size, edge // 2 ** (scales - 1))
     return fits - 1 + fits % 2
 
@@ -110,11 +118,16 @@ def multi_scale_dissimilarity(
     k2: float = 0.03,
     weights: tuple[float, ...] = MS_SSIM_WEIGHTS,
 ) -> Tensor:
-    """1 - MS-SSIM per channel and pixel (Wang et al., "Multiscale structural similarity", Asilomar 2003).
+    """Return 1 - MS-SSIM per channel and pixel: (N, C, H, W), 0..1.
 
-    Both (N, C, H, W) in 0..1; returns the same shape, 0 to 1. The terms of the smaller scales are enlarged to full
-    size and multiplied pixel by pixel, which keeps the loss spatial. The window shrinks until it fits the smallest
-    scale (64 px: 3, 128 px: 7, from 176 px: 11). Raises SwapfastError below 48 px, where not even 3 fits.
+    y_true, y_pred: (N, C, H, W) in 0..1
+    size, sigma: of the largest Gaussian window, px
+    k1, k2: the paper's constants
+    weights: of the scales, full size first
+
+    The terms of the smaller scales are enlarged to full size and multiplied pixel by pixel, which keeps the loss
+    spatial. The window shrinks until it fits the smallest scale (64 px: 3, 128 px: 7, from 176 px: 11). Source: Wang
+    et al., "Multiscale structural similarity", Asilomar 2003. Raises SwapfastError below 48 px, where not even 3 fits.
     """
     refuse_smaller("ms_ssim", y_true, 3 * 2 ** (len(weights) - 1))
     full = y_true.shape[-2:]
@@ -136,7 +149,7 @@ class _WeightedProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weights: tuple[float, ...], *terms: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: tuple[float, ...], *terms: Tensor) -> Tensor:
         logarithm, divisors = torch.zeros_like(terms[0]), []
         for weight, term in zip(weights, terms):
             logarithm.add_(term.clamp(min=0).log_(), alpha=weight)
@@ -148,7 +161,7 @@ class _WeightedProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         product, *divisors = ctx.saved_tensors
         slope = grad * product
         return None, *(torch.div(slope, divisor).mul_(weight) for weight, divisor in zip(ctx.weights, divisors))
@@ -168,18 +181,18 @@ EDGES = (
 
 
 class _EdgeDifference(torch.autograd.Function):
-    """(a - b)^2 / (a^2 + b^2 + epsilon) of the edges of two (N, C, H, W), averaged over channels and directions.
+    """(a - b)^2 / (a^2 + b^2 + epsilon) of the edges of two (N, C, H, W), averaged to (N, 1, H, W).
 
-    A Function for the memory and time of autograd's copies. Returns (N, 1, H, W).
+    The average is over channels and directions. A Function for the memory and time of autograd's copies.
     """
 
     @staticmethod
-    def forward(ctx, y_true: Tensor, y_pred: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx: Any, y_true: Tensor, y_pred: Tensor, epsilon: float) -> Tensor:
         ctx.filters = [filter_for(y_pred, *parts) for parts in EDGES]
-        both, saved = torch.stack((y_true, y_pred)), []
+        images, saved = torch.stack((y_true, y_pred)), []
         total = y_pred.new_zeros(len(y_pred), 1, *y_pred.shape[2:])
         for filter in ctx.filters:
-            a, b = filter(both)
+            a, b = filter(images)
             sum_of_squares = torch.addcmul(a.square(), b, b).add_(epsilon)
             difference = a.sub_(b)
             total.add_((difference * difference).div_(sum_of_squares).sum(dim=1, keepdim=True))
@@ -189,10 +202,10 @@ class _EdgeDifference(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, None]:
         total: Tensor | None = None
-        for filter, at in zip(ctx.filters, (0, 3)):
-            b, difference, sum_of_squares = ctx.saved_tensors[at : at + 3]
+        for filter, start in zip(ctx.filters, (0, 3)):
+            b, difference, sum_of_squares = ctx.saved_tensors[start : start + 3]
             share = difference / sum_of_squares
             slope = torch.addcmul(share, b, share.square())
             slope.mul_(grad).div_(-b.shape[1])
@@ -208,28 +221,32 @@ def _edge_difference(y_true: Tensor, y_pred: Tensor, epsilon: float) -> Tensor:
 
 @float32_loss
 def gradient_similarity(y_true: Tensor, y_pred: Tensor, epsilon: float = 0.0025) -> Tensor:
-    """1 - similarity of edges, after GMSD (Xue et al., "Gradient Magnitude Similarity Deviation", IEEE TIP 2014).
+    """Return 1 - similarity of edges: (N, 1, H, W), from 0 to about 2.
 
-    Both (N, C, H, W) in 0..1; returns (N, 1, H, W): the mean over channels and both directions of
-    1 - (2 a b + epsilon) / (a^2 + b^2 + epsilon), from 0 to about 2. Unlike in the paper edges have a sign, and no
-    deviation is taken. Borders reflected. Raises SwapfastError below 3 px.
+    y_true, y_pred: (N, C, H, W) in 0..1
+
+    It is the mean over channels and both directions of 1 - (2 a b + epsilon) / (a^2 + b^2 + epsilon). Borders
+    reflected. Source: Xue et al., "Gradient Magnitude Similarity Deviation", IEEE TIP 2014; unlike in the paper edges
+    have a sign, and no deviation is taken. Raises SwapfastError below 3 px.
     """
-    # The peer's grouped convolution gives the first channel two kernels of one direction, the third two of the other.
-    # Ours gives every channel both.
+    # Peer: its grouped convolution gives the first channel two kernels of one direction, the third two of the other.
+    # Ours: every channel has both.
     refuse_smaller("gmsd", y_true, 3)
     return _edge_difference(y_true, y_pred, epsilon)
 
 
 @float32_loss
 def pixel_gradient_difference(y_true: Tensor, y_pred: Tensor, alpha: float = 1.9999, beta: float = 1 / 255) -> Tensor:
-    """How much first and second derivatives differ, per channel and pixel.
+    """Return how much first and second derivatives differ, per channel and pixel: (N, C, H, W).
 
-    Both (N, C, H, W) in 0..1; returns the same shape: the mean of the penalties of the first derivatives (x + y) and of
-    the second (xx + yy + 2 xy), after Lu and Huang, "TV + TV2 regularization", 2014. Borders repeated. Values
-    are large (100 on noise). Penalty: ``general_penalty``.
+    y_true, y_pred: (N, C, H, W) in 0..1
+    alpha, beta: see ``general_penalty``
+
+    It is the mean of the penalties of the first derivatives (x + y) and of the second (xx + yy + 2 xy). Values are
+    large (100 on noise). Borders repeated. Source: Lu and Huang, "TV + TV2 regularization", 2014.
     """
-    # The peer's indices are those of NHWC on NCHW data: its 'x' runs along rows, its 'y' along colours.
-    # Ours runs along columns and rows.
+    # Peer: its indices are those of NHWC on NCHW data, so its 'x' runs along rows, its 'y' along colours.
+    # Ours: along columns and rows.
     d = F.pad(y_pred - y_true, (1, 1, 1, 1), mode="replicate")  # derivatives are linear: those of the difference do
     centre, left, right = d[..., 1:-1, 1:-1], d[..., 1:-1, :-2], d[..., 1:-1, 2:]
     above, below = d[..., :-2, 1:-1], d[..., 2:, 1:-1]

@@ -249,7 +249,7 @@ def test_the_collator_tells_the_order_of_colours(device):
         ({"weights": [-1.0]}, "must not be negative"),
         ({"weights": [float("nan")]}, "must not be negative, and finite"),
         ({"weights": [0.0]}, "all weights are 0"),
-        ({"weights": [1.0, 1.0]}, "2 weights given, one for each"),
+        ({"weights": [1.0, 1.0]}, "2 weights given; give one for each"),
         ({"functions": ["mae"] * 5, "weights": [1.0] * 5}, "at most 4"),
         ({"smallest_output": 4}, "loss ssim: an output of 4 px is smaller than 6 px"),
         ({"functions": ["ms_ssim"]}, "loss ms_ssim: an output of 32 px is smaller than 48 px"),
