@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import multiprocessing
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.numpy import load_file as load_numpy
 
 import cli
 from pipelines.sampler import Sampler
@@ -40,8 +41,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FACES = 5  # a side: three processes of four have one, the last has two
 LIMIT_S = 60  # for anything here; the machine may be busy
 # Adam divides each gradient by its own size: with a small epsilon those that are nothing but rounding move weights too,
-# and sums over faces round differently when they are taken in parts.
-EPSILON = -3
+# and sums over faces round differently when they are taken in parts. With 1e-2 they do not, and steps of 1e-2 then move
+# weights by 5e-2 in six of them, so that what rounding does is small beside it.
+LEARNING_RATE = 1e-2
+EPSILON = -2
+# How far apart the weights of two runs may be, as a share of the way they went. Six steps part most runs by 1e-6, and
+# ten seeds by up to 6.5e-4: where a value lies on the kink of an activation rounding decides which slope it has. Half
+# precision parts them by up to 1e-2. Five times that; more steps more. Faces that count by halves instead of by their
+# share part them by 2.7e-2.
+TOLERANCE, BFLOAT16_TOLERANCE = 3.5e-3, 5e-2
+MANY_STEPS_TOLERANCE = 1e-2
 GLOO = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
@@ -80,7 +89,8 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run = {"nan": given.pop("nan", "stop")}
     model = tiny().initialise(seed).to(memory_format=torch.channels_last)
-    config = OptimizerConfig(learning_rate=1e-3, epsilon_exponent=EPSILON, **given)
+    start = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
+    config = OptimizerConfig(learning_rate=LEARNING_RATE, epsilon_exponent=EPSILON, **given)
     optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
     checkpoints = CheckpointFolder(folder / f"model{processes.rank}")
     found = checkpoints.load()
@@ -99,7 +109,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     if stop_at is not None:
         batches = _stopping(batches, run.stop, stop_at)
     trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES)
-    trainer.lines = lines
+    trainer.lines, trainer.start = lines, start
     return trainer
 
 
@@ -118,7 +128,7 @@ def _shown(trainer):
 def _result(trainer):
     weights = {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
     named = re.findall(r"ordinals (\d+ to \d+)", trainer.lines.getvalue())
-    return {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights}
+    return {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights, "start": trainer.start}
 
 
 # --- what one of the processes does -----------------------------------------------------------------------
@@ -256,11 +266,17 @@ def together(world, task, *arguments, silent=0, environment=None):
             worker.kill()
 
 
-def _equal(one, other, within, name, tolerance=2e-5):
+def _difference(one, other, start) -> float:
+    """Return how far the weights of two runs are apart, as a share of the way of ``other`` from ``start``."""
+    apart = math.sqrt(sum(np.square(one[name] - weight, dtype=float).sum() for name, weight in other.items()))
+    return apart / math.sqrt(sum(np.square(start[name] - weight, dtype=float).sum() for name, weight in other.items()))
+
+
+def _equal(one, other, within, name, tolerance=TOLERANCE, loss_tolerance=5e-5):
     assert one["step"] == other["step"]
-    assert one["shown"] == pytest.approx(other["shown"], abs=tolerance)
-    error = max(np.abs(one["weights"][key] - value).max() for key, value in other["weights"].items())
-    within(f"weights, {name}", error, tolerance)
+    # Five digits are shown, of which the last may go either way.
+    assert one["shown"] == pytest.approx(other["shown"], abs=loss_tolerance)
+    within(f"weights, {name}", _difference(one["weights"], other["weights"], other["start"]), tolerance)
 
 
 SCENARIOS = {
@@ -285,7 +301,8 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
         assert several[0][name]["named"] == expected["named"] == (["10 to 14"] if "NaN" in name else [])
         for one in several:
             assert all(np.array_equal(several[0][name]["weights"][k], v) for k, v in one[name]["weights"].items())
-        _equal(several[0][name], expected, within, f"{world} processes, {name}", 2e-3 if name == "bf16" else 2e-5)
+        tolerances = (BFLOAT16_TOLERANCE, 1e-3) if name == "bf16" else ()
+        _equal(several[0][name], expected, within, f"{world} processes, {name}", *tolerances)
     assert not (tmp_path / "several" / "plain" / "model1").exists(), "rank 0 alone writes"
 
 
@@ -429,7 +446,7 @@ def _signal_second(process, number):
 
 def _flags(faces, model):
     return ["-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", "5", "--preview-images", "2",
-            "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
+            "--learning-rate", LEARNING_RATE, "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
 
 
 def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(faces, tmp_path, capsys, within):
@@ -445,10 +462,12 @@ def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(fac
 
     step = int(found[1])
     assert CheckpointFolder(several).steps()[-1] == step
-    assert cli.main([*map(str, ["train", *_flags(faces, alone), "-i", step, "--device", "cpu"])]) == EXIT_DONE
-    weights = [load_file(m / f"checkpoint-{step:08d}" / "model.safetensors") for m in (several, alone)]
-    error = max(float((weights[0][name] - value).abs().max()) for name, value in weights[1].items())
-    within(f"weights after {step} steps", error, 2e-5)
+    start = tmp_path / "start"
+    for model, steps in ((start, 1), (alone, step)):
+        assert cli.main([*map(str, ["train", *_flags(faces, model), "-i", steps, "--device", "cpu"])]) == EXIT_DONE
+    ends = ((several, step), (alone, step), (start, 1))
+    weights = [load_numpy(model / f"checkpoint-{steps:08d}" / "model.safetensors") for model, steps in ends]
+    within(f"weights after {step} steps", _difference(*weights), MANY_STEPS_TOLERANCE)
     assert "going on" not in capsys.readouterr().out
 
 
