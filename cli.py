@@ -56,15 +56,15 @@ class _Parser(argparse.ArgumentParser):
         raise SwapfastError(message.removeprefix("argument "))
 
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
-        parsed, left = self.parse_known_args(arguments)
-        if left and parsed.command is None:
-            raise unknown_name("flag", left[0], [flag for action in self._actions for flag in action.option_strings])
-        if left:
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown and parsed.command is None:
+            raise unknown_name("flag", unknown[0], [flag for action in self._actions for flag in action.option_strings])
+        if unknown:
             command = self.commands[parsed.command]
             flags = [flag for action in command._actions for flag in action.option_strings]
-            if left[0].startswith("-"):
-                raise unknown_name(f"flag for {parsed.command}", left[0].split("=")[0], flags)
-            raise SwapfastError(f"{parsed.command}: unexpected {left[0]!r}; see `swapfast {parsed.command} --help`")
+            if unknown[0].startswith("-"):
+                raise unknown_name(f"flag for {parsed.command}", unknown[0].split("=")[0], flags)
+            raise SwapfastError(f"{parsed.command}: unexpected {unknown[0]!r}; see `swapfast {parsed.command} --help`")
         return parsed
 
 
@@ -303,9 +303,9 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             progress=bars(f"preparing {arguments.folder}"),
             scanning=bars(f"reading {arguments.folder}"),
         )
-    left = f", {len(report.bad)} bad files left out" if report.bad else ""
+    omitted = f", {len(report.bad)} bad files left out" if report.bad else ""
     per_face = report.bytes / report.faces / 1024
-    print(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{left}")
+    print(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{omitted}")
     return EXIT_DONE
 
 
@@ -335,14 +335,14 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
     inside = arguments.folder / "cache"
     folder = inside if inside.is_dir() else arguments.folder
-    found = list_cache(folder)
+    files = list_cache(folder)
     if arguments.json:
-        print(json.dumps({"folder": str(folder), "files": found}, indent=1))
+        print(json.dumps({"folder": str(folder), "files": files}, indent=1))
     else:
-        print(describe_cache(folder, found))
+        print(describe_cache(folder, files))
     if arguments.clear:
         freed = clear_cache(folder)
-        print(f"removed {len(found)} files, {freed / 2**20:.1f} MiB", file=sys.stderr if arguments.json else sys.stdout)
+        print(f"removed {len(files)} files, {freed / 2**20:.1f} MiB", file=sys.stderr if arguments.json else sys.stdout)
     return EXIT_DONE
 
 
@@ -369,20 +369,20 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     if not arguments.folder.is_dir():
         raise not_a_folder(arguments.folder, str(arguments.folder), "a model folder")
     checkpoints = CheckpointFolder(arguments.folder)
-    kept = Snapshots(checkpoints)
+    snapshots = Snapshots(checkpoints)
     if arguments.list:
-        points = kept.points()
-        found = {"folder": str(arguments.folder), "points": [point.to_dict() for point in points]}
-        print(json.dumps(found, indent=1) if arguments.json else describe(arguments.folder, points))
+        points = snapshots.points()
+        listing = {"folder": str(arguments.folder), "points": [point.to_dict() for point in points]}
+        print(json.dumps(listing, indent=1) if arguments.json else describe(arguments.folder, points))
         return EXIT_DONE
-    chosen = kept.find(arguments.step, arguments.name)
+    chosen = snapshots.find(arguments.step, arguments.name)
     with checkpoints.locked():
-        moved = kept.restore(chosen)
+        renamed = snapshots.restore(chosen)
     if arguments.json:
-        aside = {old.name: new.name for old, new in moved}
+        aside = {old.name: new.name for old, new in renamed}
         print(json.dumps({"folder": str(arguments.folder), "step": chosen.step, "put_aside": aside}, indent=1))
         return EXIT_DONE
-    for old, new in moved:
+    for old, new in renamed:
         print(f"{old.name} is now {new.name}")
     print(f"training goes on from iteration {chosen.step} ({chosen.path.name})")
     return EXIT_DONE

@@ -14,7 +14,7 @@ from swapfast.system import available_cores
 
 
 def memory_gib() -> float | None:
-    """Memory of this machine, or None where the system does not say."""
+    """Return the memory of this machine, or None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):
@@ -22,16 +22,16 @@ def memory_gib() -> float | None:
 
 
 def gpus() -> list[str]:
-    """Name and memory of every GPU that torch sees."""
-    found = []
+    """Return name and memory of every GPU that torch sees."""
+    names = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    return found
+        names.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return names
 
 
 def examine() -> dict:
-    """Everything as plain values."""
+    """Return what this machine has and what will be used, as plain values."""
     device = pick_device("auto")
     have = versions()
     return {
@@ -50,7 +50,7 @@ def examine() -> dict:
 
 
 def describe(report: dict) -> str:
-    """The same for a person, a line each."""
+    """Return the same as text for a person, a line each."""
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in report["versions"].items())
     use = report["will_use"]
     lines = [

@@ -475,13 +475,13 @@ class TrainConfig(Config):
         return values
 
 
-def updated(config: TrainConfig, changes: Mapping[str, object], where: str = "--set") -> TrainConfig:
+def updated(config: TrainConfig, changes: Mapping[str, object], source: str = "--set") -> TrainConfig:
     """Return a copy with some settings changed, by their dotted names ('loss.eye_multiplier')."""
     values = config.to_dict()
     known = settings(config)
     for name, value in changes.items():
         if name not in known:
-            raise unknown_name(f"setting in {where}", name, known)
+            raise unknown_name(f"setting in {source}", name, known)
         *parts, last = name.split(".")
         table: dict[str, Any] = values
         for part in parts:

@@ -23,12 +23,13 @@ class SwapfastError(Exception):
         self.code = code
 
 
-def unknown_name(what: str, name: object, known: Iterable[str], listed: str = "") -> SwapfastError:
+def unknown_name(kind: str, name: object, known: Iterable[str], listed: str = "") -> SwapfastError:
     """Return the error for a name that is not among ``known``, with the nearest and with all of them.
 
-    listed: says what is known, where the names themselves would be too many.
+    kind: what it should name, such as 'model'
+    listed: where to find all names, in place of the names themselves
     """
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return SwapfastError(f"unknown {what} {name!r}.{hint} Known: {listed or ', '.join(names)}")
+    return SwapfastError(f"unknown {kind} {name!r}.{hint} Known: {listed or ', '.join(names)}")

@@ -44,10 +44,10 @@ def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
         raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
 
 
-def not_a_folder(path: Path, shown: str, instead: str = "a folder") -> SwapfastError:
-    """Return the error for a ``path`` that should be a folder. shown: how it begins, such as '--model-dir m'."""
-    what = "is a file" if path.exists() else "is a link to nothing" if path.is_symlink() else "no such folder"
-    return SwapfastError(f"{shown}: {what}; give {instead}")
+def not_a_folder(path: Path, prefix: str, instead: str = "a folder") -> SwapfastError:
+    """Return the error for a ``path`` that should be a folder. prefix: how it begins, such as '--model-dir m'."""
+    problem = "is a file" if path.exists() else "is a link to nothing" if path.is_symlink() else "no such folder"
+    return SwapfastError(f"{prefix}: {problem}; give {instead}")
 
 
 def check_folder(path: Path, flag: str) -> None:

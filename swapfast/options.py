@@ -51,10 +51,10 @@ class Option:
 
 
 def option(
-    default: Any, help: str, low: float | None = None, high: float | None = None, *, flag: str = "", **more: Any
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, flag: str = "", **details: Any
 ) -> Any:
-    """Return a dataclass field with its default, explanation and limits. more: see ``Option``."""
-    metadata = {"option": Option(help, low, high, flag=flag, **more)}
+    """Return a dataclass field with its default, explanation and limits. details: see ``Option``."""
+    metadata = {"option": Option(help, low, high, flag=flag, **details)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -118,17 +118,17 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: object, where: str = "config") -> Self:
+    def from_dict(cls, values: object, source: str = "config") -> Self:
         """Build from plain values. An unknown name is answered with the known ones."""
         if not isinstance(values, Mapping):
-            raise SwapfastError(f"{where}: expected a table of settings, got {values!r}")
+            raise SwapfastError(f"{source}: expected a table of settings, got {values!r}")
         hints = typing.get_type_hints(cls)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                raise unknown_name(f"setting in {where}", name, known)
+                raise unknown_name(f"setting in {source}", name, known)
         parts = {
-            name: hints[name].from_dict(value, f"{where}.{name}")
+            name: hints[name].from_dict(value, f"{source}.{name}")
             if isinstance(hints[name], type) and issubclass(hints[name], Config)
             else value
             for name, value in values.items()
@@ -138,7 +138,7 @@ class Config:
     @classmethod
     def from_toml(cls, path: Path) -> Self:
         """Read a TOML file (see ``to_toml``)."""
-        return cls.from_dict(read_toml(path), where=str(path))
+        return cls.from_dict(read_toml(path), source=str(path))
 
     def to_toml(self) -> str:
         """Return all settings with their explanations as comments: a file to edit and give to ``--config``."""
@@ -169,10 +169,10 @@ def _parts(config: Config) -> dict[str, Config]:
 
 def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
     """Return every setting of all parts by its dotted name, such as 'loss.eye_multiplier'."""
-    found = {prefix + name: setting for name, setting in _own_settings(config).items()}
+    named = {prefix + name: setting for name, setting in _own_settings(config).items()}
     for name, part in _parts(config).items():
-        found |= settings(part, f"{prefix}{name}.")
-    return found
+        named |= settings(part, f"{prefix}{name}.")
+    return named
 
 
 def read_toml(path: Path) -> dict[str, Any]:

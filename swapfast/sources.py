@@ -20,6 +20,7 @@ from swapfast.options import Setting, read_toml, settings
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
 NO_SETTINGS = ("SWAPFAST_CHECKPOINT", "SWAPFAST_STEP", "SWAPFAST_GOLDEN")
+_LISTED = "every setting of `swapfast train --print-config`"
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -109,7 +110,7 @@ def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path,
     flat: dict[str, object] = {}
     for key, value in table.items():
         name = prefix + key
-        is_part = any(other.startswith(f"{name}.") for other in known)
+        is_part = any(setting.startswith(f"{name}.") for setting in known)
         if is_part and not isinstance(value, Mapping):
             raise SwapfastError(f"{path}: {name} {value!r}: expected a table of settings")
         if is_part and isinstance(value, Mapping):
@@ -117,7 +118,7 @@ def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path,
         elif name in known:
             flat[name] = value
         else:
-            raise unknown_name(f"setting in {path}", name, known)
+            raise unknown_name(f"setting in {path}", name, known, _LISTED)
     return flat
 
 
@@ -127,18 +128,18 @@ def _variable_values(
     """Return the settings among the variables. An empty variable is one that is not set."""
     names = variable_names(known)
     values: dict[str, object] = {}
-    given: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable in NO_SETTINGS or not text:
             continue
         if variable not in names:
-            raise unknown_name("variable", variable, names, "every setting of `swapfast train --print-config`")
+            raise unknown_name("variable", variable, names, _LISTED)
         name = names[variable]
         if not name.startswith(prefixes):
             continue
-        if name in given:
-            raise SwapfastError(f"{given[name]} and {variable}: both are {name}; give one of them")
-        given[name] = variable
+        if name in variables:
+            raise SwapfastError(f"{variables[name]} and {variable}: both are {name}; give one of them")
+        variables[name] = variable
         values[name] = _checked(known[name], _parsed(known[name], variable, text), variable, notes)
     return values
 
@@ -179,7 +180,7 @@ def _text_values(texts: Sequence[str], known: Mapping[str, Setting], notes: list
         if not equals:
             raise SwapfastError(f"--set {text}: give it as NAME=VALUE")
         if name not in known:
-            raise unknown_name("setting in --set", name, known)
+            raise unknown_name("setting in --set", name, known, _LISTED)
         try:
             plain = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

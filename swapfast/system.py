@@ -22,7 +22,7 @@ _prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" el
 
 
 def available_cores() -> int:
-    """Cores this process may use, at least 1: those of its CPU affinity where the system has one, else all.
+    """Return the number of cores this process may use: those of its CPU affinity where the system has one, else all.
 
     ``taskset``, SLURM and ``docker --cpuset-cpus`` set the affinity, and ``os.cpu_count()`` does not look at it. A
     share of CPU time (``docker --cpus``) is seen by neither.
@@ -31,7 +31,7 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be taken without swapping, 0 where the system does not say."""
+    """Return the bytes of memory that can be taken without swapping, 0 where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             entries = dict(line.split(":", 1) for line in file)
@@ -41,21 +41,21 @@ def available_memory() -> int:
 
 
 def memory_in_use(device: torch.device) -> dict[str, int]:
-    """Bytes that this process holds: 'host' where the system says, and on a GPU 'gpu' and its peak, 'gpu_peak'."""
+    """Return the bytes this process holds: 'host' where the system says; on a GPU 'gpu' and its peak, 'gpu_peak'."""
     import torch
 
-    used: dict[str, int] = {}
+    usage: dict[str, int] = {}
     with suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
-        used["host"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        usage["host"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if device.type == "cuda":
-        used["gpu"] = torch.cuda.memory_allocated(device)
-        used["gpu_peak"] = torch.cuda.max_memory_allocated(device)
-    return used
+        usage["gpu"] = torch.cuda.memory_allocated(device)
+        usage["gpu_peak"] = torch.cuda.max_memory_allocated(device)
+    return usage
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGALRM (a limit's) are answered only when the block ends: for the start of a pool.
+    """Put off the answer to Ctrl-C, SIGTERM and SIGALRM (a limit's) until the block ends: for the start of a pool.
 
     Interrupted half-way, ``ProcessPoolExecutor`` forgets the workers it has and waits for them for ever. And a worker
     forked in the block is deaf to them until ``start_worker``.
@@ -63,23 +63,23 @@ def signals_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are answered in the main thread alone
         return
-    came = set()
+    pending = set()
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in before.items() if handler is not None}  # None: not Python's
-    for number in before:
-        signal.signal(number, lambda number, frame: came.add(number))
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
+    for number in handlers:
+        signal.signal(number, lambda number, frame: pending.add(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in came:
+        for number in pending:
             signal.raise_signal(number)
 
 
 def start_worker(parent: int) -> None:
-    """Initializer of a pool's processes: none outlives process ``parent``, whose signals are not theirs.
+    """Prepare a process of a pool: it does not outlive process ``parent``, and leaves the parent's signals to it.
 
     Ctrl-C reaches the whole process group; the parent hears it and ends its pool, the workers say nothing. Handlers
     that a fork inherits, such as the trainer's for SIGTERM, are meant for the parent too.
@@ -113,7 +113,7 @@ def _run_task(item: Any) -> Any:
 def on_all_cores(
     task: Callable, items: Sequence, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Iterator:
-    """``task(item)`` of every item, in order: by forked processes where there are enough items, else by threads.
+    """Yield ``task(item)`` of every item, in order: by forked processes where there are enough items, else by threads.
 
     A worker sees the task and what it refers to as they were at the call; memory of ``NewArrays`` is shared. Results
     travel by pipe: keep them small. Workers touch no device. Where a process is killed or cannot be had, threads do
@@ -121,23 +121,23 @@ def on_all_cores(
     """
     workers = min(workers or available_cores(), len(items))
     may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
-    done = 0
+    count = 0
     if may_fork and workers > 1 and len(items) >= PROCESSES_FROM:
         try:
             for result in _in_processes(task, items, workers):
                 yield result
-                done += 1
+                count += 1
                 if progress:
-                    progress(done, len(items))
+                    progress(count, len(items))
             return
         except (BrokenExecutor, OSError):
             pass  # no room for processes, or one was killed: threads need none
     with ThreadPoolExecutor(workers or 1) as pool:
-        for result in pool.map(task, items[done:]):
+        for result in pool.map(task, items[count:]):
             yield result
-            done += 1
+            count += 1
             if progress:
-                progress(done, len(items))
+                progress(count, len(items))
 
 
 def _in_processes(task: Callable, items: Sequence, workers: int) -> Iterator:

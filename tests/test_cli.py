@@ -49,8 +49,8 @@ def run(capsys, device):
     return call
 
 
-def _train(faces: Path, model: Path, *more) -> list:
-    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *TINY, *more]
+def _train(faces: Path, model: Path, *flags) -> list:
+    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *TINY, *flags]
 
 
 def _same(one: Path, two: Path, device) -> None:
@@ -99,9 +99,9 @@ def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run)
     assert run(*_train(faces, model, "-i", 2))[0] == 0
     code, out, _ = run(*_train(faces, model, "-i", 4))
     assert code == 0 and "going on from iteration 2" in out
-    before = sorted(model.rglob("*"))
+    files = sorted(model.rglob("*"))
     code, out, _ = run(*_train(faces, model, "-i", 4))
-    assert code == 0 and "4 iterations are trained already" in out and sorted(model.rglob("*")) == before
+    assert code == 0 and "4 iterations are trained already" in out and sorted(model.rglob("*")) == files
 
 
 def test_a_resumed_model_keeps_its_settings_but_for_those_given(faces, tmp_path, run):
@@ -119,25 +119,25 @@ def test_a_resumed_model_keeps_its_settings_but_for_those_given(faces, tmp_path,
 
 def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run, device):
     """Weights and optimizer state, with every augmentation on."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*_train(faces, whole, "-i", 8))[0] == 0
+    unbroken, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*_train(faces, unbroken, "-i", 8))[0] == 0
     for until in (3, 8):
         assert run(*_train(faces, parts, "-i", until))[0] == 0
     for name in ("model", "optimizer", "faces"):
-        _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (whole, parts)), device)
+        _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (unbroken, parts)), device)
 
 
 def test_a_run_is_exact_in_the_middle_of_warm_up_and_accumulation(faces, tmp_path, run, device):
     """Stopped with two of three gradients collected; the flags need not be repeated."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unbroken, parts = tmp_path / "whole", tmp_path / "parts"
     flags = ["--optimizer", "adabelief", "-a", 4, "--accumulation", 3, "--clip", "autoclip", "--weight-decay", 0.01]
-    assert run(*_train(faces, whole, "-i", 8, *flags))[0] == 0
+    assert run(*_train(faces, unbroken, "-i", 8, *flags))[0] == 0
     assert run(*_train(faces, parts, "-i", 5, *flags))[0] == 0
     waiting = load_file(parts / "checkpoint-00000005" / "optimizer.safetensors")
     assert waiting["@collected"].tolist() == [2, 3] and any(key.endswith("waiting_grad") for key in waiting)
     assert run(*_train(faces, parts, "-i", 8))[0] == 0
     for name in ("model", "optimizer"):
-        _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (whole, parts)), device)
+        _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (unbroken, parts)), device)
 
 
 def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
@@ -165,13 +165,13 @@ def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
         model = tmp_path / f"m{already}"
         if already:
             assert run(*_train(faces, model, "-i", already))[0] == 0
-        before = {path: path.read_bytes() for path in model.rglob("*.safetensors")}
+        contents = {path: path.read_bytes() for path in model.rglob("*.safetensors")}
         code, out, err = run(*_train(faces, model, "-i", 2, *search))
         assert code == 0 and re.search(r"learning rate \S+ found; look at .*lr_finder.png", out), (out, err)
         assert cv2.imread(str(model / "lr_finder.png")) is not None
         checkpoints = [path.name for path in model.glob("checkpoint-*")]
         assert checkpoints == ["checkpoint-00000002"][: bool(already)]
-        assert all(path.read_bytes() == content for path, content in before.items())
+        assert all(path.read_bytes() == content for path, content in contents.items())
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def _start(faces: Path, model: Path, device) -> subprocess.Popen:
 
 def test_a_signal_saves_and_the_run_goes_on_exactly(faces, tmp_path, run, device):
     """SIGTERM at a moment nobody chose; 20 iterations on, the model equals one that was not stopped."""
-    model, whole = tmp_path / "model", tmp_path / "whole"
+    model, unbroken = tmp_path / "model", tmp_path / "whole"
     with _start(faces, model, device) as process:
         time.sleep(1.0)
         process.send_signal(signal.SIGTERM)
@@ -219,9 +219,9 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(faces, tmp_path, run, device
     assert process.returncode == 3 and complaints == "", complaints
     stopped = int(re.search(r"stopped by SIGTERM and saved at iteration (\d+)", rest)[1])
     assert (model / f"checkpoint-{stopped:08d}" / "state.json").is_file()
-    for folder in (model, whole):
+    for folder in (model, unbroken):
         assert run(*_train(faces, folder, "-i", stopped + 20))[0] == 0
-    _same(*(m / f"checkpoint-{stopped + 20:08d}/model.safetensors" for m in (model, whole)), device)
+    _same(*(m / f"checkpoint-{stopped + 20:08d}/model.safetensors" for m in (model, unbroken)), device)
 
 
 def test_ctrl_c_with_nobody_left_to_read(faces, tmp_path, device):
@@ -249,11 +249,11 @@ def test_former_names_are_taken_with_a_note(faces, tmp_path, run):
     ]
 
 
-def _loss_falls(a: Path, b: Path, model: Path, run, *more) -> str:
+def _loss_falls(a: Path, b: Path, model: Path, run, *flags) -> str:
     """Train 60 iterations: the mean total loss of the last ten is well below that of the first. Returns the output."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    code, out, err = run("train", "-A", a, "-B", b, "-m", model, *TINY, "-i", 60, "-s", 1000, *more)
+    code, out, err = run("train", "-A", a, "-B", b, "-m", model, *TINY, "-i", 60, "-s", 1000, *flags)
     assert code == 0, err
     events = EventAccumulator(str(model / "logs" / "train"), {"scalars": 0})
     events.Reload()
@@ -275,8 +275,8 @@ def test_faceswap_faces_train(golden, tmp_path, run):
         (tmp_path / side).mkdir()
         for path in chosen:
             (tmp_path / side / path.name).write_bytes(path.read_bytes())
-    for model, more in (("drawn", []), ("stored", ["--mask-type", "bisenet-fp_face"])):
-        out = _loss_falls(tmp_path / "a", tmp_path / "b", tmp_path / model, run, *more)
+    for model, flags in (("drawn", []), ("stored", ["--mask-type", "bisenet-fp_face"])):
+        out = _loss_falls(tmp_path / "a", tmp_path / "b", tmp_path / model, run, *flags)
         assert "warning: side A has 3 faces" in out
 
 
@@ -299,8 +299,8 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         (mixed / f"{name}.json").write_text(json.dumps({"landmarks": points}))
     (mixed / "alone.png").write_bytes((faces / "a" / "0002.png").read_bytes())
 
-    def train(*more, a=faces / "a", b=faces / "b"):
-        return ["train", "-A", a, "-B", b, "-m", model, *TINY, *more]
+    def train(*flags, a=faces / "a", b=faces / "b"):
+        return ["train", "-A", a, "-B", b, "-m", model, *TINY, *flags]
 
     return {
         "missing folder": (train(a=tmp_path / "nowhere"), r"nowhere: no such folder"),
@@ -509,24 +509,24 @@ def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     cases = _bad_requests(faces, tmp_path)
     assert set(cases) == set(CASES)
     arguments, message = cases[case]
-    before = sorted(tmp_path.rglob("*"))
+    files = sorted(tmp_path.rglob("*"))
     code, out, err = run(*arguments)
     assert code == 2, (code, out, err)
     assert re.search(message, err, re.DOTALL), err
     assert "Traceback" not in err and err.startswith("swapfast: ")
     assert case in ("bad files", "prepare bad", "text named png") or err.count("\n") == 1, "one line"
-    assert sorted(tmp_path.rglob("*")) == before, "nothing is written, not even a folder"
+    assert sorted(tmp_path.rglob("*")) == files, "nothing is written, not even a folder"
 
 
 def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
     """Beside the model or elsewhere, of the preview's faces or of others; a run that goes on adds to it."""
     model = tmp_path / "model"
     assert run(*_train(faces, model, "-i", 3, "-s", 2, "-z"))[0] == 0
-    made = {path.name: cv2.imread(str(path)) for path in (model / "timelapse").iterdir()}
-    assert sorted(made) == ["00000002.jpg", "00000003.jpg"]
-    last, preview = made["00000003.jpg"].astype(int), cv2.imread(str(model / "preview.png")).astype(int)
+    pictures = {path.name: cv2.imread(str(path)) for path in (model / "timelapse").iterdir()}
+    assert sorted(pictures) == ["00000002.jpg", "00000003.jpg"]
+    last, preview = pictures["00000003.jpg"].astype(int), cv2.imread(str(model / "preview.png")).astype(int)
     assert last.shape == preview.shape and np.abs(last - preview).mean() < 4
-    assert np.abs(last - made["00000002.jpg"]).mean() > 0.05, "the model has changed"
+    assert np.abs(last - pictures["00000002.jpg"]).mean() > 0.05, "the model has changed"
 
     out = tmp_path / "elsewhere" / "film"
     out.mkdir(parents=True)
@@ -545,12 +545,12 @@ def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
 def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
     model = tmp_path / "model"
     assert run(*_train(faces, model, "-i", 1))[0] == 0
-    for more, said in {
+    for flags, said in {
         ("-t", "original"): r"-t/--trainer is 'tiny' there and 'original' now",
         ("--coverage", "80"): r"--coverage is 100.0 there and 80.0 now",
         ("--seed", "5"): r"--seed is 1 there and 5 now",
     }.items():
-        code, _, err = run(*_train(faces, model, "-i", 2, *more))
+        code, _, err = run(*_train(faces, model, "-i", 2, *flags))
         assert code == 2 and re.search(said, err), err
     code, _, err = run(*_train(faces, model, "-i", 2, "--resume", "never"))
     assert code == 2 and "holds a model already" in err
@@ -612,8 +612,8 @@ def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
         checkpoint = "checkpoint-00000004/model.safetensors"
         _same(tmp_path / name / checkpoint, tmp_path / "folders" / checkpoint, device)
     arguments = ["train", "-A", tmp_path / "jpeg_a", "-B", tmp_path / "jpeg_b", *TINY, "-i", 4]
-    for where in ("host", "off"):
-        assert run(*arguments, "-m", tmp_path / where, "--cache", where)[0] == 0
+    for cache_mode in ("host", "off"):
+        assert run(*arguments, "-m", tmp_path / cache_mode, "--cache", cache_mode)[0] == 0
     _same(tmp_path / "host" / checkpoint, tmp_path / "off" / checkpoint, device)
     code, _, err = run(*arguments, "-m", tmp_path / "other", "--coverage", 80)
     assert code == 2 and "was prepared with --coverage 100.0 there and 80.0 asked for" in err
@@ -623,19 +623,19 @@ def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
 def test_where_faces_are_kept_does_not_matter(faces, tmp_path, run, device):
     """And is said; the next start finds what it needs."""
     said = {}
-    for where in ("auto", "host", "gpu", "off"):
-        code, said[where], err = run(*_train(faces, tmp_path / where, "-i", 3, "--cache", where))
+    for cache_mode in ("auto", "host", "gpu", "off"):
+        code, said[cache_mode], err = run(*_train(faces, tmp_path / cache_mode, "-i", 3, "--cache", cache_mode))
         assert code == 0, err
-        _same(*(tmp_path / w / "checkpoint-00000003/model.safetensors" for w in ("auto", where)), device)
+        _same(*(tmp_path / w / "checkpoint-00000003/model.safetensors" for w in ("auto", cache_mode)), device)
     assert f"cache: host, 0.6 MiB in {tmp_path / 'host' / 'cache'}" in said["host"]
-    kept = [path.name.split("-")[0] for path in (tmp_path / "off" / "cache").iterdir()]
-    assert "cache: off" in said["off"] and kept == ["index", "index"]
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "off" / "cache").iterdir()]
+    assert "cache: off" in said["off"] and kinds == ["index", "index"]
     assert "cache: gpu" in said["gpu"]
     code, out, _ = run(*_train(faces, tmp_path / "host", "-i", 5))
     assert code == 0 and "side A: 12 of 12 faces were decoded before" in out
     code, out, _ = run("cache", tmp_path / "host", "--json")
     files = json.loads(out)["files"]
-    assert code == 0 and [one["what"] for one in files] == ["index", "index", "store", "store"]
+    assert code == 0 and [file["what"] for file in files] == ["index", "index", "store", "store"]
     code, out, _ = run("cache", tmp_path / "host", "--clear")
     assert code == 0 and str(faces / "a") in out and "removed 4 files" in out
     assert list((tmp_path / "host" / "cache").iterdir()) == []
@@ -649,10 +649,10 @@ def test_a_share_is_held_out(faces, tmp_path, run):
     arguments = _train(faces, tmp_path / "m", "-i", 1)
     code, out, err = run(*arguments, "--validation", "0.4")
     assert code == 0, err
-    counts = [tuple(map(int, found)) for found in re.findall(r"(\d+) faces from .*, (\d+) more held out", out)]
+    counts = [tuple(map(int, numbers)) for numbers in re.findall(r"(\d+) faces from .*, (\d+) more held out", out)]
     assert [sum(count) for count in counts] == [12, 12] and all(1 <= held <= 9 for _, held in counts)
     state = json.loads((tmp_path / "m" / "checkpoint-00000001" / "state.json").read_text())
-    assert [(one["faces"], one["held_out"]) for one in state["data"].values()] == counts
+    assert [(side["faces"], side["held_out"]) for side in state["data"].values()] == counts
     code, _, err = run(*arguments, "--validation", "0.1", "-i", 2)
     assert code == 2 and "--validation is 0.4 there and 0.1 now" in err, "held-out faces stay so"
     code, _, err = run(*_train(faces, tmp_path / "n", "-i", 1), "--validation", "0.000001")
@@ -681,11 +681,11 @@ def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run)
         f"{folder / names[5]}: empty (zero bytes); left out",
         f"{folder / names[0]}: pixels that cannot be decoded; left out",
     ]
-    left = cv2.imread(str(sheet))
+    picture = cv2.imread(str(sheet))
     for name in (names[0], names[5]):
         (folder / name).unlink()
     assert run(*arguments)[::2] == (0, "")
-    assert np.array_equal(left, cv2.imread(str(sheet))), "as if it had never been there"
+    assert np.array_equal(picture, cv2.imread(str(sheet))), "as if it had never been there"
     for name in names:
         (folder / name).write_bytes(b"")
     code, _, err = run(*arguments, "--skip-bad")
@@ -710,15 +710,15 @@ def test_it_is_said_how_many_faces_could_not_be_warped(faces, tmp_path, run):
         file.write_text(json.dumps(header))
     code, out, err = run(*_train(doubled, tmp_path / "m", "-i", 2, "-M"))
     assert code == 0, err
-    found = re.search(r"(\d+) of (\d+) faces could not be warped to landmarks .* and were fed unwarped", out)
-    assert found and found[1] == found[2] != "0"
+    counts = re.search(r"(\d+) of (\d+) faces could not be warped to landmarks .* and were fed unwarped", out)
+    assert counts and counts[1] == counts[2] != "0"
     code, out, err = run(*_train(faces, tmp_path / "n", "-i", 2, "-M"))
     assert code == 0 and "could not be warped" not in out, err
 
 
 def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
-    def sheet(name, *more):
-        code, out, err = run("augment", faces / "a", "-o", tmp_path / name, "--faces", 3, "--size", 64, *more)
+    def sheet(name, *flags):
+        code, out, err = run("augment", faces / "a", "-o", tmp_path / name, "--faces", 3, "--size", 64, *flags)
         assert code == 0 and f"look at {tmp_path / name}" in out, err
         picture = cv2.imread(str(tmp_path / name))
         assert picture.shape[1] == 6 * 66 - 2
@@ -749,7 +749,7 @@ def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
 
 
 def test_settings_travel_as_toml(tmp_path, run):
-    given = [
+    command = [
         "train",
         "-A",
         "a",
@@ -764,7 +764,7 @@ def test_settings_travel_as_toml(tmp_path, run):
         "loss.eye_multiplier=1.5",
         "--print-config",
     ]
-    code, text, _ = run(*given)
+    code, text, _ = run(*command)
     assert code == 0
     (tmp_path / "run.toml").write_text(text)
     code, again, _ = run("train", "-A", "a", "-B", "b", "-m", "m", "-C", tmp_path / "run.toml", "--print-config")
@@ -822,11 +822,11 @@ def test_every_flag_of_a_setting_reaches_it(run):
             continue
         value = [] if isinstance(default, bool) else [str(type(default)(option.low))]
         code, text, err = run("train", "-A", "a", "-B", "b", "-m", "m", flag, *value, "--print-config")
-        wanted = json.dumps(not default) if isinstance(default, bool) else value[0]
+        expected = json.dumps(not default) if isinstance(default, bool) else value[0]
         part, _, last = name.rpartition(".")
         table = text.partition(f"[{part}]")[2] if part else text
         line = re.search(rf"^{last} = (.*)$", table, re.MULTILINE)
-        assert code == 0 and float(line[1]) == float(value[0]) if value else line[1] == wanted, (flag, err)
+        assert code == 0 and float(line[1]) == float(value[0]) if value else line[1] == expected, (flag, err)
 
 
 def test_the_doctor_says_what_will_be_used(run):
@@ -858,6 +858,24 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
         )
     )
     assert run()[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["trian"], {}, r"unknown command 'trian'. Did you mean 'train'\?"),
+        (["train", "--batchsize", "4"], {}, r"unknown flag for train '--batchsize'. Did you mean '--batch-size'\?"),
+        (["train"], {"SWAPFAST_BTCH_SIZE": "4"}, r"unknown variable 'SWAPFAST_BTCH_SIZE'. Did you mean"),
+        (["train", "-C", "none.toml"], {}, r"--config none.toml: cannot be read"),
+        (["inspect", "nowhere"], {}, r"nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_request_ends_the_process_with_code_2(arguments, variables, message, tmp_path):
+    """As a shell sees it: all others are asked for within this process."""
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables)
+    assert result.returncode == 2 and not result.stdout, result.stderr
+    assert re.match(f"swapfast: {message}", result.stderr) and result.stderr.count("\n") == 1, result.stderr
 
 
 def test_a_missing_libgl_is_one_line_with_the_way_out(tmp_path):

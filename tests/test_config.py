@@ -64,8 +64,8 @@ def test_every_setting_has_its_variable(tmp_path):
         assert variables[full] == name
         if name not in ("run.timelapse_input_a", "run.timelapse_input_b", "lr_finder.end"):
             extra = {"SWAPFAST_LOSS_WEIGHTS": "1 2"} if name == "loss.functions" else {}
-            found = choose(environment={full: text} | extra).config
-            assert settings(found)[name].value == value, name
+            config = choose(environment={full: text} | extra).config
+            assert settings(config)[name].value == value, name
 
 
 def test_the_short_variable_is_the_last_name_where_that_is_unique():
@@ -193,8 +193,8 @@ def test_what_is_required_is_named_with_the_three_ways():
 
 def test_a_checkpoint_keeps_nothing_of_the_run():
     config = TrainConfig(run=RunConfig(input_a="x", iterations=3), batch_size=5)
-    kept = config.checkpoint_dict()
-    assert "run" not in kept and TrainConfig.from_dict(kept) == TrainConfig(batch_size=5)
+    stored = config.checkpoint_dict()
+    assert "run" not in stored and TrainConfig.from_dict(stored) == TrainConfig(batch_size=5)
 
 
 def test_where_a_run_writes():

@@ -35,16 +35,16 @@ def run(capsys, device):
     """``run("train", ...)`` -> (exit code, what was printed, what was complained about)."""
 
     def call(*arguments) -> tuple[int, str, str]:
-        more = ["--device", device.type] if arguments[0] == "train" else []
-        code = cli.main([*map(str, arguments), *more])
+        flags = ["--device", device.type] if arguments[0] == "train" else []
+        code = cli.main([*map(str, arguments), *flags])
         out, err = capsys.readouterr()
         return code, out, err
 
     return call
 
 
-def _train(faces: Path, model: Path, *more) -> list:
-    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *crash_harness.TINY, *more]
+def _train(faces: Path, model: Path, *flags) -> list:
+    return ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, *crash_harness.TINY, *flags]
 
 
 def _weights(model: Path, step: int, name: str = "model") -> bytes:
@@ -128,14 +128,14 @@ def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
     kinds = {(point["kind"], point["step"]) for point in points}
     assert code == 0 and kinds >= {("snapshot", 4), ("checkpoint", 6), ("checkpoint", 8), ("snapshot", 8)}
     assert sum(kind == "backup" for kind, _ in kinds) == 1 and all(point["whole"] for point in points)
-    before = _weights(model, 8)
+    weights = _weights(model, 8)
     code, out, _ = run("restore", model, "--step", 4)
     assert code == 0 and "training goes on from iteration 4" in out
     assert "checkpoint-00000006 is now snapshot-00000006" in out
     code, out, _ = run("restore", model, "--list")
     assert re.search(r"checkpoint-00000004 .*<- training goes on here", out)
     code, out, err = run(*_train(faces, model, "-i", 8, "-s", 2, "-I", 4))
-    assert code == 0 and "going on from iteration 4" in out and _weights(model, 8) == before, err
+    assert code == 0 and "going on from iteration 4" in out and _weights(model, 8) == weights, err
     for wrong, said in {
         ("--step", "5"): r"--step 5: there is none such in .*--list",
         ("--step", "-5"): r"--step: '-5': must be a whole number of at least 0",
@@ -144,8 +144,8 @@ def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
         code, _, err = run("restore", model, *wrong)
         assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
     with CheckpointFolder(model).locked():
-        other = TrainingProcess(["restore", model, "--step", 4], tmp_path / "run")
-        assert other.wait() == 2 and "another run is training in this folder" in other.output()
+        second = TrainingProcess(["restore", model, "--step", 4], tmp_path / "run")
+        assert second.wait() == 2 and "another run is training in this folder" in second.output()
     assert run("restore", tmp_path / "none")[0] == 2
 
 
@@ -179,12 +179,12 @@ def test_the_state_tells_what_was_done(faces, tmp_path, run):
     ]
     assert state["runs"][0]["precision"] == "fp32" and len(state["data"]["a"]["digest"]) == 64
     assert 0 < state["metrics"]["lowest_average_loss"] <= state["metrics"]["average_loss"]
-    moved = tmp_path / "moved"
-    moved.mkdir()
+    fewer = tmp_path / "moved"
+    fewer.mkdir()
     for path in (faces / "a").iterdir():
         if not path.name.startswith(("0000", "0001")):
-            (moved / path.name).write_bytes(path.read_bytes())
-    arguments = ["train", "-A", moved, "-B", faces / "b", "-m", model, "-i", 7]
+            (fewer / path.name).write_bytes(path.read_bytes())
+    arguments = ["train", "-A", fewer, "-B", faces / "b", "-m", model, "-i", 7]
     code, out, _ = run(*arguments)
     assert code == 0 and "side A: its faces are not those it was trained on so far (40 then, 38 now)" in out
     assert "side B: its faces" not in out
@@ -222,7 +222,7 @@ def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tm
     third = load_file(new / "checkpoint-00000003" / "model.safetensors")
     assert not torch.equal(third["encoder.0.0.weight"], second["encoder.0.0.weight"])
     assert _state(new, 3)["loaded_weights"]["taken"]["encoder"] == 14
-    for more, said in {
+    for flags, said in {
         ("-l", tmp_path / "nowhere"): r"--load-weights .*nowhere: no such folder",
         ("-f", "encoder", "decoder_a", "decoder_b"): r"-f/--freeze-weights encoder decoder_a decoder_b: nothing would",
         ("-f", "head"): r"unknown -f/--freeze-weights 'head'.*decoder_a, decoder_b, encoder",
@@ -230,7 +230,7 @@ def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tm
         ("-I", "-1"): r"-I/--snapshot-interval -1: must be at least 0",
         ("-l", old, "-t", "original"): r"no weight of its encoder fits the model 'original'",
     }.items():
-        code, _, err = run(*_train(faces, tmp_path / "m", "-i", 1, *more))
+        code, _, err = run(*_train(faces, tmp_path / "m", "-i", 1, *flags))
         assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
         assert not (tmp_path / "m").exists()
 

@@ -58,8 +58,10 @@ def _report_end(trainer: Trainer, model_folder: Path, stop: StopRequest, log: Lo
         )
     if stop:
         code = exit_code_when_stopped()
-        why = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
-        log(f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{why}")
+        note = "; code 0, so that torchrun does not restart it" if code == EXIT_DONE else ""
+        log(
+            f"stopped by {stop.reason} and saved at iteration {trainer.step}; the same command goes on from there{note}"
+        )
         return code
     log(f"done: {trainer.step} iterations in {model_folder}; look at {model_folder / 'preview.png'}")
     return EXIT_DONE

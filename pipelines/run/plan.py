@@ -33,8 +33,8 @@ from swapfast.preview.samples import Samples
 from swapfast.processes import SINGLE_PROCESS, Processes
 
 
-def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
-    """Raise SwapfastError where a multiplier other than the default, among ``given``, would have no mask.
+def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> None:
+    """Raise SwapfastError where a multiplier other than the default, among ``changes``, would have no mask.
 
     The default is in every file of --print-config.
     """
@@ -42,7 +42,7 @@ def check_multipliers(config: TrainConfig, given: Mapping[str, object]) -> None:
     for part in ("eye", "mouth"):
         name = f"{part}_multiplier"
         multiplier = getattr(config.loss, name)
-        if f"loss.{name}" in given and multiplier not in (1, getattr(LossConfig, name)) and part not in masks:
+        if f"loss.{name}" in changes and multiplier not in (1, getattr(LossConfig, name)) and part not in masks:
             raise SwapfastError(
                 f"--{part}-multiplier {multiplier:g}: has no effect with --no-penalized-mask or "
                 "--mask-type none; leave one of them out"
@@ -58,7 +58,7 @@ def check_kernels(config: TrainConfig, device: torch.device) -> None:
 
 
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
-    """The loss that ``config`` describes."""
+    """Return the loss that ``config`` describes."""
     loss = config.loss
     return LossCollator(
         loss.functions,
@@ -76,7 +76,7 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
 def plan_run(
     request: TrainRequest, progress: ProgressFactory = no_progress, processes: Processes = SINGLE_PROCESS
 ) -> Plan:
-    """Check everything that can be checked before anything is written; raises SwapfastError where it fails.
+    """Check everything that can be checked before anything is written; raise SwapfastError where it fails.
 
     Only what was read of a folder is kept, where there is a cache folder already. Of several processes rank 0 looks for
     a model to go on with and tells the others, which wait until their machine's first one has read the folders and
@@ -121,14 +121,14 @@ def plan_run(
     for source in sources:
         lines += check_prepared(source, spec)
         split_validation(source, config.validation)
-    known, shown = dict(zip(inputs, sources)), []
+    known, timelapse_sources = dict(zip(inputs, sources)), []
     for path in run.timelapse_inputs if processes.is_first else ():
         if path not in known:
             known[path] = scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache)
             lines += check_prepared(known[path], spec)
             if bad := known[path].folder.bad:
                 lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
-        shown.append(known[path])
+        timelapse_sources.append(known[path])
     return Plan(
         checkpoints,
         steps,
@@ -142,7 +142,7 @@ def plan_run(
         lines,
         processes,
         transfer,
-        shown,
+        timelapse_sources,
     )
 
 

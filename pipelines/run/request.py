@@ -1,4 +1,4 @@
-"""What is asked for, and what has been found possible."""
+"""A request for a run, and the plan of a run that is possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from swapfast.processes import SINGLE_PROCESS, Processes
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What is asked for: ``config`` for a new model, ``changes`` (settings by dotted name) for one that goes on.
+    """A request for a run: ``config`` for a new model, ``changes`` (settings by dotted name) for one that goes on.
 
     ``config.run`` is taken either way: it is of this start, and a model keeps none of it.
     """
@@ -32,7 +32,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that has been found possible. Nothing has been written so far.
+    """A run that is possible. Nothing has been written so far.
 
     steps: the checkpoints there were. lines: what to tell a person. transfer: what came from another model.
     timelapse_sources: what is in ``config.run.timelapse_inputs``.
@@ -75,5 +75,5 @@ class Plan:
     @property
     def finds_rate(self) -> bool:
         """Whether to look for a learning rate: once per model, but for the mode that only looks."""
-        found = self.checkpoint is not None and "lr_finder" in self.checkpoint.state
-        return self.config.run.lr_finder and (self.only_graph or not found)
+        has_rate = self.checkpoint is not None and "lr_finder" in self.checkpoint.state
+        return self.config.run.lr_finder and (self.only_graph or not has_rate)

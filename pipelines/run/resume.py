@@ -1,4 +1,4 @@
-"""Going on with a model: with which settings, and what has changed since."""
+"""Which settings a model goes on with, and what has changed since."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot u
 
 
 def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
-    """The config to train with, the checkpoint to go on from if there is one, and what to tell a person.
+    """Return the config to train with, the checkpoint to go on from if there is one, and lines for a person.
 
     A resumed model keeps its settings but for those that are given now. Raises SwapfastError where a fixed one differs
     and is not overridden, and where ``resume`` forbids what is found.
     """
     run = request.config.run
-    found = folder.load()
-    if found is None:
+    newest = folder.load()
+    if newest is None:
         if run.resume == "must":
             raise SwapfastError(f"--resume must: {folder.folder} holds no model to go on with")
         return request.config, None, []
@@ -30,32 +30,32 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
         raise SwapfastError(
             f"--resume never: {folder.folder} holds a model already; choose another --model-dir or --resume auto"
         )
-    checkpoint, damaged = found
-    where = str(folder.path(checkpoint.step) / "state.json")
-    stored = TrainConfig.from_dict(checkpoint.state.get("config"), where)
-    wanted = dataclasses.replace(updated(stored, request.changes), run=run)
+    checkpoint, damaged = newest
+    state_file = str(folder.path(checkpoint.step) / "state.json")
+    stored = TrainConfig.from_dict(checkpoint.state.get("config"), state_file)
+    config = dataclasses.replace(updated(stored, request.changes), run=run)
     lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
-    lines += _take_over(request, folder, checkpoint, stored, wanted)
+    lines += _take_over(request, folder, checkpoint, stored, config)
     if run.load_weights:
         lines.append("--load-weights: not used, for the model has weights of its own already")
     rate = checkpoint.state.get("lr_finder")
-    if run.lr_finder and rate is not None and wanted.lr_finder.mode != "graph_and_exit":
-        wanted = updated(wanted, {"optimizer.learning_rate": rate}, f"{where}: lr_finder")
+    if run.lr_finder and rate is not None and config.lr_finder.mode != "graph_and_exit":
+        config = updated(config, {"optimizer.learning_rate": rate}, f"{state_file}: lr_finder")
         lines.append(f"learning rate {rate:.3g}, which was found before")
-    return wanted, checkpoint, lines
+    return config, checkpoint, lines
 
 
 def _take_over(
-    request: TrainRequest, folder: CheckpointFolder, checkpoint: Checkpoint, stored: TrainConfig, wanted: TrainConfig
+    request: TrainRequest, folder: CheckpointFolder, checkpoint: Checkpoint, stored: TrainConfig, config: TrainConfig
 ) -> list[str]:
     """Refuse fixed settings that differ, or note in ``checkpoint`` that they are overridden; a line for each."""
-    given = settings(wanted)
+    current = settings(config)
     names = {
-        name: f"{setting.option.flag or name} is {setting.value!r} there and {given[name].value!r} now"
+        name: f"{setting.option.flag or name} is {setting.value!r} there and {current[name].value!r} now"
         for name, setting in settings(stored).items()
-        if setting.option.fixed and given[name].value != setting.value
+        if setting.option.fixed and current[name].value != setting.value
     }
-    shapes = [text for name, text in names.items() if given[name].option.shapes]
+    shapes = [text for name, text in names.items() if current[name].option.shapes]
     if shapes and request.config.run.override:
         raise SwapfastError(
             f"--override: {'; '.join(shapes)}: that is the shape of the weights in {folder.folder} and cannot be "
@@ -69,9 +69,9 @@ def _take_over(
         )
     if not names:
         return []
-    changes = {name: [settings(stored)[name].value, given[name].value] for name in names}
-    before = kept_state(checkpoint).get("overrides", [])
-    checkpoint.state["overrides"] = [*before, {"iteration": checkpoint.step, "changes": changes}]
+    changes = {name: [settings(stored)[name].value, current[name].value] for name in names}
+    overrides = kept_state(checkpoint).get("overrides", [])
+    checkpoint.state["overrides"] = [*overrides, {"iteration": checkpoint.step, "changes": changes}]
     lines = [f"--override: {text}" for text in names.values()]
     if any(name in names for name in _STATEFUL):
         checkpoint.tensors["optimizer"] = {}

@@ -34,16 +34,20 @@ def _layers(module: nn.Module) -> Iterator[tuple[nn.Conv2d | nn.Linear, Tensor |
     """Yield every layer with weights, the order of its outputs and that of its inputs; None is Keras' order."""
     modules = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.PixelShuffle, Unflatten))]
     channels = None  # of the picture in front of a flatten
-    for layer, after in zip(modules, [*modules[1:], None]):
+    for layer, following in zip(modules, [*modules[1:], None]):
         if isinstance(layer, nn.Conv2d):
             channels = layer.out_channels
-            yield layer, _shuffled(channels) if isinstance(after, nn.PixelShuffle) else None, None
+            yield layer, _shuffled(channels) if isinstance(following, nn.PixelShuffle) else None, None
         elif isinstance(layer, nn.Linear):
             inputs = None
             if channels is not None:
                 inputs = _height_width_channel(channels, round((layer.in_features / channels) ** 0.5))
                 channels = None
-            yield layer, _height_width_channel(*after.shape[:2]) if isinstance(after, Unflatten) else None, inputs
+            yield (
+                layer,
+                _height_width_channel(*following.shape[:2]) if isinstance(following, Unflatten) else None,
+                inputs,
+            )
 
 
 def _parts(model: FaceAutoencoder) -> dict[str, nn.Module]:
