@@ -136,23 +136,24 @@ def _mark_calls(marks: PhaseMarks, owner: type, name: str, phase: str) -> None:
 
 def _mark_all_phases(marks: PhaseMarks) -> None:
     """Wrap the parts of this process' run so that they mark their phase and do what they did."""
-    import cli
     from pipelines.preview import PreviewWriter
+    from swapfast.bars import Bars
     from swapfast.training.trainer import Trainer
 
-    class MarkingBars(cli.Bars):
-        def __call__(self, description: str):
-            update = super().__call__(description)
-            phase = {"reading": "reading", "decoding": "decoding"}.get(description.split()[0], "start")
-            marks.enter(phase)
+    unmarked_bar = Bars.__call__
 
-            def marked(completed: int, total: int) -> None:
-                marks.enter(phase if completed < total else "start")
-                update(completed, total)
+    def marking_bar(bars: Bars, description: str):
+        update = unmarked_bar(bars, description)
+        phase = {"reading": "reading", "decoding": "decoding"}.get(description.split()[0], "start")
+        marks.enter(phase)
 
-            return marked
+        def marked(completed: int, total: int) -> None:
+            marks.enter(phase if completed < total else "start")
+            update(completed, total)
 
-    cli.Bars = MarkingBars
+        return marked
+
+    Bars.__call__ = marking_bar
     _mark_calls(marks, CheckpointFolder, "save", "saving")
     _mark_calls(marks, Snapshots, "snapshot", "keeping")
     _mark_calls(marks, Snapshots, "back_up", "keeping")
