@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,13 @@ GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, where a shell has it ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# torch finds its compiled code again by the program alone: what was made for AVX-512 crashes under another instruction
+# set. So each that is asked for has a folder of its own.
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}_{capability}"
+    )
 
 
 def pytest_addoption(parser):
