@@ -133,12 +133,12 @@ def make_records(folder: Path, faces: int) -> list[list[FaceRecord]]:
 def make_data(records: list[list[FaceRecord]], size: int, batch: int) -> Data:
     """A batch of crops; where it is larger than there are faces, they come again."""
     crop, half = CropConfig(), batch // 2
-    made = []
+    samples = []
     for record in (record for side in records for record in side):
         masks = training_masks(record, crop, MaskConfig(), size, MASK_NAMES)
-        made.append(np.dstack([crop_face(record, read_image(record.path), crop, size), masks]))
+        samples.append(np.dstack([crop_face(record, read_image(record.path), crop, size), masks]))
     index = [np.resize(np.arange(len(side)), half) for side in records]
-    six = np.stack(made)[np.concatenate([index[0], len(records[0]) + index[1]])]
+    six = np.stack(samples)[np.concatenate([index[0], len(records[0]) + index[1]])]
     matcher = LandmarkMatcher.from_records(records, size, crop.centering, *crop_shares(crop))
     pairs = matcher.get_close_landmarks(np.stack(index), matcher.choices(SEED, np.arange(half)))
     return Data(np.ascontiguousarray(six[..., :4]), np.ascontiguousarray(six[..., 4:].transpose(0, 3, 1, 2)), pairs)
@@ -197,9 +197,9 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         host_color.recolor(faces[strip], jitter[strip], grids[strip], scratch)
 
     def equalize(strip: slice, scratch: Scratch) -> None:
-        for grid, before, after in zip(grids[strip], lightness[strip], equalized[strip]):
+        for grid, bytes_before, after in zip(grids[strip], lightness[strip], equalized[strip]):
             if grid:
-                host_color.equalize(before, grid, out=after)
+                host_color.equalize(bytes_before, grid, out=after)
 
     def transform(strip: slice, scratch: Scratch) -> None:
         host_geometry.move_all(faces[strip], inverse[strip], moved[strip], scratch)
@@ -229,13 +229,15 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     }
 
 
-def in_strips(pool: ThreadPoolExecutor, own: local, parts: list[slice], work: Callable[[slice, Scratch], None]) -> None:
+def in_strips(
+    pool: ThreadPoolExecutor, memory: local, parts: list[slice], work: Callable[[slice, Scratch], None]
+) -> None:
     """``work`` on all parts, each thread with intermediate images of its own."""
 
     def one(part: slice) -> None:
-        if not hasattr(own, "scratch"):
-            own.scratch = Scratch()
-        work(part, own.scratch)
+        if not hasattr(memory, "scratch"):
+            memory.scratch = Scratch()
+        work(part, memory.scratch)
 
     list(pool.map(one, parts))
 
@@ -279,18 +281,18 @@ def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
     def equalize(lightness: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
         return clahe.equalize(lightness, grids, limits, largest)
 
-    def made(step: Callable, *first: Tensor) -> Callable:
+    def samples(step: Callable, *first: Tensor) -> Callable:
         """The step, compiled if wanted; it has been called before, as what it looks up must be there by then."""
         if not compiled:
             return step
         step(*first)
         return torch.compile(step, fullgraph=True, dynamic=False)
 
-    recolor = made(recolor, images, *amounts.color)
-    equalize = made(equalize, lightness, amounts.grids, amounts.limits)
-    transform = made(transform, images, masks, amounts.inverse)
-    warp, bend = made(warp, images, amounts.nodes), made(warp, images, landmark_places(data, draws, device))
-    shrink, floats = made(shrink, images, masks), made(floats, faces, extra_masks)
+    recolor = samples(recolor, images, *amounts.color)
+    equalize = samples(equalize, lightness, amounts.grids, amounts.limits)
+    transform = samples(transform, images, masks, amounts.inverse)
+    warp, bend = samples(warp, images, amounts.nodes), samples(warp, images, landmark_places(data, draws, device))
+    shrink, floats = samples(shrink, images, masks), samples(floats, faces, extra_masks)
     return {
         "color": lambda: recolor(images, *amounts.color),
         "clahe": lambda: equalize(lightness, amounts.grids, amounts.limits),
@@ -358,8 +360,8 @@ def kornia_clahe(lightness: Tensor, grids: np.ndarray) -> Tensor:
 
     result = lightness.clone()
     for grid in np.unique(grids[grids > 0]).tolist():
-        some = torch.from_numpy(np.flatnonzero(grids == grid)).to(lightness.device)
-        result[some] = equalize_clahe(lightness[some], CLIP_LIMIT, (grid, grid))
+        subset = torch.from_numpy(np.flatnonzero(grids == grid)).to(lightness.device)
+        result[subset] = equalize_clahe(lightness[subset], CLIP_LIMIT, (grid, grid))
     return result
 
 
@@ -413,21 +415,21 @@ class Backend:
 
 def backends(threads: int, compile_on_cpu: bool) -> list[Backend]:
     """The peer first."""
-    found = [
+    measured = [
         Backend("peer_loop", "cpu", partial(peer_calls, threads=threads)),
         Backend("opencv", "cpu", partial(opencv_calls, threads=threads)),
         Backend("torch_cpu", "cpu", partial(device_calls, device="cpu", compiled=False)),
         Backend("kornia", "cpu", partial(kornia_calls, device="cpu")),
     ]
     if torch.cuda.is_available():
-        found += [
+        measured += [
             Backend("kornia", "cuda", partial(kornia_calls, device="cuda")),
             Backend("torch_eager", "cuda", partial(device_calls, device="cuda", compiled=False)),
             Backend("torch_compiled", "cuda", partial(device_calls, device="cuda", compiled=True), compiled=True),
         ]
     elif compile_on_cpu:
-        found.append(Backend("torch_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
-    return found
+        measured.append(Backend("torch_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
+    return measured
 
 
 def used_memory(call: Call, backend: Backend) -> dict[str, float]:
@@ -437,19 +439,19 @@ def used_memory(call: Call, backend: Backend) -> dict[str, float]:
     if backend.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        bytes_before = torch.cuda.memory_allocated()
         result = call()
         torch.cuda.synchronize()
-        peak, results = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated() - before
+        peak, results = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated() - bytes_before
         del result
-        found = {"peak_mib": peak, "added_mib": peak - before, "beside_mib": peak - before - results}
-        return {name: round(value / 2**20, 1) for name, value in found.items()}
+        measured = {"peak_mib": peak, "added_mib": peak - bytes_before, "beside_mib": peak - bytes_before - results}
+        return {name: round(value / 2**20, 1) for name, value in measured.items()}
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # what others have freed must not serve this one unseen
     reset_peak()
-    before = peak_mib(False)
+    bytes_before = peak_mib(False)
     call()
-    return {"peak_mib": round(peak_mib(False), 1), "added_mib": round(peak_mib(False) - before, 1)}
+    return {"peak_mib": round(peak_mib(False), 1), "added_mib": round(peak_mib(False) - bytes_before, 1)}
 
 
 def device_ms(call: Call, repeats: int) -> float:
@@ -486,7 +488,7 @@ def copy_row(repeats: int) -> dict:
 def transfer_row(data: Data, repeats: int) -> dict:
     """The batch's bytes on their way to the GPU."""
     pinned = [torch.from_numpy(array).pin_memory() for array in (data.faces, data.extra_masks)]
-    given = sum(array.nbytes for array in (data.faces, data.extra_masks))
+    input_bytes = sum(array.nbytes for array in (data.faces, data.extra_masks))
 
     def call() -> list[Tensor]:
         return [array.to("cuda", non_blocking=True) for array in pinned]
@@ -494,7 +496,9 @@ def transfer_row(data: Data, repeats: int) -> dict:
     timing = compare({"copy": call}, repeats)["copy"]
     ms = device_ms(call, repeats)
     labels = {"name": "host_to_device", "size": data.size, "backend": "torch", "device": "cuda"}
-    return summary(timing, len(data), **labels, device_ms=ms, bytes=given, gb_per_s=round(given / ms / 1e6, 1))
+    return summary(
+        timing, len(data), **labels, device_ms=ms, bytes=input_bytes, gb_per_s=round(input_bytes / ms / 1e6, 1)
+    )
 
 
 def ratio(theirs: Timing, ours: Timing) -> float:
@@ -510,15 +514,15 @@ def step_rows(
     theirs = next(iter(times.values()))
     rows = []
     for backend, timing in times.items():
-        more = {"ratio_to_peer": ratio(theirs, timing)}
+        extra = {"ratio_to_peer": ratio(theirs, timing)}
         if backend.name == "peer_loop" and "landmarks" in name:
-            more["triangles"] = "opencv" if peer.griddata is None else "scipy"
+            extra["triangles"] = "opencv" if peer.griddata is None else "scipy"
         if backend.device == "cuda":
-            more["device_ms"] = device_ms(calls[backend], repeats)
+            extra["device_ms"] = device_ms(calls[backend], repeats)
             if name.startswith("whole"):
                 floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
-                more.update(floor_ms=round(floor, 4), floor_fraction=round(floor / more["device_ms"], 4))
-        labels = {"name": name, "size": data.size, **backend.labels(threads), **more}
+                extra.update(floor_ms=round(floor, 4), floor_fraction=round(floor / extra["device_ms"], 4))
+        labels = {"name": name, "size": data.size, **backend.labels(threads), **extra}
         rows.append(summary(timing, len(data), **labels) | memory[backend])
     return rows
 
@@ -547,15 +551,15 @@ def estimates(size: int, batch: int, eager_only: bool) -> list[dict]:
     ]
 
 
-def size_rows(data: Data, used: Sequence[Backend], repeats: int, threads: int, speed: float) -> list[dict]:
+def size_rows(data: Data, chosen_backends: Sequence[Backend], repeats: int, threads: int, speed: float) -> list[dict]:
     """All steps of one size."""
     gc.collect()  # the last size's threads and memory
-    if any(backend.compiled for backend in used):
+    if any(backend.compiled for backend in chosen_backends):
         torch._dynamo.reset()  # it makes eight functions of one and no more: those of the last size go
-    steps = {backend: backend.make(data) for backend in used}
+    steps = {backend: backend.make(data) for backend in chosen_backends}
     rows = []
     for name in next(iter(steps.values())):
-        calls = {backend: steps[backend][name] for backend in used}
+        calls = {backend: steps[backend][name] for backend in chosen_backends}
         rows += step_rows(name, data, calls, repeats, threads, speed)
         show(rows[-len(calls) :])
     return rows
@@ -575,7 +579,7 @@ def main() -> None:
     repeats = 3 if options.quick else 11
     torch.set_num_threads(options.threads)
     on_gpu = torch.cuda.is_available()
-    used = [
+    chosen_backends = [
         backend
         for backend in backends(options.threads, options.compile)
         if options.backends is None or backend.name in ("peer_loop", *options.backends)
@@ -587,16 +591,16 @@ def main() -> None:
         show(results)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as pool:
         records = make_records(Path(folder), options.faces)
-        for backend in used:  # libraries load what they need before any memory is looked at
+        for backend in chosen_backends:  # libraries load what they need before any memory is looked at
             if not backend.compiled:
                 for call in backend.make(make_data(records, 32, 2)).values():
                     call()
         for size in options.sizes:
             data = dataclasses.replace(make_data(records, size, options.batch), each=pool.map)
-            results += size_rows(data, used, repeats, options.threads, speed)
-            more = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
-            show(more)
-            results += more
+            results += size_rows(data, chosen_backends, repeats, options.threads, speed)
+            extra = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
+            show(extra)
+            results += extra
             save(results, options.json)  # after each size: the large ones take long
 
 

@@ -61,10 +61,10 @@ def made_batch(size: int, batch: int, masks: int, device: torch.device) -> tuple
 
 def eager_cost(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple[int, int]:
     """(kernels, bytes) of one batch."""
-    augment, given = DeviceAugmenter(size, size, [size], config), made_batch(size, batch, masks, device)
-    augment(*given)  # makes the tables
+    augment, arguments = DeviceAugmenter(size, size, [size], config), made_batch(size, batch, masks, device)
+    augment(*arguments)  # makes the tables
     with Operations() as counted:
-        augment(*given)
+        augment(*arguments)
     return len(counted.kernels), counted.bytes
 
 
@@ -72,7 +72,10 @@ def compiled_cost(
     size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device
 ) -> tuple[int, int]:
     """(kernels, bytes) of one batch, by the compiler's own account. Compiles anew: about half a minute."""
-    augment, given = DeviceAugmenter(size, size, [size], config, compile=True), made_batch(size, batch, masks, device)
+    augment, arguments = (
+        DeviceAugmenter(size, size, [size], config, compile=True),
+        made_batch(size, batch, masks, device),
+    )
     torch._dynamo.reset()
     metrics.reset()
     log = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")  # it counts bytes only when it tells them
@@ -82,7 +85,7 @@ def compiled_cost(
     propagates, log.propagate = log.propagate, False
     try:
         with inductor.patch(force_disable_caches=True):
-            augment(*given)
+            augment(*arguments)
     finally:
         log.setLevel(level)
         log.removeHandler(silent)
@@ -121,10 +124,10 @@ def main() -> None:
     flags.add_argument("--batch", type=int, default=32)
     flags.add_argument("--masks", type=int, default=3)
     flags.add_argument("--device", default="cpu")
-    given = flags.parse_args()
-    results = [cost(size, given.batch, given.masks, device=given.device) for size in given.size]
+    arguments = flags.parse_args()
+    results = [cost(size, arguments.batch, arguments.masks, device=arguments.device) for size in arguments.size]
     show(results)
-    save(results, given.json)
+    save(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def module(name: str, *, without_package: bool = False) -> types.ModuleType | No
     """A module that may be missing. without_package: do not run its package's __init__, which wants torchvision."""
     package = name.partition(".")[0]
     if without_package and package not in sys.modules:
-        found = importlib.util.find_spec(package)
-        if found is None:
+        library = importlib.util.find_spec(package)
+        if library is None:
             return None
         sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = list(found.submodule_search_locations)
+        sys.modules[package].__path__ = list(library.submodule_search_locations)
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError):  # RuntimeError: a torchvision that was built for another torch
@@ -67,22 +67,22 @@ def window(size: int) -> int:
 
 
 def pytorch_msssim(size: int) -> dict[str, Loss]:
-    found = module("pytorch_msssim")
-    if found is None:
+    library = module("pytorch_msssim")
+    if library is None:
         return {}
     # It refuses images that four halvings leave no more than four pixels beyond the window's: 64 px at window 3 is one.
-    calls = {"ssim": lambda true, pred: 1 - found.ssim(pred, true, data_range=1.0)}
+    calls = {"ssim": lambda true, pred: 1 - library.ssim(pred, true, data_range=1.0)}
     if size > (window(size) - 1) * 16:
         win = window(size)
-        calls["ms_ssim"] = lambda true, pred: 1 - found.ms_ssim(pred, true, data_range=1.0, win_size=win)
+        calls["ms_ssim"] = lambda true, pred: 1 - library.ms_ssim(pred, true, data_range=1.0, win_size=win)
     return calls
 
 
 def torchmetrics(size: int) -> dict[str, Loss]:
-    found = module("torchmetrics.functional.image")
-    if found is None:
+    library = module("torchmetrics.functional.image")
+    if library is None:
         return {}
-    single, multi = found.structural_similarity_index_measure, found.multiscale_structural_similarity_index_measure
+    single, multi = library.structural_similarity_index_measure, library.multiscale_structural_similarity_index_measure
     calls = {"ssim": lambda true, pred: 1 - single(pred, true, data_range=1.0)}
     if size // 16 >= 11:  # it takes its window's size from sigma, whatever it is told
         calls["ms_ssim"] = lambda true, pred: 1 - multi(pred, true, data_range=1.0)
@@ -90,8 +90,8 @@ def torchmetrics(size: int) -> dict[str, Loss]:
 
 
 def kornia(size: int) -> dict[str, Loss]:
-    found = module("kornia.metrics")
-    return {} if found is None else {"ssim": lambda true, pred: 1 - found.ssim(pred, true, 11)}
+    library = module("kornia.metrics")
+    return {} if library is None else {"ssim": lambda true, pred: 1 - library.ssim(pred, true, 11)}
 
 
 def piq(size: int) -> dict[str, Loss]:
@@ -152,15 +152,15 @@ def added_mib(call: Callable[[], None], on_gpu: bool) -> float:
     call()  # filters and kernels are made and kept
     if on_gpu:
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated() / 2**20
+        bytes_before = torch.cuda.memory_allocated() / 2**20
     else:
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)  # what others have freed must not serve this one unseen
     reset_peak()
     if not on_gpu:
-        before = peak_mib(False)
+        bytes_before = peak_mib(False)
     call()
-    return round(peak_mib(on_gpu) - before, 1)
+    return round(peak_mib(on_gpu) - bytes_before, 1)
 
 
 def ratio(theirs: Timing, ours: Timing) -> float:
@@ -183,9 +183,9 @@ def rows_of(name: str, size: int, batch: int, device: torch.device, repeats: int
         if backend in PACKAGES:
             labels["version"] = importlib.metadata.version(PACKAGES[backend])
         if backend == "swapfast":
-            others = {other: value for other, value in ratios.items() if other != "swapfast"}
-            labels["fastest_other"] = min(others, key=others.get)
-            labels["ratio_to_fastest"] = min(others.values())
+            peers = {peer: value for peer, value in ratios.items() if peer != "swapfast"}
+            labels["fastest_other"] = min(peers, key=peers.get)
+            labels["ratio_to_fastest"] = min(peers.values())
         rows.append(summary(timing, batch, **labels, threads=torch.get_num_threads()) | {"added_mib": memory[backend]})
     return rows
 

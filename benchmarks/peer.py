@@ -75,14 +75,14 @@ def color_adjust(batch: np.ndarray, rng: np.random.Generator) -> None:
 def transform(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rotate, zoom and shift each image with its masks, six channels at once, then flip a half of them."""
     size = batch.shape[1]
-    moved = np.empty_like(batch)
-    for source, target in zip(batch, moved):
+    transformed = np.empty_like(batch)
+    for source, target in zip(batch, transformed):
         matrix = cv2.getRotationMatrix2D(((size - 1) / 2,) * 2, rng.uniform(-10, 10), rng.uniform(0.95, 1.05))
         matrix[:, 2] += rng.uniform(-0.05, 0.05, 2) * size
         cv2.warpAffine(source, matrix, (size, size), dst=target, borderMode=cv2.BORDER_REPLICATE)
     flip = rng.random(len(batch)) <= 0.5
-    moved[flip] = moved[flip, :, ::-1]
-    return moved
+    transformed[flip] = transformed[flip, :, ::-1]
+    return transformed
 
 
 def warp(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -108,9 +108,9 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
 def augment(batch: np.ndarray, rng: np.random.Generator) -> list[torch.Tensor]:
     """(N, S, S, 6) uint8 -> feed, target and masks as float tensors."""
     color_adjust(batch, rng)
-    moved = transform(batch, rng)
-    feed = warp(np.ascontiguousarray(moved[..., :3]), rng)
-    return [to_tensor(feed), to_tensor(moved[..., :3]), to_tensor(moved[..., 3:])]
+    transformed = transform(batch, rng)
+    feed = warp(np.ascontiguousarray(transformed[..., :3]), rng)
+    return [to_tensor(feed), to_tensor(transformed[..., :3]), to_tensor(transformed[..., 3:])]
 
 
 def clahe(lab: np.ndarray, rng: np.random.Generator) -> None:
@@ -137,21 +137,21 @@ def warp_landmarks(images: np.ndarray, pairs: np.ndarray, rng: np.random.Generat
     anchors = [(0, 0), (0, last), (last, last), (last, 0), (half, 0), (half, last), (last, half), (0, half)]
     matches = pairs[:, 1] + rng.normal(0, 2 / 256 * size, pairs[:, 1].shape)
     result = np.empty_like(images)
-    for source, target, own, match in zip(images, result, pairs[:, 0], matches.astype(np.float32)):
-        hull = cv2.convexHull(np.concatenate([own[17:], match[17:]]).astype(np.int32))
+    for source, target, origin, match in zip(images, result, pairs[:, 0], matches.astype(np.float32)):
+        hull = cv2.convexHull(np.concatenate([origin[17:], match[17:]]).astype(np.int32))
         inside = [
-            any(cv2.pointPolygonTest(hull, (float(x), float(y)), False) >= 0 for x, y in (own[i], match[i]))
+            any(cv2.pointPolygonTest(hull, (float(x), float(y)), False) >= 0 for x, y in (origin[i], match[i]))
             for i in range(17)
         ]
-        kept = [i for i in range(68) if i >= 17 or not inside[i]]
+        active = [i for i in range(68) if i >= 17 or not inside[i]]
         at = landmark_map(
-            *(np.concatenate([points[kept], anchors]).astype(np.float32) for points in (own, match)), size
+            *(np.concatenate([points[active], anchors]).astype(np.float32) for points in (origin, match)), size
         )
         cv2.remap(source, at.astype(np.float32), None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_TRANSPARENT)
     return result
 
 
-def landmark_map(own: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
+def landmark_map(origin: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
     """(size, size, 2): where each pixel reads: at the points ``match`` (P, 2) those of ``own``.
 
     The peer has it from scipy's griddata. Where there is no scipy, OpenCV triangulates, the triangles are painted with
@@ -159,7 +159,7 @@ def landmark_map(own: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
     """
     x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
     if griddata is not None:
-        return griddata(match, own, (x, y), method="linear", fill_value=0)
+        return griddata(match, origin, (x, y), method="linear", fill_value=0)
     far = 1000 * size
     subdivision = cv2.Subdiv2D((-far, -far, 2 * far, 2 * far))
     subdivision.insert(match)
@@ -168,7 +168,7 @@ def landmark_map(own: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
     number = {point.tobytes(): i for i, point in enumerate(match)}
     places = np.array([[number[point.tobytes()] for point in corner] for corner in corners])
     matrices = (
-        np.linalg.pinv(np.dstack([corners, np.ones((len(corners), 3, 1), np.float32)])) @ own[places]
+        np.linalg.pinv(np.dstack([corners, np.ones((len(corners), 3, 1), np.float32)])) @ origin[places]
     )  # (T, 3, 2)
     painted = np.zeros((size, size), np.int32)
     for i, corner in enumerate(np.rint(corners * 16).astype(np.int32)):
@@ -180,9 +180,9 @@ def landmark_map(own: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
 def augment_to_landmarks(batch: np.ndarray, pairs: np.ndarray, rng: np.random.Generator) -> list[torch.Tensor]:
     """``augment`` with the warp to landmarks; pairs: as they lie in the moved images."""
     color_adjust(batch, rng)
-    moved = transform(batch, rng)
-    feed = warp_landmarks(np.ascontiguousarray(moved[..., :3]), pairs, rng)
-    return [to_tensor(feed), to_tensor(moved[..., :3]), to_tensor(moved[..., 3:])]
+    transformed = transform(batch, rng)
+    feed = warp_landmarks(np.ascontiguousarray(transformed[..., :3]), pairs, rng)
+    return [to_tensor(feed), to_tensor(transformed[..., :3]), to_tensor(transformed[..., 3:])]
 
 
 class PairSet(Dataset):

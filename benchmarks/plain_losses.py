@@ -139,14 +139,14 @@ def features(opponent: Tensor) -> list[Tensor]:
     radius = math.ceil(3 * sigma)
     at = torch.arange(-radius, radius + 1, dtype=torch.float64)
     bell = torch.exp(-(at[:, None] ** 2 + at**2) / (2 * sigma**2))
-    found = []
+    responses = []
     for kernel in (-at * bell, (at**2 / sigma**2 - 1) * bell):
         positive, negative = kernel.clamp(min=0), -kernel.clamp(max=0)
         kernel = positive / positive.sum() - negative / negative.sum()
         luminance = (opponent[:, :1] + 16) / 116
         squares = square(luminance, kernel, "replicate") ** 2 + square(luminance, kernel.T, "replicate") ** 2
-        found.append(squares.clamp(min=1e-15).sqrt())
-    return found
+        responses.append(squares.clamp(min=1e-15).sqrt())
+    return responses
 
 
 def flip(true: Tensor, pred: Tensor) -> Tensor:

@@ -60,12 +60,12 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        taken = _tensors((args, kwargs))
-        kinds = {t.device.type for t in taken}
+        operands = _tensors((args, kwargs))
+        kinds = {t.device.type for t in operands}
         if kinds == {"cpu"} and {t.device.type for t in _tensors(out)} == {"meta"}:
             self.watch.copies.append(str(function))
         # A scalar of the host travels with the kernel that takes it.
-        if {t.device.type for t in taken if t.ndim or t.is_meta} == {"cpu", "meta"}:
+        if {t.device.type for t in operands if t.ndim or t.is_meta} == {"cpu", "meta"}:
             self.watch.mixed.append(str(function))
         return out
 
@@ -79,9 +79,9 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        made = function in (torch.tensor, torch.as_tensor, torch.asarray) and out.is_meta
+        constructors = function in (torch.tensor, torch.as_tensor, torch.asarray) and out.is_meta
         indexed = function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and args[0].is_meta
-        if made or (indexed and _holds_numbers(args[1])):
+        if constructors or (indexed and _holds_numbers(args[1])):
             self.watch.copies.append(function.__name__)
         return out
 
@@ -134,8 +134,8 @@ def test_the_watch_sees_what_it_is_for():
         torch.as_tensor([1, 2], device=META)
         images[:, [0, 2]]
         images[[0]] = 1.0
-    made = ["tensor", "as_tensor", "__getitem__", "__setitem__"]
-    assert watch.mixed == [] and watch.copies == ["aten._to_copy.default"] * 2 + made
+    constructors = ["tensor", "as_tensor", "__getitem__", "__setitem__"]
+    assert watch.mixed == [] and watch.copies == ["aten._to_copy.default"] * 2 + constructors
 
 
 def test_a_batch_takes_two_copies_and_no_answer(sets):

@@ -66,10 +66,10 @@ def test_backends_agree(device, at_least, size, sizes):
 def test_shapes_ranges_and_memory(device, backend, channels, extra_masks):
     faces, masks = batch(3, 64, extra_masks or 0)
     faces = np.ascontiguousarray(faces[..., :channels])
-    before = faces.copy()
+    original = faces.copy()
     masks = masks if extra_masks is not None else None
     result = run(backend, device, (64, 48, [64, 32]), faces, masks, draw(1, [0, 1, 2], 0, 64))
-    assert np.array_equal(faces, before), "the input is left alone"
+    assert np.array_equal(faces, original), "the input is left alone"
     assert result.feed.shape == (3, 3, 48, 48)
     assert [tuple(t.shape) for t in result.targets] == [(3, 3, 32, 32), (3, 3, 64, 64)]
     count = (extra_masks or 0) + channels - 3
@@ -93,13 +93,13 @@ def test_a_face_has_the_same_bits_in_any_batch_and_order(device, backend):
     size, sizes, n = 64, (64, 64, [48, 64]), 13
     faces, extra_masks = batch(n, size)
     d = draw(3, np.arange(n), np.arange(n) % 2, size)
-    whole = tensors(run(backend, device, sizes, faces, extra_masks, d))
+    full_batch = tensors(run(backend, device, sizes, faces, extra_masks, d))
     again = tensors(run(backend, device, sizes, faces, extra_masks, draw(3, np.arange(n), np.arange(n) % 2, size)))
-    assert all(torch.equal(a, b) for a, b in zip(whole, again)), "same seed, same bits"
+    assert all(torch.equal(a, b) for a, b in zip(full_batch, again)), "same seed, same bits"
     order = np.random.default_rng(2).permutation(n)
     for pick in (slice(0, 5), slice(5, 6), slice(6, 13), order):
         part = tensors(run(backend, device, sizes, faces[pick], extra_masks[pick], d[pick]))
-        assert all(torch.equal(a, b[pick]) for a, b in zip(part, whole)), pick
+        assert all(torch.equal(a, b[pick]) for a, b in zip(part, full_batch)), pick
 
 
 def test_threads_and_floats_change_no_bit(device):
@@ -119,11 +119,11 @@ def test_an_earlier_result_outlives_later_calls():
     faces, extra_masks = batch(6, 64)
     with OpenCVAugmenter(64, 64, [64], threads=2) as augment:
         first = augment(faces, extra_masks, draw(1, np.arange(6), 0, 64))
-        kept = [t.clone() for t in tensors(first)]
+        copies = [t.clone() for t in tensors(first)]
         for step in range(1, 4):
             later = augment(faces, extra_masks, draw(1, np.arange(6) + 6 * step, 0, 64))
             assert not torch.equal(later.feed, first.feed)
-        assert all(torch.equal(a, b) for a, b in zip(tensors(first), kept))
+        assert all(torch.equal(a, b) for a, b in zip(tensors(first), copies))
 
 
 class AsksTheDevice(TorchDispatchMode):
@@ -160,18 +160,18 @@ def test_a_configuration_decides_what_is_worked_out(device):
     faces, extra_masks = (torch.from_numpy(a).to(device) for a in batch(4, 64))
     d = draw(1, np.arange(4), 0, 64)
     assert d.clahe_grid.max() > 2
-    whole = DeviceAugmenter(64, 64, [64])(faces, extra_masks, d)
-    own = DeviceAugmenter(64, 64, [64], AugmentationConfig())(faces, extra_masks, d)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(own)))
-    none, only_lab = AugmentationConfig(color=False), AugmentationConfig(color_clahe_chance=0)
-    without = draw(1, np.arange(4), 0, 64, none)
-    same = DeviceAugmenter(64, 64, [64], none)(faces, extra_masks, without)
+    full_batch = DeviceAugmenter(64, 64, [64])(faces, extra_masks, d)
+    configured = DeviceAugmenter(64, 64, [64], AugmentationConfig())(faces, extra_masks, d)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(full_batch), tensors(configured)))
+    colorless, only_lab = AugmentationConfig(color=False), AugmentationConfig(color_clahe_chance=0)
+    without = draw(1, np.arange(4), 0, 64, colorless)
+    uncolored = DeviceAugmenter(64, 64, [64], colorless)(faces, extra_masks, without)
     plain = DeviceAugmenter(64, 64, [64])(faces, extra_masks, without)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(same), tensors(plain)))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(uncolored), tensors(plain)))
     with pytest.raises(ValueError, match="CLAHE"):
         DeviceAugmenter(64, 64, [64], only_lab)(faces, extra_masks, d)
     with pytest.raises(ValueError, match="colours"):
-        DeviceAugmenter(64, 64, [64], none)(faces, extra_masks, draw(1, np.arange(4), 0, 64, only_lab))
+        DeviceAugmenter(64, 64, [64], colorless)(faces, extra_masks, draw(1, np.arange(4), 0, 64, only_lab))
     with pytest.raises(ValueError, match="CLAHE"):
         DeviceAugmenter(64, 64, [64])(faces, extra_masks, dataclasses.replace(d, clahe_grid=np.full(4, 11)))
 
@@ -196,8 +196,8 @@ def test_no_faces_give_empty_tensors(device, backend):
 
 
 def test_each_step_takes_no_faces(device):
-    step, none = ImageAugmentation(0, 64), np.zeros((0, 64, 64, 3), np.uint8)
-    for batch in (none, torch.from_numpy(none).to(device)):
+    step, colorless = ImageAugmentation(0, 64), np.zeros((0, 64, 64, 3), np.uint8)
+    for batch in (colorless, torch.from_numpy(colorless).to(device)):
         results = step.color_adjust(batch), step.transform(batch)[0], step.random_flip(batch)[0], step.warp(batch)
         assert all(tuple(result.shape) == (0, 64, 64, 3) for result in results)
 
@@ -224,18 +224,21 @@ def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
         plane = cv2.GaussianBlur(plane, (5, 5), 0)
         (matrix,) = draw(int(rng.integers(99)), [0], 0, size).inverse()
         black, matrices = np.zeros_like(plane), np.ascontiguousarray(np.stack([matrix, matrix]))
-        given = np.stack([[black, plane], [plane, black]])
-        whole = host_geometry.move(plane, matrix)
-        moved, floats = np.full((3, 4, size, size), 7, np.uint8), np.full((3, 4, size, size), 7, np.float32)
-        host_geometry.move_masks(given, matrices, moved, 1, 2)
-        host_geometry.move_masks(given, matrices, floats, 1, 2)
-        for found in (moved, floats):
+        mask_pairs = np.stack([[black, plane], [plane, black]])
+        full_batch = host_geometry.move(plane, matrix)
+        level_masks, floats = np.full((3, 4, size, size), 7, np.uint8), np.full((3, 4, size, size), 7, np.float32)
+        host_geometry.move_masks(mask_pairs, matrices, level_masks, 1, 2)
+        host_geometry.move_masks(mask_pairs, matrices, floats, 1, 2)
+        for moved_pair in (level_masks, floats):
             assert (
-                not found[1, 2].any() and not found[2, 3].any() and (found[0] == 7).all() and (found[:, :2] == 7).all()
+                not moved_pair[1, 2].any()
+                and not moved_pair[2, 3].any()
+                and (moved_pair[0] == 7).all()
+                and (moved_pair[:, :2] == 7).all()
             )
-            assert np.array_equal(found[1, 3], found[2, 2])
-        worst["bytes"] = max(worst["bytes"], np.abs(moved[1, 3].astype(int) - whole).max())
-        worst["floats"] = max(worst["floats"], np.abs(floats[1, 3] - moved[1, 3] / np.float32(255)).max())
+            assert np.array_equal(moved_pair[1, 3], moved_pair[2, 2])
+        worst["bytes"] = max(worst["bytes"], np.abs(level_masks[1, 3].astype(int) - full_batch).max())
+        worst["floats"] = max(worst["floats"], np.abs(floats[1, 3] - level_masks[1, 3] / np.float32(255)).max())
     within("levels", worst["bytes"], 1)
     within("bytes and floats", worst["floats"], 0)
 
@@ -256,9 +259,11 @@ def test_what_does_not_fit_is_refused(device, backend):
         for case in cases:
             with pytest.raises(ValueError, match=what):
                 run(backend, device, (64, 64, [64]), *case)
-    other = {"opencv": DeviceAugmenter, "torch": OpenCVAugmenter}[backend](64, 64, [64])
+    other_backend = {"opencv": DeviceAugmenter, "torch": OpenCVAugmenter}[backend](64, 64, [64])
     with pytest.raises(ValueError, match="faces"):
-        other(*((faces, extra_masks) if backend == "opencv" else map(torch.from_numpy, (faces, extra_masks))), d)
+        other_backend(
+            *((faces, extra_masks) if backend == "opencv" else map(torch.from_numpy, (faces, extra_masks))), d
+        )
     for sizes in (
         *((64, 128, [64]), (64, 64, [128]), (64, 64, []), (64, 64, [64, 64]), (8, 8, [8]), (64, 0, [64])),
         *((2048, 64, [64]), (64.5, 64, [64]), (64, 32.5, [64]), (64, 64, [48.5]), (64, float("nan"), [64])),

@@ -73,9 +73,9 @@ def test_what_a_face_draws_does_not_depend_on_its_batch():
 
 def test_seed_ordinal_and_side_change_everything():
     base = draw(7, [5], [0], 128)
-    for other in (draw(8, [5], [0], 128), draw(7, [6], [0], 128), draw(7, [5], [1], 128)):
-        assert not np.intersect1d(base.warp, other.warp).size
-        assert base.rotation[0] != other.rotation[0]
+    for changed in (draw(8, [5], [0], 128), draw(7, [6], [0], 128), draw(7, [5], [1], 128)):
+        assert not np.intersect1d(base.warp, changed.warp).size
+        assert base.rotation[0] != changed.rotation[0]
 
 
 @pytest.mark.parametrize("off, idle", [("color", ["lab", "clahe_grid"]), ("flip", ["flip"]), ("warp", ["warp"])])
@@ -149,13 +149,13 @@ def test_noise_of_landmarks_has_its_own_slots():
     noise = landmark_noise(3, [5, 6], [0, 1])
     assert noise.shape == (2, 68, 2)
     assert np.array_equal(noise[1:], landmark_noise(3, [6], [1]))
-    before, own, behind = (
+    ahead, in_place, behind = (
         random_words(3, [5], [0], blocks, STREAM_AUGMENT) for blocks in (range(16), range(16, 50), range(50, 51))
     )
-    assert MATCH_BLOCK == 50 and own.shape == (1, 136)
-    assert not np.isin(own, before).any() and not np.isin(own, behind).any()
-    radius = np.sqrt(-2 * np.log((own[0, :2] + 0.5) / 2**32))[0]  # Box and Muller, by hand
-    angle = 2 * np.pi * (own[0, 1] + 0.5) / 2**32
+    assert MATCH_BLOCK == 50 and in_place.shape == (1, 136)
+    assert not np.isin(in_place, ahead).any() and not np.isin(in_place, behind).any()
+    radius = np.sqrt(-2 * np.log((in_place[0, :2] + 0.5) / 2**32))[0]  # Box and Muller, by hand
+    angle = 2 * np.pi * (in_place[0, 1] + 0.5) / 2**32
     assert np.allclose(noise[0, 0], [radius * np.cos(angle), radius * np.sin(angle)], rtol=1e-12)
     assert not np.intersect1d(noise, draw(3, [5, 6], [0, 1], 256).warp).size
 
@@ -190,8 +190,8 @@ def test_warp_to_landmarks_depends_on_the_face_alone():
         assert np.array_equal(part.landmark_nodes, d[pick].landmark_nodes)
         assert np.array_equal(part.control_grid(), d[pick].control_grid())
     for seed, shift in ((4, 0), (3, 1)):
-        other, _ = with_landmarks(d, pairs, landmark_noise(seed, ordinals + shift, sides))
-        assert not np.array_equal(other.landmark_nodes, d.landmark_nodes)
+        changed, _ = with_landmarks(d, pairs, landmark_noise(seed, ordinals + shift, sides))
+        assert not np.array_equal(changed.landmark_nodes, d.landmark_nodes)
 
 
 @pytest.mark.parametrize("steps", [1, 8])

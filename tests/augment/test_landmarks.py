@@ -130,8 +130,8 @@ def test_points_kept_are_the_peers_but_for_the_tip_of_a_brow(golden, size):
     theirs = g[f"kept_{size}"]
     ours = landmarks._active_points(g[f"src_{size}"], g[f"dst_{size}"] + g[f"noise_{size}"])
     assert ours[:, 17].all() and not theirs[:, 17].any(), "point 17 is no jaw"
-    others = np.arange(68) != 17
-    assert np.array_equal(ours[:, others], theirs[:, :68][:, others])
+    rest = np.arange(68) != 17
+    assert np.array_equal(ours[:, rest], theirs[:, :68][:, rest])
     assert theirs[:, 68:].all()
 
 
@@ -140,20 +140,20 @@ def test_points_kept_are_the_peers_but_for_the_tip_of_a_brow(golden, size):
 def test_map_is_the_peers_put_back_the_right_way_round(golden, device, within, monkeypatch, backend, size):
     """33 nodes against a map of every px: the tolerances are those measured for the method (mean .16, p95 .70)."""
     g = golden("aug_warp_landmarks")
-    given = [g[f"{name}_{size}"] for name in ("src", "dst", "noise")]
+    inputs = [g[f"{name}_{size}"] for name in ("src", "dst", "noise")]
     theirs = put_back(g[f"map_{size}"])
     assert not g[f"nan_{size}"].any()
-    ours, warped = landmark_nodes(*given, size)
+    ours, warped = landmark_nodes(*inputs, size)
     assert warped.all()
     report(within, f"{backend} {size} px, ours", maps_of(backend, ours, size, device) - theirs, 0.16, 0.7, 4)
     if backend == "torch":
         return  # what follows is made on the host, for both
     report(within, f"{size} px, moved by", theirs - lattice(size, size), 1.2, 3.6, 6)
 
-    kept = landmarks._active_points
-    monkeypatch.setattr(landmarks, "_active_points", lambda *points: kept(*points) & (np.arange(68) != 17))
-    report(within, f"{size} px, no point 17", filled(landmark_nodes(*given, size)[0], size) - theirs, 0.16, 0.7, 4)
-    every = landmark_nodes(*given, size, nodes=size, settle=False)[0]
+    active = landmarks._active_points
+    monkeypatch.setattr(landmarks, "_active_points", lambda *points: active(*points) & (np.arange(68) != 17))
+    report(within, f"{size} px, no point 17", filled(landmark_nodes(*inputs, size)[0], size) - theirs, 0.16, 0.7, 4)
+    every = landmark_nodes(*inputs, size, nodes=size, settle=False)[0]
     report(within, f"{size} px, every px, no point 17", every - theirs, 1e-4, 1e-4, 1e-3)
 
 
@@ -197,10 +197,13 @@ def delaunay(points: np.ndarray) -> np.ndarray:
     return triples[empty]
 
 
-def read_by_definition(own: np.ndarray, target: np.ndarray, kept: np.ndarray, at: np.ndarray, size: int):
+def read_by_definition(origin: np.ndarray, target: np.ndarray, active: np.ndarray, at: np.ndarray, size: int):
     """(M, 2) where px ``at`` (M, 2) of one face read: barycentric in the triangle they lie in; float64 throughout."""
     anchors = edge_anchors(size)
-    source, target = np.concatenate([own[kept], anchors]), np.concatenate([target[kept], anchors]).astype(np.float64)
+    source, target = (
+        np.concatenate([origin[active], anchors]),
+        np.concatenate([target[active], anchors]).astype(np.float64),
+    )
     result = np.full(at.shape, np.nan)
     for i, j, k in delaunay(target):
         edges = np.stack([target[j] - target[i], target[k] - target[i]], axis=1)
@@ -214,23 +217,23 @@ def read_by_definition(own: np.ndarray, target: np.ndarray, kept: np.ndarray, at
 @pytest.mark.parametrize("size", [48, 100])
 def test_nodes_read_where_the_definition_says(within, size, turn):
     """Also for turned heads, whose jaw lies on the face and is left out, and with landmarks outside the image."""
-    own, match = faces_like(5, size, 1, turn), faces_like(5, size, 2, turn)
-    own[3, :, 0] += 0.35 * size
+    origin, match = faces_like(5, size, 1, turn), faces_like(5, size, 2, turn)
+    origin[3, :, 0] += 0.35 * size
     match[3, :, 0] += 0.35 * size
     noise = noise_like(5, size, 3)
     match[4, 14:17, 0] = size - 1 - np.array([0.01, 0.1, 1])  # close to the rim, which must stay all the same
     noise[4] = 0
-    nodes, warped = landmark_nodes(own, match, noise, size, settle=False)
+    nodes, warped = landmark_nodes(origin, match, noise, size, settle=False)
     assert warped.all()
-    kept = landmarks._active_points(own, match + noise)
-    assert (match[3] + noise[3]).max() > size and own[:3].max() < 1.1 * size
-    assert kept[:, 17:].all() and (kept[:, :17].all() if turn == 0 else (~kept[:, :17]).any(1).all())
+    active = landmarks._active_points(origin, match + noise)
+    assert (match[3] + noise[3]).max() > size and origin[:3].max() < 1.1 * size
+    assert active[:, 17:].all() and (active[:, :17].all() if turn == 0 else (~active[:, :17]).any(1).all())
     at = lattice(size).reshape(-1, 2)
-    moved = (match + noise).astype(np.float32)
-    expected = [read_by_definition(*face, at, size) for face in zip(own, moved, kept)]
+    movement = (match + noise).astype(np.float32)
+    expected = [read_by_definition(*face, at, size) for face in zip(origin, movement, active)]
     assert np.isfinite(expected).all()
     # Where a noisy landmark nearly meets its neighbour, a node on the edge between takes either side's word.
-    error = np.linalg.norm(nodes.reshape(len(own), -1, 2) - expected, axis=-1)
+    error = np.linalg.norm(nodes.reshape(len(origin), -1, 2) - expected, axis=-1)
     within("99.9 of 100 nodes, px", np.percentile(error, 99.9), 1e-4)
     within("all nodes, px", error.max(), 0.05)
 
@@ -251,19 +254,19 @@ def test_nodes_settle_where_the_definition_says(within, settle):
     grid, offsets = rng.normal(size=(n, nodes, nodes, 2)), rng.normal(size=(n, 68, 2))
     places = rng.uniform(-1, nodes, (n, 68, 2))
     places[0, :4] = [[0, 0], [nodes - 1, nodes - 1], [3, 4], [3, 4]]
-    kept = rng.random((n, 68)) < 0.8
-    ours = settle(grid, places, offsets, kept)
+    active = rng.random((n, 68)) < 0.8
+    ours = settle(grid, places, offsets, active)
     assert np.array_equal(ours[:, [0, -1]], grid[:, [0, -1]]) and np.array_equal(ours[:, :, 0], grid[:, :, 0])
     for face in range(n):
-        used = kept[face] & ((places[face] >= 0) & (places[face] <= nodes - 1)).all(1)
-        low = np.minimum(places[face, used].astype(int), nodes - 2)
-        up = places[face, used] - low
-        shares = np.zeros((used.sum(), nodes, nodes))
+        inner_points = active[face] & ((places[face] >= 0) & (places[face] <= nodes - 1)).all(1)
+        low = np.minimum(places[face, inner_points].astype(int), nodes - 2)
+        up = places[face, inner_points] - low
+        shares = np.zeros((inner_points.sum(), nodes, nodes))
         for x, y in itertools.product((0, 1), repeat=2):
             weight = (up[:, 0] if x else 1 - up[:, 0]) * (up[:, 1] if y else 1 - up[:, 1])
-            shares[np.arange(used.sum()), low[:, 1] + y, low[:, 0] + x] += weight
-        missed = offsets[face, used] - np.einsum("pyx,yxc->pc", shares, grid[face])
-        inner = shares[:, 1:-1, 1:-1].reshape(used.sum(), -1)
+            shares[np.arange(inner_points.sum()), low[:, 1] + y, low[:, 0] + x] += weight
+        missed = offsets[face, inner_points] - np.einsum("pyx,yxc->pc", shares, grid[face])
+        inner = shares[:, 1:-1, 1:-1].reshape(inner_points.sum(), -1)
         least = np.concatenate([inner / np.sqrt(landmarks.RIDGE), np.eye(inner.shape[1])])
         wanted = np.concatenate([missed / np.sqrt(landmarks.RIDGE), np.zeros((inner.shape[1], 2))])
         change = np.linalg.lstsq(least, wanted, rcond=None)[0].reshape(nodes - 2, nodes - 2, 2)
@@ -273,21 +276,21 @@ def test_nodes_settle_where_the_definition_says(within, settle):
 # ---- landmarks land where they should ------------------------------------------------------------------------
 
 
-def landing(within, name: str, own, match, size: int, most: float = 0.5) -> None:
+def landing(within, name: str, origin, match, size: int, most: float = 0.5) -> None:
     """How far from its place the feed shows a landmark, in the mean over those kept and in the image."""
     for what, noise in (
-        ("no noise", np.zeros((len(own), 68, 2))),
-        ("noise", noise_like(len(own), size, 1)),
+        ("no noise", np.zeros((len(origin), 68, 2))),
+        ("noise", noise_like(len(origin), size, 1)),
     ):
         target = match + noise
-        nodes, warped = landmark_nodes(own, match, noise, size)
+        nodes, warped = landmark_nodes(origin, match, noise, size)
         assert warped.all()
-        shown = landmarks._active_points(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
-        error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
-        moved = np.linalg.norm(target - own, axis=-1)[shown].mean()
-        within(f"{name}: mean px, {what}, moved {moved:.2f}", error.mean(), most)
-        every, _ = landmark_nodes(own, match, noise, size, nodes=4 * size)
-        error = np.linalg.norm(at_points(every, target, size) - own, axis=-1)[shown]
+        in_view = landmarks._active_points(origin, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+        error = np.linalg.norm(at_points(nodes, target, size) - origin, axis=-1)[in_view]
+        movement = np.linalg.norm(target - origin, axis=-1)[in_view].mean()
+        within(f"{name}: mean px, {what}, moved {movement:.2f}", error.mean(), most)
+        every, _ = landmark_nodes(origin, match, noise, size, nodes=4 * size)
+        error = np.linalg.norm(at_points(every, target, size) - origin, axis=-1)[in_view]
         within(f"{name}: mean px, {what}, 4 nodes a px", error.mean(), 0.1)
 
 
@@ -302,7 +305,7 @@ def test_landmarks_of_photographs_land(photographs, within):
     """Of real faces, each warped to the most similar face of another picture."""
     size = 256
     read = [json.loads(path.read_text()) for path in sorted((photographs / "aligned").glob("[ab]/*.json"))]
-    faces = np.array([np.array(one["landmarks"]) * ((size - 1) / (one["size"] - 1)) for one in read])[::5]
+    faces = np.array([np.array(entry["landmarks"]) * ((size - 1) / (entry["size"] - 1)) for entry in read])[::5]
     assert len(faces) > 20
     far = ((faces[:, None] - faces) ** 2).sum((2, 3)) + np.where(np.eye(len(faces)), np.inf, 0)
     landing(within, f"{size} px", faces, faces[far.argmin(1)], size)
@@ -312,16 +315,16 @@ def test_ordinary_faces_are_warped_at_the_ends_of_all_settings(photographs):
     """With mouths that are closed, and where the narrowest crop and the largest movement push points outside."""
     size = 256
     read = [json.loads(path.read_text()) for path in sorted((photographs / "aligned").glob("[ab]/*.json"))]
-    faces = np.array([np.array(one["landmarks"]) / (one["size"] - 1) for one in read])
+    faces = np.array([np.array(entry["landmarks"]) / (entry["size"] - 1) for entry in read])
     assert sum(len(np.unique(face, axis=0)) < 68 for face in faces) > 40, "doubled points"
     config = AugmentationConfig(rotation_range=25.0, zoom_amount=25.0, shift_range=25.0)
     for narrowed in (1, 1 / 0.625):
         points = np.repeat(((faces - 0.5) * narrowed + 0.5) * (size - 1), 4, axis=0)
         d = draw(1, np.arange(len(points)), 0, size, config)
-        own, match = (d.move_points(p) for p in (points, points[::-1]))
-        nodes, warped = landmark_nodes(own, match, noise_like(len(own), size, 2), size)
+        origin, match = (d.move_points(p) for p in (points, points[::-1]))
+        nodes, warped = landmark_nodes(origin, match, noise_like(len(origin), size, 2), size)
         assert warped.all() and np.isfinite(nodes).all()
-        assert narrowed == 1 or (np.maximum(-own, own - size + 1).max((1, 2)) > 0.1 * size).mean() > 0.5
+        assert narrowed == 1 or (np.maximum(-origin, origin - size + 1).max((1, 2)) > 0.1 * size).mean() > 0.5
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
@@ -332,12 +335,12 @@ def test_random_landmarks_land(within, size):
 @pytest.mark.parametrize("size", [288, 384, 512, 576, 768, 1024])
 def test_landmarks_of_large_faces_land(within, size):
     """Half a pixel is a smaller part of a larger face, which therefore has more nodes."""
-    own, match, noise = faces_like(8, size, 5), faces_like(8, size, 6), noise_like(8, size, 1)
-    nodes, warped = landmark_nodes(own, match, noise, size)
+    origin, match, noise = faces_like(8, size, 5), faces_like(8, size, 6), noise_like(8, size, 1)
+    nodes, warped = landmark_nodes(origin, match, noise, size)
     assert warped.all()
     target = match + noise
-    shown = landmarks._active_points(own, target) & ((target >= 0) & (target <= size - 1)).all(-1)
-    error = np.linalg.norm(at_points(nodes, target, size) - own, axis=-1)[shown]
+    in_view = landmarks._active_points(origin, target) & ((target >= 0) & (target <= size - 1)).all(-1)
+    error = np.linalg.norm(at_points(nodes, target, size) - origin, axis=-1)[in_view]
     within(f"{size} px, {nodes.shape[1]} nodes: mean px", error.mean(), 0.5)
 
 
@@ -346,18 +349,18 @@ def test_the_step_by_itself_warps_to_landmarks(device):
     size, config = 64, AugmentationConfig(landmark_deviation=3.0)
     faces = np.random.default_rng(3).integers(0, 256, (2, size, size, 3), np.uint8)
     step = ImageAugmentation(2, size, config)
-    own, match = faces_like(2, size, 5), faces_like(2, size, 6)
-    warped = step.warp(faces, True, own, match)
-    nodes, _ = landmark_nodes(own, match, landmark_noise(0, [0, 1], 0) * 0.03 * size, size)
+    origin, match = faces_like(2, size, 5), faces_like(2, size, 6)
+    warped = step.warp(faces, True, origin, match)
+    nodes, _ = landmark_nodes(origin, match, landmark_noise(0, [0, 1], 0) * 0.03 * size, size)
     draws = dataclasses.replace(Draws.identity(2, size), landmark_nodes=nodes)
     assert np.array_equal(warped, ImageAugmentation(2, size, config, draws).warp(faces))
     assert not np.array_equal(warped, step.warp(faces)) and not np.array_equal(warped, faces)
-    on_device = step.warp(torch.from_numpy(faces).to(device), True, own, match)
+    on_device = step.warp(torch.from_numpy(faces).to(device), True, origin, match)
     assert np.abs(on_device.cpu().numpy().astype(int) - warped).max() <= 6
     with pytest.raises(ValueError, match="needs batch_src_points and batch_dst_points"):
         step.warp(faces, to_landmarks=True)
     with pytest.raises(ValueError, match=r"match: expected \(2, 68, 2\)"):
-        step.warp(faces, True, own, match[:1])
+        step.warp(faces, True, origin, match[:1])
 
 
 @pytest.mark.parametrize("noisy", [True, False])
@@ -368,15 +371,15 @@ def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
     pairs = np.stack([faces_like(n, size, 8), faces_like(n, size, 9)], axis=1)
     plain = draw(6, ordinals, 0, size, AugmentationConfig(color=False, rotation_range=20.0, zoom_amount=10.0))
     which = np.resize([8, 30, 33, 36, 45, 48, 54, 57], n)  # chin, nose, corners of eyes and mouth, lower lip
-    own, match = (plain.move_points(pairs[:, i]) for i in (0, 1))
+    origin, match = (plain.move_points(pairs[:, i]) for i in (0, 1))
     if noisy:
         d, warped = with_landmarks(plain, pairs, landmark_noise(6, ordinals, 0))
         match = match + landmark_noise(6, ordinals, 0) * (2 / 256 * size)
     else:
-        nodes, warped = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
+        nodes, warped = landmark_nodes(origin, match, np.zeros((n, 68, 2)), size)
         d = dataclasses.replace(plain, landmark_nodes=nodes)
     assert warped.all() and d.flip.any() and not d.flip.all()
-    own, match = own[ordinals, which], match[ordinals, which]
+    origin, match = origin[ordinals, which], match[ordinals, which]
     y, x = np.mgrid[:size, :size]
     dots = [255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 2.0**2)) for px, py in pairs[ordinals, 0, which]]
     faces = np.repeat(np.rint(dots).astype(np.uint8)[..., None], 3, axis=-1)
@@ -388,11 +391,11 @@ def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
         total = mass.sum((1, 2))
         return np.stack([(mass * x).sum((1, 2)) / total, (mass * y).sum((1, 2)) / total], -1)
 
-    within("target, largest, px", np.linalg.norm(centres(result.targets[0]) - own, axis=1).max(), 0.05)
+    within("target, largest, px", np.linalg.norm(centres(result.targets[0]) - origin, axis=1).max(), 0.05)
     error = np.linalg.norm(centres(result.feed) - match, axis=1)
-    moved = np.linalg.norm(own - match, axis=1).mean()
-    assert moved > 3
-    within(f"feed, mean px, moved {moved:.1f}", error.mean(), 1.5 if noisy else 1.0)
+    movement = np.linalg.norm(origin - match, axis=1).mean()
+    assert movement > 3
+    within(f"feed, mean px, moved {movement:.1f}", error.mean(), 1.5 if noisy else 1.0)
 
 
 # ---- properties ----------------------------------------------------------------------------------------------
@@ -400,8 +403,8 @@ def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
 
 def test_a_face_that_is_its_own_match_does_not_move_by_a_bit():
     for size in (32, 65, 100, 128):
-        own = faces_like(5, size, 1)
-        nodes, warped = landmark_nodes(own, own, np.zeros((5, 68, 2)), size)
+        origin = faces_like(5, size, 1)
+        nodes, warped = landmark_nodes(origin, origin, np.zeros((5, 68, 2)), size)
         assert warped.all()
         assert np.array_equal(nodes, np.broadcast_to(lattice(size), nodes.shape))
         d = dataclasses.replace(Draws.identity(5, size), landmark_nodes=nodes)
@@ -413,31 +416,31 @@ def test_a_face_that_is_its_own_match_does_not_move_by_a_bit():
 def test_the_rim_stays_where_it_is(within):
     size = 128
     nodes, warped = landmark_nodes(faces_like(16, size, 1), faces_like(16, size, 2), noise_like(16, size, 3), size)
-    moved = np.abs(nodes - lattice(size))
-    assert warped.all() and moved.max() > 3
-    for rim in (moved[:, 0], moved[:, -1], moved[:, :, 0], moved[:, :, -1]):
+    movement = np.abs(nodes - lattice(size))
+    assert warped.all() and movement.max() > 3
+    for rim in (movement[:, 0], movement[:, -1], movement[:, :, 0], movement[:, :, -1]):
         within("the rim, px", rim.max(), 0)
 
 
-def spoilt(own: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def spoilt(origin: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """Landmarks (68, 2) of faces that cannot be warped, by what is wrong with them."""
     line = np.stack([np.linspace(5, size - 5, 68)] * 2, -1)
     return {
-        "NaN": np.where(np.arange(68)[:, None] == 30, np.nan, own),
-        "infinite": np.where(np.arange(68)[:, None] == 3, np.inf, own),
-        "one far outside": np.where(np.arange(68)[:, None] == 60, [2.5 * size, 5], own),
-        "all far outside": own - 1e7,
-        "as large as numbers get": own * 1e36,
+        "NaN": np.where(np.arange(68)[:, None] == 30, np.nan, origin),
+        "infinite": np.where(np.arange(68)[:, None] == 3, np.inf, origin),
+        "one far outside": np.where(np.arange(68)[:, None] == 60, [2.5 * size, 5], origin),
+        "all far outside": origin - 1e7,
+        "as large as numbers get": origin * 1e36,
         "on a slanting line": line,
         "on a level line": line * [1, 0] + [0, 9],
         "on an upright line": line * [0, 1] + [9, 0],
         "all the same": np.full((68, 2), size / 2),
         "two places": np.where(np.arange(68)[:, None] % 2, [9.0, 9.0], [30.0, 40.0]),
-        "two doubled": np.where(np.arange(68)[:, None] == 30, own[33], own),
-        "two of the jaw doubled": np.where(np.arange(68)[:, None] == 4, own[5], own),
-        "all doubled": own.repeat(2, axis=0)[::2].reshape(34, 2, 2).mean(1).repeat(2, axis=0),
-        "a lip on another place than its own": np.where(np.arange(68)[:, None] == 61, own[65], own),
-        "the core on a line": np.concatenate([own[:17], line[17:]]),
+        "two doubled": np.where(np.arange(68)[:, None] == 30, origin[33], origin),
+        "two of the jaw doubled": np.where(np.arange(68)[:, None] == 4, origin[5], origin),
+        "all doubled": origin.repeat(2, axis=0)[::2].reshape(34, 2, 2).mean(1).repeat(2, axis=0),
+        "a lip on another place than its own": np.where(np.arange(68)[:, None] == 61, origin[65], origin),
+        "the core on a line": np.concatenate([origin[:17], line[17:]]),
     }
 
 
@@ -472,9 +475,9 @@ def test_threads_share_the_faces_and_change_no_bit():
     noise = landmark_noise(1, np.arange(n), 0)
     alone, warped = with_landmarks(Draws.identity(n, size), pairs, noise)
     with ThreadPoolExecutor(3) as pool:
-        shared, same = with_landmarks(Draws.identity(n, size), pairs, noise, each=pool.map)
+        shared, same_warped = with_landmarks(Draws.identity(n, size), pairs, noise, each=pool.map)
     assert np.array_equal(alone.landmark_nodes, shared.landmark_nodes)
-    assert np.array_equal(warped, same) and warped.sum() == n - 1
+    assert np.array_equal(warped, same_warped) and warped.sum() == n - 1
 
 
 @pytest.mark.parametrize("kind", ["whole px", "closed lips", "a square lattice", "on the rim", "far apart"])
@@ -482,9 +485,9 @@ def test_awkward_points_give_a_bounded_map(within, kind):
     """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""
     size, n = 96, 64
     rng = np.random.default_rng(0)
-    own, match = faces_like(n, size, 1, spread=0.03), faces_like(n, size, 2, spread=0.03)
+    origin, match = faces_like(n, size, 1, spread=0.03), faces_like(n, size, 2, spread=0.03)
     if kind == "whole px":
-        own, match = np.rint(faces_like(n, size, 1)), np.rint(faces_like(n, size, 2))
+        origin, match = np.rint(faces_like(n, size, 1)), np.rint(faces_like(n, size, 2))
     elif kind == "closed lips":
         match[:, [61, 62, 63, 48, 37]] = match[:, [67, 66, 65, 60, 41]]
     elif kind == "a square lattice":
@@ -493,13 +496,13 @@ def test_awkward_points_give_a_bounded_map(within, kind):
     elif kind == "on the rim":
         match[:, :17] = np.clip(match[:, :17] * 1.5 - size / 4, 0, size - 1)
     else:
-        own, match = (rng.uniform(-size, 2 * size, (n, 68, 2)).astype(np.float32) for _ in range(2))
-    nodes, warped = landmark_nodes(own, match, np.zeros((n, 68, 2)), size)
+        origin, match = (rng.uniform(-size, 2 * size, (n, 68, 2)).astype(np.float32) for _ in range(2))
+    nodes, warped = landmark_nodes(origin, match, np.zeros((n, 68, 2)), size)
     assert warped.all() and np.isfinite(nodes).all()
     # The offset at a node lies between those of the corners around it, before landmarks that share a cell pull at it.
-    reach = np.abs(own - match).max((1, 2))
+    reach = np.abs(origin - match).max((1, 2))
     within("offset, of the largest landmark's", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 2)
-    nodes, _ = landmark_nodes(own, match, np.zeros((n, 68, 2)), size, settle=False)
+    nodes, _ = landmark_nodes(origin, match, np.zeros((n, 68, 2)), size, settle=False)
     within("unsettled, the same", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 1 + 1e-6)
 
 
@@ -522,19 +525,19 @@ def test_the_kernel_gives_what_arrays_give(within, size, settle):
 
 def test_batch_order_and_threads_change_no_bit():
     size, n = 128, 37
-    given = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
-    given[0][5] = np.nan
-    nodes, warped = landmark_nodes(*given, size)
+    inputs = faces_like(n, size, 1), faces_like(n, size, 2), noise_like(n, size, 3)
+    inputs[0][5] = np.nan
+    nodes, warped = landmark_nodes(*inputs, size)
     assert warped.sum() == n - 1
     with ThreadPoolExecutor(3) as pool:  # it holds no state that two callers could share
-        for again, same in pool.map(lambda _: landmark_nodes(*given, size), range(6)):
-            assert np.array_equal(nodes, again) and np.array_equal(warped, same)
+        for again, same_warped in pool.map(lambda _: landmark_nodes(*inputs, size), range(6)):
+            assert np.array_equal(nodes, again) and np.array_equal(warped, same_warped)
     order = np.random.default_rng(0).permutation(n)
     for pick in (slice(0, 1), slice(3, 10), order):
-        part, _ = landmark_nodes(*(a[pick] for a in given), size)
+        part, _ = landmark_nodes(*(a[pick] for a in inputs), size)
         assert np.array_equal(part, nodes[pick])
-    empty, none = landmark_nodes(*(a[:0] for a in given), size)
-    assert empty.shape == (0, NODES, NODES, 2) and none.shape == (0,)
+    empty, no_faces = landmark_nodes(*(a[:0] for a in inputs), size)
+    assert empty.shape == (0, NODES, NODES, 2) and no_faces.shape == (0,)
 
 
 def test_movement_flip_and_warp_in_one_are_the_steps_after_each_other(within):
@@ -581,10 +584,10 @@ def test_the_steps_in_order_show_what_the_whole_shows(at_least):
     )
     faces, step = pictures(n, size), ImageAugmentation(n, size, draws=d)
     with OpenCVAugmenter(size, size, [size]) as augment:
-        whole = augment(faces, None, d).feed.permute(0, 2, 3, 1).numpy()
+        full_feed = augment(faces, None, d).feed.permute(0, 2, 3, 1).numpy()
     inner = (slice(None), slice(16, -16), slice(16, -16))  # at the rim the whole may see beyond the target
     steps = step.warp(step.random_flip(step.transform(faces)[0])[0])
-    at_least("two samplings against one, dB", psnr(steps[inner], whole[inner]), 32)
+    at_least("two samplings against one, dB", psnr(steps[inner], full_feed[inner]), 32)
 
 
 @pytest.mark.parametrize("nodes", [5, 17, 33, 64])
@@ -592,24 +595,24 @@ def test_the_steps_in_order_show_what_the_whole_shows(at_least):
 def test_bands_hold_all_the_weight_there_is(within, size, nodes):
     """Each band of rows has the nodes that count for it, and no product is one that BLAS would spread over threads."""
     weights = hat_weights(size, nodes)
-    left = weights.copy()
+    remainder = weights.copy()
     seen = 0
-    for some, between in host_geometry.bands(size, nodes):
-        assert some.start == seen and between.stop <= nodes
-        seen = some.stop
-        left[some, between] = 0
-        height, used = some.stop - some.start, between.stop - between.start
-        assert height == 1 or 2 * size * height * used <= host_geometry.PRODUCT_LIMIT
-    assert seen == size and not left.any()
+    for pixel_rows, between in host_geometry.bands(size, nodes):
+        assert pixel_rows.start == seen and between.stop <= nodes
+        seen = pixel_rows.stop
+        remainder[pixel_rows, between] = 0
+        height, inner_points = pixel_rows.stop - pixel_rows.start, between.stop - between.start
+        assert height == 1 or 2 * size * height * inner_points <= host_geometry.PRODUCT_LIMIT
+    assert seen == size and not remainder.any()
 
 
 def test_wrong_shapes_are_refused():
-    own = faces_like(2, 64, 1)
+    origin = faces_like(2, 64, 1)
     noise = np.zeros((2, 68, 2))
-    for bad in ((own[:1], own, noise), (own, own[:, :5], noise), (own, own, noise[..., :1])):
+    for bad in ((origin[:1], origin, noise), (origin, origin[:, :5], noise), (origin, origin, noise[..., :1])):
         with pytest.raises(ValueError, match="expected"):
             landmark_nodes(*bad, 64)
     with pytest.raises(ValueError, match="pairs"):
-        with_landmarks(Draws.identity(2, 64), own, landmark_noise(0, [0, 1], 0))
+        with_landmarks(Draws.identity(2, 64), origin, landmark_noise(0, [0, 1], 0))
     with pytest.raises(ValueError, match="pairs"):
-        with_landmarks(Draws.identity(3, 64), np.stack([own, own], 1), landmark_noise(0, [0, 1], 0))
+        with_landmarks(Draws.identity(3, 64), np.stack([origin, origin], 1), landmark_noise(0, [0, 1], 0))

@@ -25,12 +25,12 @@ def _tensor(array, device):
     return torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)).to(device)
 
 
-def _image(golden, device, which, size):
+def _image(golden, device, image_name, size):
     """The 32 px pair is not stored: it is the 64 px one averaged 2 x 2 (its per-item losses say so)."""
     pairs = golden("loss_inputs")
-    if f"{which}_{size}" in pairs.files:
-        return _tensor(pairs[f"{which}_{size}"], device)
-    return torch.nn.functional.avg_pool2d(_tensor(pairs[f"{which}_64"], device), 64 // int(size))
+    if f"{image_name}_{size}" in pairs.files:
+        return _tensor(pairs[f"{image_name}_{size}"], device)
+    return torch.nn.functional.avg_pool2d(_tensor(pairs[f"{image_name}_64"], device), 64 // int(size))
 
 
 def _parts(golden, device, config, output):
@@ -116,14 +116,14 @@ def test_totals_and_gradients_are_the_peers(golden, device, within, name):
         assert list(values) == list(weights)
         for function, value in values.items():
             theirs = vectors[f"unweighted_{name}_out{output}_{function}"].astype(np.float64)
-            wanted = theirs
+            reference = theirs
             if function in MENDED:
-                wanted = _expected(golden, device, config, function, output)
-                assert np.abs(theirs / wanted - 1).max() > 1e-4, "the peer's defect, reproduced"
-                total += weights[function] * (wanted.mean() - theirs.mean())
+                reference = _expected(golden, device, config, function, output)
+                assert np.abs(theirs / reference - 1).max() > 1e-4, "the peer's defect, reproduced"
+                total += weights[function] * (reference.mean() - theirs.mean())
             leap = _leap(golden, device, config, output) if function == "ms_ssim" else 0.0
             leaps += weights[function] * np.mean(leap)
-            error = ((np.abs(value.detach().cpu().numpy() - wanted) - leap) / wanted).max()
+            error = ((np.abs(value.detach().cpu().numpy() - reference) - leap) / reference).max()
             within(f"{name} out{output} {function} per item, relative", error, ROUNDING.get(function, 1e-5))
             weighted = loss.weighted[output][function].detach().cpu().numpy()
             np.testing.assert_allclose(weighted, value.detach().cpu().numpy() * weights[function], rtol=1e-6)
@@ -159,8 +159,8 @@ def test_a_function_named_twice_adds_its_weights(golden, device, within):
     config = _manifest_configs(golden)["duplicate_function"]
     _, loss = _run(golden, device, config)
     theirs = float(golden("loss_collator")["total_duplicate_function"])
-    kept, given = config["weights"][1], sum(config["weights"])
-    within("duplicate total, relative", abs(loss.total.item() / (theirs / kept * given) - 1), ROUNDING["ssim"])
+    weight, options = config["weights"][1], sum(config["weights"])
+    within("duplicate total, relative", abs(loss.total.item() / (theirs / weight * options) - 1), ROUNDING["ssim"])
 
 
 def test_masks_and_multipliers_by_the_formula(device):
@@ -191,8 +191,8 @@ def test_every_function_is_masked(device, name):
     assert torch.isfinite(pred.grad).all() and pred.grad[..., 16:48, 16:48].abs().sum() > 0
     if name in ONE_PIXEL or not get_loss(name).spatial:
         assert pred.grad[..., :16, :].abs().max() == 0
-        other = torch.where(face > 0, pred.detach(), 0.5)
-        again = LossCollator([name], [1.0], "bgr", True, 3, 1, 64)([true], [other], BatchMeta([face], [eye], None))
+        outside = torch.where(face > 0, pred.detach(), 0.5)
+        again = LossCollator([name], [1.0], "bgr", True, 3, 1, 64)([true], [outside], BatchMeta([face], [eye], None))
         torch.testing.assert_close(again.total, loss.total.detach())
     nothing = BatchMeta([torch.zeros_like(face)], None, None)
     assert LossCollator([name], [1.0], "bgr", True, 3, 1, 64)([true], [pred], nothing).total.item() == 0
@@ -258,7 +258,7 @@ def test_the_collator_tells_the_order_of_colours(device):
     ],
 )
 def test_what_a_user_can_get_wrong(change, message):
-    given = {
+    options = {
         "functions": ["ssim"],
         "weights": [1.0],
         "color_order": "bgr",
@@ -268,7 +268,7 @@ def test_what_a_user_can_get_wrong(change, message):
         "smallest_output": 32,
     }
     with pytest.raises(SwapfastError, match=message):
-        LossCollator(**(given | change))
+        LossCollator(**(options | change))
 
 
 def test_a_mask_asked_for_and_absent():

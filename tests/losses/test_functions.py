@@ -40,14 +40,14 @@ def _value_and_gradient(loss, true, pred):
     return value.detach().double().cpu().numpy(), torch.autograd.grad(value.mean(), pred)[0].double().cpu().numpy()
 
 
-def _relative(found, wanted) -> float:
+def _relative(actual, target_value) -> float:
     """Largest error as a share of the largest wanted value."""
-    return np.abs(found - wanted).max() / np.abs(wanted).max()
+    return np.abs(actual - target_value).max() / np.abs(target_value).max()
 
 
-def _relative_norm(found, wanted) -> float:
+def _relative_norm(actual, target_value) -> float:
     """Length of the error as a share of the length of what is wanted."""
-    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    return np.linalg.norm(actual - target_value) / np.linalg.norm(target_value)
 
 
 # SSIM divides by the variance and 9e-4 and FLIP has kinks; every other loss is off by 1e-6 or less, which leaves 1e-5.
@@ -62,8 +62,8 @@ FLIP_GRADIENT_NORM = 7e-3
 
 
 def _function(name):
-    found = GOLDEN.get(name, name)
-    return get_loss(found).function if isinstance(found, str) else found
+    actual = GOLDEN.get(name, name)
+    return get_loss(actual).function if isinstance(actual, str) else actual
 
 
 def _keys(vectors):
@@ -117,10 +117,12 @@ def test_values_and_gradients_are_the_peers(golden, device, within, name):
 def test_where_the_peer_is_wrong_ours_is_what_it_meant(golden, device, within, name):
     vectors = golden("loss_fixed_layout_refs")
     value, grad = _value_and_gradient(_function(name), *_inputs(golden, "64", device))
-    wanted = vectors[f"value_{name}"]
-    wanted = wanted.transpose(0, 3, 1, 2) if name == "pixel_gradient_diff" else wanted  # stored as NHWC
-    within(f"{name} mean, relative", abs(value.mean() / wanted.astype(np.float64).mean() - 1), 1e-5)
-    within(f"{name} value, relative", _relative(value, wanted), 1e-5)
+    target_value = vectors[f"value_{name}"]
+    target_value = (
+        target_value.transpose(0, 3, 1, 2) if name == "pixel_gradient_diff" else target_value
+    )  # stored as NHWC
+    within(f"{name} mean, relative", abs(value.mean() / target_value.astype(np.float64).mean() - 1), 1e-5)
+    within(f"{name} value, relative", _relative(value, target_value), 1e-5)
     within(f"{name} gradient, relative", _relative(grad, vectors[f"grad_{name}"]), 1e-4)
     for key in _keys(golden(f"loss_{name}")):
         wrong = float(golden(f"loss_{name}")[f"mean64_{key}"])
@@ -258,8 +260,8 @@ def test_sizes_that_blocks_of_rows_do_not_divide(device, within, name):
 @pytest.mark.parametrize("share", ["all", "one pixel"])
 def test_a_broken_prediction_is_not_a_perfect_one(device, name, share):
     true, pred = (torch.rand(2, 3, 64, 64, device=device) for _ in range(2))
-    where = (slice(None),) if share == "all" else (0, 1, 20, 20)
-    pred[where] = torch.nan
+    index = (slice(None),) if share == "all" else (0, 1, 20, 20)
+    pred[index] = torch.nan
     values = get_loss(name).function(true, pred)
     assert values[0].isnan().any()
     if share == "all":
@@ -282,15 +284,15 @@ def test_float32_inside_autocast_and_on_half_precision(device, name):
     plain = run(true.float(), pred.float())
     with torch.autocast(device.type, dtype=torch.bfloat16):
         mixed = run(true.float(), pred.float())
-    before = torch.get_float32_matmul_precision()
+    original = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         coarse = run(true.float(), pred.float())
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.set_float32_matmul_precision(before)
-    for other in (mixed, coarse):
-        assert torch.equal(plain[0], other[0]) and torch.equal(plain[1], other[1])
+        torch.set_float32_matmul_precision(original)
+    for comparison in (mixed, coarse):
+        assert torch.equal(plain[0], comparison[0]) and torch.equal(plain[1], comparison[1])
     half, grad = run(true, pred)
     assert torch.equal(plain[0], half)
     torch.testing.assert_close(grad, plain[1].bfloat16().float())
@@ -316,18 +318,18 @@ def test_memory_order_does_not_matter(device, name):
     true, pred = (torch.rand(2, 3, 64, 64, device=device) for _ in range(2))
     value, grad = _value_and_gradient(get_loss(name).function, true, pred)
     last = [image.contiguous(memory_format=torch.channels_last) for image in (true, pred)]
-    other, other_grad = _value_and_gradient(get_loss(name).function, *last)
-    np.testing.assert_allclose(other, value, rtol=1e-5, atol=1e-6)
+    comparison, other_grad = _value_and_gradient(get_loss(name).function, *last)
+    np.testing.assert_allclose(comparison, value, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(other_grad, grad, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_pictures_stay_as_they_were_and_the_target_gets_no_gradient(device, name):
     true, pred = (torch.rand(1, 3, 64, 64, device=device) for _ in range(2))
-    before = true.clone(), pred.clone()
+    original = true.clone(), pred.clone()
     true.requires_grad_(), pred.requires_grad_()
     get_loss(name).function(true, pred).mean().backward()
-    assert torch.equal(true, before[0]) and torch.equal(pred, before[1])
+    assert torch.equal(true, original[0]) and torch.equal(pred, original[1])
     assert true.grad is None and pred.grad.abs().sum() > 0
 
 
@@ -348,7 +350,7 @@ def test_the_precision_of_products_is_left_as_it_was(device):
     if not hasattr(torch.backends.mkldnn, "matmul"):
         pytest.skip("torch before 2.9 has one way only")
     kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    before = [kind.fp32_precision for kind in kinds]
+    original = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
             kind.fp32_precision = "tf32"
@@ -357,7 +359,7 @@ def test_the_precision_of_products_is_left_as_it_was(device):
             get_loss(name).function(torch.zeros_like(image), image).mean().backward()
         assert [kind.fp32_precision for kind in kinds] == ["tf32"] * 3
     finally:
-        for kind, precision in zip(kinds, before):
+        for kind, precision in zip(kinds, original):
             kind.fp32_precision = precision
 
 
@@ -403,21 +405,21 @@ def test_means_of_extreme_images_are_the_peers(golden, device, within):
     """Where its defects do not enter: those that mend the layout see these images alike, but for its checkers."""
     cases = json.loads((golden.folder / "loss_edge_cases.json").read_text())
     images = _edge_cases(device)
-    for key, wanted in cases.items():
+    for key, target_value in cases.items():
         name, _, case = key.partition("/")
         if case == "negative_of" or key == "pixel_gradient_diff/checker_inverse":
             continue  # of a picture that is not stored; of derivatives along rows and colours
         true, pred = images[case]
         mean = get_loss(name).function(true, pred).mean().item()
-        within(f"{key} mean", abs(mean - wanted["mean"]), FLAT_ROUNDING.get(name, 2e-5))
+        within(f"{key} mean", abs(mean - target_value["mean"]), FLAT_ROUNDING.get(name, 2e-5))
 
 
 def test_filters_equal_padding_and_a_square_convolution(device, within):
     images = torch.rand(2, 3, 33, 147, generator=torch.Generator().manual_seed(1)).to(device)
     for size, sigma, border in ((11, 1.5, "reflect"), (5, 1.0, "replicate"), (3, 1.5, "reflect")):
         expected = plain_losses.square(images.double().cpu(), plain_losses.gaussian(size, sigma), border)
-        found = blur(images, size, sigma, border=border).double().cpu()
-        within(f"blur {size} {border}", (found - expected).abs().max(), 1e-6)
+        actual = blur(images, size, sigma, border=border).double().cpu()
+        within(f"blur {size} {border}", (actual - expected).abs().max(), 1e-6)
     expected = torch.nn.functional.interpolate(images.double().cpu(), (130, 301), mode="bilinear", align_corners=False)
     within("enlarge", (enlarge(images, 130, 301).double().cpu() - expected).abs().max(), 1e-6)
     swapped = mix_colors(images, ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
@@ -437,10 +439,10 @@ def test_windows_equal_products(device, shape, within):
         windows = filter_for(images.to(device), *parts)
         products = filter_for(images.double(), *parts)
         assert isinstance(windows, WindowFilter) == (device.type == "cpu") and isinstance(products, BandFilter)
-        for way, given in (("forward", images), ("backward", grad)):
+        for way, stack in (("forward", images), ("backward", grad)):
             call = (lambda f, x: f(x)) if way == "forward" else (lambda f, x: f.backward(x))
-            found, expected = call(windows, given.to(device)).double().cpu(), call(products, given.double())
-            within(f"window {size} {way}", (found - expected).abs().max(), 1e-6)
+            actual, expected = call(windows, stack.to(device)).double().cpu(), call(products, stack.double())
+            within(f"window {size} {way}", (actual - expected).abs().max(), 1e-6)
 
 
 def test_small_differences_keep_their_digits():

@@ -98,17 +98,20 @@ def test_the_loss_on_networks_made_here(device, name, weights):
         assert torch.equal(value, loss(true, pred, weights_folder=folder))
 
     # Every layer that is used has the file's weights.
-    used, given = network(name, folder, device).net.named_parameters(), load_file(folder / NETWORKS[name][1])
-    layers = {key: value for key, value in given.items() if key.startswith("features.")}
-    for (key, found), (source, wanted) in zip(used, sorted_layers(layers)):
-        assert torch.equal(found.cpu(), wanted), f"{key} is not {source}"
+    network_parameters, stored = (
+        network(name, folder, device).net.named_parameters(),
+        load_file(folder / NETWORKS[name][1]),
+    )
+    layers = {key: value for key, value in stored.items() if key.startswith("features.")}
+    for (key, parameter), (source, layer) in zip(network_parameters, sorted_layers(layers)):
+        assert torch.equal(parameter.cpu(), layer), f"{key} is not {source}"
 
     for case in ((true, true), (torch.zeros_like(true), torch.ones_like(true))):
-        given = case[1].clone().requires_grad_()
-        loss(case[0], given, weights_folder=folder).mean().backward()
-        assert torch.isfinite(given.grad).all()
-    same = LossCollator([name], [1.0], "bgr", False, 1, 1, 64, weights_folder=folder)([true], [true], BatchMeta())
-    assert same.total.item() == 0
+        stored = case[1].clone().requires_grad_()
+        loss(case[0], stored, weights_folder=folder).mean().backward()
+        assert torch.isfinite(stored.grad).all()
+    repeated = LossCollator([name], [1.0], "bgr", False, 1, 1, 64, weights_folder=folder)([true], [true], BatchMeta())
+    assert repeated.total.item() == 0
     assert not list(LossCollator([name], [1.0], "bgr", False, 1, 1, 64, weights_folder=folder).parameters())
 
 

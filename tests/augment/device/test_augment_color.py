@@ -109,10 +109,10 @@ def test_color_space_is_opencvs_up_to_its_8_bit_tables(golden, device, within):
     error = np.abs(bgr - g["bgr_from_lab"])
     # Half of these triples are no colour a screen shows; there OpenCV's tables and the formula part by more.
     back = lab_of_bgr(bgr / 255)
-    shown = np.abs(back - g["lab"]).max(1) < 1
-    assert shown.sum() > 500
-    within("device: LAB to BGR, worst", error[shown].max(), 2.5)
-    within("device: LAB to BGR, mean", error[shown].mean(), 0.3)
+    displayable = np.abs(back - g["lab"]).max(1) < 1
+    assert displayable.sum() > 500
+    within("device: LAB to BGR, worst", error[displayable].max(), 2.5)
+    within("device: LAB to BGR, mean", error[displayable].mean(), 0.3)
 
 
 @pytest.mark.golden
@@ -125,9 +125,9 @@ def test_color_space_of_the_opencv_backend_is_the_peers(golden, within):
         within(f"opencv: LAB to BGR, {channels} channels, worst", np.abs(bgr.astype(int) - g["bgr_from_lab"]).max(), 0)
     # The backend itself, there and back: an amount that moves no level is an amount, and a face with one is converted.
     faces = np.ascontiguousarray(g["bgr"].reshape(1, 72, 81, 3)[:, :72, :72])
-    there = np.ascontiguousarray(g["lab_from_bgr"].reshape(72, 81, 3)[:, :72])
+    to_lab = np.ascontiguousarray(g["lab_from_bgr"].reshape(72, 81, 3)[:, :72])
     ours = rounded_colors(faces, amounts(np.full((1, 3), 1e-4), 72))[0]
-    back = cv2.cvtColor(there, cv2.COLOR_LAB2BGR)
+    back = cv2.cvtColor(to_lab, cv2.COLOR_LAB2BGR)
     within("8 bits: there and back, worst", np.abs(ours.astype(int) - back).max(), 0)
     assert not np.array_equal(ours, faces[0])
 
@@ -156,8 +156,8 @@ def test_jitter_is_the_peers_rounded_instead_of_cut_off(golden, device, within):
 
         factor, offset = (torch.from_numpy(v.astype(np.float32)).to(device) for v in d.lab_affine())
         lab = torch.from_numpy(g["lab_in"]).to(device).permute(0, 3, 1, 2).float()
-        moved = torch.stack(color.jitter(lab, factor, offset), dim=1)
-        within(f"device{case}", np.abs(levels(moved) - exact).max(), 1e-3)
+        jittered_lab = torch.stack(color.jitter(lab, factor, offset), dim=1)
+        within(f"device{case}", np.abs(levels(jittered_lab) - exact).max(), 1e-3)
 
         # The amounts mean what they mean to the peer: its result is the exact value with the fraction cut off.
         cut = exact - g[f"lab_out{case}"]
@@ -257,8 +257,8 @@ def adjusted(images: np.ndarray, d: Draws, device) -> torch.Tensor:
 def exactly_adjusted(images: np.ndarray, d: Draws) -> np.ndarray:
     """Return (N, H, W, 3) bytes jittered in LAB by the device's formulas in float64, in 0..1, without CLAHE."""
     lab = torch.stack(color.bgr_to_lab(torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255), dim=-1)
-    moved = torch.from_numpy(jittered(lab.numpy(), d.lab)).permute(0, 3, 1, 2)
-    return levels(color.lab_to_bgr(moved))
+    jittered_lab = torch.from_numpy(jittered(lab.numpy(), d.lab)).permute(0, 3, 1, 2)
+    return levels(color.lab_to_bgr(jittered_lab))
 
 
 # ---- against formulas and as properties ----------------------------------------------------------------------
@@ -280,8 +280,8 @@ def test_lab_is_kornias(device, within):
     ours = torch.stack(color.bgr_to_lab(bgr), dim=1)
     scale, shift = torch.tensor([[2.55, 1, 1], [0, 128, 128]], device=device)[:, None, :, None, None]
     within("to LAB, 8-bit units", float((ours - (theirs * scale + shift)).abs().max()), 1e-3)
-    moved = jittered(ours.permute(0, 2, 3, 1).cpu().numpy(), np.array([[0.2, -0.05, 0.08]])).astype(np.float32)
-    lab = torch.from_numpy(moved).permute(0, 3, 1, 2).to(device)
+    jittered_lab = jittered(ours.permute(0, 2, 3, 1).cpu().numpy(), np.array([[0.2, -0.05, 0.08]])).astype(np.float32)
+    lab = torch.from_numpy(jittered_lab).permute(0, 3, 1, 2).to(device)
     back = lab_to_rgb((lab - shift) / scale).flip(1)
     within("from jittered LAB, levels", float((color.lab_to_bgr(lab) - back).abs().max()) * 255, 0.01)
 
@@ -352,8 +352,8 @@ def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at
     at_least(f"device, clip limit {clip_limit:g}, dB", psnr(255 * levels(whole.targets[0]), expected), 46)
     single = step.color_adjust(torch.from_numpy(faces).to(device)).cpu()
     at_least(f"device, step, clip limit {clip_limit:g}, dB", psnr(single, expected), 46)
-    others = np.where(clip_limit == 2.0, 4.0, 2.0)
-    assert psnr(ours, corrected_color(faces, d.lab, d.clahe_grid, float(others))) < 40, "and it matters"
+    other_limit = np.where(clip_limit == 2.0, 4.0, 2.0)
+    assert psnr(ours, corrected_color(faces, d.lab, d.clahe_grid, float(other_limit))) < 40, "and it matters"
 
 
 @pytest.mark.parametrize("size, grid", [(32, 2), (33, 10), (50, 3), (64, 4), (64, 9)])
@@ -413,10 +413,10 @@ def test_amounts_reach_black_and_white(device):
 def test_inputs_are_left_alone_and_single_faces_come_out_as_in_a_batch(device):
     faces = pictures(4, 64)
     d = draw(5, np.arange(4), 0, 64)
-    before = faces.copy()
+    original = faces.copy()
     together = ImageAugmentation(4, 64, draws=d).color_adjust(faces)
     on_device = ImageAugmentation(4, 64, draws=d).color_adjust(torch.from_numpy(faces).to(device))
-    assert np.array_equal(faces, before)
+    assert np.array_equal(faces, original)
     assert on_device.dtype == torch.uint8 and on_device.shape == faces.shape
     for i in range(4):
         alone = ImageAugmentation(1, 64, draws=d[i : i + 1])

@@ -61,10 +61,10 @@ def test_transform_is_the_peers(golden, device, within):
         # The peer's six channels take OpenCV's fixed-point path; ours, and its 3 and 4, are exact: a value that all but
         # lies between two levels goes either way.
         levels = coarse_grid_levels(images) if images.shape[-1] > 4 else 1
-        ours, moved = step.transform(images, points)
+        ours, transformed = step.transform(images, points)
         within(f"{case}: opencv, levels", worst(ours, g[f"out_{case}"]), levels)
         if points is not None:
-            within(f"{case}: points, px", worst(moved, g[f"points_out_{case}"]), 1e-4)
+            within(f"{case}: points, px", worst(transformed, g[f"points_out_{case}"]), 1e-4)
         on, _ = step.transform(on_device(images, device))
         within(f"{case}: device, levels", worst(on.cpu(), g[f"out_{case}"]), levels)
         within(f"{case}: device against opencv, levels", worst(on.cpu(), ours), 1)
@@ -203,12 +203,12 @@ def test_both_backends_sample_where_the_definition_says(device, within, size):
 @pytest.mark.parametrize("size, smaller", [(128, 64), (96, 32), (96, 64), (128, 80), (100, 99), (64, 1), (50, 50)])
 def test_shrinking_is_the_mean_of_the_area(device, within, size, smaller):
     image = pictures(2, size)
-    exact = np.stack([area_mean(one, smaller) for one in image])
+    exact = np.stack([area_mean(single, smaller) for single in image])
     small = geometry.shrink(on_device(image, device).permute(0, 3, 1, 2).float(), smaller)
     within("device, levels", worst(small.permute(0, 2, 3, 1).cpu(), exact), 1e-3)
     within("opencv, levels", worst(host_geometry.shrink(image, smaller, Scratch()), exact), 0.51)
-    ones = area_weights(size, smaller)
-    within("shares add up", worst(ones.sum(1), 1) + worst(ones.sum(0), smaller / size), 1e-9)
+    weights_matrix = area_weights(size, smaller)
+    within("shares add up", worst(weights_matrix.sum(1), 1) + worst(weights_matrix.sum(0), smaller / size), 1e-9)
 
 
 def test_the_two_ways_to_write_a_map_agree(within):
@@ -240,9 +240,9 @@ def test_no_amounts_change_nothing(device):
 def test_flipping_twice_is_nothing(device):
     faces, points = pictures(4, 64), np.random.default_rng(0).uniform(0, 63, (4, 2, 68, 2))
     step = ImageAugmentation(4, 64, draws=from_record(64, 4, flip=[True, False, True, True]))
-    once, moved = step.random_flip(faces, points)
-    assert not np.array_equal(once, faces) and not np.array_equal(moved, points)
-    twice, back = step.random_flip(once, moved)
+    once, transformed = step.random_flip(faces, points)
+    assert not np.array_equal(once, faces) and not np.array_equal(transformed, points)
+    twice, back = step.random_flip(once, transformed)
     assert np.array_equal(twice, faces) and np.allclose(back, points)
     images, flags = on_device(faces, device).permute(0, 3, 1, 2), on_device(step.draws.flip, device)
     assert torch.equal(geometry.flip(geometry.flip(images, flags), flags), images)
@@ -271,8 +271,8 @@ def test_points_and_masks_go_where_the_pixels_go(device, within):
     config = AugmentationConfig(color=False, rotation_range=20.0, zoom_amount=15.0)
     d = draw(6, np.arange(n), 0, size, config)
     rng = np.random.default_rng(1)
-    where = rng.uniform(40, 87, (n, 2))
-    faces = blobs(where, size)
+    spots = rng.uniform(40, 87, (n, 2))
+    faces = blobs(spots, size)
     extra_masks = np.ascontiguousarray(np.repeat(faces[..., :1], 2, -1).transpose(0, 3, 1, 2))
     # In the feed: the dot is painted where the map reads for a px in the middle of a cell of the grid, and there
     # it must appear. Half the usual warp: a dot that the cell bends is no longer centred on its own point.
@@ -286,7 +286,7 @@ def test_points_and_masks_go_where_the_pixels_go(device, within):
     ):
         name = type(augment).__name__
         result = augment(to(faces), to(extra_masks), d).to_float()
-        expected = d.move_points(where[:, None])[:, 0]
+        expected = d.move_points(spots[:, None])[:, 0]
         within(f"{name}: target, px", worst(centres(result.targets[0][:, 1].cpu()), expected), 0.05)
         for mask in range(3):
             error = worst(centres(result.masks[0][:, mask].cpu()), expected)
@@ -301,12 +301,12 @@ def test_the_steps_in_order_are_the_whole(device, at_least):
     faces = pictures(4, size)
     d = draw(9, np.arange(4), 0, size, AugmentationConfig(color=False))
     step = ImageAugmentation(4, size, draws=d)
-    moved = step.random_flip(step.transform(faces)[0])[0]
+    transformed = step.random_flip(step.transform(faces)[0])[0]
     with OpenCVAugmenter(size, size, [size]) as augment:
-        whole = augment(faces, None, d)
-    assert worst(moved, whole.targets[0].permute(0, 2, 3, 1)) <= 1
+        full = augment(faces, None, d)
+    assert worst(transformed, full.targets[0].permute(0, 2, 3, 1)) <= 1
     inner = (slice(None), slice(16, -16), slice(16, -16))  # at the rim the whole may see beyond the target
-    warped, feed = step.warp(moved)[inner], whole.feed.permute(0, 2, 3, 1).numpy()[inner]
+    warped, feed = step.warp(transformed)[inner], full.feed.permute(0, 2, 3, 1).numpy()[inner]
     error = np.mean((warped.astype(np.float64) - feed) ** 2)
     at_least("two samplings against one, dB", 10 * np.log10(255**2 / error), 32)
 

@@ -30,9 +30,9 @@ class Copies(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor) and result.device.type == "meta":
-            made = func in (torch.tensor, torch.as_tensor)
-            moved = func is torch.Tensor.to and args[0].device.type == "cpu"
-            if made or moved:
+            is_new = func in (torch.tensor, torch.as_tensor)
+            is_copy = func is torch.Tensor.to and args[0].device.type == "cpu"
+            if is_new or is_copy:
                 (self.sent if kwargs.get("non_blocking") else self.waited).append(tuple(result.shape))
         return result
 
@@ -69,7 +69,7 @@ def test_what_is_sent_arrives(device):
         arrived = send(amounts, device)
         assert arrived.device.type == device.type
         np.testing.assert_array_equal(arrived.cpu().numpy(), amounts, strict=True)
-    kept = constant((1.0, 0.1), device, torch.float64)
-    assert kept.tolist() == [1.0, 0.1] and kept.dtype == torch.float64
-    assert constant((1.0, 0.1), device, torch.float64) is kept
+    cached = constant((1.0, 0.1), device, torch.float64)
+    assert cached.tolist() == [1.0, 0.1] and cached.dtype == torch.float64
+    assert constant((1.0, 0.1), device, torch.float64) is cached
     assert constant((1.0, 0.1), device, torch.float32).dtype == torch.float32

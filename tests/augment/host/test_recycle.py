@@ -60,12 +60,12 @@ def test_memory_comes_back_with_the_last_view_and_not_before(name):
     array[...] = np.arange(array.size).reshape(shape)
     at = _address(array)
     part = PARTS[name](torch.from_numpy(array).permute(0, 3, 1, 2))
-    before = _content(part)
+    content_before = _content(part)
     del array
     gc.collect()
-    other = recycled(shape, np.float32)
-    other[...] = -1
-    assert _address(other) != at and np.array_equal(_content(part), before)
+    second = recycled(shape, np.float32)
+    second[...] = -1
+    assert _address(second) != at and np.array_equal(_content(part), content_before)
     del part
     gc.collect()
     assert _address(recycled(shape, np.float32)) == at
@@ -79,8 +79,8 @@ def test_other_shapes_and_types_use_the_same_bytes_and_other_amounts_do_not():
     at = _address(array)
     del array
     larger = recycled((3, 8, 8), np.float32)
-    same = recycled((8, 64), np.uint8)
-    assert _address(larger) != at and _address(same) == at
+    reused = recycled((8, 64), np.uint8)
+    assert _address(larger) != at and _address(reused) == at
     assert recycled((0, 5, 5), np.uint8).shape == (0, 5, 5)
 
 
@@ -143,13 +143,15 @@ def test_a_kept_part_of_a_batch_is_never_written_to(as_float):
             return [result.feed, *result.targets, *result.masks]
 
         names = [name for name in PARTS if as_float or name != "kept for backward"]
-        kept = [(name, which, PARTS[name](tensors()[which])) for name in names for which in range(5)]
-        before = [_content(part) for *_, part in kept]
+        held_parts = [
+            (name, tensor_index, PARTS[name](tensors()[tensor_index])) for name in names for tensor_index in range(5)
+        ]
+        content_before = [_content(part) for *_, part in held_parts]
         seen = set()
         for _ in range(20):
             seen |= {tensor.data_ptr() for tensor in tensors()}
-        for (name, which, part), content in zip(kept, before):
-            assert np.array_equal(_content(part), content), f"{name} of tensor {which}"
+        for (name, tensor_index, part), content in zip(held_parts, content_before):
+            assert np.array_equal(_content(part), content), f"{name} of tensor {tensor_index}"
         assert len(seen) <= 10, "batches that nobody holds share the memory of one or two"
 
 
@@ -157,8 +159,8 @@ def test_a_closed_augmenter_leaves_held_results_alone():
     faces = pictures(3, 64)
     with OpenCVAugmenter(64, 64, [64], threads=1) as augment:
         result = augment(faces, None, draw(1, np.arange(3), 0, 64))
-        before = result.feed.clone()
+        content_before = result.feed.clone()
         recycled = augment.recycled
-    assert torch.equal(result.feed, before)
+    assert torch.equal(result.feed, content_before)
     del result
     assert len(recycled._idle) == 0

@@ -21,7 +21,7 @@ WANTED = [np.array([4, 0, 0, 2]), np.array([1, 1, 2, 0, 2])]
 
 
 def test_rows_are_the_array_that_would_be_gathered(stored):
-    expected = np.concatenate([array[wanted] for array, wanted in zip(stored, WANTED)])
+    expected = np.concatenate([array[rows_taken] for array, rows_taken in zip(stored, WANTED)])
     rows = Rows(list(zip(stored, WANTED)))
     assert (len(rows), rows.shape, rows.ndim, rows.dtype) == (9, expected.shape, 4, np.uint8)
     assert np.array_equal(np.asarray(rows), expected)
@@ -52,7 +52,7 @@ def test_rows_of_read_only_stores_are_augmented_as_arrays_are(size, threads):
     draws = draw(1, np.arange(9), np.repeat([0, 1], [4, 5]), size)
     rows = [Rows(list(zip(arrays, WANTED))) for arrays in (faces, extra_masks)]
     with OpenCVAugmenter(size, size, [48, size], threads) as augment:
-        one, two = augment(*rows, draws), augment(*map(np.asarray, rows), draws)
+        from_rows, two = augment(*rows, draws), augment(*map(np.asarray, rows), draws)
     for name in ("feed", "targets", "masks"):
-        for a, b in zip(getattr(one, name), getattr(two, name)):
+        for a, b in zip(getattr(from_rows, name), getattr(two, name)):
             assert (a == b).all() and a.any(), name

@@ -18,7 +18,7 @@ def _images(count: int, size: int, channels: int) -> np.ndarray:
     """Smooth ones, each of another colour, so that a row of a neighbour would show."""
     rng = np.random.default_rng(4)
     small = rng.integers(0, 256, (count, 6, 6, channels), np.uint8)
-    resized = [cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in small]
+    resized = [cv2.resize(single, (size, size), interpolation=cv2.INTER_CUBIC) for single in small]
     return np.stack(resized).reshape(count, size, size, channels)
 
 
@@ -60,18 +60,18 @@ def test_a_face_does_not_depend_on_the_stack_it_is_in(size, mask_count):
     draws = draw(3, np.arange(count), np.zeros(count, int), size)
 
     def parts(augmented) -> list[np.ndarray]:
-        found = [augmented.feed, *augmented.targets, *augmented.masks]
-        assert all(part.any() for part in found) and augmented.masks[0].shape[1] == 1 + mask_count
-        return [part.numpy() for part in found]
+        results = [augmented.feed, *augmented.targets, *augmented.masks]
+        assert all(part.any() for part in results) and augmented.masks[0].shape[1] == 1 + mask_count
+        return [part.numpy() for part in results]
 
     with OpenCVAugmenter(size, size, [size // 2, size], threads=1) as augment:
-        whole = parts(augment(faces, masks, draws))
-        for some in (slice(0, 1), slice(3, 4), slice(count - 1, count), slice(2, 9)):
-            for one, two in zip(parts(augment(faces[some], masks[some], draws[some])), whole):
-                assert np.array_equal(one, two[some])
+        full = parts(augment(faces, masks, draws))
+        for faces_slice in (slice(0, 1), slice(3, 4), slice(count - 1, count), slice(2, 9)):
+            for single, two in zip(parts(augment(faces[faces_slice], masks[faces_slice], draws[faces_slice])), full):
+                assert np.array_equal(single, two[faces_slice])
     for threads in (2, 3):
         with OpenCVAugmenter(size, size, [size // 2, size], threads=threads) as augment:
-            assert all(np.array_equal(a, b) for a, b in zip(parts(augment(faces, masks, draws)), whole))
+            assert all(np.array_equal(a, b) for a, b in zip(parts(augment(faces, masks, draws)), full))
 
 
 def test_bytes_become_the_floats_that_division_gives():
