@@ -14,7 +14,7 @@ from swapfast.errors import SwapfastError
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
 SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
-# Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own watch wakes the main thread up.
+# Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own thread wakes the main one.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -25,12 +25,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def parse_duration(text: str) -> int:
-    """'3h30m', '90m', '1d' or '5400' -> seconds, at least 1. Raises ValueError for anything else."""
+    """Return the seconds, at least 1, of '3h30m', '90m', '1d' or '5400'. Raises ValueError for anything else."""
     if text.isdecimal():
         seconds = int(text)
-    elif text and (found := _DURATION.fullmatch(text)):
-        days, hours, minutes, rest = (int(part or 0) for part in found.groups())
-        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    elif text and (match := _DURATION.fullmatch(text)):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        seconds += ((days * 24 + hours) * 60 + minutes) * 60
     else:
         raise ValueError(f"{text!r} is no duration: give seconds or such as 3h30m")
     if seconds < 1:
@@ -52,33 +52,33 @@ class StopRequest:
         self.training = False
         self.signals = 0
         self.started = time.monotonic()
-        self._asked = float("-inf")  # when first
+        self._requested_at = float("-inf")
         self._save = False
-        self._due: str | None = None  # what our own watch found
+        self._limit: str | None = None  # the stop file or time limit that our own thread has seen reached
         self._listens = False
 
     def request(self, reason: str) -> None:
         """Ask the loop to save and leave after the step in progress."""
         if self.reason is None:
-            self.reason, self._asked = reason, time.monotonic()
+            self.reason, self._requested_at = reason, time.monotonic()
 
     def __bool__(self) -> bool:
         return self.reason is not None
 
     def save_asked(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
-        asked, self._save = self._save, False
-        return asked
+        """Return whether a checkpoint was asked for since the last call."""
+        saves, self._save = self._save, False
+        return saves
 
     def _handle(self, number: int, _frame) -> None:
         if number == SAVE_SIGNAL:
             self._save = True
             return
-        if number == WAKE_SIGNAL and self._due is None:
+        if number == WAKE_SIGNAL and self._limit is None:
             return  # not ours
-        if number != WAKE_SIGNAL and time.monotonic() - self._asked > SAME_S:
+        if number != WAKE_SIGNAL and time.monotonic() - self._requested_at > SAME_S:
             self.signals += 1
-        self.request(self._due if number == WAKE_SIGNAL else signal.Signals(number).name)
+        self.request(self._limit if number == WAKE_SIGNAL else signal.Signals(number).name)
         if not self.training:
             raise Stopped(self.reason)
 
@@ -110,31 +110,31 @@ class StopRequest:
             return
         end = threading.Event()
         main = threading.get_ident()
-        watch = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end, main), daemon=True)
-        watch.start()
+        thread = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end, main), daemon=True)
+        thread.start()
         try:
             yield self
         finally:
             end.set()
-            watch.join()
+            thread.join()
 
     def _watch(self, stop_file: Path | None, max_time_s: float | None, end: threading.Event, main: int) -> None:
         deadline = float("inf") if max_time_s is None else self.started + max_time_s
         while not end.wait(max(0.0, min(POLL_S, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                self._due = f"--max-time {shown_duration(max_time_s)}"
-            elif stop_file is not None and _is_there(stop_file):
-                self._due = f"--stop-file {stop_file}"
+                self._limit = f"--max-time {shown_duration(max_time_s)}"
+            elif stop_file is not None and _exists(stop_file):
+                self._limit = f"--stop-file {stop_file}"
             else:
                 continue
             if self._listens and WAKE_SIGNAL is not None:
                 signal.pthread_kill(main, WAKE_SIGNAL)  # also where it waits: for a file, a thread, a compiler
             else:
-                self.request(self._due)
+                self.request(self._limit)
             return
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:  # a network folder that is gone for a moment
@@ -142,11 +142,11 @@ def _is_there(path: Path) -> bool:
 
 
 def shown_duration(seconds: float) -> str:
-    """12600 -> '3h30m'."""
+    """Return a duration as ``parse_duration`` reads it: 12600 -> '3h30m'."""
     parts = []
-    left = int(seconds)
+    remainder = int(seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= length:
-            parts.append(f"{left // length}{unit}")
-            left %= length
+        if remainder >= length:
+            parts.append(f"{remainder // length}{unit}")
+            remainder %= length
     return "".join(parts) or f"{seconds:g}s"

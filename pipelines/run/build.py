@@ -1,4 +1,4 @@
-"""Puts a run together from a request: faces, loader, model, optimizer, trainer."""
+"""Puts a run together from a plan: faces, loader, model, optimizer, observers, trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
-from pipelines.run.run_state import changed_faces, kept_metrics, make_state
+from pipelines.run.run_state import changed_faces, inherited_metrics, make_state
 from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.sampler import Sampler
 from pipelines.sides import (
@@ -68,11 +68,13 @@ def make_augmenter(
     compile: bool = False,
     callers: int = 1,
 ):
-    """The augmentation of ``backend``, 'opencv' or 'torch', for batches that end on ``device``.
+    """Return the augmentation of ``backend``, 'opencv' or 'torch', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
-    threads: of OpenCV's, by default one per core, shared by ``callers`` at the same time. compile: that on the device,
-    by torch.
+
+    threads  of OpenCV, by default one per core
+    compile  let torch compile its backend's augmentation
+    callers  how many threads call it at the same time and share OpenCV's
     """
     if backend == "opencv":
         from swapfast.augment.host.augmenter import OpenCVAugmenter
@@ -85,33 +87,19 @@ def make_augmenter(
 
 
 def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFactory = no_progress) -> Trainer:
-    """Everything in place for ``Trainer.train``; the model folder must be locked. log: prints a line.
+    """Return a trainer with everything in place for ``Trainer.train``; the model folder must be locked.
 
-    Of several processes all must call it; rank 0 alone is given what writes.
+    log: prints a line. progress: shows how far long work is. All of several processes must call it.
     """
     config, folder, processes = plan.config, plan.checkpoints, plan.processes
-    cache = config.run.cache_folder
     if processes.is_first and folder.steps() != plan.steps:
         raise SwapfastError(f"--model-dir {folder.folder}: another run has just saved there; start again")
     device = plan.device
     backend = pick_backend(config.run.backend, device)
     if processes.is_first:
         folder.set_aside_newer_than(plan.step)
-    faces = plan.spec.bytes_per_face
-    needed = faces * sum(map(len, plan.sources))
-    there = faces * sum(len(one) for one in plan.sources if store_path(cache, plan.spec, one).is_file())
-    copies = processes.local_world
-    where, why = choose_cache(config.run.cache, needed, cache, device, backend, there, copies)
-    log(why)
-    sides = [
-        make_train_set(label, source, plan.spec, where, cache, config.run.skip_bad, config.validation, progress, log)
-        for label, source in zip(map(str.upper, SIDES), plan.sources)
-    ]
-    for source in plan.sources:
-        kept = index_path(cache, source.folder.path)
-        if source.prepared is None and not kept.exists():  # else it was brought up to date when the folder was read
-            try_save_index(kept, source.folder.records)
-    matcher = make_matcher(sides, config, cache, progress)
+    cache_mode, sides = make_sides(plan, backend, log, progress)
+    matcher = make_matcher(sides, config, config.run.cache_folder, progress)
     processes.publish_files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
@@ -133,7 +121,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             load_kernels(name)
-    loader = make_loader(plan, where, backend, sides, sampler, matcher, threads, log)
+    loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log)
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -147,7 +135,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         iterations=config.run.iterations,
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
-        state=state | {"metrics": kept_metrics(plan.checkpoint, config)},
+        state=state | {"metrics": inherited_metrics(plan.checkpoint, config)},
         tensors={} if means is None else {"faces": means},
         saved_step=None if plan.checkpoint is None else plan.step,
         nan=config.nan,
@@ -156,6 +144,34 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         stop=stop,
     )
     return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+
+
+def make_sides(plan: Plan, backend: str, log: Log, progress: ProgressFactory) -> tuple[str, list[TrainSet]]:
+    """Return where decoded faces are kept (see ``choose_cache``), and the training faces of each side, decoded."""
+    config, spec, cache = plan.config, plan.spec, plan.config.run.cache_folder
+    counts = [len(source) for source in plan.sources]
+    cached = sum(len(source) for source in plan.sources if store_path(cache, spec, source).is_file())
+    cache_mode, line = choose_cache(
+        config.run.cache,
+        sum(counts) * spec.bytes_per_face,
+        cache,
+        plan.device,
+        backend,
+        cached * spec.bytes_per_face,
+        plan.processes.local_world,
+    )
+    log(line)
+    sides = [
+        make_train_set(
+            side.upper(), source, spec, cache_mode, cache, config.run.skip_bad, config.validation, progress, log
+        )
+        for side, source in zip(SIDES, plan.sources)
+    ]
+    for source in plan.sources:
+        index = index_path(cache, source.folder.path)
+        if source.prepared is None and not index.exists():  # else it was brought up to date when the folder was read
+            try_save_index(index, source.folder.records)
+    return cache_mode, sides
 
 
 def make_observers(
@@ -185,7 +201,7 @@ def make_observers(
 
 def make_loader(
     plan: Plan,
-    where: str,
+    cache_mode: str,
     backend: str,
     sides: list[TrainSet],
     sampler: Sampler,
@@ -193,13 +209,18 @@ def make_loader(
     threads: int,
     log: Log,
 ) -> TrainLoader:
-    """The batches of a run from its first step on. where: its faces are kept. threads: of this process."""
+    """Return the batches of a run from its first step on.
+
+    cache_mode: where its faces are kept, see ``choose_cache``. threads: of this process.
+    """
     model, device, config = plan.model, plan.device, plan.config.augmentation
     size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
-    schedule = BatchSchedule.for_training(where, backend, device, threads, len(sides) * sampler.batch_size * size**2)
+    schedule = BatchSchedule.for_training(
+        cache_mode, backend, device, threads, len(sides) * sampler.batch_size * size**2
+    )
     compiles, callers = plan.config.run.compile, schedule.workers
     augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, compiles, callers)
-    feed = make_feed(where, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
+    feed = make_feed(cache_mode, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
     collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
@@ -243,7 +264,7 @@ def make_step_log(plan: Plan, log: Log) -> StepLog:
 
 
 def _warn_of(processes: Processes, log: Log) -> Log:
-    """Where a process tells of faces that only it meets: rank 0 as always, the others beside it."""
+    """Return what prints a line on faces that only one process meets: rank 0 as always, others with their rank."""
     if processes.is_first:
         return log
     return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
@@ -264,7 +285,7 @@ def find_rate(plan: Plan, trainer: Trainer, log: Log, progress: Callable[[int, i
     where none is found that could be used.
     """
     options, folder = plan.config.lr_finder, plan.checkpoints.folder
-    found = trainer.optimizer.find_learning_rate(
+    has_rate = trainer.optimizer.find_learning_rate(
         trainer,
         options.iterations,
         options.start,
@@ -278,10 +299,10 @@ def find_rate(plan: Plan, trainer: Trainer, log: Log, progress: Callable[[int, i
         return
     finder = trainer.optimizer.finder
     graph = "" if options.mode == "set" or not finder.curve.rates else f"; look at {folder / GRAPH}"
-    if not found:
-        why = "the loss did not fall" if finder.curve.rates else "the first loss was not finite"
+    if not has_rate:
+        reason = "the loss did not fall" if finder.curve.rates else "the first loss was not finite"
         message = (
-            f"no learning rate found: {why} (after {len(finder.curve.rates)} of {options.iterations} steps){graph}"
+            f"no learning rate found: {reason} (after {len(finder.curve.rates)} of {options.iterations} steps){graph}"
         )
         if plan.only_graph:
             log(message)

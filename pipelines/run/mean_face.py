@@ -24,22 +24,23 @@ MEAN_OF_DECODED = 64  # where no store holds them
 def mean_faces(
     sides: Sequence[TrainSet], config: TrainConfig, checkpoint: Checkpoint | None, data: Mapping[str, Mapping]
 ) -> dict[str, Tensor]:
-    """Each side's ``mean_face`` by the name it has in a checkpoint; the checkpoint's own where its faces are the same.
+    """Return each side's ``mean_face`` under its name in a checkpoint; the checkpoint's own where faces are the same.
 
-    data: as ``run_state`` has it. On a start that finds its store it would else be most of the reading: a GiB a side.
+    data: as ``run_state`` has it. On a start that finds its store, means would else be most of the reading: a GiB a
+    side.
     """
-    kept = kept_mean_faces(config, checkpoint, data)
+    stored = stored_mean_faces(config, checkpoint, data)
     named = {f"mean_{name}": side for name, side in zip(SIDES, sides, strict=True)}
     return {
-        name: kept[name] if name in kept and kept[name].shape == _shape(side) else mean_face(side)
+        name: stored[name] if name in stored and stored[name].shape == _shape(side) else mean_face(side)
         for name, side in named.items()
     }
 
 
-def kept_mean_faces(
+def stored_mean_faces(
     config: TrainConfig, checkpoint: Checkpoint | None, data: Mapping[str, Mapping]
 ) -> dict[str, Tensor]:
-    """The checkpoint's mean faces of the sides that show the same faces, cut in the same way."""
+    """Return the checkpoint's mean faces of the sides that show the same faces, cut in the same way."""
     if checkpoint is None or TrainConfig.from_dict(checkpoint.state.get("config")).crop != config.crop:
         return {}
     named = {f"mean_{side}" for side in same_faces(checkpoint, data)}
@@ -51,9 +52,9 @@ def _shape(side: TrainSet) -> tuple[int, int, int]:
 
 
 def mean_face(side: TrainSet) -> Tensor:
-    """(S, S, 3) float32 in 0..1 BGR: the mean of the training crops, or of MEAN_OF spread over the folder.
+    """Return the mean of the training crops, or of MEAN_OF spread over the folder: (S, S, 3) float32 in 0..1 BGR.
 
-    Raises SwapfastError where not one of them can be read.
+    Raises SwapfastError where none of them can be read.
     """
     total, count = np.zeros(side.spec.face_shape, np.float32), 0
     reason = None
@@ -70,7 +71,10 @@ def mean_face(side: TrainSet) -> Tensor:
 
 
 def face_of(side: TrainSet, index: int) -> np.ndarray | str:
-    """(S, S, 3 or 4) uint8 BGR and mask: one training crop, or why there is none; decoded where no store holds it."""
+    """Return one training crop, (S, S, 3 or 4) uint8 BGR and mask, or why there is none.
+
+    It is decoded where no store holds it.
+    """
     if side.store is not None:
         return side.store.faces[side.rows[index]]
     face, extra_masks = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.extra_masks_shape, np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pipelines.run.request import TrainRequest
-from pipelines.run.run_state import kept_state
+from pipelines.run.run_state import inherited_state
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
@@ -70,7 +70,7 @@ def _take_over(
     if not names:
         return []
     changes = {name: [settings(stored)[name].value, current[name].value] for name in names}
-    overrides = kept_state(checkpoint).get("overrides", [])
+    overrides = inherited_state(checkpoint).get("overrides", [])
     checkpoint.state["overrides"] = [*overrides, {"iteration": checkpoint.step, "changes": changes}]
     lines = [f"--override: {text}" for text in names.values()]
     if any(name in names for name in _STATEFUL):

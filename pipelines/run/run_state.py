@@ -19,12 +19,12 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
 
-_KEPT = ("lr_finder", "loaded_weights", "overrides", "runs")
+_INHERITED = ("lr_finder", "loaded_weights", "overrides", "runs")
 _LISTS = ("overrides", "runs")
 
 
 def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
-    """What every checkpoint's JSON says beside the step: what was trained, on what, with what."""
+    """Return what every checkpoint's JSON says beside the step: what was trained, on what, with what."""
     return {
         "model": config.model.name,
         "synthetic_media": "pictures made with this model are synthetic and should say so",
@@ -44,11 +44,11 @@ def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
 
 
 def make_state(plan: Plan, sides: list[TrainSet]) -> dict:
-    """``run_state`` with what earlier runs left to be kept, and with this run as the newest of ``runs``."""
-    state = run_state(plan.config, sides) | kept_state(plan.checkpoint)
+    """Return ``run_state`` with what earlier runs left, and with this run as the newest of ``runs``."""
+    state = run_state(plan.config, sides) | inherited_state(plan.checkpoint)
     if plan.transfer is not None:
         state["loaded_weights"] = plan.transfer.to_dict()
-    this = {
+    run = {
         "started": state["started"],
         "from_iteration": plan.step,
         "until_iteration": plan.step,
@@ -58,7 +58,7 @@ def make_state(plan: Plan, sides: list[TrainSet]) -> dict:
         "compiled": plan.config.run.compile,
         "processes": plan.processes.world,
     }
-    state["runs"] = [*state.get("runs", []), this]
+    state["runs"] = [*state.get("runs", []), run]
     return state
 
 
@@ -88,44 +88,44 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def kept_state(checkpoint: Checkpoint | None) -> dict:
-    """What every later checkpoint says too: of the runs so far, and of where weights and learning rate come from."""
+def inherited_state(checkpoint: Checkpoint | None) -> dict:
+    """Return what every later checkpoint says too: on the runs so far, and the origin of weights and learning rate."""
     state = {} if checkpoint is None else checkpoint.state
-    kept = {name: state[name] for name in _KEPT if name in state}
-    no_lists = [name for name in _LISTS if not isinstance(kept.get(name, []), list)]  # somebody's hand in state.json
-    return {name: value for name, value in kept.items() if name not in no_lists}
+    inherited = {name: state[name] for name in _INHERITED if name in state}
+    edited = [name for name in _LISTS if not isinstance(inherited.get(name, []), list)]  # by hand, in state.json
+    return {name: value for name, value in inherited.items() if name not in edited}
 
 
-def kept_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str, float | None]:
-    """What the checkpoint says of its losses, as far as they are numbers and compare with those that come now."""
+def inherited_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str, float | None]:
+    """Return what the checkpoint says of its losses, as far as they are numbers and compare with those of this run."""
     metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
     numbers = metrics.items() if isinstance(metrics, dict) else ()
-    kept = {name: value for name, value in numbers if isinstance(value, float)}
+    inherited = {name: value for name, value in numbers if isinstance(value, float)}
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
-        kept.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
-    return kept
+        inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
+    return inherited
 
 
 def _table(value: object) -> dict:
-    """``value`` unless somebody's hand made something else of it."""
+    """Return ``value``, or an empty table where somebody's hand made something else of it."""
     return value if isinstance(value, dict) else {}
 
 
 def same_faces(checkpoint: Checkpoint, data: Mapping[str, Mapping]) -> list[str]:
-    """The sides whose faces are those of the checkpoint, in their order. data: as ``run_state`` has it."""
-    before = _table(checkpoint.state.get("data"))
-    return [side for side, now in data.items() if _table(before.get(side)).get("digest") == now["digest"]]
+    """Return the sides whose faces are those of the checkpoint, in their order. data: as ``run_state`` has it."""
+    earlier = _table(checkpoint.state.get("data"))
+    return [side for side, faces in data.items() if _table(earlier.get(side)).get("digest") == faces["digest"]]
 
 
 def changed_faces(checkpoint: Checkpoint | None, data: dict) -> list[str]:
-    """A line for each side whose faces are not those of the checkpoint. data: as ``run_state`` has it."""
+    """Return a line for each side whose faces are not those of the checkpoint. data: as ``run_state`` has it."""
     lines = []
-    before = _table(None if checkpoint is None else checkpoint.state.get("data"))
-    for side, now in data.items():
-        then = _table(before.get(side))
-        if "digest" in then and then["digest"] != now["digest"]:
+    earlier = _table(None if checkpoint is None else checkpoint.state.get("data"))
+    for side, faces in data.items():
+        trained = _table(earlier.get(side))
+        if "digest" in trained and trained["digest"] != faces["digest"]:
             lines.append(
-                f"side {side.upper()}: its faces are not those it was trained on so far ({then.get('faces')} then, "
-                f"{now['faces']} now)"
+                f"side {side.upper()}: its faces are not those it was trained on so far ({trained.get('faces')} then, "
+                f"{faces['faces']} now)"
             )
     return lines

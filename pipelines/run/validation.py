@@ -14,14 +14,14 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.crop import spread_indices
 from swapfast.training.validation import OneSided
 
-MOST = 64  # faces per side
+MAX_FACES = 64  # faces per side
 NO_AUGMENTATION = AugmentationConfig(
     color=False, flip=False, warp=False, zoom_amount=0.0, rotation_range=0.0, shift_range=0.0, color_clahe_chance=0.0
 )
 
 
 class HeldOut:
-    """Batches of one side each, over MOST held-out faces per side or all there are; every iteration gives the same.
+    """Batches of one side each, over MAX_FACES held-out faces per side at most; every iteration gives the same ones.
 
     Where no store holds a side's faces they are decoded here, once. Raises SwapfastError where none can be.
 
@@ -67,7 +67,7 @@ class HeldOut:
 
 def _chosen(side: TrainSet) -> np.ndarray:
     held = len(side.validation)
-    return spread_indices(held, min(held, MOST))
+    return spread_indices(held, min(held, MAX_FACES))
 
 
 def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ UNREADABLE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeE
 
 @dataclass
 class Checkpoint:
-    """What one checkpoint holds. tensors: file stem ('model', 'optimizer') -> named tensors, on the CPU."""
+    """What one checkpoint holds. tensors: named tensors on the CPU, by file stem ('model', 'optimizer', 'faces')."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -57,7 +57,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_state(folder: Path) -> dict:
-    """What state.json says, as far as ``read`` relies on it. Raises as that does."""
+    """Return what state.json says, checked as far as ``read`` relies on it. Raises as that does."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if not isinstance(state, dict) or type(state["format"]) is not int:
         raise ValueError("state.json is not what was written")
@@ -75,7 +75,7 @@ def _read_state(folder: Path) -> dict:
 
 
 def _read_tensors(path: Path, expected: dict) -> dict[str, Tensor]:
-    """One file, checked against what state.json says of it. Raises as ``read`` does."""
+    """Return the tensors of a file, checked against what state.json says of it. Raises as ``read`` does."""
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise ValueError(f"{path.name} has {size} bytes and should have {expected['bytes']}")
@@ -96,17 +96,17 @@ class CheckpointFolder:
         self.folder = Path(folder)
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, oldest first."""
+        """Return the steps of all checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(int(m[1]) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` lies."""
+        """Return the folder of the checkpoint of ``step``."""
         return self.folder / f"checkpoint-{step:08d}"
 
-    def save(self, checkpoint: Checkpoint, held: Collection[int] = ()) -> Path:
-        """Write one, then drop all but the newest and those of the steps ``held``.
+    def save(self, checkpoint: Checkpoint, in_use: Collection[int] = ()) -> Path:
+        """Write a checkpoint, then drop all but the newest KEPT and those of the steps ``in_use``; return its folder.
 
         Raises SwapfastError (code 1) where it cannot be written.
         """
@@ -134,13 +134,13 @@ class CheckpointFolder:
             way_out = f"choose another --model-dir, then start again{self.assurance()}"
             raise cannot_write(final, cause, way_out) from error
         for step in self.steps()[:-KEPT]:
-            if step not in held:
+            if step not in in_use:
                 self.drop(self.path(step))
         self._clean()
         return final
 
     def assurance(self) -> str:
-        """What to add to the error of a full disk: nothing where there is no checkpoint yet."""
+        """Return what to add to the error of a full disk: nothing where there is no checkpoint yet."""
         return "; the last checkpoint is whole" if self.steps() else ""
 
     def drop(self, path: Path) -> None:
@@ -161,10 +161,10 @@ class CheckpointFolder:
                     path.unlink()
 
     def load(self, flag: str = "--model-dir") -> tuple[Checkpoint, list[str]] | None:
-        """The newest checkpoint that is whole and a remark per damaged one, or None where there is none at all.
+        """Return the newest whole checkpoint and a remark for each damaged one, None in an empty folder.
 
-        Raises SwapfastError where every checkpoint is damaged, or only snapshots are left: a run must not start over
-        silently. Likewise where one cannot be judged, see ``read``. flag: by which a person gave the folder.
+        flag: by which a person gave the folder. Raises SwapfastError where every checkpoint is damaged, or only
+        snapshots are left: a run must not start over silently. Likewise where one cannot be judged, see ``read``.
         """
         remarks: list[str] = []
         for step in reversed(self.steps()):
@@ -172,15 +172,15 @@ class CheckpointFolder:
                 return self.read(self.path(step)), remarks
             except UNREADABLE as error:
                 remarks.append(f"{self.path(step)} is damaged ({error})")
-        kept = self.kept_aside()
-        if not remarks and not kept:
+        restore_points = self.kept_aside()
+        if not remarks and not restore_points:
             return None
-        why = f"no checkpoint can be read: {'; '.join(remarks)}" if remarks else "its checkpoints are gone"
-        way = f"`swapfast restore {self.folder} --list` shows what was kept" if kept else "Restore a copy"
-        raise SwapfastError(f"{self.folder}: {why}. {way}, or choose another {flag}")
+        problem = f"no checkpoint can be read: {'; '.join(remarks)}" if remarks else "its checkpoints are gone"
+        way_out = f"`swapfast restore {self.folder} --list` shows what was kept" if restore_points else "Restore a copy"
+        raise SwapfastError(f"{self.folder}: {problem}. {way_out}, or choose another {flag}")
 
     def kept_aside(self) -> list[Path]:
-        """The folders of snapshots and backups, which are not gone on from without being asked for."""
+        """Return the folders of snapshots and backups, from which a run goes on only after a restore."""
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if _KEPT_ASIDE.fullmatch(path.name))
@@ -191,7 +191,7 @@ class CheckpointFolder:
             self.set_aside_damaged(self.path(newer))
 
     def set_aside_damaged(self, path: Path) -> Path:
-        """Rename a damaged checkpoint to damaged-NAME and give that path back."""
+        """Rename a damaged checkpoint to damaged-NAME and return that path."""
         target = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
@@ -199,7 +199,7 @@ class CheckpointFolder:
 
     @staticmethod
     def read(folder: Path) -> Checkpoint:
-        """A checkpoint, snapshot or backup, all of it checked. Raises one of UNREADABLE where it is damaged.
+        """Read a checkpoint, snapshot or backup and check all of it. Raises one of UNREADABLE where it is damaged.
 
         Raises SwapfastError where that cannot be told: the system fails to read it, or a newer swapfast wrote it.
         """
@@ -242,7 +242,7 @@ class CheckpointFolder:
 
 
 def model_folder(path: str | Path) -> CheckpointFolder:
-    """The model folder at ``path``; SwapfastError where it is a file or belongs to another program."""
+    """Return the model folder at ``path``; SwapfastError where it is a file or belongs to another program."""
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise not_a_folder(folder, f"--model-dir {folder}")
@@ -257,6 +257,6 @@ def model_folder(path: str | Path) -> CheckpointFolder:
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """safetensors wraps the system's error in a text: 'I/O error: File too large (os error 27)'."""
+    """Return the system's error that safetensors wraps in a text: 'I/O error: File too large (os error 27)'."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))

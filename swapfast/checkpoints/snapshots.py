@@ -27,7 +27,11 @@ _NAME = re.compile(rf"({'|'.join(get_args(Kind))})-(\d{{8,}})(?:-\d+)?")
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """One folder to go back to. average_loss: since the save before it. saved: when. whole: by step and sizes."""
+    """One folder to go back to.
+
+    average_loss: since the save before it. saved: when, in ISO 8601. whole: judged by its step and the sizes of its
+    files.
+    """
 
     path: Path
     kind: Kind
@@ -38,7 +42,7 @@ class RestorePoint:
     whole: bool
 
     def to_dict(self) -> dict:
-        """Plain values, as JSON has them."""
+        """Return plain values, as JSON has them."""
         return asdict(self) | {"path": str(self.path)}
 
     def __str__(self) -> str:
@@ -85,13 +89,13 @@ def _point(path: Path) -> RestorePoint | None:
     )
 
 
-def _same(one: Path, two: Path) -> bool:
-    """Whether two folders hold the same checkpoint, by the digests that their state.json names."""
-    states = _state(one), _state(two)
+def _hold_the_same(first: Path, second: Path) -> bool:
+    """Return whether two folders hold the same checkpoint, by the digests that their state.json names."""
+    states = _state(first), _state(second)
     return (
         "files" in states[0]
         and all(states[0].get(key) == states[1].get(key) for key in ("step", "files"))
-        and all(map(_has_all_files, (one, two), states))
+        and all(map(_has_all_files, (first, second), states))
     )
 
 
@@ -103,7 +107,7 @@ class Snapshots:
         self.folder = checkpoints.folder
 
     def points(self) -> list[RestorePoint]:
-        """Everything to go back to, oldest first."""
+        """Return everything to go back to, oldest first."""
         if not self.folder.is_dir():
             return []
         points = [point for path in self.folder.iterdir() if (point := _point(path)) is not None]
@@ -120,7 +124,7 @@ class Snapshots:
     def back_up(self, step: int) -> Path:
         """Keep the checkpoint of ``step`` in place of the backup before it."""
         source, target = self.checkpoints.path(step), self.folder / f"backup-{step:08d}"
-        if not _same(source, target):
+        if not _hold_the_same(source, target):
             if target.exists():
                 self.checkpoints.drop(target)
             self._copy(source, target)
@@ -130,33 +134,34 @@ class Snapshots:
         return target
 
     def find(self, step: int | None = None, name: str | None = None) -> RestorePoint:
-        """The point that is meant: by its folder's name, by its step, or without either the backup.
+        """Return the point with this folder name or step, or without either the backup.
 
-        Raises SwapfastError naming what there is where that is none, or not one.
+        Raises SwapfastError naming what there is where no point fits, or several that differ.
         """
         if step is not None and name is not None:
             raise SwapfastError(f"--step {step} with --from {name}: give one of them")
         points = self.points()
-        there = f"`swapfast restore {self.folder} --list` shows what there is"
         if name is not None:
-            found = [point for point in points if point.path.name == name]
-            asked = f"--from {name}"
+            matches = [point for point in points if point.path.name == name]
+            request = f"--from {name}"
         elif step is not None:
-            found = [point for point in points if point.step == step]
-            asked = f"--step {step}"
+            matches = [point for point in points if point.step == step]
+            request = f"--step {step}"
         else:
-            found = [point for point in points if point.kind == "backup"]
-            asked = "no --step given"
-        if not found:
-            what = "there is no backup" if name is None and step is None else "there is none such"
-            raise SwapfastError(f"{asked}: {what} in {self.folder}; {there}")
-        if len({json.dumps(_state(point.path).get("files")) for point in found if point.whole}) > 1:
-            names = ", ".join(point.path.name for point in found)
-            raise SwapfastError(f"{asked}: there are several that differ: {names}; say which with --from NAME")
-        return next((point for point in found if point.whole), found[0])
+            matches = [point for point in points if point.kind == "backup"]
+            request = "no --step given"
+        if not matches:
+            problem = "there is no backup" if name is None and step is None else "there is none such"
+            raise SwapfastError(
+                f"{request}: {problem} in {self.folder}; `swapfast restore {self.folder} --list` shows what there is"
+            )
+        if len({json.dumps(_state(point.path).get("files")) for point in matches if point.whole}) > 1:
+            names = ", ".join(point.path.name for point in matches)
+            raise SwapfastError(f"{request}: there are several that differ: {names}; say which with --from NAME")
+        return next((point for point in matches if point.whole), matches[0])
 
     def restore(self, point: RestorePoint) -> list[tuple[Path, Path]]:
-        """Make ``point`` the checkpoint that training goes on from; (old, new path) of what was put aside for it.
+        """Make ``point`` the checkpoint that training goes on from; return (old, new path) of what was put aside.
 
         Nothing is lost, also where this is killed half-way: the checkpoint is there before those that are newer are
         renamed to snapshots. Raises SwapfastError where ``point`` is damaged, before anything is changed.
@@ -165,21 +170,25 @@ class Snapshots:
             step = self.checkpoints.read(point.path).step
         except UNREADABLE as error:
             raise SwapfastError(f"{point.path}: is damaged ({error}); choose another with --step or --from") from error
-        target, moved = self.checkpoints.path(step), []
+        target = self.checkpoints.path(step)
+        renamed: list[tuple[Path, Path]] = []
         try:
-            if point.path != target and not _same(point.path, target):
+            if point.path != target and not _hold_the_same(point.path, target):
                 if target.exists():
-                    moved.append((target, self._put_aside(target)))
+                    renamed.append((target, self._put_aside(target)))
                 self._copy(point.path, target)
             newer = [p for p in self.points() if p.step > step and p.kind != "snapshot"]
-            moved += [(p.path, self._put_aside(p.path)) for p in reversed(newer)]
+            renamed += [(p.path, self._put_aside(p.path)) for p in reversed(newer)]
             flush(self.folder)
         except OSError as error:
             raise cannot_write(target, error, self._way_out()) from error
-        return moved
+        return renamed
 
     def _put_aside(self, path: Path) -> Path:
-        """Rename a checkpoint or backup to a snapshot; one that is a snapshot already goes, a damaged one is marked."""
+        """Rename a checkpoint or backup to a snapshot, and return the new path.
+
+        One that is a snapshot already is removed; a damaged one is marked as such.
+        """
         try:
             step = self.checkpoints.read(path).step
         except UNREADABLE:
@@ -192,9 +201,9 @@ class Snapshots:
         return target
 
     def _free_name(self, source: Path, step: int) -> Path:
-        """A snapshot's name that is free, or that of the one that holds the same already."""
+        """Return a name for a snapshot that is free, or that of the snapshot that holds the same already."""
         target, number = self.folder / f"snapshot-{step:08d}", 1
-        while target.exists() and not _same(source, target):
+        while target.exists() and not _hold_the_same(source, target):
             number += 1
             target = self.folder / f"snapshot-{step:08d}-{number}"
         return target
@@ -226,7 +235,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def describe(folder: Path, points: list[RestorePoint]) -> str:
-    """``swapfast restore MODEL --list``."""
+    """Return the text of ``swapfast restore MODEL --list``."""
     if not points:
         return f"{folder}: nothing to go back to"
     newest = max((p.step for p in points if p.kind == "checkpoint" and p.whole), default=None)

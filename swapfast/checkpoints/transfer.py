@@ -18,51 +18,58 @@ PARTS = ("encoder", *(f"decoder_{side}" for side in SIDES))  # as --freeze-weigh
 
 
 def part_of(name: str) -> str:
-    """'encoder.0.0.weight' -> 'encoder', 'decoders.a.face.1.bias' -> 'decoder_a'."""
+    """Return the part of a weight: 'encoder.0.0.weight' -> 'encoder', 'decoders.a.face.1.bias' -> 'decoder_a'."""
     first, second, *_ = name.split(".")
     return f"decoder_{second}" if first == "decoders" else first
 
 
 @dataclass
 class Transfer:
-    """What came over from another model. taken, of: weights by part. left: those that stay as drawn, with why."""
+    """What came over from another model.
+
+    source   the folder that held it
+    step     iterations it had
+    loaded   weights that came over, by part
+    total    weights of this model, by part
+    skipped  a phrase for each weight that stays as drawn, with its name and the reason
+    """
 
     source: str
     step: int
-    taken: Counter = field(default_factory=Counter)
-    of: Counter = field(default_factory=Counter)
-    left: list[str] = field(default_factory=list)
+    loaded: Counter = field(default_factory=Counter)
+    total: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """What to tell a person."""
-        counts = ", ".join(f"{part} {self.taken[part]} of {self.of[part]}" for part in self.of)
+        """Return what to tell a person."""
+        counts = ", ".join(f"{part} {self.loaded[part]} of {total}" for part, total in self.total.items())
         lines = [f"weights from iteration {self.step} of {self.source}: {counts}"]
-        if self.left:
-            more = f" and {len(self.left) - 3} more" if len(self.left) > 3 else ""
-            lines.append(f"not taken: {'; '.join(self.left[:3])}{more}")
+        if self.skipped:
+            rest = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
+            lines.append(f"not taken: {'; '.join(self.skipped[:3])}{rest}")
         return lines
 
     def to_dict(self) -> dict:
-        """For the JSON of the checkpoints."""
-        return {"from": self.source, "iteration": self.step, "taken": dict(self.taken), "of": dict(self.of)}
+        """Return what the JSON of the checkpoints says of it."""
+        return {"from": self.source, "iteration": self.step, "taken": dict(self.loaded), "of": dict(self.total)}
 
 
 def find_weights(path: Path) -> tuple[dict[str, Tensor], int, str]:
-    """The weights of a model folder's newest checkpoint, or of a checkpoint, snapshot or backup folder.
+    """Return the weights of a model folder's newest checkpoint, their step, and the folder that holds them.
 
-    Returns them with their step and where they lie. Raises SwapfastError where there are none.
+    path: may also be the folder of a checkpoint, snapshot or backup. Raises SwapfastError where there are no weights.
     """
     try:
-        found, where = _newest(path)
-        if "model" not in found.tensors:
-            raise SwapfastError(f"{path}: {where} names no model.safetensors; give another checkpoint")
+        checkpoint, folder = _newest(path)
+        if "model" not in checkpoint.tensors:
+            raise SwapfastError(f"{path}: {folder} names no model.safetensors; give another checkpoint")
     except SwapfastError as error:  # it begins with the path
         raise SwapfastError(f"--load-weights {error}", error.code) from error
-    return found.tensors["model"], found.step, str(where)
+    return checkpoint.tensors["model"], checkpoint.step, str(folder)
 
 
 def _newest(path: Path) -> tuple[Checkpoint, Path]:
-    """The checkpoint that ``path`` is or, of a model folder, the newest one in it, and where it lies."""
+    """Return the checkpoint that ``path`` is, or the newest one of a model folder, and its folder."""
     if not path.is_dir():
         raise not_a_folder(path, str(path), "a model folder")
     if (path / "state.json").is_file():
@@ -82,24 +89,24 @@ def load_weights_from(model: FaceAutoencoder, path: Path) -> Transfer:
 
     Raises SwapfastError where nothing of the encoder fits: that is what is worth having.
     """
-    weights, step, where = find_weights(path)
-    transfer, taken = Transfer(where, step), {}
-    for name, own in model.state_dict().items():
+    weights, step, source = find_weights(path)
+    transfer, fitting = Transfer(source, step), {}
+    for name, target in model.state_dict().items():
         part = part_of(name)
-        transfer.of[part] += 1
-        theirs = weights.get(name)
-        if theirs is not None and theirs.shape == own.shape:
-            taken[name] = theirs
-            transfer.taken[part] += 1
+        transfer.total[part] += 1
+        weight = weights.get(name)
+        if weight is not None and weight.shape == target.shape:
+            fitting[name] = weight
+            transfer.loaded[part] += 1
         else:
-            there = "missing there" if theirs is None else f"{_shape(theirs)} there"
-            transfer.left.append(f"{name} ({there}, {_shape(own)} here)")
-    if not transfer.taken["encoder"]:
+            shape = "missing there" if weight is None else f"{_shape(weight)} there"
+            transfer.skipped.append(f"{name} ({shape}, {_shape(target)} here)")
+    if not transfer.loaded["encoder"]:
         raise SwapfastError(
             f"--load-weights {path}: no weight of its encoder fits the model {model.name!r}; give a model of the same "
             "kind (-t) or leave the flag out"
         )
-    model.load_state_dict(taken, strict=False)
+    model.load_state_dict(fitting, strict=False)
     return transfer
 
 
@@ -108,7 +115,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def freeze(model: FaceAutoencoder, parts: list[str]) -> None:
-    """Train no weight of these parts (see PARTS), and every other one. SwapfastError where nothing is left to train."""
+    """Exclude the weights of these parts (see PARTS) from training, and train every other one.
+
+    Raises SwapfastError where nothing is left to train.
+    """
     if set(parts) >= set(PARTS):
         raise SwapfastError(f"-f/--freeze-weights {' '.join(parts)}: nothing would be left to train; leave one out")
     for name, parameter in model.named_parameters():
@@ -116,6 +126,6 @@ def freeze(model: FaceAutoencoder, parts: list[str]) -> None:
 
 
 def trained_state(model: FaceAutoencoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An optimizer's stored state less what belongs to weights that are frozen now."""
+    """Return an optimizer's stored state without what belongs to weights that are frozen now."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {key: value for key, value in state.items() if key.rpartition(".")[0] not in frozen}

@@ -36,11 +36,11 @@ class NormHistory:
 
     @property
     def device(self) -> torch.device:
-        """Where it is kept."""
+        """The device that holds the norms."""
         return self._ring.device
 
     def add(self, norm: Tensor, calls: int) -> None:
-        """Take in ``norm``, a scalar, unless it is not finite. calls: at least the norms so far, this one included."""
+        """Add ``norm``, a scalar, if it is finite. calls: at least the norms so far, this one included."""
         while self._length == 0 and calls > len(self._ring):
             self._fill(F.pad(self._ring, (0, len(self._ring)), value=torch.inf), self._seen)
         finite = norm.isfinite()
@@ -50,13 +50,13 @@ class NormHistory:
         without = F.pad(self._sorted[1:], (0, 1), value=torch.inf)
         without = torch.where(self._places >= torch.searchsorted(self._sorted, oldest), without, self._sorted)
         place = torch.searchsorted(without, new)
-        moved = torch.where(self._places == place, new, without.roll(1))
-        self._sorted = torch.where(self._places < place, without, moved)
+        inserted = torch.where(self._places == place, new, without.roll(1))
+        self._sorted = torch.where(self._places < place, without, inserted)
         self._ring.index_copy_(0, slot, new)
         self._seen = self._seen + finite
 
     def percentile(self, percent: float) -> Tensor:
-        """Like numpy's, interpolated linearly; a scalar. Not finite while there is nothing to go by."""
+        """Return a percentile of the norms, a scalar, interpolated linearly as numpy does. Infinite without norms."""
         last = (self._seen.clamp(max=len(self._ring)) - 1).clamp(min=0)
         at = last * (percent / 100)
         low = at.floor().long()
@@ -65,11 +65,11 @@ class NormHistory:
         return torch.lerp(below, above, (at - low).float())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """'ring' and 'seen'."""
+        """Return 'ring' and 'seen'."""
         return {"ring": self._ring.clone(), "seen": self._seen.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what ``state_dict`` gave. Of another length, the newest norms that there is room for."""
+        """Restore what ``state_dict`` gave; of a longer history, the newest norms that there is room for."""
         ring, seen = (state[name].to(self._ring.device) for name in ("ring", "seen"))
         count = int(seen)
         order = torch.arange(max(0, count - len(ring)), count, device=ring.device) % len(ring)
@@ -79,15 +79,15 @@ class NormHistory:
         if self._length and len(ring) == self._length:
             self._fill(ring.clone(), seen.clone())
         else:
-            kept = torch.tensor(len(norms), device=ring.device)
-            self._fill(F.pad(norms, (0, capacity - len(norms)), value=torch.inf), kept)
+            count_kept = torch.tensor(len(norms), device=ring.device)
+            self._fill(F.pad(norms, (0, capacity - len(norms)), value=torch.inf), count_kept)
 
     def __len__(self) -> int:
-        """How many norms it holds. Waits for the device."""
+        """Return how many norms it holds. Waits for the device."""
         return min(int(self._seen), len(self._ring))
 
     def newest(self) -> Tensor:
-        """The norms, oldest first. Waits for the device."""
+        """Return the norms, oldest first. Waits for the device."""
         count = int(self._seen)
         return self._ring[torch.arange(count - len(self), count, device=self._ring.device) % len(self._ring)]
 
@@ -135,11 +135,11 @@ class GradClip:
 
     @property
     def is_global(self) -> bool:
-        """Whether one factor for all gradients says it all, so that an optimizer can apply it as it goes."""
+        """Whether clipping is one factor for all gradients, which an optimizer can apply as it goes."""
         return self.method in ("autoclip", "global_norm")
 
     def factor(self, norm: Tensor) -> Tensor:
-        """What to multiply all gradients with whose norm together is ``norm``, a scalar; autoclip remembers it."""
+        """Return the factor for all gradients, a scalar. norm: of all together; autoclip remembers it."""
         limit: Tensor | float = self.value
         if self.history is not None:
             if self.history.device != norm.device:
@@ -151,18 +151,18 @@ class GradClip:
         return torch.where(norm.isfinite(), (limit / (norm + 1e-6)).clamp(max=1.0), 1.0)
 
     def to(self, device: torch.device | str) -> None:
-        """Keep the history there from now on."""
+        """Move the history to ``device``."""
         if self.history is not None:
             state, length = self.history.state_dict(), self.history._length
             self.history = NormHistory(length, device)
             self.history.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The history; empty for the other methods."""
+        """Return the history; nothing for methods that have none."""
         return {} if self.history is None else self.history.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what ``state_dict`` gave, or begin anew where that is nothing."""
+        """Restore what ``state_dict`` gave, or begin anew where that is nothing."""
         if self.history is None:
             return
         device, length = self.history._ring.device, self.history._length

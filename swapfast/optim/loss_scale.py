@@ -26,7 +26,7 @@ class LossScaler:
         return self.scale <= 1
 
     def update(self, overflow: Tensor) -> None:
-        """A step has been made, or left out for an overflow (a bool on the device)."""
+        """Adapt the scale to a step. overflow: whether it was left out for one, a bool on the device."""
         good = torch.where(overflow, 0, self._good_steps + 1)
         grow = good >= GROWTH_INTERVAL
         self.scale = torch.where(overflow, self.scale / 2, torch.where(grow, self.scale * 2, self.scale))
@@ -34,11 +34,11 @@ class LossScaler:
         self._good_steps = torch.where(grow, 0, good)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """'scale' and 'good_steps'."""
+        """Return 'scale' and 'good_steps'."""
         return {"scale": self.scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what ``state_dict`` gave, or begin anew where that is nothing."""
+        """Restore what ``state_dict`` gave, or begin anew where that is nothing."""
         device = self.scale.device
         self.scale = state.get("scale", torch.tensor(FIRST)).to(device)
         self._good_steps = state.get("good_steps", torch.tensor(0)).to(device)

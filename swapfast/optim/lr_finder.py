@@ -86,7 +86,7 @@ class LossCurve:
     _average: float = 0.0
 
     def add(self, rate: float, loss: float) -> bool:
-        """Take in the loss of a step made at ``rate``; False when there is no point in going on."""
+        """Add the loss of a step made at ``rate``; return False where there is no point in going on."""
         if not math.isfinite(loss):
             self.diverged = True
             return False
@@ -103,7 +103,7 @@ class LossCurve:
 
 
 def sweep(start_lr: float, end_lr: float, steps: int) -> list[float]:
-    """``steps`` rates from ``start_lr`` on, each the same ratio above the last, the next of which were ``end_lr``."""
+    """Return ``steps`` rates from ``start_lr`` on, in a constant ratio; one more would be ``end_lr``."""
     return [start_lr * (end_lr / start_lr) ** (step / steps) for step in range(steps)]
 
 
@@ -128,7 +128,7 @@ class LearningRateFinder:
         start_lr: float = 1e-10,
         end_lr: float = 1e-1,
         folder: Path | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda count, total: None,
     ) -> None:
         if strength.upper() not in LRStrength.__members__:
             raise unknown_name("--lr-finder-strength", strength, (s.name.lower() for s in LRStrength))
@@ -161,7 +161,7 @@ class LearningRateFinder:
 
     def find(self) -> None:
         """Search, restore, and write the result where there is a folder for it."""
-        before = self.trainer.snapshot()
+        snapshot = self.trainer.snapshot()
         folder = self.folder if self.trainer.processes.is_first else None
         if folder is not None:
             (folder / GRAPH).unlink(missing_ok=True)  # an older search's
@@ -169,12 +169,12 @@ class LearningRateFinder:
             with self.trainer.optimizer.sweeping() as set_rate:
                 self._search(set_rate)
         finally:
-            self.trainer.put_back(before)
+            self.trainer.put_back(snapshot)
         if folder is not None and not self.interrupted:
             self._write(folder)
 
     def _search(self, set_rate: Callable[[float], None]) -> None:
-        for done, rate in enumerate(sweep(self.start_lr, self.end_lr, self.steps), 1):
+        for number, rate in enumerate(sweep(self.start_lr, self.end_lr, self.steps), 1):
             if self.trainer.asked_to_stop():
                 self.interrupted = True
                 return
@@ -185,11 +185,11 @@ class LearningRateFinder:
                 return
             if not self.curve.add(rate, loss):
                 break
-            self.progress(done, self.steps)
+            self.progress(number, self.steps)
         self.progress(self.steps, self.steps)
 
     def _step(self) -> float:
-        """The mean loss of the batches that one step of the weights is made of; NaN where the step was left out."""
+        """Return the mean loss of the batches that one step is made of; NaN where the step was left out."""
         count = self.trainer.optimizer.accumulation
         batches = [self.trainer.train_one_batch() for _ in range(count)]
         total = reduce(torch.add, (loss.total.detach() for losses in batches for loss in losses))

@@ -1,4 +1,4 @@
-"""Small steps first."""
+"""Raising the learning rate over the first steps."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class WarmupScheduler:
         self._apply()
 
     def get_lr(self) -> list[float]:
-        """The rate of each parameter group for the step that comes next."""
+        """Return the rate of each parameter group for the step that comes next."""
         factor = 1.0 if self.last_epoch + 1 >= self.steps else (self.last_epoch + 1) / self.steps
         return [base * factor for base in self.base_lrs]
 
     def step(self, epoch: None = None) -> None:
-        """A step has been made: set the rates for the next one. epoch: as torch and the peer have it, and not used."""
+        """Set the rates for the next step. epoch: as torch and the peer have it, and not used."""
         self.last_epoch += 1
         if self.last_epoch < self.steps:
             self._apply()
 
     def set_base(self, lr: float) -> None:
-        """Another base rate for all groups."""
+        """Give all groups another base rate."""
         self.base_lrs = [lr] * len(self.base_lrs)
         self._apply()
 
     def go_to(self, step: int) -> None:
-        """As if ``step`` steps had been made."""
+        """Set the rates as after ``step`` steps."""
         self.last_epoch = step
         self._apply()
 

@@ -50,7 +50,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimi
 
 
 def get_parameter_group_ids(named_parameters: Iterable[tuple[str, Parameter]]) -> dict[int, Group]:
-    """Index of each weight -> whether it decays: kernels do, biases and other 1-D weights do not."""
+    """Return the group of each weight by its index: kernels decay, biases and other 1-D weights do not."""
     return {
         index: "decay" if parameter.ndim > 1 and not name.endswith("bias") else "no_decay"
         for index, (name, parameter) in enumerate(named_parameters)
@@ -131,7 +131,7 @@ class Optimizer:
         return self._warmup.base_lrs[0]
 
     def parameter_name(self, index: int) -> str:
-        """Which weight the report's 'nonfinite/parameter' means."""
+        """Return the name of the weight that the report's 'nonfinite/parameter' means."""
         return self._moved[index] if index < len(self._moved) else "?"
 
     @property
@@ -162,16 +162,16 @@ class Optimizer:
             return
         # A loss is one process' own, and all must leave out the same step.
         self._lost = self.processes.any_on_devices(self._lost)
-        moved = {name: p for name, p in self._parameters.items() if p.grad is not None}
-        self._moved = list(moved)
-        gradients = [p.grad for p in moved.values() if p.grad is not None]
+        with_gradient = {name: p for name, p in self._parameters.items() if p.grad is not None}
+        self._moved = list(with_gradient)
+        gradients = [p.grad for p in with_gradient.values() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1, device=self._device)
         if self._scaler is not None:
             norms = norms / self._scaler.scale
         norm = torch.linalg.vector_norm(norms)
         bad = ~norm.isfinite()
         self._report(norm, norms, bad)
-        self._apply(norm, bad | self._lost, gradients, list(moved.values()))
+        self._apply(norm, bad | self._lost, gradients, list(with_gradient.values()))
         if self._scaler is not None:
             self._scaler.update(bad & ~self._lost)
         self._warmup.step()
@@ -229,7 +229,7 @@ class Optimizer:
 
     @contextlib.contextmanager
     def sweeping(self) -> Iterator[Callable[[float], None]]:
-        """Gives a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
+        """Give a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
         steps, self._warmup.steps = self._warmup.steps, 0
         try:
             yield self._warmup.set_base
@@ -244,13 +244,13 @@ class Optimizer:
         end_lr: float,
         strength: str = "default",
         mode: str = "set",
-        **more: Any,
+        **options: Any,
     ) -> bool:
         """Look for a good rate with ``trainer`` and, unless the mode is to exit, use it. True if one was found.
 
-        more: what else LearningRateFinder takes.
+        options: what else LearningRateFinder takes.
         """
-        finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **more)
+        finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **options)
         finder.find()
         self.finder = finder
         if finder.best_lr is None:
@@ -270,7 +270,7 @@ class Optimizer:
         self.load_state_dict(state)
 
     def roll_back(self, state: dict[str, Tensor]) -> None:
-        """Take over an older state and go on from it at a lower rate than now."""
+        """Restore an older state and go on from it at a lower rate than now."""
         rollbacks = self.rollbacks + 1
         self.load_state_dict(state)
         self._slow_down(rollbacks)
@@ -280,7 +280,7 @@ class Optimizer:
         self._warmup.set_base(self._configured * ROLLBACK_FACTOR**rollbacks)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything a run needs to go on bit for bit: averages, counters, gradients that wait, history, scale.
+        """Return all that a run needs to go on bit for bit: averages, counters, gradients that wait, history, scale.
 
         The tensors are those in use, not copies. Of several processes all must ask, where gradients wait: they are
         given as the mean, which is what all can go on from.
@@ -303,28 +303,28 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what ``state_dict`` gave; SwapfastError where it belongs to other weights.
+        """Restore what ``state_dict`` gave; SwapfastError where it belongs to other weights.
 
         Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
         of past roll-backs where another rate is configured.
         """
-        own = {key: value for key, value in state.items() if key.startswith("@")}
+        counters = {key: value for key, value in state.items() if key.startswith("@")}
         waiting: dict[str, Tensor] = {}
-        self._load_averages({key: value for key, value in state.items() if key not in own}, waiting)
+        self._load_averages({key: value for key, value in state.items() if key not in counters}, waiting)
         for prefix, part in (("@clip.", self._clip), ("@scaler.", self._scaler)):
             if part is not None:
-                part.load_state_dict({k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)})
+                part.load_state_dict({k.removeprefix(prefix): v for k, v in counters.items() if k.startswith(prefix)})
         self._start_over()
-        collected, of = own.get("@collected", torch.tensor([0, 1])).tolist()
+        collected, of = counters.get("@collected", torch.tensor([0, 1])).tolist()
         if collected and of == self.accumulation:
             # They are as many times too large as the loss was: that may have changed with --precision.
-            now = 1.0 if self._scaler is None else float(self._scaler.scale)
-            waiting = {name: g * (now / float(own.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
-            self._collected, self._lost = collected, own["@lost"].to(self._device, copy=True)
+            scale = 1.0 if self._scaler is None else float(self._scaler.scale)
+            waiting = {name: g * (scale / float(counters.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
+            self._collected, self._lost = collected, counters["@lost"].to(self._device, copy=True)
             for name, gradient in waiting.items():
                 self._parameters[name].grad = gradient
-        self._warmup.go_to(int(own.get("@steps", 0)))
-        configured, rollbacks = own.get("@rate", torch.tensor([self._configured, 0.0])).tolist()
+        self._warmup.go_to(int(counters.get("@steps", 0)))
+        configured, rollbacks = counters.get("@rate", torch.tensor([self._configured, 0.0])).tolist()
         self._slow_down(int(rollbacks) if configured == self._configured else 0)
 
     def _load_averages(self, state: dict[str, Tensor], waiting: dict[str, Tensor]) -> None:

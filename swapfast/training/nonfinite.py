@@ -125,8 +125,8 @@ class SkippedSteps:
 
 def rollback_error(bad: NonFiniteStep, has_checkpoint: bool) -> SwapfastError:
     """Return the error of a run that has gone back too often, or finds nothing to go back to."""
-    why = f"it went back {MAX_ROLLBACKS} times already" if has_checkpoint else "there is no checkpoint"
-    return SwapfastError(f"{bad}; --nan rollback: {why}. {_AGAIN}", EXIT_FAILED)
+    reason = f"it went back {MAX_ROLLBACKS} times already" if has_checkpoint else "there is no checkpoint"
+    return SwapfastError(f"{bad}; --nan rollback: {reason}. {_AGAIN}", EXIT_FAILED)
 
 
 def weights_error(bad: NonFiniteStep, saved_step: int | None) -> SwapfastError:

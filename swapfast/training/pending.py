@@ -98,10 +98,10 @@ class Pending:
         Without ``wait`` only those whose scalars have arrived; on a CPU all have.
         """
         self._send()
-        taken: list[Fetched] = []
+        steps: list[Fetched] = []
         while self._copies and (wait or self._copies[0].is_done()):
-            taken += self._copies.popleft().fetched()
-        return taken
+            steps += self._copies.popleft().fetched()
+        return steps
 
     def clear(self) -> None:
         """Drop all steps."""

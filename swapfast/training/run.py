@@ -46,5 +46,5 @@ class Run:
 
     @property
     def metrics(self) -> dict:
-        """What the checkpoints say of their losses: the average since the save before, and the lowest so far."""
+        """Return what the checkpoints say of their losses: the average since the save before, and the lowest so far."""
         return self.state.setdefault("metrics", {})

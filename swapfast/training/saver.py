@@ -74,8 +74,8 @@ class Saver:
         runs = self.run.state.get("runs")
         if runs:
             runs[-1]["until_iteration"] = step
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return self.run.state | {"saved": now, "metrics": self.run.metrics}
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return self.run.state | {"saved": time, "metrics": self.run.metrics}
 
     def keep_aside(self) -> bool:
         """Make the snapshot and the backup that the newest checkpoint asks for, and return whether it is a backup.

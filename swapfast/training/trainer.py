@@ -257,11 +257,11 @@ class Trainer:
                 continue
             if "gradient/norm" in values and not values["nonfinite/step"]:
                 self._skipped.end_row()
-            shown = {t: value for t, value in values.items() if not t.startswith("nonfinite/") and isfinite(value)}
-            self._saver.add_loss(shown["batch_total"])
+            scalars = {t: value for t, value in values.items() if not t.startswith("nonfinite/") and isfinite(value)}
+            self._saver.add_loss(scalars["batch_total"])
             for observer in self.run.observers:
-                observer.on_report(step, shown, fetched.time)
-            latest = dataclasses.replace(fetched, values=shown)
+                observer.on_report(step, scalars, fetched.time)
+            latest = dataclasses.replace(fetched, values=scalars)
         return latest
 
     def report(self, values: Mapping[str, float]) -> None:

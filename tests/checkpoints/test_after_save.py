@@ -91,7 +91,7 @@ def test_a_limit_does_not_end_the_waiting(tmp_path, limit):
         stop.request("another process")
         after.on_save(9)
         after.finish(stop)
-        assert stop._due.startswith(limit), "it was seen"
+        assert stop._limit.startswith(limit), "it was seen"
         assert copied.exists() and said == []
         assert stop.reason == "another process" and stop.signals == 0
 

@@ -52,7 +52,7 @@ def _edit(path: Path, **values) -> None:
 def test_what_is_held_is_not_dropped(tmp_path):
     folder = CheckpointFolder(tmp_path)
     for step in (1, 2, 3, 4):
-        folder.save(_checkpoint(step), held={1})
+        folder.save(_checkpoint(step), in_use={1})
     assert folder.steps() == [1, 3, 4]
     folder.save(_checkpoint(5))
     assert folder.steps() == [4, 5]

@@ -32,8 +32,8 @@ def test_everything_that_fits_is_taken(tmp_path):
         transfer = load_weights_from(model.initialise(2), path)
         theirs = source.state_dict()
         assert all(torch.equal(weight, theirs[name]) for name, weight in model.state_dict().items())
-        count = {part: sum(part_of(n) == part for n in model.state_dict()) for part in transfer.of}
-        assert transfer.taken == count and transfer.left == [] and transfer.step == 7
+        count = {part: sum(part_of(n) == part for n in model.state_dict()) for part in transfer.total}
+        assert transfer.loaded == count and transfer.skipped == [] and transfer.step == 7
     assert transfer.lines() == [
         f"weights from iteration 7 of {snapshot}: encoder 14 of 14, decoder_a 8 of 8, decoder_b 8 of 8"
     ]
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_told_and_stays(tmp_path):
     CheckpointFolder(tmp_path).save(Checkpoint(3, {"model": weights}, {}))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     transfer = load_weights_from(model, tmp_path)
-    assert transfer.left == [
+    assert transfer.skipped == [
         "encoder.0.0.weight (8x3x5x5 there, 16x3x5x5 here)",
         "decoders.b.face.3.bias (missing there, 3 here)",
     ]

@@ -83,12 +83,12 @@ def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
     said, augment = [], make_augmenter("opencv", 64, 64, (64,), device, NO_AUGMENTATION)
     held = HeldOut([side], Collate(augment, False, MASK_NAMES, "bgr", device), 64, 2, said.append)
     measured = [sum(batch.faces for _, batch in held) for _ in range(2)]
-    assert measured == [min(validation.MOST, len(side.validation)) - 1] * 2
+    assert measured == [min(validation.MAX_FACES, len(side.validation)) - 1] * 2
     assert len(said) == 1 and said[0].startswith(f"warning: {broken}: ") and "held out" in said[0]
 
 
 def test_no_more_than_so_many(sets, device, monkeypatch):
-    monkeypatch.setattr(validation, "MOST", 3)
+    monkeypatch.setattr(validation, "MAX_FACES", 3)
     counts = {0: 0, 1: 0}
     for side, batch in _held_out(sets["host"], device):
         counts[side] += batch.faces

@@ -9,7 +9,7 @@ import pytest
 from pipelines.doctor import describe, examine
 from pipelines.run.request import TrainRequest
 from pipelines.run.resume import resumed
-from pipelines.run.run_state import changed_faces, kept_metrics, kept_state, package_version, versions
+from pipelines.run.run_state import changed_faces, inherited_metrics, inherited_state, package_version, versions
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 
@@ -30,9 +30,9 @@ def _checkpoint(**state) -> Checkpoint:
 )
 def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
     before = _checkpoint(metrics={"average_loss": 0.2, "lowest_average_loss": 0.1, "other": "x"})
-    metrics = kept_metrics(before, updated(TrainConfig(), changes))
+    metrics = inherited_metrics(before, updated(TrainConfig(), changes))
     assert metrics == {"average_loss": 0.2} | ({"lowest_average_loss": 0.1} if kept else {})
-    assert kept_metrics(None, TrainConfig()) == {}
+    assert inherited_metrics(None, TrainConfig()) == {}
 
 
 def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
@@ -55,8 +55,8 @@ def test_what_is_no_table_says_nothing_of_the_faces(data):
 
 
 def test_what_is_no_list_is_not_handed_on():
-    assert kept_state(_checkpoint(runs=3, overrides="x", lr_finder=0.1)) == {"lr_finder": 0.1}
-    assert kept_state(_checkpoint(runs=[{}], overrides=[])) == {"runs": [{}], "overrides": []}
+    assert inherited_state(_checkpoint(runs=3, overrides="x", lr_finder=0.1)) == {"lr_finder": 0.1}
+    assert inherited_state(_checkpoint(runs=[{}], overrides=[])) == {"runs": [{}], "overrides": []}
 
 
 def test_versions_do_without_kornia(monkeypatch):
