@@ -27,7 +27,7 @@ def test_what_is_no_duration(text):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_and_during_training(number):
-    before = signal.signal(number, signal.SIG_DFL)  # SIGHUP is ignored where the tests are started with nohup
+    former = signal.signal(number, signal.SIG_DFL)  # SIGHUP is ignored where the tests are started with nohup
     try:
         with StopRequest().listening() as stop, pytest.raises(Stopped, match=signal.Signals(number).name):
             signal.raise_signal(number)
@@ -36,7 +36,7 @@ def test_a_signal_before_and_during_training(number):
             signal.raise_signal(number)
             assert stop and stop.reason == signal.Signals(number).name
     finally:
-        signal.signal(number, before)
+        signal.signal(number, former)
 
 
 def test_sigusr1_asks_for_one_checkpoint_and_no_more():
@@ -46,20 +46,20 @@ def test_sigusr1_asks_for_one_checkpoint_and_no_more():
 
 
 def test_nohup_is_heeded():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest().listening() as stop:
             signal.raise_signal(signal.SIGHUP)
             assert not stop
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+    former = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
     with StopRequest().listening():
         pass
-    assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
+    assert former == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
 
 
 def test_a_limit_wakes_up_who_waits_for_a_thread():

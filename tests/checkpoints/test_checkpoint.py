@@ -142,11 +142,11 @@ def test_nothing_but_damage_is_an_error_and_not_a_new_start(tmp_path):
 
 def test_a_folder_is_held_by_one_process(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    other = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"
+    program = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"
     with folder.locked():
-        held = subprocess.run([sys.executable, "-c", other.format(str(tmp_path))], capture_output=True, text=True)
-    assert "another run is training in this folder" in held.stderr and "mine" not in held.stdout
-    free = subprocess.run([sys.executable, "-c", other.format(str(tmp_path))], capture_output=True, text=True)
+        result = subprocess.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
+    assert "another run is training in this folder" in result.stderr and "mine" not in result.stdout
+    free = subprocess.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
     assert free.stdout == "mine\n"
 
 
@@ -182,13 +182,13 @@ def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
         folder.save(_checkpoint(step))
     child = os.fork()
     if not child:
-        left = [files]
+        remaining = [files]
 
-        def until(*arguments, unlink=os.unlink, **more):
-            if not left[0]:
+        def until(*arguments, unlink=os.unlink, **options):
+            if not remaining[0]:
                 os._exit(9)
-            left[0] -= 1
-            return unlink(*arguments, **more)
+            remaining[0] -= 1
+            return unlink(*arguments, **options)
 
         os.unlink = until
         try:

@@ -45,15 +45,15 @@ def test_what_does_not_fit_is_told_and_stays(tmp_path):
     weights["encoder.0.0.weight"] = weights["encoder.0.0.weight"][:8]
     del weights["decoders.b.face.3.bias"]
     CheckpointFolder(tmp_path).save(Checkpoint(3, {"model": weights}, {}))
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    initial = {name: weight.clone() for name, weight in model.state_dict().items()}
     transfer = load_weights_from(model, tmp_path)
     assert transfer.skipped == [
         "encoder.0.0.weight (8x3x5x5 there, 16x3x5x5 here)",
         "decoders.b.face.3.bias (missing there, 3 here)",
     ]
-    after = model.state_dict()
-    kept = {"encoder.0.0.weight", "decoders.b.face.3.bias"}
-    assert all(torch.equal(after[name], before[name] if name in kept else weights[name]) for name in after)
+    loaded = model.state_dict()
+    unchanged = {"encoder.0.0.weight", "decoders.b.face.3.bias"}
+    assert all(torch.equal(loaded[name], initial[name] if name in unchanged else weights[name]) for name in loaded)
     assert "not taken: encoder.0.0.weight (8x3x5x5 there" in transfer.lines()[1]
 
 
@@ -91,16 +91,16 @@ def test_frozen_parts_do_not_move_and_the_state_follows():
     freeze(model, ["encoder", "decoder_a"])
     frozen = Optimizer(model, OptimizerConfig())
     frozen.load_state_dict(trained_state(model, state))
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    initial = {name: weight.clone() for name, weight in model.state_dict().items()}
     step(frozen)
-    moved = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert moved == {"decoder_b"}
+    trained = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, initial[name])}
+    assert trained == {"decoder_b"}
     freeze(model, [])
     thawed = Optimizer(model, OptimizerConfig())
     thawed.load_state_dict(trained_state(model, frozen.state_dict()))
     step(thawed)
-    moved = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert moved == {"encoder", "decoder_a", "decoder_b"}
+    trained = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, initial[name])}
+    assert trained == {"encoder", "decoder_a", "decoder_b"}
     with pytest.raises(SwapfastError, match="nothing would be left to train"):
         freeze(model, ["encoder", "decoder_a", "decoder_b"])
 

@@ -75,9 +75,9 @@ def test_the_checkpoint_that_is_meant_is_opened(folder, device, step, opened, na
 
 
 def test_opening_changes_nothing(folder):
-    before = {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")}
+    times = {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")}
     open_model(str(folder.folder))
-    assert {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.folder.rglob("*")} == times
 
 
 def test_a_damaged_one_is_passed_over_with_a_remark(folder):

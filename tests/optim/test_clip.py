@@ -61,9 +61,9 @@ def test_a_broken_norm_is_neither_remembered_nor_clipped(golden, device, within)
         clip(weights)
         if step == 2:
             assert all(torch.equal(w.grad.cpu(), torch.tensor(a)) for w, a in zip(weights, arrays))
-    kept, peers = clip.history.newest().cpu().double().numpy(), stored["autoclip_history_after_inf_step"]
-    assert len(kept) == len(peers) == 3
-    within("norms kept", np.abs(kept / peers - 1).max(), 1e-6)
+    norms, peers = clip.history.newest().cpu().double().numpy(), stored["autoclip_history_after_inf_step"]
+    assert len(norms) == len(peers) == 3
+    within("norms kept", np.abs(norms / peers - 1).max(), 1e-6)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 64])
@@ -73,31 +73,31 @@ def test_percentiles_are_numpys(length, percent, device, within):
     values = np.random.default_rng(7).lognormal(size=1100 if length == 0 else 150).astype(np.float32)
     values[::10] = values[5]  # equal ones, and broken ones between
     values[3::25] = np.inf
-    history, kept, worst = NormHistory(length, device), [], 0.0
+    history, norms, worst = NormHistory(length, device), [], 0.0
     for calls, value in enumerate(values, 1):
         history.add(torch.tensor(value, device=device), calls)
-        kept += [value] if np.isfinite(value) else []
+        norms += [value] if np.isfinite(value) else []
         if calls % 37 == 0 or calls < 8:
-            expected = np.percentile(np.array(kept[-length:], np.float64), percent)
+            expected = np.percentile(np.array(norms[-length:], np.float64), percent)
             worst = max(worst, abs(history.percentile(percent).item() / expected - 1))
     within(f"length {length}, {percent:g} %", worst, 1e-6)
-    assert len(history) == len(kept[-length:])
+    assert len(history) == len(norms[-length:])
 
 
 def test_a_history_goes_on_where_it_was(device):
     """Also one that has wrapped, and into one of another length: the newest norms are kept."""
-    one, two = NormHistory(8, device), NormHistory(8, device)
+    history, restored = NormHistory(8, device), NormHistory(8, device)
     for n in range(1, 21):
-        one.add(torch.tensor(float(n * 7 % 19), device=device), n)
+        history.add(torch.tensor(float(n * 7 % 19), device=device), n)
         if n == 13:
-            two.load_state_dict(one.state_dict())
+            restored.load_state_dict(history.state_dict())
         elif n > 13:
-            two.add(torch.tensor(float(n * 7 % 19), device=device), n)
-    assert torch.equal(one.newest(), two.newest()) and torch.equal(one._sorted, two._sorted)
+            restored.add(torch.tensor(float(n * 7 % 19), device=device), n)
+    assert torch.equal(history.newest(), restored.newest()) and torch.equal(history._sorted, restored._sorted)
     for length in (3, 30, 0):
-        other = NormHistory(length, device)
-        other.load_state_dict(one.state_dict())
-        assert torch.equal(other.newest(), one.newest()[-min(length or 8, 8) :])
+        resized = NormHistory(length, device)
+        resized.load_state_dict(history.state_dict())
+        assert torch.equal(resized.newest(), history.newest()[-min(length or 8, 8) :])
 
 
 @pytest.mark.parametrize("method", ["none", "autoclip", "global_norm", "norm", "value"])
@@ -109,10 +109,10 @@ def test_a_step_asks_the_host_for_nothing(optimizer, method):
         with FakeTensorMode():
             model = tiny()
             config = OptimizerConfig(optimizer=name, gradient_clipping=method, autoclip_history=0)
-            made = Optimizer(model, config, mixed_precision=True, warmup_steps=3)
+            optimizer = Optimizer(model, config, mixed_precision=True, warmup_steps=3)
             for _ in range(2):
-                made.backward(sum(out.mean() for side in model([torch.zeros(2, 3, 64, 64)] * 2) for out in side))
-                made.step()
+                optimizer.backward(sum(out.mean() for side in model([torch.zeros(2, 3, 64, 64)] * 2) for out in side))
+                optimizer.step()
 
     step(optimizer)
     with pytest.raises(Exception, match=r"item|data-dependent|Bool|_local_scalar_dense"):

@@ -37,18 +37,18 @@ def test_the_curve_is_the_peers_at_the_rates_that_were_used(case, golden, within
     within("rates", np.abs(np.array(curve.rates) * ratio / stored[f"lr_{case}"] - 1).max(), 1e-12)
     within("smoothed", np.abs(np.array(curve.smoothed) / stored[f"smoothed_{case}"] - 1).max(), 1e-12)
     for strength in LRStrength:
-        found = curve.rates[curve.best] / strength.value
-        within(strength.name, abs(found * ratio / expected[strength.name.lower()] - 1), 1e-12)
+        rate = curve.rates[curve.best] / strength.value
+        within(strength.name, abs(rate * ratio / expected[strength.name.lower()] - 1), 1e-12)
 
 
-def _finder(trainer, steps=40, **more):
-    more = {"start_lr": 1e-5, "end_lr": 10.0, **more}
-    return LearningRateFinder(trainer, steps, more.pop("strength", "default"), more.pop("mode", "set"), **more)
+def _finder(trainer, steps=40, **options):
+    options = {"start_lr": 1e-5, "end_lr": 10.0, **options}
+    return LearningRateFinder(trainer, steps, options.pop("strength", "default"), options.pop("mode", "set"), **options)
 
 
 def _state(trainer) -> dict[str, torch.Tensor]:
-    both = trainer.model.state_dict() | trainer.optimizer.state_dict()
-    return {key: value.detach().cpu().clone() for key, value in both.items()}
+    state = trainer.model.state_dict() | trainer.optimizer.state_dict()
+    return {key: value.detach().cpu().clone() for key, value in state.items()}
 
 
 CONFIGS = {
@@ -73,11 +73,11 @@ def test_a_search_leaves_no_trace(case, trained, tmp_path, device):
     finder.find()
     assert len(finder.curve.rates) > 5
     assert searched.step == trained
-    before, after = _state(straight), _state(searched)
-    assert before.keys() == after.keys()
+    expected, actual = _state(straight), _state(searched)
+    assert expected.keys() == actual.keys()
     exact = device.type == "cpu"
-    for key, value in before.items():
-        assert torch.equal(value, after[key]) if exact else torch.allclose(value, after[key], rtol=1e-4), key
+    for key, value in expected.items():
+        assert torch.equal(value, actual[key]) if exact else torch.allclose(value, actual[key], rtol=1e-4), key
     for _ in range(3):
         losses = [[side.total.item() for side in t.train_one_batch()] for t in (straight, searched)]
         assert losses[0] == losses[1] if exact else losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -86,7 +86,7 @@ def test_a_search_leaves_no_trace(case, trained, tmp_path, device):
 def test_what_is_found_trains_well_and_is_drawn(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
     seen = []
-    found = trainer.optimizer.find_learning_rate(
+    has_rate = trainer.optimizer.find_learning_rate(
         trainer,
         60,
         1e-5,
@@ -95,18 +95,18 @@ def test_what_is_found_trains_well_and_is_drawn(tmp_path, device):
         folder=tmp_path / "model",
         progress=lambda *at: seen.append(at),
     )
-    kept = json.loads((tmp_path / "model" / "lr_finder.json").read_text())
-    rate = kept["learning_rate"]
-    assert found and 1e-5 < rate < 0.1 and trainer.optimizer.learning_rate == rate
-    assert kept["divisor"] == 10 and kept["lowest_loss_at"] == pytest.approx(10 * rate)
-    assert len(kept["rates"]) == len(kept["losses"]) == kept["steps_made"] <= 60 and seen[-1] == (60, 60)
+    result = json.loads((tmp_path / "model" / "lr_finder.json").read_text())
+    rate = result["learning_rate"]
+    assert has_rate and 1e-5 < rate < 0.1 and trainer.optimizer.learning_rate == rate
+    assert result["divisor"] == 10 and result["lowest_loss_at"] == pytest.approx(10 * rate)
+    assert len(result["rates"]) == len(result["losses"]) == result["steps_made"] <= 60 and seen[-1] == (60, 60)
     picture = cv2.imread(str(tmp_path / "model" / "lr_finder.png")).astype(int)
     assert picture.shape == (540, 960, 3)
     red = (picture[..., 2] > picture[..., 0] + 100) & (picture[..., 2] > picture[..., 1] + 100)
     blue = (picture[..., 0] > picture[..., 2] + 100) & (picture[..., 0] > 120)
     line = np.flatnonzero(red[60:470].sum(0) > 300)
     assert len(line) and blue.any(0).sum() > 300, "the curve crosses the picture, and a line marks the rate"
-    rates = kept["rates"]
+    rates = result["rates"]
     place = LEFT + (np.log(rate / rates[0]) / np.log(rates[-1] / rates[0])) * (WIDTH - LEFT - RIGHT)
     assert abs(line.mean() - place) < 3
     first = sum(loss.total.item() for loss in trainer.train_one_batch())
@@ -129,8 +129,8 @@ def test_where_nothing_falls_nothing_is_found(tmp_path, device):
     """Rates that move nothing: the rate stays, the result says so."""
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
     trainer.batches = itertools.repeat(next(_batches(device)))
-    more = {"start_lr": 1e-12, "end_lr": 1e-9}
-    finder = _finder(trainer, 10, mode="graph_and_exit", folder=tmp_path / "model", **more)
+    options = {"start_lr": 1e-12, "end_lr": 1e-9}
+    finder = _finder(trainer, 10, mode="graph_and_exit", folder=tmp_path / "model", **options)
     finder.find()
     assert finder.best_lr is None
     assert json.loads((tmp_path / "model" / "lr_finder.json").read_text())["learning_rate"] is None
@@ -175,13 +175,13 @@ def test_graph_and_exit_sets_nothing(tmp_path, device):
 
 def test_a_request_to_stop_ends_the_search(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, rewinds=True, output=io.StringIO())
-    before = _state(trainer)
+    expected = _state(trainer)
     folder = tmp_path / "result"
     stop = trainer.run.stop
-    finder = _finder(trainer, folder=folder, progress=lambda done, _: stop.request("SIGTERM") if done == 4 else None)
+    finder = _finder(trainer, folder=folder, progress=lambda count, _: stop.request("SIGTERM") if count == 4 else None)
     finder.find()
     assert finder.best_lr is None and len(finder.curve.rates) == 4 and not folder.exists()
-    assert all(torch.equal(value, _state(trainer)[key]) for key, value in before.items())
+    assert all(torch.equal(value, _state(trainer)[key]) for key, value in expected.items())
     assert isinstance(trainer.run.progress, ProgressLine)
 
 

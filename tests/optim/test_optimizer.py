@@ -47,8 +47,8 @@ def _train(model, optimizer, steps, change=lambda step, gradients: gradients) ->
         optimizer.step()
 
 
-def _same(one: Toy, two: Toy) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
+def _same(toy: Toy, other_toy: Toy) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(toy.parameters(), other_toy.parameters()))
 
 
 def _golden_config(case: dict) -> OptimizerConfig:
@@ -203,12 +203,12 @@ def test_only_kernels_decay(device):
     assert ids == {0: "decay", 1: "no_decay", 2: "decay", 3: "no_decay", 4: "decay", 5: "no_decay"}
     for name in OPTIMIZER_NAMES:
         toy = Toy(device)
-        before = [p.detach().clone() for p in toy.parameters()]
+        weights = [p.detach().clone() for p in toy.parameters()]
         optimizer = Optimizer(toy, OptimizerConfig(optimizer=name, learning_rate=1e-2, weight_decay=0.5))
         optimizer.backward(toy.loss([torch.zeros(shape) for shape in WEIGHTS.values()]))
         optimizer.step()
-        moved = [not torch.equal(p, old) for p, old in zip(toy.parameters(), before)]
-        assert moved == [True, False, True], name
+        changed = [not torch.equal(p, old) for p, old in zip(toy.parameters(), weights)]
+        assert changed == [True, False, True], name
 
 
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
@@ -224,31 +224,31 @@ def test_state_goes_out_and_in_to_the_bit(name, method, device):
         weight_decay=0.01,
         amsgrad=True,
     )
-    made = {"mixed_precision": True, "warmup_steps": 5}
+    options = {"mixed_precision": True, "warmup_steps": 5}
     for stop in (0, 1, 2, 3, 7, 15):
-        whole, first, second = Toy(device), Toy(device), Toy(device)
-        straight, one, two = (Optimizer(toy, config, **made) for toy in (whole, first, second))
-        _train(whole, straight, range(24))
-        _train(first, one, range(stop))
+        straight_toy, first, second = Toy(device), Toy(device), Toy(device)
+        straight, stopped, resumed = (Optimizer(toy, config, **options) for toy in (straight_toy, first, second))
+        _train(straight_toy, straight, range(24))
+        _train(first, stopped, range(stop))
         second.load_state_dict(first.state_dict())
-        two.load_state_dict(load(save({k: v.cpu().contiguous() for k, v in one.state_dict().items()})))
-        _train(second, two, range(stop, 24))
-        assert _same(whole, second), stop
-        ours, theirs = straight.state_dict(), two.state_dict()
+        resumed.load_state_dict(load(save({k: v.cpu().contiguous() for k, v in stopped.state_dict().items()})))
+        _train(second, resumed, range(stop, 24))
+        assert _same(straight_toy, second), stop
+        ours, theirs = straight.state_dict(), resumed.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(value.cpu(), theirs[key].cpu()) for key, value in ours.items())
 
 
 def test_accumulated_gradients_are_a_mean(device, within):
-    one, many = Toy(device), Toy(device)
+    alone, many = Toy(device), Toy(device)
     config = {"optimizer": "rms-prop", "learning_rate": 1e-2}
-    single = Optimizer(one, OptimizerConfig(**config))
+    single = Optimizer(alone, OptimizerConfig(**config))
     several = Optimizer(many, OptimizerConfig(**config, gradient_accumulation=5))
     _train(many, several, range(5))
     assert len([key for key in several.state_dict() if key.endswith("waiting_grad")]) == 0
-    single.backward(one.loss([sum(parts) / 5 for parts in zip(*map(_gradients, range(5)))]))
+    single.backward(alone.loss([sum(parts) / 5 for parts in zip(*map(_gradients, range(5)))]))
     single.step()
-    within("weights", max((a - b).abs().max().item() for a, b in zip(one.parameters(), many.parameters())), 1e-6)
+    within("weights", max((a - b).abs().max().item() for a, b in zip(alone.parameters(), many.parameters())), 1e-6)
 
 
 def test_waiting_gradients_of_another_accumulation_are_dropped(device):
@@ -260,15 +260,15 @@ def test_waiting_gradients_of_another_accumulation_are_dropped(device):
     assert "@collected" not in two.state_dict()
 
 
-@pytest.mark.parametrize("before, after", [(True, False), (False, True)])
-def test_waiting_gradients_are_what_they_were_in_another_precision(device, before, after, within):
+@pytest.mark.parametrize("precision_before, precision_after", [(True, False), (False, True)])
+def test_waiting_gradients_are_what_they_were_in_another_precision(device, precision_before, precision_after, within):
     """A scaled loss makes gradients 65,536 times as large: not what the other half is added to."""
     stays, changes = Toy(device), Toy(device)
     config = OptimizerConfig(optimizer="rms-prop", learning_rate=1e-2, gradient_accumulation=2)
-    one, old = Optimizer(stays, config, before), Optimizer(changes, config, before)
-    _train(stays, one, range(4))
+    kept_precision, old = Optimizer(stays, config, precision_before), Optimizer(changes, config, precision_before)
+    _train(stays, kept_precision, range(4))
     _train(changes, old, range(3))
-    new = Optimizer(changes, config, after)
+    new = Optimizer(changes, config, precision_after)
     state = {name: value.clone() for name, value in old.state_dict().items()}
     for parameter in changes.parameters():
         parameter.grad = None
@@ -283,10 +283,10 @@ def test_what_the_host_reads_of_nadam_stays_there():
     toy = Toy("cpu")
     optimizer = Optimizer(toy, OptimizerConfig(optimizer="nadam"))
     _train(toy, optimizer, [0])
-    other = Optimizer(Toy("cpu").to("meta"), OptimizerConfig(optimizer="nadam"))
-    other.load_state_dict(optimizer.state_dict())
+    restored = Optimizer(Toy("cpu").to("meta"), OptimizerConfig(optimizer="nadam"))
+    restored.load_state_dict(optimizer.state_dict())
     kinds = {
-        name.rpartition(".")[2]: value.device.type for name, value in other.state_dict().items() if "@" not in name
+        name.rpartition(".")[2]: value.device.type for name, value in restored.state_dict().items() if "@" not in name
     }
     assert kinds == {"step": "cpu", "mu_product": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
@@ -306,35 +306,35 @@ def test_a_norm_that_overflows_names_the_largest_gradient(device):
 
 
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_broken_step_never_reaches_the_weights(name, what, scaled, device):
+def test_a_broken_step_never_reaches_the_weights(name, part, scaled, device):
     """Weights, averages and counters go on as if it had not been; so does the history of norms."""
     config = OptimizerConfig(optimizer=name, learning_rate=1e-2, gradient_clipping="autoclip", autoclip_history=3)
     hurt, well = Toy(device), Toy(device)
     broken, sound = Optimizer(hurt, config, scaled), Optimizer(well, config, scaled)
     if scaled:
-        for one in (broken, sound):
-            one._scaler.scale.fill_(1.0)  # where float16's overflows are not to be blamed
+        for optimizer in (broken, sound):
+            optimizer._scaler.scale.fill_(1.0)  # where float16's overflows are not to be blamed
     for step in range(6):
         _train(well, sound, [step])
         _train(hurt, broken, [step])
         assert not broken.report["nonfinite/loss"] and not broken.report["nonfinite/gradient"]
         if step in (0, 3):
-            before = [p.detach().clone() for p in hurt.parameters()]
+            weights = [p.detach().clone() for p in hurt.parameters()]
             loss = hurt.loss(_gradients(9))
-            if what == "loss":
+            if part == "loss":
                 loss = loss + float("inf")  # whose gradient is finite
             else:
                 handle = hurt.p2.register_hook(lambda g: torch.full_like(g, float("nan")))
             broken.backward(loss)
-            assert bool(broken.report["nonfinite/loss"]) == (what == "loss")
+            assert bool(broken.report["nonfinite/loss"]) == (part == "loss")
             broken.step()
-            assert bool(broken.report["nonfinite/gradient"]) == (what == "gradient")
-            if what == "gradient":
+            assert bool(broken.report["nonfinite/gradient"]) == (part == "gradient")
+            if part == "gradient":
                 assert broken.parameter_name(int(broken.report["nonfinite/parameter"])) == "p2"
                 handle.remove()
-            assert all(torch.equal(p, old) for p, old in zip(hurt.parameters(), before))
+            assert all(torch.equal(p, old) for p, old in zip(hurt.parameters(), weights))
     assert _same(hurt, well)
     ours, theirs = broken.state_dict(), sound.state_dict()
     assert ours.keys() == theirs.keys()
@@ -345,14 +345,14 @@ def test_a_broken_step_never_reaches_the_weights(name, what, scaled, device):
 def test_one_broken_loss_of_several_spoils_their_step(device):
     toy = Toy(device)
     optimizer = Optimizer(toy, OptimizerConfig(gradient_accumulation=2))
-    before = [p.detach().clone() for p in toy.parameters()]
+    weights = [p.detach().clone() for p in toy.parameters()]
     optimizer.backward(toy.loss(_gradients(0)) + float("nan"))
     _train(toy, optimizer, [1])
-    assert all(torch.equal(p, old) for p, old in zip(toy.parameters(), before))
+    assert all(torch.equal(p, old) for p, old in zip(toy.parameters(), weights))
     assert not optimizer.report["nonfinite/gradient"], "said once, for the loss"
     assert optimizer.report["nonfinite/step"]
     _train(toy, optimizer, [2, 3])
-    assert not torch.equal(toy.p0, before[0])
+    assert not torch.equal(toy.p0, weights[0])
 
 
 def test_a_scaled_loss_makes_the_same_steps(device, within):
@@ -360,14 +360,14 @@ def test_a_scaled_loss_makes_the_same_steps(device, within):
     for method in ("none", "autoclip", "value"):
         plain, scaled = Toy(device), Toy(device)
         config = OptimizerConfig(learning_rate=1e-2, gradient_clipping=method)
-        one, two = Optimizer(plain, config), Optimizer(scaled, config, mixed_precision=True)
-        _train(plain, one, range(8))
-        _train(scaled, two, range(4))
-        two.backward(scaled.loss([torch.full(shape, 1e35) for shape in WEIGHTS.values()]))
-        two.step()
-        assert two.state_dict()["@scaler.scale"] == FIRST / 2
-        assert not two.report["nonfinite/gradient"]
-        _train(scaled, two, range(4, 8))
+        unscaled, with_scale = Optimizer(plain, config), Optimizer(scaled, config, mixed_precision=True)
+        _train(plain, unscaled, range(8))
+        _train(scaled, with_scale, range(4))
+        with_scale.backward(scaled.loss([torch.full(shape, 1e35) for shape in WEIGHTS.values()]))
+        with_scale.step()
+        assert with_scale.state_dict()["@scaler.scale"] == FIRST / 2
+        assert not with_scale.report["nonfinite/gradient"]
+        _train(scaled, with_scale, range(4, 8))
         worst = max((a - b).abs().max().item() for a, b in zip(plain.parameters(), scaled.parameters()))
         within(method, worst, 1e-7)
 
@@ -396,9 +396,9 @@ def test_the_rate_can_be_set_and_moved_to_a_device(device):
     _train(toy, optimizer, range(2))
     optimizer.set_lr(4e-3)
     assert optimizer.learning_rate == pytest.approx(3e-3) and optimizer.base_rate == 4e-3
-    before = {key: value.clone() for key, value in optimizer.state_dict().items()}
+    state = {key: value.clone() for key, value in optimizer.state_dict().items()}
     optimizer.to(device)
-    assert all(torch.equal(value, optimizer.state_dict()[key]) for key, value in before.items())
+    assert all(torch.equal(value, optimizer.state_dict()[key]) for key, value in state.items())
 
 
 def test_going_back_lowers_the_rate_until_another_is_asked_for(device):
@@ -409,11 +409,11 @@ def test_going_back_lowers_the_rate_until_another_is_asked_for(device):
     for rate in (4e-3, 2e-3):
         optimizer.roll_back(good)
         assert optimizer.learning_rate == rate
-    kept = optimizer.state_dict()
+    state = optimizer.state_dict()
     for configured, rate in ((8e-3, 2e-3), (5e-3, 5e-3)):
-        other = Optimizer(toy, OptimizerConfig(learning_rate=configured))
-        other.load_state_dict(kept)
-        assert other.learning_rate == rate
+        resumed = Optimizer(toy, OptimizerConfig(learning_rate=configured))
+        resumed.load_state_dict(state)
+        assert resumed.learning_rate == rate
 
 
 def test_what_cannot_be_is_refused(device):

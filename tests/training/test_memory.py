@@ -21,12 +21,12 @@ def _explained(call) -> SwapfastError:
 
 
 def test_numpy_and_torch_on_a_cpu():
-    for call, asked in (
+    for call, requested in (
         (lambda: np.empty(1 << 50, np.uint8), "1.00 PiB"),
         (lambda: torch.empty(1 << 50, dtype=torch.uint8), "1048576.0 GiB"),
     ):
         error = _explained(call)
-        facts = rf"{asked} were asked for; [\d.]+ [MG]iB are free"
+        facts = rf"{requested} were asked for; [\d.]+ [MG]iB are free"
         said = rf"out of memory \({facts}\): train with a smaller -b, or --cache off"
         assert error.code == 1 and re.fullmatch(said, str(error)), error
 

@@ -73,11 +73,11 @@ def _batches(poison=()):
         yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, 64, 64)]), step)
 
 
-def _trainer(run=None, batches=None, **more):
+def _trainer(run=None, batches=None, **options):
     model = tiny().initialise(5)
     loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
-    return Trainer(model, loss, optimizer, _batches() if batches is None else batches, run, **more)
+    return Trainer(model, loss, optimizer, _batches() if batches is None else batches, run, **options)
 
 
 def test_a_watcher_is_one_class_and_one_entry(tmp_path):
@@ -125,10 +125,10 @@ def test_saving_on_exit_tells_the_end(tmp_path):
 def test_a_trainer_without_a_run_trains_and_saves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trainer = _trainer(batches=itertools.islice(_batches(), 3))
-    before = next(trainer.model.parameters()).clone()
+    weight = next(trainer.model.parameters()).clone()
     trainer.train()
     trainer.toggle_mask()
-    assert trainer.step == trainer.iterations == 3 and not torch.equal(before, next(trainer.model.parameters()))
+    assert trainer.step == trainer.iterations == 3 and not torch.equal(weight, next(trainer.model.parameters()))
     assert trainer.history == trainer.runs == [] and not trainer.exit_early
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
 

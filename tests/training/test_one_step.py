@@ -73,16 +73,16 @@ def _trainer(tmp_path, **run) -> Trainer:
 
 def test_one_step_does_what_is_due(tmp_path):
     """A checkpoint every third, a snapshot every fourth; a picture of each and where one is asked for."""
-    shown, preview, film = [], Preview(), Film()
+    sheets, preview, film = [], Preview(), Film()
     trainer = _trainer(tmp_path, save_interval=3, snapshot_interval=4, observers=[preview, film])
     for step in range(1, 9):
-        trainer.train_one_step(lambda *given: shown.append(given), do_timelapse=step == 5)
+        trainer.train_one_step(lambda *arguments: sheets.append(arguments), do_timelapse=step == 5)
         trainer.toggle_mask()
     assert trainer.iterations == 8 and not trainer.exit_early
     assert preview.steps == [3, 4, 6, 8] and trainer.run.checkpoints.steps() == [6, 8]
-    assert [image[0, 0, 0] for image, _ in shown] == [200, 100] * 4 and film.steps == [3, 4, 5, 6, 8]
-    kept = {(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()}
-    assert kept >= {("snapshot", 4), ("snapshot", 8)}
+    assert [image[0, 0, 0] for image, _ in sheets] == [200, 100] * 4 and film.steps == [3, 4, 5, 6, 8]
+    points = {(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()}
+    assert points >= {("snapshot", 4), ("snapshot", 8)}
     assert [step for step, _ in trainer.history] == [3, 4, 6, 8]
     trainer.run.iterations = 8
     assert trainer.exit_early
@@ -90,12 +90,12 @@ def test_one_step_does_what_is_due(tmp_path):
 
 def test_a_checkpoint_is_copied_though_no_picture_of_it_can_be_written(tmp_path):
     copied = tmp_path / "copied"
-    after = AfterSave(f'echo "$SWAPFAST_STEP" > {copied}', tmp_path, print)
-    trainer = _trainer(tmp_path, save_interval=2, observers=[FullDisk(), after])
+    copier = AfterSave(f'echo "$SWAPFAST_STEP" > {copied}', tmp_path, print)
+    trainer = _trainer(tmp_path, save_interval=2, observers=[FullDisk(), copier])
     trainer.train_one_step()
     with pytest.raises(SwapfastError, match="full"):
         trainer.train_one_step()
-    after.finish(trainer.run.stop)
+    copier.finish(trainer.run.stop)
     assert copied.read_text() == "2\n" and trainer.run.checkpoints.steps() == [2]
 
 
@@ -129,21 +129,21 @@ def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
     )
     again.step = again.run.iterations = 2
     again.train()
-    kept = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
-    assert sorted(kept) == [("backup", 2), ("checkpoint", 2), ("snapshot", 2)]
+    points = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
+    assert sorted(points) == [("backup", 2), ("checkpoint", 2), ("snapshot", 2)]
 
 
 def test_the_checkpoint_that_is_being_copied_is_held(tmp_path):
-    after = AfterSave(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done", tmp_path, print)
-    trainer = _trainer(tmp_path, save_interval=1, observers=[after])
+    copier = AfterSave(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done", tmp_path, print)
+    trainer = _trainer(tmp_path, save_interval=1, observers=[copier])
     for _ in range(4):
         trainer.train_one_step()
     assert trainer.run.checkpoints.steps() == [1, 3, 4]
     (tmp_path / "go").touch()
-    after.finish(trainer.run.stop)
+    copier.finish(trainer.run.stop)
     trainer.train_one_step()
     assert trainer.run.checkpoints.steps() == [4, 5]
-    after.finish(trainer.run.stop)
+    copier.finish(trainer.run.stop)
 
 
 def test_no_further_batch_is_told(tmp_path):

@@ -30,8 +30,8 @@ def test_they_are_the_means(device, mask):
         assert values[f"batch_face_{label}"] == pytest.approx(loss.total.item(), rel=1e-6)
         for kind in ("weighted", "unweighted"):
             first, second = getattr(loss, kind)
-            both = (first["ssim"].mean() + second["ssim"].mean()).item()
-            assert values[f"batch_{kind}_{label}/ssim"] == pytest.approx(both, rel=1e-6)
+            total = (first["ssim"].mean() + second["ssim"].mean()).item()
+            assert values[f"batch_{kind}_{label}/ssim"] == pytest.approx(total, rel=1e-6)
             assert values[f"batch_{kind}_{label}/mae"] == pytest.approx(second["mae"].mean().item(), rel=1e-6)
         assert (f"batch_mask_{label}" in values) == mask
         if mask:
@@ -42,14 +42,14 @@ def test_they_are_the_means(device, mask):
 @pytest.mark.parametrize("wait", [True, False])
 def test_pending_steps_come_in_order_each_once(device, wait):
     """More than are copied at once; those that have not arrived come with the next take."""
-    pending, taken = Pending(), []
+    pending, steps = Pending(), []
     for step in range(1, 30):
         values = {"x": torch.tensor(step / 4, device=device), "flag": torch.tensor(step % 2 == 0, device=device)}
         pending.add(step, 100.0 + step, None, values, {"learning_rate": 0.5})
         if step % 7 == 0:
-            taken += pending.take(wait)
-    taken += pending.take()
-    assert [(one.step, one.time, one.values) for one in taken] == [
+            steps += pending.take(wait)
+    steps += pending.take()
+    assert [(step.step, step.time, step.values) for step in steps] == [
         (step, 100.0 + step, {"x": step / 4, "flag": float(step % 2 == 0), "learning_rate": 0.5})
         for step in range(1, 30)
     ]
@@ -61,4 +61,4 @@ def test_what_is_cleared_is_gone(device):
     pending.add(1, 0.0, None, {"x": torch.ones((), device=device)})
     pending.clear()
     pending.add(2, 0.0, None, {"x": torch.ones((), device=device)})
-    assert [(one.step, one.values) for one in pending.take()] == [(2, {"x": 2.0})]
+    assert [(step.step, step.values) for step in pending.take()] == [(2, {"x": 2.0})]

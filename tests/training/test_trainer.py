@@ -83,15 +83,15 @@ def _trainer(
     model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config or OptimizerConfig(learning_rate=1e-3), precision == "fp16", warmup)
     folder = CheckpointFolder(tmp_path / "model")
-    found = folder.load()
-    if found:
-        step = found[0].step
-        model.load_state_dict(found[0].tensors["model"])
-        optimizer.load_state_dict(found[0].tensors["optimizer"])
+    loaded = folder.load()
+    if loaded:
+        step = loaded[0].step
+        model.load_state_dict(loaded[0].tensors["model"])
+        optimizer.load_state_dict(loaded[0].tensors["optimizer"])
     loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, 64)
     output = run.pop("output", io.StringIO())
     batches = (Rewindable if rewinds else _batches)(device, step, poison)
-    run = Run(folder, iterations, interval, progress=ProgressLine(output), saved_step=step if found else None, **run)
+    run = Run(folder, iterations, interval, progress=ProgressLine(output), saved_step=step if loaded else None, **run)
     return Trainer(model, loss, optimizer, batches, run, step, precision)
 
 
@@ -99,10 +99,12 @@ def _losses(trainer, steps):
     return [[side.total.item() for side in trainer.train_one_batch()] for _ in range(steps)]
 
 
-def _same_weights(one, two, device):
+def _same_weights(trainer, reference, device):
     """Bit for bit on a CPU; a GPU's atomics leave a little."""
     rtol, atol = (0, 0) if device.type == "cpu" else (1e-3, 1e-4)
-    torch.testing.assert_close(dict(one.model.state_dict()), dict(two.model.state_dict()), rtol=rtol, atol=atol)
+    torch.testing.assert_close(
+        dict(trainer.model.state_dict()), dict(reference.model.state_dict()), rtol=rtol, atol=atol
+    )
 
 
 def test_the_loss_falls(tmp_path, device):
@@ -113,14 +115,14 @@ def test_the_loss_falls(tmp_path, device):
 def test_a_stop_before_the_first_step_lets_the_last_copy_finish(tmp_path, device):
     """--nan rollback saves before the first step; a second request must not break off what runs after that save."""
     limit, copied, said = tmp_path / "limit", tmp_path / "copied", []
-    after = AfterSave(f"touch {limit}; sleep 1; touch {copied}", tmp_path / "model", said.append)
+    copier = AfterSave(f"touch {limit}; sleep 1; touch {copied}", tmp_path / "model", said.append)
 
     def never():
         signal.raise_signal(signal.SIGTERM)
         yield
 
     with StopRequest().listening() as stop, stop.watching(limit):
-        trainer = _trainer(tmp_path, device, 4, nan="rollback", rewinds=True, stop=stop, observers=[after])
+        trainer = _trainer(tmp_path, device, 4, nan="rollback", rewinds=True, stop=stop, observers=[copier])
         trainer.batches = never()
         with pytest.raises(Stopped, match="SIGTERM"):
             trainer.train()
@@ -139,8 +141,8 @@ def test_resuming_is_exact(tmp_path, device, stop):
     _trainer(tmp_path, device, stop).train()
     resumed = _trainer(tmp_path, device, 99)
     assert resumed.step == stop
-    after = _losses(resumed, 20)
-    assert after == straight if device.type == "cpu" else after == pytest.approx(straight, rel=1e-5)
+    continued = _losses(resumed, 20)
+    assert continued == straight if device.type == "cpu" else continued == pytest.approx(straight, rel=1e-5)
 
 
 def test_saving_at_intervals_and_at_the_end(tmp_path, device):
@@ -189,9 +191,9 @@ def test_resuming_is_exact_in_the_middle_of_everything(name, tmp_path, device):
 def test_no_answer_changes_a_run_that_needs_none(policy, tmp_path, device):
     trainer = _trainer(tmp_path / policy, device, 5, interval=2, nan=policy)
     trainer.train()
-    other = _trainer(tmp_path / "other", device, 5)
-    other.train()
-    _same_weights(trainer, other, device)
+    reference = _trainer(tmp_path / "other", device, 5)
+    reference.train()
+    _same_weights(trainer, reference, device)
 
 
 def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
@@ -243,13 +245,13 @@ def test_weights_that_overflow_are_never_saved(tmp_path, device):
     assert CheckpointFolder(tmp_path / "model").steps() == []
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_skipping_leaves_out_the_step_and_no_more(what, tmp_path, device):
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_skipping_leaves_out_the_step_and_no_more(part, tmp_path, device):
     """The run equals one whose batches lack the broken ones, but for the count; resuming is exact too."""
     output = io.StringIO()
-    poison = (2, 5) if what == "loss" else ()
+    poison = (2, 5) if part == "loss" else ()
     trainer = _trainer(tmp_path / "skip", device, 8, interval=3, poison=poison, nan="skip", output=output)
-    if what == "gradient":
+    if part == "gradient":
         _poison_gradient(trainer, 2, 5)
     trainer.train()
     clean = _trainer(tmp_path / "clean", device, 6)
@@ -258,7 +260,7 @@ def test_skipping_leaves_out_the_step_and_no_more(what, tmp_path, device):
     _same_weights(clean, trainer, device)
     text = output.getvalue()
     assert trainer.step == 8 and text.count("was left out") == 2
-    assert f"warning: the {what} (" in text and "iteration 3 (ordinals 6 to 8" in text and "iteration 6" in text
+    assert f"warning: the {part} (" in text and "iteration 3 (ordinals 6 to 8" in text and "iteration 6" in text
     averages = re.findall(r"since last save: (\S+)", text)
     assert averages and all(np.isfinite(float(value)) for value in averages)
 
@@ -288,16 +290,16 @@ def test_a_gradient_of_several_batches_names_them_all(tmp_path, device):
         trainer.train()
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("noticed", [0.0, 1e9])
-def test_going_back_takes_the_last_checkpoint_and_the_next_batch(what, noticed, tmp_path, device):
+def test_going_back_takes_the_last_checkpoint_and_the_next_batch(part, noticed, tmp_path, device):
     """Whenever the host hears of it: weights of iteration 3, half the rate, batches from 5 on."""
     output = io.StringIO()
-    poison = (4,) if what == "loss" else ()
+    poison = (4,) if part == "loss" else ()
     arguments = {"interval": 3, "poison": poison, "nan": "rollback", "rewinds": True}
     trainer = _trainer(tmp_path / "model", device, 9, output=output, **arguments)
     trainer.run.progress.interval_s = noticed
-    if what == "gradient":
+    if part == "gradient":
         _poison_gradient(trainer, 4)
     trainer.train()
     assert trainer.step == 9 and trainer.optimizer.learning_rate == 0.5e-3
@@ -351,8 +353,8 @@ def test_half_precision_learns(precision, tmp_path, device):
     _trainer(tmp_path, device, 4, precision=precision).train()
     resumed = _trainer(tmp_path, device, 99, precision=precision)
     assert all(weight.dtype == torch.float32 for weight in resumed.model.parameters())
-    after = _losses(resumed, 3)
-    assert after == losses[4:7] if device.type == "cpu" else after == pytest.approx(losses[4:7], rel=1e-3)
+    continued = _losses(resumed, 3)
+    assert continued == losses[4:7] if device.type == "cpu" else continued == pytest.approx(losses[4:7], rel=1e-3)
     if precision == "fp16":
         assert resumed.optimizer.state_dict()["@scaler.scale"] <= 2**16
 

@@ -64,9 +64,9 @@ def test_every_face_counts_the_same(device):
     for side, seeds in (("a", (1, 2)), ("b", (3,))):
         faces = torch.cat([_faces({1: 3, 2: 2, 3: 1}[seed], seed, device) for seed in seeds])
         with torch.no_grad():
-            made = model.swap(faces, to=side)[0]
+            swapped = model.swap(faces, to=side)[0]
         label = side.upper()
-        mae, mse = (made - faces).abs().mean().item(), (made - faces).square().mean().item()
+        mae, mse = (swapped - faces).abs().mean().item(), (swapped - faces).square().mean().item()
         assert values[f"validation_unweighted_{label}/mae"] == pytest.approx(mae, rel=1e-4)
         assert values[f"validation_unweighted_{label}/mse"] == pytest.approx(mse, rel=1e-4)
         assert values[f"validation_face_{label}"] == pytest.approx(mae + 0.5 * mse, rel=1e-4)
@@ -95,8 +95,8 @@ def test_training_is_the_same_to_the_bit_with_and_without(tmp_path, device):
         measured = _trainer(tmp_path / str(interval), device, observers=[validation])
         measured.train()
         rtol, atol = (0, 0) if device.type == "cpu" else (1e-3, 1e-4)
-        for one, two in ((plain.model, measured.model), (plain.optimizer, measured.optimizer)):
-            torch.testing.assert_close(dict(one.state_dict()), dict(two.state_dict()), rtol=rtol, atol=atol)
+        for expected, actual in ((plain.model, measured.model), (plain.optimizer, measured.optimizer)):
+            torch.testing.assert_close(dict(expected.state_dict()), dict(actual.state_dict()), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("interval, steps", [(3, [3, 6, 8]), (2, [2, 4, 6, 8]), (5, [5, 8])])
