@@ -1,4 +1,4 @@
-"""One timer, one record of where it ran, one form of result for every benchmark.
+"""Timing, the record of the environment and the form of results, for all benchmarks.
 
 ``python -m benchmarks.NAME --json FILE`` writes {"environment": {...}, "results": [{...}, ...]}.
 """
@@ -70,17 +70,17 @@ def _commit() -> str | None:
 
 
 def _command() -> str:
-    """What was typed, less where the result goes."""
-    given = sys.argv[1:]
-    if "--json" in given:
-        at = given.index("--json")
-        del given[at : at + 2]
-    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *given])
+    """Return the command line without the path of the result."""
+    arguments = sys.argv[1:]
+    if "--json" in arguments:
+        at = arguments.index("--json")
+        del arguments[at : at + 2]
+    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *arguments])
 
 
 @functools.cache
 def environment() -> dict:
-    """Hardware, driver, versions, threads, load and commit, as they were when it was first asked for."""
+    """Return hardware, driver, versions, threads, load and commit at the time of the first call."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -99,7 +99,7 @@ def environment() -> dict:
 
 
 def reset_peak() -> None:
-    """Forget the memory of the past, so that ``peak_mib`` speaks of what comes now."""
+    """Reset the peak that ``peak_mib`` returns."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def reset_peak() -> None:
 
 
 def _status_mib(*names: str) -> float | None:
-    """The sum of some entries of /proc/self/status; None where there are none."""
+    """Return the sum of some entries of /proc/self/status, None if they are missing."""
     try:
         status = Path("/proc/self/status").read_text()
         return sum(int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in names) / 1024
@@ -116,7 +116,7 @@ def _status_mib(*names: str) -> float | None:
 
 
 def peak_mib(on_gpu: bool | None = None) -> float:
-    """Largest memory of this process since ``reset_peak``, or of the GPU; by default of the GPU where one is in use."""
+    """Return the largest memory since ``reset_peak``, of the GPU if one is in use and otherwise of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized() and on_gpu is not False:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = _status_mib("VmHWM")
@@ -124,18 +124,18 @@ def peak_mib(on_gpu: bool | None = None) -> float:
 
 
 def own_mib() -> float | None:
-    """Memory of this process now less the files it has mapped, which the system takes back when it likes."""
+    """Return the memory of this process without mapped files, which the system can reclaim."""
     return _status_mib("RssAnon", "RssShmem")
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process so far and of the ended ones that it started."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    """Return the CPU time of this process and of its ended children."""
+    usages = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def alone(call: Callable, *arguments):
-    """``call`` in a new process, forked from one that has done the imports and nothing else."""
+    """Return the result of ``call`` in a new process, forked from one that has only done the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, context) as pool:
@@ -144,7 +144,7 @@ def alone(call: Callable, *arguments):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each run of one call, and the largest memory the process had during one; None: not measured."""
+    """The seconds of each run of one call, and the largest memory during them, None if not measured."""
 
     seconds: list[float]
     peak_mib: float | None
@@ -156,7 +156,7 @@ def _sync() -> None:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of one call, the device's work included."""
+    """Return the seconds of one call, including the device's work."""
     _sync()
     start = time.perf_counter()
     call()
@@ -167,10 +167,10 @@ def timed(call: Callable[[], object]) -> float:
 def compare(
     calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2, in_a_row: bool = False
 ) -> dict[str, Timing]:
-    """Time every call, taken in turn so that a change of the machine's speed meets all alike.
+    """Time all calls in turn, so that a change of the machine's speed affects all of them.
 
-    in_a_row: make each call once untimed right before, so that it finds the caches as it left them, as in a run that
-    makes batch after batch, and not as another call did.
+    in_a_row: runs each call once untimed right before, so that it finds its own data in the caches, as in a run that
+        makes batch after batch.
     """
     peaks = {}
     for name, call in calls.items():
@@ -188,7 +188,7 @@ def compare(
 
 
 def summary(timing: Timing, faces: int, /, **labels) -> dict:
-    """One result: labels, median and interquartile range in ms, faces per second at the median."""
+    """Return one result: labels, median and interquartile range in ms, faces per second at the median."""
     seconds = timing.seconds
     low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return {
@@ -203,22 +203,22 @@ def summary(timing: Timing, faces: int, /, **labels) -> dict:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The flags every benchmark has. Notes the environment: the load and the commit are those of the beginning."""
+    """Return a parser with the flags of all benchmarks, and record the environment at the start."""
     environment()
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    made.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not to quote")
-    return made
+    flags = argparse.ArgumentParser(description=description)
+    flags.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    flags.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not to quote")
+    return flags
 
 
 def show(results: list[dict]) -> None:
-    """Print results, a line each."""
+    """Print one result per line."""
     for row in results:
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
 def save(results: list[dict], file: Path | None) -> None:
-    """Write the JSON, where one is asked for."""
+    """Write results and environment to ``file``, if given."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"environment": environment(), "results": results}, indent=1) + "\n")

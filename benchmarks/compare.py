@@ -69,8 +69,8 @@ LINES = (
 
 def rows_of(result: dict, name: str, line: Line, key: str = "faces_per_s") -> dict[int, dict]:
     """size -> a line's row, of those that have ``key``; small faces first."""
-    wanted = (name, line.backend, line.device)
-    rows = [r for r in result["results"] if tuple(map(r.get, ("name", "backend", "device"))) == wanted and key in r]
+    key_values = (name, line.backend, line.device)
+    rows = [r for r in result["results"] if tuple(map(r.get, ("name", "backend", "device"))) == key_values and key in r]
     return {row["size"]: row for row in sorted(rows, key=lambda row: row["size"])}
 
 
@@ -124,14 +124,14 @@ def draw_lines(axes: Axes, results: list[dict], name: str) -> set[int]:
     """Faces per second against their size, a line for each backend and file -> the sizes."""
     sizes = set()
     for result, style in zip(results, STYLES * len(results)):
-        where = f" ({short_hardware(result['environment'])})" if len(results) > 1 else ""
+        machine = f" ({short_hardware(result['environment'])})" if len(results) > 1 else ""
         for line in LINES:
             rows = rows_of(result, name, line)
             if not rows:
                 continue
             sizes.update(rows)
             y = [row["faces_per_s"] for row in rows.values()]
-            label = line.label + where
+            label = line.label + machine
             axes.plot(list(rows), y, style, color=line.color, marker=line.marker, lw=1.8, ms=6, label=label)
             if line.backend != "peer_loop":
                 for row in rows.values():

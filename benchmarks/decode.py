@@ -1,4 +1,4 @@
-"""Which decoder for which file? python -m benchmarks.decode
+"""Compares decoders for each kind of file: python -m benchmarks.decode
 
     png             faceswap heads of 512 px, files
     jpeg            pictures of a prepared set: 4:4:4, quality 98, in memory
@@ -195,54 +195,58 @@ def decoders_of(files: Files, opened: PreparedSet | None = None) -> list[Pool | 
         read = partial(read_row, opened)
         return [Pool("set", files, read, processes) for processes in (False, True)]
     mode = cv2.IMREAD_GRAYSCALE if files.kind == "mask_jpeg" else cv2.IMREAD_COLOR
-    found: list[Pool | Dali] = [
+    decoders: list[Pool | Dali] = [
         Pool("opencv", files, partial(with_opencv, mode), processes) for processes in (False, True)
     ]
     if files.kind == "png":
-        found += [Pool("kornia", files, read_image, processes) for processes in (False, True)]
+        decoders += [Pool("kornia", files, read_image, processes) for processes in (False, True)]
     if dali_version() is not None:
-        found.append(Dali(files, BATCH))
+        decoders.append(Dali(files, BATCH))
         if torch.cuda.is_available():
-            found += [Dali(files, batch, True, fetch) for batch in MIXED_BATCHES for fetch in (False, True)]
-    return found
+            decoders += [Dali(files, batch, True, fetch) for batch in MIXED_BATCHES for fetch in (False, True)]
+    return decoders
 
 
 def differences(files: Files, decoded: Sequence[np.ndarray]) -> dict[str, float]:
     """The largest and the mean difference of any pixel, in levels of 255."""
-    largest, total, pixels = 0, 0.0, 0
-    for expected, found in zip(files.expected, decoded, strict=True):
-        by = abs(expected.astype(np.int16) - found.reshape(expected.shape))
-        largest, total, pixels = max(largest, int(by.max())), total + float(by.sum()), pixels + by.size
-    return {"max_difference": largest, "mean_difference": round(total / pixels, 5)}
+    largest, total, count = 0, 0.0, 0
+    for expected, picture in zip(files.expected, decoded, strict=True):
+        difference = abs(expected.astype(np.int16) - picture.reshape(expected.shape))
+        largest, total, count = (
+            max(largest, int(difference.max())),
+            total + float(difference.sum()),
+            count + difference.size,
+        )
+    return {"max_difference": largest, "mean_difference": round(total / count, 5)}
 
 
 def measured(files: Files, decoders: list[Pool | Dali], faces: int, repeats: int) -> list[dict]:
     """Each decoder's pixels looked at, then all of them timed in turn."""
-    found, peaks = [], []
+    errors, peaks = [], []
     for decoder in decoders:
         reset_peak()
-        found.append(differences(files, decoder.all()))
-        if files.lossless and found[-1]["max_difference"]:
-            raise SystemExit(f"{files.kind} {files.size} px: {decoder.labels} gives other pixels: {found[-1]}")
+        errors.append(differences(files, decoder.all()))
+        if files.lossless and errors[-1]["max_difference"]:
+            raise SystemExit(f"{files.kind} {files.size} px: {decoder.labels} gives other pixels: {errors[-1]}")
         decoder.run(faces)
         # What DALI takes of a GPU's memory is its own affair and nothing that torch knows of.
         peaks.append(None if "pixels_on" in decoder.labels else peak_mib(False))
     seconds: list[list[float]] = [[] for _ in decoders]
-    used: list[list[float]] = [[] for _ in decoders]
+    cpu_times: list[list[float]] = [[] for _ in decoders]
     for _ in range(repeats):
         for place, decoder in enumerate(decoders):
             decoder.ready()
-            before = cpu_seconds()
+            cpu_start = cpu_seconds()
             seconds[place].append(timed(partial(decoder.run, faces)))
-            used[place].append(cpu_seconds() - before)
+            cpu_times[place].append(cpu_seconds() - cpu_start)
             if isinstance(decoder, Dali):
                 time.sleep(SETTLE_S)
     rows = []
-    for decoder, difference, peak, wall, cpu in zip(decoders, found, peaks, seconds, used):
+    for decoder, difference, peak, wall, cpu in zip(decoders, errors, peaks, seconds, cpu_times):
         labels = {"name": "decode", "file": files.kind, "size": files.size, **decoder.labels}
-        more = {"encoded_bytes": round(files.encoded_bytes), **difference}
+        extra = {"encoded_bytes": round(files.encoded_bytes), **difference}
         cpu_ms = round(1000 * statistics.median(cpu) / faces, 4)
-        rows.append(summary(Timing(wall, peak), faces, **labels, cpu_ms_per_face=cpu_ms, **more))
+        rows.append(summary(Timing(wall, peak), faces, **labels, cpu_ms_per_face=cpu_ms, **extra))
     return rows
 
 

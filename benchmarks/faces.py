@@ -67,14 +67,14 @@ def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
 def head_folders(faces: int, size: int = 512, seed: int = 1):
     """Two temporary folders of ``faces`` head PNGs each."""
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary) / "made"
-        synthesize(made, faces=faces, size=256, pairs=0, seed=seed)
+        source = Path(temporary) / "made"
+        synthesize(source, faces=faces, size=256, pairs=0, seed=seed)
         rng = np.random.default_rng(seed)
         folders = []
         for side in SIDES:
             folder = Path(temporary) / side
             folder.mkdir()
-            for record in scan_folder(made / side).records:
+            for record in scan_folder(source / side).records:
                 picture = folder / record.path.name
                 picture.write_bytes(head_png(record, size, rng))
                 os.utime(picture, times=(picture.stat().st_mtime - AGE_S,) * 2)

@@ -1,4 +1,4 @@
-"""How fast are faces fed, and where does the time go?
+"""Measures how fast faces are fed, and where the time goes.
 
 Each stage apart (read, decode, crop and masks, augment, to tensor) and the whole, from 512 px faceswap PNGs to float
 tensors, beside a loader written the peer's way, in one run: python -m benchmarks.loader
@@ -58,10 +58,15 @@ PUBLISHED = {64: 223, 128: 156, 256: 93, 512: 32}  # faceswap itself on two core
 
 @dataclass(frozen=True)
 class Way:
-    """One way to feed; state: see above. where: --cache. device: where the batches are wanted."""
+    """One way to feed.
+
+    state: see the module.
+    cache_mode: --cache.
+    device: of the batches.
+    """
 
     state: str
-    where: str = "host"
+    cache_mode: str = "host"
     backend: str = "opencv"
     device: str = "cpu"
 
@@ -86,19 +91,19 @@ ON_GPU = (
 
 
 class BytesCollate(Collate):
-    """Hands on the augmenter's bytes, of which ``Collate`` makes floats."""
+    """A ``Collate`` that returns the augmenter's bytes instead of floats."""
 
     def batch(self, faces, extra_masks, draws, ids, step=0) -> Batch:
         return collate(self.augment(faces, extra_masks, draws), ids, self.masks, self.color_order, step)
 
 
 def read_sides(folders: list[Path], cache: Path) -> list:
-    """The faces of both folders, read as a start does it: through the index in the cache folder, if there is one."""
+    """Return the faces of both folders, read through the index in the cache folder as a run does."""
     return [scan_side(folder, MaskConfig().mask_type, False, cache=cache) for folder in folders]
 
 
 def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
-    """Both sides' faces decoded, cropped and masked in the cache folder, or found there."""
+    """Return both sides' faces from stores in the cache folder, which are made if they are missing."""
     spec = StoreSpec(size, CropConfig(), MaskConfig(), MASK_NAMES)
     sets = []
     for label, source in zip(map(str.upper, SIDES), sources):
@@ -108,24 +113,26 @@ def stored_sets(sources: list, size: int, cache: Path) -> list[TrainSet]:
 
 
 def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoader:
-    """The loader of a run on a GPU, ahead of the training, whose model takes and gives faces of the store's size."""
+    """Return a prefetching loader for a model whose inputs and outputs have the store's size."""
     size, device = sets[0].spec.size, torch.device(way.device)
     sampler = Sampler(1, tuple(map(len, sets)), batch)
-    schedule = BatchSchedule.prefetched(way.where, way.backend, THREADS)
+    schedule = BatchSchedule.prefetched(way.cache_mode, way.backend, THREADS)
     if way.state == "warm_uint8":
-        made = BytesCollate(OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASK_NAMES)
+        batch_collate = BytesCollate(
+            OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASK_NAMES
+        )
     else:
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
-        made = Collate(augment, way.backend == "torch", MASK_NAMES, device=device)
-    feed = make_feed(way.where, sets, sampler, device, way.backend, no_log)
-    return TrainLoader(feed, sampler, made, AugmentationConfig(), size, schedule=schedule)
+        batch_collate = Collate(augment, way.backend == "torch", MASK_NAMES, device=device)
+    feed = make_feed(way.cache_mode, sets, sampler, device, way.backend, no_log)
+    return TrainLoader(feed, sampler, batch_collate, AugmentationConfig(), size, schedule=schedule)
 
 
 @contextmanager
 def batches_of(sets: list[TrainSet], batch: int, way: Way) -> Iterator[Iterator[Batch]]:
-    """A loader's batches; afterwards its threads and memory are gone, so that the next one is alone."""
+    """Yield a loader's batches, then free its threads and memory before the next loader."""
     loader = make_loader(sets, batch, way)
     batches = iter(loader)
     try:
@@ -139,20 +146,20 @@ def batches_of(sets: list[TrainSet], batch: int, way: Way) -> Iterator[Iterator[
 
 
 def take(batches: Iterator, count: int) -> None:
-    """Consume some batches and keep none, as training does."""
+    """Consume ``count`` batches, as training does."""
     for _ in range(count):
         next(batches)
 
 
 def peer_seconds(folders: list[Path], size: int, batch: int, steps: int) -> float:
-    """Seconds a step of the peer's way takes, its processes started and their queues drained before."""
+    """Return the seconds of one of the peer's steps, after its processes have started and their queues are drained."""
     batches = iter(peer.loader(folders, size, steps + PEER_AHEAD, batch))
     take(batches, PEER_AHEAD)
     return timed(lambda: take(batches, steps)) / steps
 
 
 def our_seconds(sets: list[TrainSet], batch: int, way: Way, steps: int, warm_up: float) -> float:
-    """Seconds a step of ours takes, after ``warm_up`` seconds of it and with what was made ahead drained."""
+    """Return the seconds of one of our steps, after ``warm_up`` seconds and with the prefetched batches drained."""
     with batches_of(sets, batch, way) as batches:
         begun = time.perf_counter()
         take(batches, PREFETCH + 1)
@@ -162,7 +169,7 @@ def our_seconds(sets: list[TrainSet], batch: int, way: Way, steps: int, warm_up:
 
 
 def first_epoch(folders: list[Path], size: int, batch: int) -> dict[str, float]:
-    """Seconds of what a first start does, from the files to the last batch of float tensors of an epoch."""
+    """Return the seconds of a first start, from the files to the last batch of an epoch."""
     with TemporaryDirectory() as cache:
         times = [time.perf_counter()]
         sources = read_sides(folders, Path(cache))
@@ -177,12 +184,12 @@ def first_epoch(folders: list[Path], size: int, batch: int) -> dict[str, float]:
 
 
 def fill_memory(folders: list[Path], size: int) -> tuple[float, float | None]:
-    """MiB of the store's files, and by how many a fresh process grew that filled and mapped them (DALI's included)."""
-    before = own_mib()
+    """Return the MiB of the stores, and the growth of a new process that fills and maps them, DALI included."""
+    start_mib = own_mib()
     with TemporaryDirectory() as cache:
         sets = stored_sets(read_sides(folders, Path(cache)), size, Path(cache))
-        kept = sum(one.store.nbytes for one in sets) / 2**20
-        return kept, None if before is None else own_mib() - before
+        store_mib = sum(side.store.nbytes for side in sets) / 2**20
+        return store_mib, None if start_mib is None else own_mib() - start_mib
 
 
 def end_to_end(
@@ -194,7 +201,7 @@ def end_to_end(
     seconds: float,
     ways: tuple[Way, ...],
 ) -> list[dict]:
-    """The peer's way, ours in every way and a first start on the ``large`` folders, in turn, each alone."""
+    """Measure the peer, our ways and a first start on the ``large`` folders in turn. Returns their rows."""
     size, faces, warm_up = sets[0].spec.size, 2 * batch, seconds / 8
 
     probe = peer_seconds(folders, size, batch, 2 * peer.WORKERS)
@@ -215,8 +222,11 @@ def end_to_end(
         peaks["cold"] = max(peaks["cold"], peak_mib(False))
     first = [cold["whole_s"] * faces / cold["faces"] for cold in colds]
     parts = {name: round(statistics.median(cold[name] for cold in colds), 3) for name in colds[0]}
-    kept, beside = alone(fill_memory, folders, size)
-    memory = {"store_mib": round(kept, 1), "process_mib_beside_store": None if beside is None else round(beside, 1)}
+    store_mib, beside = alone(fill_memory, folders, size)
+    memory = {
+        "store_mib": round(store_mib, 1),
+        "process_mib_beside_store": None if beside is None else round(beside, 1),
+    }
 
     def ratio(seconds: list[float]) -> float:
         return round(statistics.median(their / our for their, our in zip(theirs, seconds)), 2)
@@ -224,9 +234,9 @@ def end_to_end(
     row = {"name": "end_to_end", "size": size}
     rows = []
     for way in ways:
-        more = memory if way is WARM else {}
+        extra = memory if way is WARM else {}
         timing = Timing(ours[way], peaks[way])
-        rows.append(summary(timing, faces, **row, **way.labels(), ratio_to_peer=ratio(ours[way]), **more))
+        rows.append(summary(timing, faces, **row, **way.labels(), ratio_to_peer=ratio(ours[way]), **extra))
     labels = Way("cold").labels()
     rows.append(summary(Timing(first, peaks["cold"]), faces, **row, **labels, ratio_to_peer=ratio(first), **parts))
     # The peer's memory is in its own processes and not measured here.
@@ -235,9 +245,9 @@ def end_to_end(
 
 
 def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
-    """Each stage alone, per batch: ours and the peer's way, in turn, on the same faces."""
+    """Measure each stage per batch, ours and the peer's in turn, on the same faces. Returns their rows."""
     size = sets[0].spec.size
-    mixed = [record for one in sets for record in one.source.folder.records[:batch]]
+    mixed = [record for side in sets for record in side.source.folder.records[:batch]]
     paths = [record.path for record in mixed]
     images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
     loader = make_loader(sets, batch)
@@ -245,7 +255,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     draws, _ = loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0))
     as_floats, as_bytes = (OpenCVAugmenter(size, size, (size,), as_float=as_float) for as_float in (True, False))
     augmented = as_bytes(faces, extra_masks, draws)
-    six = np.concatenate([faces, extra_masks.transpose(0, 2, 3, 1)], axis=3)
+    stacked = np.concatenate([faces, extra_masks.transpose(0, 2, 3, 1)], axis=3)
     rng = np.random.default_rng(1)
 
     def crop_and_masks() -> None:
@@ -269,7 +279,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
         ("augment_and_to_tensor", "opencv"): (len(faces), lambda: as_floats(faces, extra_masks, draws)),
         ("to_tensor", "opencv"): (len(faces), lambda: augmented.to_float()),
         ("read_parse_crop_masks", "peer_loop"): (len(paths), lambda: [peer.item(path, size) for path in paths]),
-        ("augment_and_to_tensor", "peer_loop"): (len(six), lambda: peer.augment(six.copy(), rng)),
+        ("augment_and_to_tensor", "peer_loop"): (len(stacked), lambda: peer.augment(stacked.copy(), rng)),
     }
     if dali_version() is None:
         del calls["decode", "dali"]
@@ -283,18 +293,18 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
 
 
 def headers(folders: list[Path], repeats: int) -> list[dict]:
-    """Reading both folders' headers, and finding with an index that there is nothing to read."""
+    """Measure reading both folders' headers, and checking them with an index. Returns the rows."""
     with TemporaryDirectory() as cache:
-        found = sum(len(source.folder.records) for source in read_sides(folders, Path(cache)))
+        faces = sum(len(source.folder.records) for source in read_sides(folders, Path(cache)))
         indexes = [index_path(Path(cache), folder) for folder in folders]
 
-        def again() -> None:
+        def rescan() -> None:
             for index, folder in zip(indexes, folders):
                 assert scan_folder(folder, known=load_index(index, folder)).read == 0
 
-        calls = {"read_headers": lambda: [scan_folder(folder) for folder in folders], "index_again": again}
+        calls = {"read_headers": lambda: [scan_folder(folder) for folder in folders], "index_again": rescan}
         times = compare(calls, repeats, warm_up=1)
-    return [summary(times[name], found, name=name, size=HEAD, backend="opencv", state="warm") for name in calls]
+    return [summary(times[name], faces, name=name, size=HEAD, backend="opencv", state="warm") for name in calls]
 
 
 def main() -> None:

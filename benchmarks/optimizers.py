@@ -1,4 +1,4 @@
-"""What moving the weights costs, beside a whole training step of the same model.
+"""Measures what moving the weights costs, beside a whole training step of the same model.
 
     python -m benchmarks.optimizers --json benchmarks/results/optimizers_MACHINE.json
 
@@ -102,10 +102,10 @@ class Stepper:
         return step
 
 
-def _pairs(one: Timing, other: Timing) -> tuple[float, float]:
-    """Medians over pairs taken in turn: other - one in ms, other / one."""
-    both = list(zip(one.seconds, other.seconds))
-    return 1000 * statistics.median(b - a for a, b in both), statistics.median(b / a for a, b in both)
+def _pairs(baseline: Timing, changed: Timing) -> tuple[float, float]:
+    """Return the medians over pairs taken in turn of changed - baseline in ms, and of changed / baseline."""
+    pairs = list(zip(baseline.seconds, changed.seconds))
+    return 1000 * statistics.median(b - a for a, b in pairs), statistics.median(b / a for a, b in pairs)
 
 
 def measure(
@@ -115,26 +115,26 @@ def measure(
     model = build_model(ModelConfig(name=model_name), False, 1).to(device, memory_format=torch.channels_last)
     faces = 2 * per_side
     labels = {"model": model_name, "size": model.output_sizes[-1], "device": device.type}
-    whole = compare({"step": train_step(model, make_batch(model, per_side, device), config)}, repeats, 1)["step"]
-    rows = [summary(whole, faces, name="train_step", precision=config.precision, **labels)]
-    step_ms = 1000 * statistics.median(whole.seconds)
+    step = compare({"step": train_step(model, make_batch(model, per_side, device), config)}, repeats, 1)["step"]
+    rows = [summary(step, faces, name="train_step", precision=config.precision, **labels)]
+    step_ms = 1000 * statistics.median(step.seconds)
 
     stepper = Stepper(model)
     for name in (*(n for n in names if n != "adam"), "torch_adam"):
-        other = stepper.torchs() if name == "torch_adam" else stepper.ours(name)
-        found = compare({"adam": stepper.ours(), name: other}, 3 * repeats)
-        _, ratio = _pairs(found["adam"], found[name])
-        rows.append(summary(found[name], faces, name="optimizer", optimizer=name, **labels))
-        rows[-1] |= _shared({"ratio_to_adam": ratio}, found[name], step_ms)
-    rows.append(summary(found["adam"], faces, name="optimizer", optimizer="adam", **labels))
-    rows[-1] |= _shared({"ratio_to_adam": 1.0}, found["adam"], step_ms)
-    del other, found
+        candidate = stepper.torchs() if name == "torch_adam" else stepper.ours(name)
+        timings = compare({"adam": stepper.ours(), name: candidate}, 3 * repeats)
+        _, ratio = _pairs(timings["adam"], timings[name])
+        rows.append(summary(timings[name], faces, name="optimizer", optimizer=name, **labels))
+        rows[-1] |= _shared({"ratio_to_adam": ratio}, timings[name], step_ms)
+    rows.append(summary(timings["adam"], faces, name="optimizer", optimizer="adam", **labels))
+    rows[-1] |= _shared({"ratio_to_adam": 1.0}, timings["adam"], step_ms)
+    del candidate, timings
     for method in (*METHODS, "torch_clip_grad_norm"):
         theirs = method == "torch_clip_grad_norm"
         plain, clipped = stepper.ours(), stepper.torchs(clip=True) if theirs else stepper.ours(clip=method)
-        found = compare({"plain": plain, "clipped": clipped}, 3 * repeats)
-        added, _ = _pairs(found["plain"], found["clipped"])
-        rows.append(summary(found["clipped"], faces, name="clip", method=method, **labels))
+        timings = compare({"plain": plain, "clipped": clipped}, 3 * repeats)
+        added, _ = _pairs(timings["plain"], timings["clipped"])
+        rows.append(summary(timings["clipped"], faces, name="clip", method=method, **labels))
         rows[-1] |= {"added_ms": round(added, 3), "share_of_train_step": round(added / step_ms, 5)}
     return rows
 
@@ -153,12 +153,12 @@ def main() -> None:
     flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     flags.add_argument("--optimizers", nargs="+", choices=OPTIMIZER_NAMES, default=OPTIMIZER_NAMES)
     flags.add_argument("--repeats", type=int, default=9)
-    given = flags.parse_args()
-    repeats = 2 if given.quick else given.repeats
-    config = dataclasses.replace(TrainConfig(), precision=given.precision)
-    rows = measure(given.model, given.batch, pick_device(given.device), config, repeats, given.optimizers)
+    options = flags.parse_args()
+    repeats = 2 if options.quick else options.repeats
+    config = dataclasses.replace(TrainConfig(), precision=options.precision)
+    rows = measure(options.model, options.batch, pick_device(options.device), config, repeats, options.optimizers)
     show(rows)
-    save(rows, given.json)
+    save(rows, options.json)
 
 
 if __name__ == "__main__":

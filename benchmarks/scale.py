@@ -1,4 +1,4 @@
-"""What do many faces cost: to begin with, to begin again, in each step, and in memory?
+"""Measures what many faces cost at the first start, at a restart, in each step, and in memory.
 
 A side of 500, one of 5,000 and one of 50,000 faces (--faces scales all three) beside a side of 1,000, at 64 px. Each
 start is a process of its own and is timed from when its imports are done: python -m benchmarks.scale
@@ -49,10 +49,13 @@ WARM_UP = 20
 
 @dataclass(frozen=True)
 class Started:
-    """What one start took. faces: of both sides. seconds: until the first batch, and its parts.
+    """The measurements of one start.
 
-    steps: seconds of each further batch. feeds: seconds of the part of a step that knows how many faces there are,
-    drawing them and copying them out. own_mib: memory at the end, mapped files not counted.
+    faces: of both sides.
+    seconds: until the first batch, and of its parts.
+    steps: seconds of each further batch.
+    feeds: seconds of drawing and copying the faces of a step, the part that depends on the number of faces.
+    own_mib: memory at the end without mapped files.
     """
 
     faces: int
@@ -64,7 +67,7 @@ class Started:
 
 
 def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = False) -> Started:
-    """What ``swapfast train`` does until the first batch, less the model; then ``steps`` batches more."""
+    """Do what ``swapfast train`` does until the first batch, without the model, then make ``steps`` more batches."""
     reset_peak()
     times = [time.perf_counter()]
     config = TrainConfig(batch_size=BATCH, augmentation=AugmentationConfig(warp_to_landmarks=to_landmarks))
@@ -90,41 +93,41 @@ def start(folders: list[Path], cache: Path, steps: int, to_landmarks: bool = Fal
         times.append(time.perf_counter())
     parts = dict(zip(("read_s", "store_s", "match_s", "loader_s"), (b - a for a, b in itertools.pairwise(times))))
     seconds = {"whole_s": times[-1] - times[0], **parts}
-    made, fed = step_times(loader, steps)
+    step_seconds, feed_seconds = step_times(loader, steps)
     gc.collect()
-    return Started(sum(map(len, sets)), seconds, own_mib(), peak_mib(), made, fed)
+    return Started(sum(map(len, sets)), seconds, own_mib(), peak_mib(), step_seconds, feed_seconds)
 
 
 def step_times(loader: TrainLoader, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of whole steps and of their feeds, one after another in the calling thread."""
-    made, fed = [], []
+    """Return the seconds of steps and of their feeds, made in the calling thread."""
+    step_seconds, feed_seconds = [], []
     for step in range(1, steps + WARM_UP if steps else 0):
         begun = time.perf_counter()
         loader.batch(step)
-        made.append(time.perf_counter() - begun)
+        step_seconds.append(time.perf_counter() - begun)
     for step in range(steps + WARM_UP, 2 * steps + WARM_UP):
         begun = time.perf_counter()
         for pixels in loader.feed(step, loader.sampler.ids(step))[:2]:
-            np.asarray(pixels)  # those on the host are read when they are wanted
-        fed.append(time.perf_counter() - begun)
-    return made[WARM_UP - 1 :], fed
+            np.asarray(pixels)  # faces on the host are read on access
+        feed_seconds.append(time.perf_counter() - begun)
+    return step_seconds[WARM_UP - 1 :], feed_seconds
 
 
 def median_parts(starts: list[Started]) -> dict[str, float]:
-    return {name: round(statistics.median(one.seconds[name] for one in starts), 3) for name in starts[0].seconds}
+    return {name: round(statistics.median(run.seconds[name] for run in starts), 3) for name in starts[0].seconds}
 
 
 def rows_of(state: str, faces: int, starts: list[Started]) -> list[dict]:
-    """A start's row, and that of its steps if it made some."""
+    """Return the row of a start, and the row of its steps if it made any."""
     labels = {"state": state, "faces": faces, "size": SIZE}
-    memory = [one.own_mib for one in starts if one.own_mib is not None]
-    more = {**median_parts(starts), "own_mib": round(statistics.median(memory), 1) if memory else None}
-    peak = max(one.peak_mib for one in starts)
-    whole = Timing([one.seconds["whole_s"] for one in starts], peak)
-    rows = [summary(whole, starts[0].faces, name=state, **labels, **more)]
-    steps = [seconds for one in starts for seconds in one.steps]
+    memory = [run.own_mib for run in starts if run.own_mib is not None]
+    extra = {**median_parts(starts), "own_mib": round(statistics.median(memory), 1) if memory else None}
+    peak = max(run.peak_mib for run in starts)
+    timing_to_batch = Timing([run.seconds["whole_s"] for run in starts], peak)
+    rows = [summary(timing_to_batch, starts[0].faces, name=state, **labels, **extra)]
+    steps = [seconds for run in starts for seconds in run.steps]
     if steps:
-        feeds = [seconds for one in starts for seconds in one.feeds]
+        feeds = [seconds for run in starts for seconds in run.feeds]
         feed_ms, worst_ms = (round(1000 * ms, 4) for ms in (statistics.median(feeds), max(steps)))
         timing = Timing(steps, peak)
         rows.append(summary(timing, 2 * BATCH, name="step", **labels, feed_median_ms=feed_ms, worst_ms=worst_ms))
@@ -132,10 +135,10 @@ def rows_of(state: str, faces: int, starts: list[Started]) -> list[dict]:
 
 
 def growth(rows: list[dict], state: str, small: int, large: int) -> dict:
-    """By how many KiB a process grows with each face."""
-    own = {row["faces"]: row["own_mib"] for row in rows if row["name"] == state}
-    known = own[small] is not None and own[large] is not None
-    kib = round(1024 * (own[large] - own[small]) / (large - small), 3) if known else None
+    """Return the row of the KiB by which a process grows with each face."""
+    process_mib = {row["faces"]: row["own_mib"] for row in rows if row["name"] == state}
+    known = process_mib[small] is not None and process_mib[large] is not None
+    kib = round(1024 * (process_mib[large] - process_mib[small]) / (large - small), 3) if known else None
     return {"name": "memory", "state": state, "size": SIZE, "faces": [small, large], "kib_per_face": kib}
 
 
@@ -147,8 +150,8 @@ def main() -> None:
     scales = sorted({max(1, options.faces // share) for share in (100, 10, 1)})
     with head_folders(min(different, options.faces), HEAD) as drawn, TemporaryDirectory(dir=drawn[0].parent) as work:
         pictures = [sorted(folder.glob("*.png")) for folder in drawn]
-        other = link_faces(pictures[1], Path(work) / "b", min(OTHER_SIDE, options.faces))
-        folders = {n: [link_faces(pictures[0], Path(work) / f"a{n}", n), other] for n in scales}
+        other_folder = link_faces(pictures[1], Path(work) / "b", min(OTHER_SIDE, options.faces))
+        folders = {n: [link_faces(pictures[0], Path(work) / f"a{n}", n), other_folder] for n in scales}
         caches = {n: Path(work) / f"cache{n}" for n in scales}
         firsts = {n: [alone(start, folders[n], caches[n], 0)] for n in scales}
         again: dict[int, list[Started]] = {n: [] for n in scales}

@@ -43,27 +43,27 @@ LINKS = {"nvlink4": (300.0, 3e-6), "pcie5": (25.0, 6e-6)}
 
 
 def ring_seconds(size: int, processes: int, gb_per_s: float, latency_s: float) -> float:
-    """A ring all-reduce: every process sends its bytes twice but for its own part, in 2 (n - 1) steps."""
+    """Return the seconds of a ring all-reduce: 2 (n - 1) steps, in each of which a process sends 1 / n of the bytes."""
     steps = 2 * (processes - 1)
     return steps / processes * size / (gb_per_s * 1e9) + steps * latency_s
 
 
 def estimates(model: str = "original") -> list[dict]:
-    """What 8 GPUs would make of a batch, by bytes and bandwidths, where the exchange hides behind backward and not."""
-    made = build_model(ModelConfig(name=model), False, 1)
-    size = sum(4 * p.numel() for p in made.parameters())
+    """Return estimates for 8 GPUs from bytes and bandwidths, with and without overlap of exchange and backward."""
+    built = build_model(ModelConfig(name=model), False, 1)
+    size = sum(4 * p.numel() for p in built.parameters())
     rows = []
     for (link, (gb_per_s, latency)), batch in itertools.product(LINKS.items(), (64, 64 * GPUS)):
         compute = 2 * batch / GPUS / FACES_PER_S
         exchange = ring_seconds(size, GPUS, gb_per_s, latency)
         hidden = max(compute, exchange + compute / 3)  # forward is a third, and nothing can be sent before it ends
-        one = 2 * batch / FACES_PER_S
+        one_gpu_s = 2 * batch / FACES_PER_S
         rows.append(
             {
                 "name": "estimate",
                 "estimate": True,
                 "model": model,
-                "size": made.output_sizes[-1],
+                "size": built.output_sizes[-1],
                 "batch": 2 * batch,
                 "processes": GPUS,
                 "link": link,
@@ -74,8 +74,8 @@ def estimates(model: str = "original") -> list[dict]:
                 "compute_ms": round(1000 * compute, 3),
                 "step_ms_one_after_another": round(1000 * (compute + exchange), 3),
                 "step_ms_overlapped": round(1000 * hidden, 3),
-                "speedup_one_after_another": round(one / (compute + exchange), 2),
-                "speedup_overlapped": round(one / hidden, 2),
+                "speedup_one_after_another": round(one_gpu_s / (compute + exchange), 2),
+                "speedup_overlapped": round(one_gpu_s / hidden, 2),
             }
         )
     return rows
@@ -85,7 +85,7 @@ def _share(batch: Batch, sampler: Sampler) -> Batch:
     mine = slice(sampler.first, sampler.stop)
     masks = [mask[mine] for mask in batch.meta.mask_face]
     targets = [target[mine] for target in batch.targets]
-    return Batch([one[mine] for one in batch.inputs], targets, BatchMeta(masks, masks, masks), 0)
+    return Batch([images[mine] for images in batch.inputs], targets, BatchMeta(masks, masks, masks), 0)
 
 
 def _median_ms(seconds: list[float]) -> float:
@@ -93,7 +93,7 @@ def _median_ms(seconds: list[float]) -> float:
 
 
 def measure(processes: Processes, device: str, model_name: str, per_side: int, repeats: int) -> dict | None:
-    """One of the processes; the first returns the rows."""
+    """Measure in one of the processes. Returns times, memory and sizes."""
     on = processes.device or torch.device(device)
     if on.type == "cpu":
         torch.set_num_threads(max(1, available_cores() // processes.world))
@@ -148,8 +148,8 @@ def _one(rank: int, world: int, port: int, results, device: str, *arguments) -> 
         results.put(result)
 
 
-def together(world: int, *arguments) -> dict:
-    """What rank 0 of ``world`` processes found."""
+def run_processes(world: int, *arguments) -> dict:
+    """Return what rank 0 of ``world`` processes measured."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "benchmarks.optimizers", "swapfast.training.trainer"])
     with socket.socket() as probe:
@@ -167,19 +167,23 @@ def together(world: int, *arguments) -> dict:
             worker.kill()
 
 
-def rows_of(world: int, found: dict, alone_s: float, labels: dict, faces: int) -> list[dict]:
-    """The measured rows of one number of processes. alone_s: a step of one process."""
-    times, more = found["times"], {**labels, "size": found["size"], "processes": world}
+def rows_of(world: int, result: dict, alone_s: float, labels: dict, faces: int) -> list[dict]:
+    """Return the rows measured with ``world`` processes. alone_s: seconds of a step of one process."""
+    times, row_labels = result["times"], {**labels, "size": result["size"], "processes": world}
     median = statistics.median(times["step"])
-    rows = [summary(Timing(times["step"], found["peak_mib"]), faces, name="step", **more)]
-    rows[0] |= {"steps_per_s": round(1 / median, 3), "speedup": round(alone_s / median, 3), "threads": found["threads"]}
+    rows = [summary(Timing(times["step"], result["peak_mib"]), faces, name="step", **row_labels)]
+    rows[0] |= {
+        "steps_per_s": round(1 / median, 3),
+        "speedup": round(alone_s / median, 3),
+        "threads": result["threads"],
+    }
     if world > 1:
         timing = Timing(times["all_reduce"], None)
-        rows.append(summary(timing, faces, name="all_reduce", **more))
+        rows.append(summary(timing, faces, name="all_reduce", **row_labels))
         seconds = statistics.median(times["all_reduce"])
         rows[1] |= {
-            "gradient_mib": round(found["bytes"] / 2**20, 2),
-            "gb_per_s": round(2 * (world - 1) / world * found["bytes"] / seconds / 1e9, 3),
+            "gradient_mib": round(result["bytes"] / 2**20, 2),
+            "gb_per_s": round(2 * (world - 1) / world * result["bytes"] / seconds / 1e9, 3),
             "share_of_step": round(seconds / median, 4),
             "agree_ms": _median_ms(times["agree"]),
         }
@@ -187,22 +191,29 @@ def rows_of(world: int, found: dict, alone_s: float, labels: dict, faces: int) -
 
 
 def main() -> None:
-    """See the module."""
+    """Run the benchmark."""
     flags = parser("Training steps by one and by several processes")
     flags.add_argument("--model", choices=sorted(MODELS), default="tiny", help="default tiny")
     flags.add_argument("--batch", type=int, default=32, help="faces per side of all processes together; default 32")
     flags.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     flags.add_argument("--repeats", type=int, default=40)
-    given = flags.parse_args()
-    repeats = 3 if given.quick else given.repeats
-    labels = {"model": given.model, "device": given.device, "backend": "nccl" if given.device == "cuda" else "gloo"}
-    found = {n: together(n, given.device, given.model, given.batch, repeats) for n in sorted({1, *given.processes})}
-    alone_s = statistics.median(found[1]["times"]["step"])
-    rows = [row for n, one in found.items() for row in rows_of(n, one, alone_s, labels, 2 * given.batch)]
+    options = flags.parse_args()
+    repeats = 3 if options.quick else options.repeats
+    labels = {
+        "model": options.model,
+        "device": options.device,
+        "backend": "nccl" if options.device == "cuda" else "gloo",
+    }
+    results = {
+        n: run_processes(n, options.device, options.model, options.batch, repeats)
+        for n in sorted({1, *options.processes})
+    }
+    alone_s = statistics.median(results[1]["times"]["step"])
+    rows = [row for n, result in results.items() for row in rows_of(n, result, alone_s, labels, 2 * options.batch)]
     rows += estimates()
     show(rows)
-    save(rows, given.json)
+    save(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -97,9 +97,9 @@ class Setup:
 
 
 @contextlib.contextmanager
-def opened(setup: Setup, name: str, **more) -> Iterator[Trainer]:
+def opened(setup: Setup, name: str, **options) -> Iterator[Trainer]:
     """A run whose threads end with the block."""
-    trainer = setup.open(name, **more)
+    trainer = setup.open(name, **options)
     live = trainer.batches
     try:
         yield trainer
@@ -118,16 +118,16 @@ class Stopwatch:
     def around(self, name: str, call: Callable, on_host: bool = False) -> Callable:
         """``call``, watched. on_host: never by events."""
 
-        def watched(*arguments, **more):
+        def watched(*arguments, **options):
             if self._on_gpu and not on_host:
                 first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 first.record()
-                result = call(*arguments, **more)
+                result = call(*arguments, **options)
                 last.record()
                 self._events[name].append((first, last))
                 return result
             begun = time.perf_counter()
-            result = call(*arguments, **more)
+            result = call(*arguments, **options)
             self._seconds[name].append(time.perf_counter() - begun)
             return result
 
@@ -172,20 +172,20 @@ def parts(setup: Setup, steps: int) -> dict:
         seconds = [timed(trainer.train_one_step) for _ in range(steps)]
         row = summary(Timing(seconds, peak_mib()), 2 * setup.batch, name="parts", **setup.labels(trainer))
         names = ("data_wait", "forward", "backward", "optimizer")
-        each = {name: watch.take(name) for name in names}
-        rest = [1000 * whole - sum(taken) for whole, *taken in zip(seconds, *each.values(), strict=True)]
-        middle = {name: statistics.median(one) for name, one in (each | {"rest": rest}).items()}
-        middle["data_wait"] = statistics.mean(each["data_wait"])
-        return row | {f"{name}_ms": round(one, 4) for name, one in middle.items()}
+        parts_ms = {name: watch.take(name) for name in names}
+        rest = [1000 * total - sum(part_ms) for total, *part_ms in zip(seconds, *parts_ms.values(), strict=True)]
+        middle = {name: statistics.median(values) for name, values in (parts_ms | {"rest": rest}).items()}
+        middle["data_wait"] = statistics.mean(parts_ms["data_wait"])
+        return row | {f"{name}_ms": round(values, 4) for name, values in middle.items()}
 
 
 def _block(trainer: Trainer, steps: int) -> tuple[float, float]:
     """Seconds and CPU seconds of a step, the mean of some, after what was made ahead is used up."""
     for _ in range(WARM_UP):
         trainer.train_one_batch()
-    used = cpu_seconds()
+    cpu_start = cpu_seconds()
     seconds = timed(lambda: [trainer.train_one_batch() for _ in range(steps)])
-    return seconds / steps, (cpu_seconds() - used) / steps
+    return seconds / steps, (cpu_seconds() - cpu_start) / steps
 
 
 def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
@@ -193,22 +193,22 @@ def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
     with opened(setup, "live") as trainer:
         batches = trainer.batches
         sources = {"live": batches, "fixed": itertools.repeat(next(batches))}
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+        blocks_of: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
         reset_peak()
         for turn in range(pairs + 1):
             for name, source in sources.items():
                 trainer.batches = source
-                taken = _block(trainer, steps)
+                block = _block(trainer, steps)
                 if turn:  # the first is for warming up
-                    found[name].append(taken)
+                    blocks_of[name].append(block)
         peak = peak_mib()
-        slower = [one[0] / other[0] - 1 for one, other in zip(found["live"], found["fixed"])]
+        slower = [live[0] / fixed[0] - 1 for live, fixed in zip(blocks_of["live"], blocks_of["fixed"])]
         low, middle, high = (round(part, 4) for part in statistics.quantiles(slower, method="inclusive"))
         rows = []
-        for name, taken in found.items():
-            timing = Timing([seconds for seconds, _ in taken], peak)
+        for name, blocks_of_name in blocks_of.items():
+            timing = Timing([seconds for seconds, _ in blocks_of_name], peak)
             rows.append(summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(trainer)))
-            rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in taken), 3)
+            rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in blocks_of_name), 3)
         rows[0] |= {"slower": middle, "slower_iqr": [low, high]}
         return rows
 
@@ -216,10 +216,10 @@ def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
 def compiled(setup: Setup, steps: int, pairs: int) -> dict:
     """The row of a compiled run beside an eager one."""
     with opened(setup, "eager") as eager, opened(setup, "compiled", compiled=True) as fast:
-        found = {trainer: [_block(trainer, steps)[0] for _ in range(pairs + 1)][1:] for trainer in (eager, fast)}
-        timing = Timing(found[fast], peak_mib())
+        seconds_of = {trainer: [_block(trainer, steps)[0] for _ in range(pairs + 1)][1:] for trainer in (eager, fast)}
+        timing = Timing(seconds_of[fast], peak_mib())
         row = summary(timing, 2 * setup.batch, name="compiled", steps_each=steps, **setup.labels(fast))
-        return row | {"faster": round(statistics.median(a / b for a, b in zip(found[eager], found[fast])), 4)}
+        return row | {"faster": round(statistics.median(a / b for a, b in zip(seconds_of[eager], seconds_of[fast])), 4)}
 
 
 def logging(setup: Setup, steps: int, repeats: int) -> dict:
@@ -230,14 +230,14 @@ def logging(setup: Setup, steps: int, repeats: int) -> dict:
         (setup.folder / "logged").mkdir(exist_ok=True)
         preview = next(observer for observer in trainer.run.observers if isinstance(observer, PreviewWriter))
         trainer.train_one_step()
-        reports, previews, taken = [], [], []
+        reports, previews, step_seconds = [], [], []
         for _ in range(repeats):
-            taken.append(timed(lambda: [trainer.train_one_step() for _ in range(steps)]) / steps)
+            step_seconds.append(timed(lambda: [trainer.train_one_step() for _ in range(steps)]) / steps)
             reports.append(timed(lambda: trainer._show_losses(wait=True)))
             previews.append(timed(lambda: preview.on_save(trainer.step)))
-        step, report, preview = map(statistics.median, (taken, reports, previews))
+        step, report, preview = map(statistics.median, (step_seconds, reports, previews))
         per_step = report / steps + preview / SAVES  # a report writes a line of the log for every step
-        row = summary(Timing(taken, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))
+        row = summary(Timing(step_seconds, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))
         return row | {
             "steps_each": steps,
             "report_ms": round(1000 * report, 3),
@@ -260,9 +260,9 @@ def first_step(setup: Setup, number: int, threads: int) -> tuple[float, float, i
 def start(setup: Setup, repeats: int) -> dict:
     """The row of a restart, in processes of their own."""
     threads = torch.get_num_threads()
-    found = [alone(first_step, setup, number, threads) for number in range(repeats)]
-    timing = Timing([seconds for seconds, *_ in found], max(peak for _, peak, _ in found))
-    labels = {"model": setup.model, "size": 64, "device": setup.device, "faces": found[0][2]}
+    starts = [alone(first_step, setup, number, threads) for number in range(repeats)]
+    timing = Timing([seconds for seconds, *_ in starts], max(peak for _, peak, _ in starts))
+    labels = {"model": setup.model, "size": 64, "device": setup.device, "faces": starts[0][2]}
     return summary(timing, 2 * setup.batch, name="start", **labels)
 
 
@@ -301,24 +301,24 @@ def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the benchmark."""
     flags = parser("Training steps: their parts, and what is around them")
     flags.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["tiny", "original"])
     flags.add_argument("--batch", type=int, default=16, help="faces per side; default 16")
     flags.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     flags.add_argument("--threads", type=int, nargs="+", help="of torch, for the rows live; default as torch has it")
-    given = flags.parse_args()
-    device = pick_device(given.device).type
-    faces = 12 if given.quick else FACES
+    options = flags.parse_args()
+    device = pick_device(options.device).type
+    faces = 12 if options.quick else FACES
     rows = []
     with TemporaryDirectory() as folder:
         synthesize(Path(folder) / "faces", faces=faces, size=128, pairs=0, seed=1, workers=available_cores())
-        for model in given.models:
-            setup = Setup(Path(folder), model, given.batch, device, given.precision)
-            rows += measure(setup, given.quick, given.threads or [torch.get_num_threads()])
+        for model in options.models:
+            setup = Setup(Path(folder), model, options.batch, device, options.precision)
+            rows += measure(setup, options.quick, options.threads or [torch.get_num_threads()])
     show(rows)
-    save(rows, given.json)
+    save(rows, options.json)
 
 
 if __name__ == "__main__":
