@@ -47,8 +47,8 @@ LEARNING_RATE = 1e-2
 EPSILON = 0
 # How far apart the weights of two runs may be, as a share of the way they went: six steps part most runs by 1e-6 to
 # 2e-5 and the worst of ten seeds and five scenarios, with and without vector instructions, by 1.4e-4; half precision by
-# 3.8e-3. Five times that. 40 steps part them by 2.1e-4 in the worst of three seeds. Faces that count by the half instead
-# of by their share part them by 6e-3 to 2e-2.
+# 3.8e-3. Five times that. 40 steps part them by 2.1e-4 in the worst of three seeds. Faces that count by the half
+# instead of by their share part them by 6e-3 to 2e-2.
 TOLERANCE, BFLOAT16_TOLERANCE = 7e-4, 2e-2
 MANY_STEPS_TOLERANCE = 2e-3
 GLOO = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
