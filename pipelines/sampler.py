@@ -44,6 +44,8 @@ class Sampler:
     batch_size: faces per side and step, of all ranks.
     rank, world: this process, and the number of processes.
     permutation: returns the order of an epoch, by default random from ``seed``.
+    start_step, start_ordinal: where a run goes on: the step to draw next, and the faces of a side drawn before it. A
+        run that had another batch size before neither repeats nor leaves out a face.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         permutation: Permutation | None = None,
+        start_step: int = 0,
+        start_ordinal: int = 0,
     ) -> None:
         if min(counts) < 1 or batch_size < 1 or not 0 <= rank < world:
             raise ValueError(f"a sampler needs faces on every side and a batch: {counts}, {batch_size}, {rank}/{world}")
@@ -64,6 +68,7 @@ class Sampler:
         self.global_batch_size = batch_size
         self.first, self.stop = rank * batch_size // world, (rank + 1) * batch_size // world
         self.permutation = permutation or functools.partial(_order, seed)
+        self.start_step, self.start_ordinal = start_step, start_ordinal
 
     @property
     def batch_size(self) -> int:
@@ -72,8 +77,14 @@ class Sampler:
 
     def ordinals(self, step: int) -> np.ndarray:
         """Return each face's position in its side's endless order, (batch_size,) uint64: the augmentation's counter."""
-        first = step * self.global_batch_size
+        first = self.drawn_before(step)
         return np.arange(first + self.first, first + self.stop, dtype=np.uint64)
+
+    def drawn_before(self, step: int) -> int:
+        """Return how many faces of each side were drawn before ``step``, by all ranks."""
+        if step < self.start_step:
+            raise ValueError(f"step {step}: this sampler begins at step {self.start_step}")
+        return self.start_ordinal + (step - self.start_step) * self.global_batch_size
 
     def ids(self, step: int) -> np.ndarray:
         """Return the faces of a step, (sides, batch_size) int64 indices within their side."""

@@ -168,6 +168,35 @@ def test_mean_faces_are_computed_once(faces, tmp_path, run):
     assert torch.equal(means["mean_b"], marked["mean_b"])
 
 
+@pytest.mark.slow
+def test_another_batch_size_goes_on_with_the_next_faces(faces, tmp_path, run):
+    """Every second batch is accumulated, so -b 4 by two is what -b 8 is at once: faces drawn again would differ.
+
+    A checkpoint that does not say how many faces were drawn goes on as it was trained.
+    """
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*_train(faces, whole, "-b", 8, "-i", 4, "-s", 2))[0] == 0
+    assert run(*_train(faces, parts, "-b", 8, "-i", 2))[0] == 0
+    for name in ("model", "optimizer"):
+        assert _weights(parts, 2, name) == _weights(whole, 2, name)
+    old = shutil.copytree(parts, tmp_path / "old")
+    folder = CheckpointFolder(old)
+    checkpoint = folder.read(folder.path(2))
+    folder.drop(folder.path(2))
+    folder.save(
+        dataclasses.replace(checkpoint, state={k: v for k, v in checkpoint.state.items() if k != "faces_drawn"})
+    )
+    assert run(*_train(faces, old, "-i", 4, "-b", 8))[0] == 0
+    assert _weights(old, 4) == _weights(whole, 4)
+    assert run(*_train(faces, parts, "-i", 6, "-b", 4, "--accumulation", 2))[0] == 0
+    assert _state(parts, 6)["faces_drawn"] == _state(whole, 4)["faces_drawn"]
+    halves, at_once = (load_file(m / f"checkpoint-{s:08d}" / "model.safetensors") for m, s in ((parts, 6), (whole, 4)))
+    start = load_file(whole / "checkpoint-00000002" / "model.safetensors")
+    moved = sum(float((at_once[name] - start[name]).square().sum()) for name in start) ** 0.5
+    apart = sum(float((at_once[name] - halves[name]).square().sum()) for name in start) ** 0.5
+    assert apart < 0.05 * moved, f"{apart:.2e} of {moved:.2e}"
+
+
 def test_the_state_tells_what_was_done(faces, tmp_path, run):
     model = tmp_path / "m"
     assert run(*_train(faces, model, "-i", 4, "-s", 2))[0] == 0
@@ -177,6 +206,7 @@ def test_the_state_tells_what_was_done(faces, tmp_path, run):
         (0, 4, 4),
         (4, 6, 3),
     ]
+    assert _state(model, 4)["faces_drawn"] == {"a": 16, "b": 16} and state["faces_drawn"] == {"a": 22, "b": 22}
     assert state["runs"][0]["precision"] == "fp32" and len(state["data"]["a"]["digest"]) == 64
     assert 0 < state["metrics"]["lowest_average_loss"] <= state["metrics"]["average_loss"]
     fewer = tmp_path / "moved"

@@ -17,7 +17,7 @@ from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
-from pipelines.run.run_state import changed_faces, inherited_metrics, make_state
+from pipelines.run.run_state import changed_faces, faces_drawn, inherited_metrics, make_state
 from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.sampler import Sampler
 from pipelines.sides import (
@@ -116,7 +116,15 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "
         f"batch {config.batch_size} per side"
     )
-    sampler = Sampler(config.seed, tuple(map(len, sides)), config.batch_size, processes.rank, processes.world)
+    sampler = Sampler(
+        config.seed,
+        tuple(map(len, sides)),
+        config.batch_size,
+        processes.rank,
+        processes.world,
+        start_step=plan.step,
+        start_ordinal=faces_drawn(plan.checkpoint),
+    )
     threads = max(1, available_cores() // processes.local_world)
     with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
@@ -138,6 +146,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         state=state | {"metrics": inherited_metrics(plan.checkpoint, config)},
         tensors={} if means is None else {"faces": means},
         saved_step=None if plan.checkpoint is None else plan.step,
+        drawn_before=sampler.drawn_before,
         nan=config.nan,
         observers=observers,
         progress=loss_line,

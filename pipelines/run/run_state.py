@@ -20,6 +20,7 @@ from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
 
 _INHERITED = ("lr_finder", "loaded_weights", "overrides", "runs")
+MAX_ORDINAL = 2**62  # a larger number was written by hand
 _LISTS = ("overrides", "runs")
 
 
@@ -104,6 +105,19 @@ def inherited_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dic
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
         inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
     return inherited
+
+
+def faces_drawn(checkpoint: Checkpoint | None) -> int:
+    """Return how many faces of each side were drawn before the next step.
+
+    A checkpoint without that number comes from a run that drew as if it had had one batch size from its first step on.
+    """
+    if checkpoint is None:
+        return 0
+    counts = list(_table(checkpoint.state.get("faces_drawn")).values())
+    if counts and all(type(count) is int and 0 <= count < MAX_ORDINAL for count in counts):
+        return max(counts)
+    return checkpoint.step * TrainConfig.from_dict(checkpoint.state.get("config")).batch_size
 
 
 def _table(value: object) -> dict:

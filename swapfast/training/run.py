@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -26,6 +26,7 @@ class Run:
     state              kept in every checkpoint's JSON (config, versions, data)
     tensors            kept beside the model's, by file
     saved_step         the step of the newest checkpoint
+    drawn_before       returns the faces of each side drawn before a step, where the batches know it
     nan                what becomes of a step whose loss or gradient is not finite, see nonfinite.py
     observers          are told of every step, report and save, in this order
     progress           the loss line, and how often it is shown
@@ -39,6 +40,7 @@ class Run:
     state: dict = field(default_factory=dict)
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     saved_step: int | None = None
+    drawn_before: Callable[[int], int] | None = None
     nan: NanPolicy = "stop"
     observers: Sequence[Observer] = ()
     progress: ProgressLine = field(default_factory=ProgressLine)

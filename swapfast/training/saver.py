@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.processes import Processes
@@ -75,7 +76,10 @@ class Saver:
         if runs:
             runs[-1]["until_iteration"] = step
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return self.run.state | {"saved": time, "metrics": self.run.metrics}
+        state = self.run.state | {"saved": time, "metrics": self.run.metrics}
+        if self.run.drawn_before is not None:
+            state["faces_drawn"] = dict.fromkeys(SIDES, self.run.drawn_before(step))
+        return state
 
     def keep_aside(self) -> bool:
         """Make the snapshot and the backup that the newest checkpoint asks for, and return whether it is a backup.

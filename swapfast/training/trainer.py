@@ -196,7 +196,8 @@ class Trainer:
         """Return the ordinals of all processes' faces: whichever has a loss that is not finite, all skip the step."""
         if batch.ordinals is None or self.processes.world == 1:
             return batch.ordinals
-        first = batch.step * self._batch_size
+        own_first = self.processes.rank * self._batch_size // self.processes.world  # within the step, as Sampler has it
+        first = int(batch.ordinals[0]) - own_first
         return np.array([first, first + self._batch_size - 1])
 
     def _forward(self, batch: Batch) -> list[BatchLoss]:

@@ -50,6 +50,34 @@ def test_ordinals_count_faces_and_not_steps():
     assert np.array_equal(np.concatenate([Sampler(1, (5, 5), 4).ordinals(s) for s in range(4)]), sampler.ordinals(0))
 
 
+@pytest.mark.parametrize("worlds", [(1, 1, 1), (1, 3, 2), (4, 2, 8)])
+def test_another_batch_size_neither_repeats_nor_leaves_out_a_face(worlds):
+    """Over -b 8, 4 and 16, in any number of processes, the ordinals are 0, 1, 2, ... as at one batch size."""
+    counts, step, ordinal = (50, 37), 0, 0
+    seen, chosen = [], [[], []]
+    for batch, steps, world in zip((8, 4, 16), (5, 7, 6), worlds):
+        starts = {"start_step": step, "start_ordinal": ordinal}
+        ranks = [Sampler(2, counts, batch, rank, world, **starts) for rank in range(world)]
+        for _ in range(steps):
+            for rank in ranks:
+                seen.append(rank.ordinals(step))
+                for side, ids in enumerate(rank.ids(step)):
+                    chosen[side].append(ids)
+            step += 1
+        ordinal = ranks[-1].drawn_before(step)
+    total = 8 * 5 + 4 * 7 + 16 * 6
+    assert ordinal == total and np.array_equal(np.concatenate(seen), np.arange(total))
+    for side in (0, 1):
+        assert np.array_equal(np.concatenate(chosen[side]), Sampler(2, counts, total).ids(0)[side])
+
+
+def test_a_sampler_that_goes_on_at_the_same_batch_size_is_the_one_that_began():
+    began, goes_on = Sampler(2, (50, 37), 8), Sampler(2, (50, 37), 8, start_step=9, start_ordinal=72)
+    assert np.array_equal(began.ordinals(11), goes_on.ordinals(11)) and np.array_equal(began.ids(11), goes_on.ids(11))
+    with pytest.raises(ValueError, match="begins at step 9"):
+        goes_on.ordinals(8)
+
+
 # --- several processes ------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,14 @@ import pytest
 from pipelines.doctor import describe, examine
 from pipelines.run.request import TrainRequest
 from pipelines.run.resume import resumed
-from pipelines.run.run_state import changed_faces, inherited_metrics, inherited_state, package_version, versions
+from pipelines.run.run_state import (
+    changed_faces,
+    faces_drawn,
+    inherited_metrics,
+    inherited_state,
+    package_version,
+    versions,
+)
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 
@@ -52,6 +59,17 @@ def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path
 def test_what_is_no_table_says_nothing_of_the_faces(data):
     lines = changed_faces(_checkpoint(data=data), {"a": {"digest": "new", "faces": 7}})
     assert len(lines) == (1 if data == {"a": {"digest": "old"}} else 0)
+
+
+def test_a_run_goes_on_behind_the_faces_that_were_drawn():
+    """A checkpoint without their number, or with no number there, was drawn at its batch size from the first step."""
+    stored = TrainConfig(batch_size=8).to_dict()
+    assert faces_drawn(None) == 0
+    assert faces_drawn(_checkpoint(config=stored)) == 24
+    assert faces_drawn(_checkpoint(config=stored, faces_drawn={"a": 40, "b": 40})) == 40
+    assert faces_drawn(_checkpoint(config=stored, faces_drawn={"a": 40, "b": 44})) == 44, "none is drawn again"
+    for edited in (7, [40], {}, {"a": "40", "b": 40}, {"a": -1, "b": 40}, {"a": 2**63, "b": 0}, {"a": True}, None):
+        assert faces_drawn(_checkpoint(config=stored, faces_drawn=edited)) == 24
 
 
 def test_what_is_no_list_is_not_handed_on():
