@@ -25,7 +25,7 @@ MASKS = {"bisenet-fp_face": "face", "bisenet-fp_head": "head", "unet-dfl": "lega
 
 def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
     """The head crop of a plain picture as faceswap's extract writes it, some 20 kB of header included."""
-    head = sample_square(read_image(record.path), record.alignment.matrix(size, "head"), size)
+    head = sample_square(read_image(record.path), record.alignment.matrix(size, "head", whole_padding=True), size)
     # Noise of a photograph's strength: a drawing's PNG would be too small and too quick to decode.
     head = np.clip(head + rng.normal(0, 2, head.shape), 0, 255).astype(np.uint8)
     mask = np.zeros((128, 128), np.uint8)

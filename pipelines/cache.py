@@ -33,7 +33,7 @@ from swapfast.faces.reader import BadFace, read_unchanged
 from swapfast.files import TEMPORARY, cannot_write, writer_lives
 from swapfast.mapped import NewArrays, open_arrays
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2  # raised whenever a face or a mask is made another way than before
 REASON_BYTES = 200
 WAY_OUT = "choose another --cache-dir, or train with --cache off"
 _NAMES = re.compile(r"(index-[0-9a-f]{16}|matches-[0-9a-f]{16}|store-[0-9a-f]{16}-[0-9a-f]{16}(-begun)?)\.safetensors")

@@ -30,8 +30,8 @@ class PreviewSet:
     """One side's faces for the preview: item i is (input, target).
 
     input: (3, h, w) float32 in 0..1 in ``color_order``, for the model.
-    target: (H, W, 4) float32 in 0..1 BGR, the face at coverage 100 % with its mask, which is 1 everywhere unless
-        ``masked``. The model makes its central H * coverage px.
+    target: (H, W, 4) float32 in 0..1 BGR, the face at coverage 100 % to a px, with its mask, which is 1 everywhere
+        unless ``masked``. The model makes its central ``output_size`` px, at the same scale.
 
     num_images: number of faces, spread evenly over the folder; 0 for all.
     skip_bad: replaces an unreadable face by the next one of the folder.
@@ -55,11 +55,9 @@ class PreviewSet:
         self.color_order = color_order
         self.crop, self.mask, self.masked = crop or CropConfig(), mask or MaskConfig(), masked
         self.chosen = spread_indices(len(source), num_images) if num_images else np.arange(len(source))
-        self.full_crop = CropConfig(
-            centering=self.crop.centering, coverage=100.0, vertical_offset=self.crop.vertical_offset
-        )
         self.skip_bad = skip_bad
-        self.full_size = 2 * round(output_size / (self.crop.coverage / 100) / 2)
+        self._margin = round(output_size / (self.crop.coverage / 100) / 2) - output_size // 2
+        self.full_size = output_size + 2 * self._margin
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -86,9 +84,9 @@ class PreviewSet:
         if self.color_order == "rgb":
             face = face[..., ::-1]
         target = np.full((self.full_size, self.full_size, 4), 255, np.uint8)
-        target[..., :3] = crop_face(record, picture, self.full_crop, self.full_size)
+        target[..., :3] = crop_face(record, picture, self.crop, self.output_size, self._margin)
         if self.masked:
-            target[..., 3:] = training_masks(record, self.full_crop, self.mask, self.full_size, ["face"])
+            target[..., 3:] = training_masks(record, self.crop, self.mask, self.output_size, ["face"], self._margin)
         return np.ascontiguousarray(face.transpose(2, 0, 1), np.float32) / 255, target.astype(np.float32) / 255
 
 

@@ -95,13 +95,24 @@ class Alignment:
     roll: float
     average_distance: float
 
-    def matrix(self, size: int, centering: str, coverage: float = 1.0, vertical_offset: float = 0.0) -> np.ndarray:
+    def matrix(
+        self,
+        size: int,
+        centering: str,
+        coverage: float = 1.0,
+        vertical_offset: float = 0.0,
+        whole_padding: bool = False,
+    ) -> np.ndarray:
         """Return the matrix frame px -> px of a square crop, (2, 3).
 
         size: edge of the crop, px.
         coverage, vertical_offset: shares; a positive offset moves the face down.
+        whole_padding: pad by whole px, as faceswap does: a head that it cut lies where this matrix says.
         """
-        return crop_matrices(self.legacy_matrix, self.offsets[centering], size, centering, coverage, vertical_offset)
+        offsets = self.offsets[centering]
+        return crop_matrices(
+            self.legacy_matrix, offsets, size, centering, coverage, vertical_offset, whole_padding=whole_padding
+        )
 
     def head_axes(self) -> np.ndarray:
         """Return the tips of the head's x, y and z axes in the unit square of a head crop, (3, 2)."""
@@ -110,24 +121,36 @@ class Alignment:
 
 
 def crop_matrices(
-    legacy: np.ndarray, offsets: np.ndarray, size: int, centering: str, coverage: float, vertical_offset: float
+    legacy: np.ndarray,
+    offsets: np.ndarray,
+    size: int | np.ndarray,
+    centering: str,
+    coverage: float = 1.0,
+    vertical_offset: float = 0.0,
+    whole_padding: bool = False,
 ) -> np.ndarray:
     """Return the matrices of ``Alignment.matrix`` for many faces, (..., 2, 3).
 
     legacy: (..., 2, 3), the faces' legacy matrices.
     offsets: (..., 2), their offsets of ``centering``.
+    size: of all crops, or (...,) of each.
     """
-    margin = padding(size, centering, coverage)
+    margin = np.asarray(padding(size, centering, coverage))
+    if whole_padding:
+        margin = np.rint(margin)  # halves to even, as in faceswap
     core = size - 2 * margin
-    matrices = legacy * core
-    matrices[..., 2] += margin - core * offsets
+    matrices = legacy * core[..., None, None]
+    matrices[..., 2] += margin[..., None] - core[..., None] * offsets
     matrices[..., 1, 2] += core * vertical_offset
     return matrices
 
 
-def padding(size: int, centering: str, coverage: float = 1.0) -> int:
-    """Return the px between the edge of a crop and its core on each side, halves rounded to even as in faceswap."""
-    return round(size * (PADDING_SHARE[centering] + coverage - 1) / (2 * coverage))
+def padding(size: int | np.ndarray, centering: str, coverage: float = 1.0) -> float | np.ndarray:
+    """Return the px between the edge of a crop and its core on each side.
+
+    Peer: whole px, so that a crop's scale depends on its size, by 1.6 % at 64 px. Ours: exact, so that it does not.
+    """
+    return size * (PADDING_SHARE[centering] + coverage - 1) / (2 * coverage)
 
 
 def to_68(landmarks: np.ndarray) -> np.ndarray:

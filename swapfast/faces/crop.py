@@ -1,7 +1,9 @@
 """Crops a face's picture to the square training patch, once per face, on the host.
 
-Heads are cut along whole pixels and resized, as faceswap does. Plain pictures are sampled once, through the matrix of
-their landmarks. A prepared face is a finished crop; where another crop is wanted, it is sampled like a plain picture.
+Heads are cut along whole pixels and resized, as faceswap does: their pixels stay faceswap's, and the part that is cut
+is up to a pixel of the head larger or smaller than the share asked for. Plain pictures are sampled once, through the
+exact matrix of their landmarks. A prepared face is a finished crop; where another crop is wanted, it is sampled like a
+plain picture. Masks and landmarks go where the pixels go (``crop_matrix``).
 
     picture   (H, W, 3) uint8 BGR
     size      the processing size, px
@@ -19,7 +21,7 @@ import numpy as np
 
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import PADDING_SHARE
+from swapfast.faces.alignment import CENTERINGS, PADDING_SHARE, crop_matrices
 from swapfast.faces.record import FaceRecord
 from swapfast.points import transform_points
 
@@ -38,16 +40,28 @@ def aligned_window(record: FaceRecord, crop: CropConfig, picture_edge: int, cent
     picture_edge: edge of the picture, px.
     centering: of the picture.
     """
+    offsets = record.alignment.offsets
+    x0, y0, edge = _windows(np.asarray(picture_edge), offsets[centering], offsets[crop.centering], crop, centering)
+    return int(x0), int(y0), int(edge)
+
+
+def _windows(
+    edges: np.ndarray, offsets: np.ndarray, crop_offsets: np.ndarray, crop: CropConfig, centering: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the squares of ``aligned_window`` for many pictures: x0, y0 and edge, (...,) whole px.
+
+    edges: (...,) of the pictures, px.
+    offsets, crop_offsets: (..., 2), the faces' offsets of the pictures' centering and of the crop's.
+    """
     coverage, vertical_offset = crop_shares(crop)
-    core = 2 * round(picture_edge * (1 - PADDING_SHARE[centering]) / 2)
-    if crop.centering == centering and coverage == 1:
-        edge = picture_edge
-    else:
+    core = 2 * np.rint(edges * (1 - PADDING_SHARE[centering]) / 2)
+    cut = edges
+    if crop.centering != centering or coverage != 1:
         scale = (1 - PADDING_SHARE[centering]) / (1 - PADDING_SHARE[crop.centering]) * coverage
-        edge = 2 * round(picture_edge * scale / 2)
-    x, y = record.alignment.offsets[crop.centering] - record.alignment.offsets[centering]
-    border = (picture_edge - edge) / 2
-    return round(x * core + border), round((y - vertical_offset) * core + border), edge
+        cut = 2 * np.rint(edges * scale / 2)
+    x, y = np.moveaxis(crop_offsets - offsets, -1, 0)
+    border = (edges - cut) / 2
+    return np.rint(x * core + border), np.rint((y - vertical_offset) * core + border), cut
 
 
 def crop_window(record: FaceRecord, crop: CropConfig) -> tuple[int, int, int]:
@@ -56,20 +70,55 @@ def crop_window(record: FaceRecord, crop: CropConfig) -> tuple[int, int, int]:
 
 
 def crop_matrix(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
-    """Return the matrix frame px -> crop px, (2, 3) float64.
+    """Return the matrix frame px -> crop px by which ``crop_face`` moves the pixels, (2, 3) float64.
 
-    Plain pictures are resampled through exactly this matrix. For heads, faceswap uses it for the landmarks only: the
-    pixels are cut along whole pixels of the head, up to one crop pixel beside it (``head_matrix``).
+    Peer: moves the landmarks of a head by the crop's ideal matrix, and so they and the masks drawn from them lie half a
+    pixel of the head and up to a crop pixel beside its pixels. Ours: the map of the pixels, for both.
     """
+    if record.kind == "head":
+        offsets = np.stack([record.alignment.offsets[name] for name in CENTERINGS])
+        return head_crop_matrices(np.asarray(record.width), record.alignment.legacy_matrix, offsets, crop, size)
+    if record.kind == "prepared" and record.crop == crop:
+        return resize_matrix(record.width, size)
     return record.alignment.matrix(size, crop.centering, *crop_shares(crop))
+
+
+def head_crop_matrices(
+    edges: np.ndarray, legacy: np.ndarray, offsets: np.ndarray, crop: CropConfig, size: int
+) -> np.ndarray:
+    """Return the matrices frame px -> crop px of many heads, (..., 2, 3) float64.
+
+    edges: (...,) of the heads, px.
+    legacy: (..., 2, 3), the faces' legacy matrices.
+    offsets: (..., 3, 2), their offsets of all CENTERINGS.
+    """
+    of_head, of_crop = (offsets[..., CENTERINGS.index(name), :] for name in ("head", crop.centering))
+    matrices = crop_matrices(legacy, of_head, edges, "head", whole_padding=True)
+    x0, y0, cut = _windows(edges, of_head, of_crop, crop, "head")
+    scale = size / cut
+    matrices *= scale[..., None, None]
+    matrices[..., 2] += ((scale - 1) / 2)[..., None] - scale[..., None] * np.stack([x0, y0], axis=-1)
+    return matrices
+
+
+def resize_matrix(edge: int, size: int) -> np.ndarray:
+    """Return the matrix by which a square of ``edge`` px becomes one of ``size`` px, (2, 3) float64.
+
+    Pixel centres are at integers, and the outer edges of both squares coincide.
+    """
+    scale = size / edge
+    return np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
 
 
 def head_matrix(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
     """Return the matrix head px -> crop px by which ``crop_face`` cuts and resizes, (2, 3) float64."""
     x0, y0, edge = crop_window(record, crop)
-    scale = size / edge
-    half = (scale - 1) / 2  # pixel centres are at integers, and the outer edges of both squares coincide
-    return np.array([[scale, 0, half - scale * x0], [0, scale, half - scale * y0]])
+    return shifted(resize_matrix(edge, size), -size / edge * x0, -size / edge * y0)
+
+
+def shifted(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Return a (2, 3) matrix that moves points (x, y) px further."""
+    return matrix + np.array([[0, 0, x], [0, 0, y]])
 
 
 def crop_landmarks(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
@@ -77,9 +126,18 @@ def crop_landmarks(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarra
     return transform_points(crop_matrix(record, crop, size), record.landmarks).astype(np.float32)
 
 
-def crop_face(record: FaceRecord, image: np.ndarray, crop: CropConfig, size: int) -> np.ndarray:
-    """Return the training crop of ``image``, the decoded picture of ``record``: (size, size, 3) uint8 BGR."""
-    return crop_with(record, record, image, crop, size)
+def crop_face(record: FaceRecord, image: np.ndarray, crop: CropConfig, size: int, margin: int = 0) -> np.ndarray:
+    """Return the training crop of ``image``, the decoded picture of ``record``: (size, size, 3) uint8 BGR.
+
+    margin: px of the picture around the crop, at the crop's scale, to return with it on each side.
+    """
+    if margin == 0:
+        return crop_with(record, record, image, crop, size)
+    _check_image(record, image)
+    # Peer: another crop, along other whole pixels: what the model makes does not fit what it is pasted into.
+    # Ours: sampled through the crop's own map.
+    to_crop = head_matrix(record, crop, size) if record.kind == "head" else crop_matrix(record, crop, size)
+    return sample_square(image, shifted(to_crop, margin, margin), size + 2 * margin)
 
 
 def crop_with(reference: FaceRecord, record: FaceRecord, image: np.ndarray, crop: CropConfig, size: int) -> np.ndarray:
@@ -109,11 +167,10 @@ def _same_head(first: FaceRecord, second: FaceRecord) -> bool:
 def _head_to_crop_of(reference: FaceRecord, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
     """Return the matrix px of ``record``'s head -> px of the reference's crop, (2, 3) float64.
 
-    It goes through the common frame and the reference's head.
+    It goes through their common frame.
     """
-    frame_to_head = _square(record.alignment.matrix(record.width, "head"))
-    frame_to_reference = _square(reference.alignment.matrix(reference.width, "head"))
-    return head_matrix(reference, crop, size) @ frame_to_reference @ np.linalg.inv(frame_to_head)
+    frame_to_head = _square(record.alignment.matrix(record.width, "head", whole_padding=True))
+    return crop_matrix(reference, crop, size) @ np.linalg.inv(frame_to_head)
 
 
 def _square(matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
-from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, sample_square
+from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, resize_matrix, sample_square, shifted
 from swapfast.faces.image import read_gray
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.points import transform_points
@@ -62,33 +62,37 @@ def mask_names(mask: MaskConfig, face: bool, eye: bool, mouth: bool) -> list[str
 
 
 def training_masks(
-    record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, names: Iterable[str]
+    record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, names: Iterable[str], margin: int = 0
 ) -> np.ndarray:
     """Return the masks of one face on its crop, (size, size, M) uint8.
 
     names: from ``mask_names``, M of them.
+    margin: px around the crop to return with it on each side, as of ``crop_face``.
     Raises SwapfastError if this face lacks a mask of the configured type.
     """
-    names = list(names)
+    names, edge = list(names), size + 2 * margin
     if not names:
-        return np.empty((size, size, 0), np.uint8)
-    points = crop_landmarks(record, crop, size)
+        return np.empty((edge, edge, 0), np.uint8)
+    points = crop_landmarks(record, crop, size) + np.float32(margin)
     masks = []
     for name in names:
         if name != "face":
-            masks.append(feature_mask(points, size, name))
+            masks.append(feature_mask(points, edge, name))
         elif mask.mask_type in DRAWN_TYPES:
-            masks.append(_drawn_face(points, mask, size))
+            masks.append(_drawn_face(points, mask, edge))
         else:
-            masks.append(face_mask(record, crop, mask, size))
-    return cv2.merge(masks).reshape(size, size, len(names))
+            masks.append(face_mask(record, crop, mask, size, margin))
+    return cv2.merge(masks).reshape(edge, edge, len(names))
 
 
-def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int) -> np.ndarray:
-    """Return the face mask of the configured type, (size, size). Raises SwapfastError if this face lacks it."""
+def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, margin: int = 0) -> np.ndarray:
+    """Return the face mask of the configured type, (size, size). Raises SwapfastError if this face lacks it.
+
+    margin: px around the crop, see ``training_masks``.
+    """
     kind = mask.mask_type
     if kind in FRAME_TYPES:
-        return face_mask_in(record, record, crop, mask, size)
+        return face_mask_in(record, record, crop, mask, size, margin)
     check_mask_type(record, kind)
     stored = record.stored_masks[kind]
     try:
@@ -96,23 +100,23 @@ def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int)
     except ValueError as error:
         raise SwapfastError(f"{record.path}: mask {kind!r}: {error}") from error
     cleaned = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
-    return crop_stored(cleaned, stored, record, crop, size)
+    return crop_stored(cleaned, stored, record, crop, size, margin)
 
 
 def face_mask_in(
-    reference: FaceRecord, record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int
+    reference: FaceRecord, record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int, margin: int = 0
 ) -> np.ndarray:
     """Return the face mask of ``record`` on the crop of ``reference``, (size, size); see ``crop_with``.
 
     Only for the FRAME_TYPES, which are made in the frame px that both pictures share.
     Raises SwapfastError if this face lacks a mask of the type.
     """
-    matrix = crop_matrix(reference, crop, size)
+    matrix, edge = shifted(crop_matrix(reference, crop, size), margin, margin), size + 2 * margin
     check_mask_type(record, mask.mask_type)
     if mask.mask_type != "file":
-        return _drawn_face(transform_points(matrix, record.landmarks).astype(np.float32), mask, size)
+        return _drawn_face(transform_points(matrix, record.landmarks).astype(np.float32), mask, edge)
     # Sampled exactly as its picture, but with zeros outside: there is no face there.
-    pixels = sample_square(read_mask_file(record), matrix, size, border=cv2.BORDER_CONSTANT)
+    pixels = sample_square(read_mask_file(record), matrix, edge, border=cv2.BORDER_CONSTANT)
     return dilate(pixels, mask.dilation)
 
 
@@ -211,13 +215,21 @@ def clean_stored(pixels: np.ndarray, dilation: float, threshold: float, blur_ker
     return blur(push_to_extremes(dilate(pixels, dilation), threshold), blur_kernel)
 
 
-def crop_stored(pixels: np.ndarray, stored: StoredMask, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+def crop_stored(
+    pixels: np.ndarray, stored: StoredMask, record: FaceRecord, crop: CropConfig, size: int, margin: int = 0
+) -> np.ndarray:
     """Return the training crop of a stored mask, (size, size), 0 outside what was stored.
+
+    It is cut along whole pixels of the mask, as the head is along its own: it lies within half a pixel of the mask.
+    margin: px around the crop, see ``training_masks``.
 
     Peer: skips the crop if the centerings agree at full coverage, so the vertical offset misplaces the mask.
     Ours: always crops.
     """
     x0, y0, edge = aligned_window(record, crop, stored.stored_size, stored.stored_centering)
+    if margin:
+        to_crop = shifted(resize_matrix(edge, size), margin - size / edge * x0, margin - size / edge * y0)
+        return sample_square(pixels, to_crop, size + 2 * margin, border=cv2.BORDER_CONSTANT)
     square = _cut_or_zero(pixels, x0, y0, edge)
     # As in faceswap, the stored edge decides, not the edge of the window cut from it.
     interpolation = cv2.INTER_CUBIC if stored.stored_size < size else cv2.INTER_AREA

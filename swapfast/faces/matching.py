@@ -16,9 +16,9 @@ from swapfast.batch import SIDES
 from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import CENTERINGS, crop_matrices
-from swapfast.faces.crop import crop_landmarks, crop_shares
+from swapfast.faces.crop import crop_landmarks, crop_shares, head_crop_matrices, resize_matrix
 from swapfast.faces.record import FaceRecord
-from swapfast.faces.table import FaceTable
+from swapfast.faces.table import KINDS, FaceTable
 from swapfast.philox import STREAM_AUGMENT, random_words
 from swapfast.points import transform_points
 
@@ -250,10 +250,20 @@ def _aligned(records: Sequence[FaceRecord], crop: CropConfig, size: int) -> np.n
         return points
     for start in range(0, len(records), _PAIRS):
         part = records[start : start + _PAIRS]
-        offsets = part.column("offsets")[:, CENTERINGS.index(crop.centering)]
-        matrices = crop_matrices(part.column("legacy_matrix"), offsets, size, crop.centering, *crop_shares(crop))
-        points[start : start + _PAIRS] = transform_points(matrices, part.column("landmarks"))
+        points[start : start + _PAIRS] = transform_points(_matrices(part, crop, size), part.column("landmarks"))
     return points
+
+
+def _matrices(table: FaceTable, crop: CropConfig, size: int) -> np.ndarray:
+    """Return the matrix of ``crop_matrix`` for every face of a table, (n, 2, 3)."""
+    widths, legacy, offsets = (table.column(name) for name in ("width", "legacy_matrix", "offsets"))
+    if table.crop == crop:
+        return np.array([resize_matrix(int(width), size) for width in widths]).reshape(-1, 2, 3)
+    centre = offsets[:, CENTERINGS.index(crop.centering)]
+    matrices = crop_matrices(legacy, centre, size, crop.centering, *crop_shares(crop))
+    heads = table.column("kind") == KINDS.index("head")
+    matrices[heads] = head_crop_matrices(widths[heads], legacy[heads], offsets[heads], crop, size)
+    return matrices
 
 
 def _below(words: np.ndarray, limit: int) -> np.ndarray:

@@ -171,6 +171,8 @@ def make_sample(
 class PreparedTable(FaceTable):
     """The faces of a prepared set. A record's path names its member, such as OUT/shard-00000.tar/NAME.jpg."""
 
+    crop: CropConfig
+
     def __init__(
         self,
         folder: Path,

@@ -16,6 +16,7 @@ from typing import Literal, overload
 
 import numpy as np
 
+from swapfast.config import CropConfig
 from swapfast.faces.alignment import CENTERINGS, Alignment
 from swapfast.faces.png import read_header
 from swapfast.faces.reader import BadFace
@@ -127,7 +128,10 @@ class FaceTable(Sequence[FaceRecord]):
     columns: name -> array: those of ROW, the texts ``names``, ``texts`` and their offsets ``names_at``, ``texts_at``.
     note_sets, mask_sets: the combinations that the columns ``notes`` and ``masks`` index.
     rows: (len,) the table's faces as rows of the columns, by default all that are not bad.
+    crop: that all pictures show, None where they are not crops.
     """
+
+    crop: CropConfig | None = None
 
     def __init__(
         self,

@@ -9,8 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.alignment import mean_face
+from swapfast.faces.crop import crop_matrix, crop_shares
+from swapfast.faces.masks import dilate, draw_face, feature_mask
 from swapfast.faces.png import write_header
+from swapfast.faces.record import FaceRecord
+from swapfast.points import transform_points
 
 
 def a_face(scale: float = 100.0, shift=(150.0, 120.0), degrees: float = 0.0) -> np.ndarray:
@@ -79,6 +84,27 @@ def write_head(path: Path, edge: int = 64, payload: dict | None = None, seed: in
     return path
 
 
+def peer_matrix(record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+    """(2, 3): frame px -> crop px by which the peer moves landmarks: padding of whole px, whatever the pixels do."""
+    return record.alignment.matrix(size, crop.centering, *crop_shares(crop), whole_padding=True)
+
+
+def as_the_peer(points: np.ndarray, record: FaceRecord, crop: CropConfig, size: int) -> np.ndarray:
+    """Our points on a crop, where the peer has them: moved by the exactly known difference of the two maps."""
+    ours, theirs = (
+        np.vstack([m, (0, 0, 1)]) for m in (crop_matrix(record, crop, size), peer_matrix(record, crop, size))
+    )
+    return transform_points((theirs @ np.linalg.inv(ours))[:2], points)
+
+
+def drawn_mask(points: np.ndarray, mask: MaskConfig, size: int, name: str) -> np.ndarray:
+    """(size, size): the face mask drawn from the points, or the eye or mouth mask."""
+    points = points.astype(np.float32)
+    if name in ("eye", "mouth"):
+        return feature_mask(points, size, name)
+    return dilate(draw_face(points, size, extended=mask.mask_type == "extended"), mask.dilation)
+
+
 def write_plain(
     path: Path, picture: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None = None, **extra
 ) -> Path:
@@ -97,6 +123,18 @@ def area_weights(t: int, size: int) -> np.ndarray:
     low, high = edges[:-1, None], edges[1:, None]
     pixel = np.arange(t)
     return np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None) * size / t
+
+
+def exact_window(picture: np.ndarray, x0: float, y0: float, edge: float, size: int) -> np.ndarray:
+    """(size, size, C) float64: the exact means over a square that need not lie on whole px; inside the picture."""
+
+    def weights(first: float, count: int) -> np.ndarray:
+        edges = first + np.arange(size + 1) * edge / size
+        low, high, pixel = edges[:-1, None], edges[1:, None], np.arange(count)
+        return np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None) * size / edge
+
+    rows, columns = weights(y0, picture.shape[0]), weights(x0, picture.shape[1])
+    return np.einsum("iy,jx,yxc->ijc", rows, columns, picture.astype(float), optimize=True)
 
 
 def exact_crop(picture: np.ndarray, window: tuple[int, int, int], size: int) -> np.ndarray:

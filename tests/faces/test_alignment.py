@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from swapfast.faces.alignment import CENTERINGS, align, padding, to_68, umeyama
+from swapfast.faces.alignment import CENTERINGS, PADDING_SHARE, align, padding, to_68, umeyama
 from swapfast.points import transform_points
 from tests.faces.face_samples import a_face
 
@@ -55,20 +55,32 @@ def test_matrices_points_and_padding_are_faceswaps(numbers, aligned, within):
         if what == "adjusted":
             centering, coverage = rest.removeprefix("matrix_").split("_")
             for one, theirs in zip(aligned, numbers[key]):
-                ours = one.matrix(256, centering, float(coverage))
+                ours = one.matrix(256, centering, float(coverage), whole_padding=True)
                 error["matrix"] = max(error["matrix"], np.abs(ours - theirs).max())
         elif what == "landmarks":
             centering, coverage, offset = rest.split("_")
             for one, frame, theirs in zip(aligned, numbers["frame_landmarks"], numbers[key]):
-                ours = transform_points(one.matrix(256, centering, float(coverage), float(offset)), frame)
+                ours = transform_points(one.matrix(256, centering, float(coverage), float(offset), True), frame)
                 error["points"] = max(error["points"], np.abs(ours - theirs).max())
         elif what == "padding":
             centering, coverage = rest.split("_")
             ours = [padding(size, centering, float(coverage)) for size in (64, 96, 128, 192, 256, 384, 512)]
-            error["padding"] = max(error["padding"], np.abs(np.subtract(ours, numbers[key])).max())
+            error["padding"] = max(error["padding"], np.abs(np.rint(ours) - numbers[key]).max())
     within("adjusted matrix, px", error["matrix"], PIXELS)
     within("aligned points, px", error["points"], POINTS)
     within("padding, px", error["padding"], 0)
+
+
+def test_exact_padding_moves_faceswaps_crop_by_a_known_amount(within):
+    """The core has its exact share of the crop, around the same middle as that of whole px."""
+    one, points = align(a_face()), a_face()
+    for size, centering, coverage in ((64, "face", 0.875), (128, "head", 0.7), (256, "legacy", 1.0)):
+        exact, whole = (one.matrix(size, centering, coverage, whole_padding=flag) for flag in (False, True))
+        cores = [size - 2 * margin for margin in (padding(size, centering, coverage),)]
+        cores.append(size - 2 * round(padding(size, centering, coverage)))
+        expected = (transform_points(whole, points) - size / 2) * cores[0] / cores[1] + size / 2
+        within(f"{size} {centering}", np.abs(transform_points(exact, points) - expected).max(), 1e-9)
+        assert cores[0] == pytest.approx(size * (1 - PADDING_SHARE[centering]) / coverage)
 
 
 @pytest.mark.parametrize("seed", range(5))

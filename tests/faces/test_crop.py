@@ -23,9 +23,10 @@ from swapfast.faces.crop import (
 )
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
+from swapfast.faces.masks import MOUTH_PARTS, draw_parts
 from swapfast.faces.record import FaceRecord
 from swapfast.points import transform_points
-from tests.faces.face_samples import a_face, a_picture, corrected, exact_crop
+from tests.faces.face_samples import a_face, a_picture, corrected, exact_crop, peer_matrix
 
 
 def record_of(landmarks: np.ndarray, width: int, height: int, kind: str = "plain") -> FaceRecord:
@@ -70,21 +71,63 @@ def test_outside_the_head_the_border_is_repeated(golden_heads, centering, offset
 
 
 @pytest.mark.golden
-def test_head_matrix_says_where_pixels_go_and_landmarks_are_near(golden_heads, within):
+def test_landmarks_of_heads_lie_where_their_pixels_land(golden_heads, within):
+    """At full coverage of the head and less, at every size: exactly by the map, and to the centre of a drawn spot."""
     for centering, size in (("face", 128), ("legacy", 256), ("head", 64)):
         crop = CropConfig(centering=centering, coverage=87.5, vertical_offset=-5)
         record, _ = golden_heads[1]
-        in_head = transform_points(record.alignment.matrix(512, "head"), record.landmarks)
-        ideal = crop_landmarks(record, crop, size)
+        in_head = transform_points(record.alignment.matrix(512, "head", whole_padding=True), record.landmarks)
+        landmarks = crop_landmarks(record, crop, size)
         real = transform_points(head_matrix(record, crop, size), in_head)
-        scale = size / crop_window(record, crop)[2]
-        # Half a head pixel each from where the cut starts and how wide it is, the shift of pixel centres when
-        # resizing, and half a crop pixel from faceswap's rounding of the padding.
-        bound = scale + abs(1 - scale) / 2 + 0.5
-        within(f"{centering} {size}: landmarks to pixels, px", np.abs(ideal - real).max(), bound)
+        within(f"{centering} {size}: landmarks to pixels, px", np.abs(landmarks - real).max(), 1e-4)
+        peer = transform_points(peer_matrix(record, crop, size), record.landmarks)
+        assert np.abs(peer - real).max() > 0.1, "the peer's lie beside them"
         for point in (5, 30, 45):
             found = centre_of_mass(crop_face(record, dotted(512, 512, in_head[point], 3.0), crop, size))
-            within(f"{centering} {size}: point {point}, px", np.abs(found - real[point]).max(), 0.06)
+            within(f"{centering} {size}: point {point}, px", np.abs(found - landmarks[point]).max(), 0.06)
+
+
+@pytest.mark.parametrize("edge", [200, 256, 500])
+@pytest.mark.parametrize("coverage", [62.5, 80.0, 100.0])
+def test_masks_of_heads_lie_on_their_pixels(edge, coverage, within):
+    """A head whose white part is the mouth's hull: its crop and the drawn hull have one centre."""
+    record = record_of(a_face(scale=120, shift=(160, 150)), edge, edge, "head")
+    in_head = transform_points(record.alignment.matrix(edge, "head", whole_padding=True), record.landmarks)
+    head = draw_parts(8 * in_head + 3.5, 8 * edge, MOUTH_PARTS)
+    head = cv2.resize(head, (edge, edge), interpolation=cv2.INTER_AREA)
+    crop = CropConfig(coverage=coverage)
+    pixels = crop_face(record, cv2.merge([head] * 3), crop, 192)
+    drawn = draw_parts(crop_landmarks(record, crop, 192), 192, MOUTH_PARTS)
+    gap = np.abs(centre_of_mass(pixels) - centre_of_mass(drawn[..., None]))
+    within(f"head {edge}, coverage {coverage}, px", gap.max(), 0.3)  # the points are rounded to whole px
+
+
+# --- what lies around a crop ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["head", "plain"])
+@pytest.mark.parametrize("coverage", [62.5, 70.0, 87.5, 95.0])
+@pytest.mark.parametrize("size", [64, 128])
+def test_what_lies_around_a_crop_fits_it(kind, coverage, size, within):
+    """Spots on and near the seam lie at the same place whether the crop or its surrounding shows them."""
+    record = record_of(a_face(scale=120, shift=(160, 150)), 480, 480, kind)
+    crop, margin = CropConfig(coverage=coverage, vertical_offset=4.0), 16
+    to_crop = head_matrix(record, crop, size) if kind == "head" else crop_matrix(record, crop, size)
+    back = np.linalg.inv(np.vstack([to_crop, (0, 0, 1)]))[:2]
+    for spot in ((0.12, 0.5), (0.88, 0.5), (0.5, 0.12), (0.85, 0.85)):
+        picture = dotted(480, 480, transform_points(back, size * np.array(spot)), 0.025 * size / to_crop[0, 0])
+        inside = centre_of_mass(crop_face(record, picture, crop, size))
+        around = centre_of_mass(crop_face(record, picture, crop, size, margin)) - margin
+        within(f"{kind}, {coverage} %, {size} px: {spot}, px", np.abs(inside - around).max(), 0.1)
+
+
+@pytest.mark.parametrize("coverage", [62.5, 87.5, 100.0])
+@pytest.mark.parametrize("centering", ["face", "head", "legacy"])
+def test_a_plain_crop_has_the_same_scale_at_every_size(centering, coverage, within):
+    record = record_of(a_face(scale=120, shift=(160, 150)), 480, 480)
+    crop = CropConfig(centering=centering, coverage=coverage)
+    scales = [np.sqrt(np.linalg.det(crop_matrix(record, crop, size)[:, :2])) / size for size in (64, 80, 96, 128, 512)]
+    within(f"{centering}, {coverage} %: relative", np.ptp(scales) / scales[0], 1e-12)
 
 
 # --- plain pictures ---------------------------------------------------------------------------------------
@@ -191,7 +234,8 @@ def test_two_heads_of_one_frame_are_cut_at_one_place(size, edge, within):
         frame = dotted(500, 480, spot, 4.0)
         found = []
         for record in (first, other):
-            head = sample_square(frame, record.alignment.matrix(record.width, "head"), record.width)
+            to_head = record.alignment.matrix(record.width, "head", whole_padding=True)
+            head = sample_square(frame, to_head, record.width)
             found.append(centre_of_mass(crop_with(first, record, head, crop, size)))
         within(f"size {size}, heads 256 and {edge}: {spot}, px", np.abs(found[0] - found[1]).max(), 0.1)
 

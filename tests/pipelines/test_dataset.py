@@ -19,14 +19,19 @@ from swapfast.augment.result import Augmented, to_float
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_window
+from swapfast.faces.crop import crop_landmarks, crop_window
 from swapfast.faces.image import read_image
+from swapfast.faces.masks import DRAWN_TYPES
+from swapfast.points import transform_points
 from tests.faces.face_samples import (
     a_face,
     a_payload,
     a_picture,
     a_stored_mask,
     corrected,
+    drawn_mask,
+    exact_window,
+    peer_matrix,
     write_head,
     write_plain,
 )
@@ -163,8 +168,15 @@ def test_training_items_are_the_peers(golden, within):
         record = faces.source.folder.records[number]
         expected = corrected(g[name][..., :3], read_image(record.path), crop_window(record, crop))
         within(f"{name}: image, levels", worst(ours[..., :3], expected), 1)
-        if masks:
-            within(f"{name}: masks, levels", worst(ours[..., 3:], g[name][..., 3:]), EDGE_LEVELS)
+        for channel, mask_name in enumerate(masks, start=3):
+            plane = ours[..., channel]
+            if mask_name != "face" or mask.mask_type in DRAWN_TYPES:  # the peer draws them beside the pixels
+                theirs = transform_points(peer_matrix(record, crop, int(size)), record.landmarks)
+                np.testing.assert_array_equal(
+                    plane, drawn_mask(crop_landmarks(record, crop, int(size)), mask, int(size), mask_name)
+                )
+                plane = drawn_mask(theirs, mask, int(size), mask_name)
+            within(f"{name}: {mask_name}, levels", worst(plane, g[name][..., channel]), EDGE_LEVELS)
         seen.add(tag)
     assert seen == ITEMS.keys()
 
@@ -197,9 +209,30 @@ def test_preview_items_are_the_peers(golden, within, tag):
     assert ours.shape == theirs.shape and (255 * target).shape == g[f"{tag}_target"].shape
     within(f"{tag}: feed, levels", worst(ours, theirs), 1.001)
     # The peer hands the target on in the model's order; ours is BGR whatever the model wants, as the sheet is.
-    whole = target[..., 2::-1] if told["order"] == "rgb" else target[..., :3]
-    within(f"{tag}: target, levels", worst(255 * whole, g[f"{tag}_target"][..., :3]), 1.001)
-    within(f"{tag}: mask, levels", worst(255 * target[..., 3], g[f"{tag}_target"][..., 3]), EDGE_LEVELS + 0.001)
+    theirs = g[f"{tag}_target"]
+    face = theirs[..., 2::-1] if told["order"] == "rgb" else theirs[..., :3]
+    record = faces.source.folder.records[0]
+    picture, size = read_image(record.path), faces.full_size
+    # What lies around the crop has the crop's scale in ours; the peer cuts it along other whole pixels.
+    x0, y0, edge = crop_window(record, faces.crop)
+    part, middle = edge * size / told["output"], (x0 + edge / 2, y0 + edge / 2)
+    full = crop_window(record, dataclasses.replace(faces.crop, coverage=100.0))
+    assert abs(full[2] - part) < 1
+    within(f"{tag}: the peer's target, levels", worst(face, exact_window(picture, *full, size)), 1.001)
+    expected = exact_window(picture, middle[0] - part / 2, middle[1] - part / 2, part, size)
+    within(
+        f"{tag}: target, levels", worst(255 * target[..., :3], expected), 1.001 if full[2] == part else 6
+    )  # see test_crop
+    if faces.mask.mask_type in DRAWN_TYPES:
+        points = transform_points(peer_matrix(record, faces.crop, size), record.landmarks)
+        within(f"{tag}: mask, levels", worst(drawn_mask(points, faces.mask, size, "face"), theirs[..., 3]), EDGE_LEVELS)
+        drawn = drawn_mask(crop_landmarks(record, faces.crop, size), faces.mask, size, "face")
+        np.testing.assert_array_equal(np.rint(255 * target[..., 3]), drawn)
+    else:
+        scale = full[2] / part
+        to_ours = np.array([[scale, 0, (1 - scale) * (size - 1) / 2], [0, scale, (1 - scale) * (size - 1) / 2]])
+        moved = cv2.warpAffine(theirs[..., 3], to_ours, (size, size), flags=cv2.INTER_CUBIC)
+        within(f"{tag}: mask, levels", worst(255 * target[..., 3], moved), 8)
 
 
 def test_a_folder_of_pictures_becomes_a_set(made_faces):
