@@ -12,6 +12,8 @@ import torch
 
 from benchmarks import losses
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.scaling import GPUS, ring_seconds
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 240
 

@@ -16,6 +16,8 @@ from benchmarks import augment as augment_benchmark
 from swapfast.config import OPTIMIZER_NAMES
 from swapfast.optim.clip import METHODS
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[1]
 UNTIMED = ("memory", "copy_bandwidth")  # rows that are not about faces
 STEPS = ("color", "clahe", "transform", "warp", "warp_landmarks", "masks_targets", "to_float")

@@ -64,6 +64,7 @@ def _same(one: Path, two: Path, device) -> None:
             torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
     model = tmp_path / "model"
     code, out, err = run(*_train(faces, model, "-i", 5, "-s", 2))
@@ -94,6 +95,7 @@ def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
     assert measured[5] == result != measured[4] and measured["best"] == measured[lowest]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run):
     model = tmp_path / "model"
     assert run(*_train(faces, model, "-i", 2))[0] == 0
@@ -117,6 +119,7 @@ def test_a_resumed_model_keeps_its_settings_but_for_those_given(faces, tmp_path,
     assert second == first
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run, device):
     """Weights and optimizer state, with every augmentation on."""
     unbroken, parts = tmp_path / "whole", tmp_path / "parts"
@@ -127,6 +130,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(faces, tmp_path, run, device):
         _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (unbroken, parts)), device)
 
 
+@pytest.mark.slow
 def test_a_run_is_exact_in_the_middle_of_warm_up_and_accumulation(faces, tmp_path, run, device):
     """Stopped with two of three gradients collected; the flags need not be repeated."""
     unbroken, parts = tmp_path / "whole", tmp_path / "parts"
@@ -140,6 +144,7 @@ def test_a_run_is_exact_in_the_middle_of_warm_up_and_accumulation(faces, tmp_pat
         _same(*(m / "checkpoint-00000008" / f"{name}.safetensors" for m in (unbroken, parts)), device)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
     """Before the first step, and once: a resumed run has it, with the flag and without."""
     model, plain = tmp_path / "model", tmp_path / "plain"
@@ -159,6 +164,7 @@ def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
         _same(*(m / "checkpoint-00000005" / f"{name}.safetensors" for m in (model, plain)), device)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
     search = ["-r", "--lr-finder-iterations", 100, "--lr-finder-mode", "graph_and_exit", "--lr-finder-start", 1e-5]
     for already in (0, 2):
@@ -174,6 +180,7 @@ def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
         assert all(path.read_bytes() == content for path, content in contents.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
@@ -209,6 +216,7 @@ def _start(faces: Path, model: Path, device) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_run_goes_on_exactly(faces, tmp_path, run, device):
     """SIGTERM at a moment nobody chose; 20 iterations on, the model equals one that was not stopped."""
     model, unbroken = tmp_path / "model", tmp_path / "whole"
@@ -224,6 +232,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(faces, tmp_path, run, device
     _same(*(m / f"checkpoint-{stopped + 20:08d}/model.safetensors" for m in (model, unbroken)), device)
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_nobody_left_to_read(faces, tmp_path, device):
     """``swapfast train | tee log`` and Ctrl-C: tee is gone before the run has saved."""
     with _start(faces, tmp_path / "model", device) as process:
@@ -235,6 +244,7 @@ def test_ctrl_c_with_nobody_left_to_read(faces, tmp_path, device):
     assert "Traceback" not in complaints
 
 
+@pytest.mark.slow
 def test_the_torch_backend_trains(faces, tmp_path, run):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 3, "--backend", "torch"))
     assert code == 0 and "torch augmentation" in out, err
@@ -262,11 +272,13 @@ def _loss_falls(a: Path, b: Path, model: Path, run, *flags) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_real_photographs_train(photographs, tmp_path, run):
     """Plain pictures with a JSON beside each."""
     _loss_falls(photographs / "aligned" / "a", photographs / "aligned" / "b", tmp_path / "m", run)
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_faceswap_faces_train(golden, tmp_path, run):
     """Six extracted faces, three a side, once with the mask stored in their headers."""
@@ -502,6 +514,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     if case == "cuda" and torch.cuda.is_available():
@@ -518,6 +531,7 @@ def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     assert sorted(tmp_path.rglob("*")) == files, "nothing is written, not even a folder"
 
 
+@pytest.mark.slow
 def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
     """Beside the model or elsewhere, of the preview's faces or of others; a run that goes on adds to it."""
     model = tmp_path / "model"
@@ -557,6 +571,7 @@ def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
     assert [p.name for p in model.glob("checkpoint-*")] == ["checkpoint-00000001"]
 
 
+@pytest.mark.slow
 def test_an_edited_state_file_is_one_clear_line(faces, tmp_path, run):
     """Somebody's hand in state.json: no traceback, and the model stays as it is."""
     model = tmp_path / "model"
@@ -597,6 +612,7 @@ def test_bad_files_can_be_left_out(faces, tmp_path, run):
     assert code == 0 and "1 bad files left out" in out, err
 
 
+@pytest.mark.slow
 def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
     """A raw one to the bit, also mixed with a folder; a JPEG one trains without a cache too."""
     for side in "ab":
@@ -620,6 +636,7 @@ def test_prepared_sets_train_as_their_folders_do(faces, tmp_path, run, device):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_where_faces_are_kept_does_not_matter(faces, tmp_path, run, device):
     """And is said; the next start finds what it needs."""
     said = {}
@@ -692,6 +709,7 @@ def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run)
     assert code == 2 and "no face is left" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 2, "-M", "--backend", backend))
@@ -700,6 +718,7 @@ def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
     assert state["config"]["augmentation"]["warp_to_landmarks"] is True
 
 
+@pytest.mark.slow
 def test_it_is_said_how_many_faces_could_not_be_warped(faces, tmp_path, run):
     """Of side A, all whose tip of the nose and its root are in one place; of side B, all that are warped to them."""
     doubled = tmp_path / "faces"
@@ -716,6 +735,7 @@ def test_it_is_said_how_many_faces_could_not_be_warped(faces, tmp_path, run):
     assert code == 0 and "could not be warped" not in out, err
 
 
+@pytest.mark.slow
 def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
     def sheet(name, *flags):
         code, out, err = run("augment", faces / "a", "-o", tmp_path / name, "--faces", 3, "--size", 64, *flags)
@@ -773,6 +793,7 @@ def test_settings_travel_as_toml(tmp_path, run):
     assert (config.batch_size, config.augmentation.flip, config.loss.eye_multiplier) == (7, False, 1.5)
 
 
+@pytest.mark.slow
 def test_a_file_holds_a_whole_run(faces, tmp_path, run, device, monkeypatch):
     """What --print-config prints trains as the flags do; paths in it are relative to the working directory."""
     monkeypatch.chdir(faces)
@@ -791,6 +812,7 @@ def test_a_file_holds_a_whole_run(faces, tmp_path, run, device, monkeypatch):
     assert (code, again) == (0, text)
 
 
+@pytest.mark.slow
 def test_variables_are_settings(faces, tmp_path, run, monkeypatch):
     """Of train, which goes on with what a model keeps where neither they nor the file say otherwise; and of prepare."""
     for name, value in {"INPUT_A": faces / "a", "INPUT_B": faces / "b", "MODEL_DIR": tmp_path / "m"}.items():
@@ -860,6 +882,7 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
     assert run()[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
@@ -878,6 +901,7 @@ def test_a_wrong_request_ends_the_process_with_code_2(arguments, variables, mess
     assert re.match(f"swapfast: {message}", result.stderr) and result.stderr.count("\n") == 1, result.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_libgl_is_one_line_with_the_way_out(tmp_path):
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file: No such file')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

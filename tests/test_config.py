@@ -35,6 +35,7 @@ def _another(name: str) -> object:
     return {"run.max_time": "3h30m"}.get(name, 'a "b" \\ é 😀\x7f')
 
 
+@pytest.mark.slow
 def test_a_file_of_another_value_for_everything_comes_back_unchanged(tmp_path):
     """One by one, so that no two settings have to get along."""
     for name in KNOWN:

@@ -138,6 +138,7 @@ def test_the_watch_sees_what_it_is_for():
     assert watch.mixed == [] and watch.copies == ["aten._to_copy.default"] * 2 + constructors
 
 
+@pytest.mark.slow
 def test_a_batch_takes_two_copies_and_no_answer(sets):
     """Which faces, and the amounts by which they are augmented."""
     loader = _loader(sets)
@@ -163,6 +164,7 @@ def test_a_loss_keeps_its_tables_on_the_device(name):
         assert watch.mixed == [] and (is_first or watch.copies == [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "method"),  # autoclip's history begins with values
     [("fp32", "none"), ("fp16", "none"), ("fp16", "global_norm"), ("fp16", "norm"), ("fp16", "value")],

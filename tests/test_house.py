@@ -69,6 +69,7 @@ def test_imports_point_down():
             assert "nvidia" not in tops, f"{path}: DALI belongs to pipelines"
 
 
+@pytest.mark.slow
 def test_the_library_loads_without_dali_and_the_rest():
     """``import swapfast`` parts in a process where DALI, pipelines and cli cannot be imported."""
     program = (
@@ -82,6 +83,7 @@ def test_the_library_loads_without_dali_and_the_rest():
     assert result.stdout == "loaded\n", result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["pickle", "torch.load(", "eval(", "exec("])
 def test_nothing_a_user_hands_in_can_run(word):
     for path in _modules():

@@ -134,6 +134,7 @@ def test_a_file_cut_anywhere_is_refused(small):
             open_arrays(path)
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_anywhere_is_refused(small):
     """In the header too. Only one that strikes the name of the checksum turns the file into one that has none."""
     path, whole = small
@@ -296,6 +297,7 @@ def test_a_kill_before_the_commit_leaves_a_temporary_name_only(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [f"{TEMPORARY}{process.pid}-x"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_time_leaves_a_whole_file(tmp_path):
     numbers = []
     for wait in (0.0, 0.003, 0.007, 0.012, 0.02):

@@ -290,6 +290,7 @@ SCENARIOS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world, names", [(2, tuple(SCENARIOS)), (4, ("plain", "a NaN on one"))])
 def test_several_processes_train_like_one(world, names, tmp_path, within):
     """Five faces a step, which neither two nor four share evenly; all copies are the same to the bit."""
@@ -306,6 +307,7 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
     assert not (tmp_path / "several" / "plain" / "model1").exists(), "rank 0 alone writes"
 
 
+@pytest.mark.slow
 def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
     """Three losses make a step here, and both stops lie between. Only rank 0 has the checkpoint."""
     given = {"gradient_accumulation": 3}
@@ -315,6 +317,7 @@ def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
         _equal({**one, "shown": []}, {**straight, "shown": []}, within, "in three parts")
 
 
+@pytest.mark.slow
 def test_going_back_to_a_checkpoint_that_only_one_has(tmp_path, within):
     given = {"iterations": 6, "poison": (4,), "nan": "rollback"}
     alone = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given})[""]
@@ -322,12 +325,14 @@ def test_going_back_to_a_checkpoint_that_only_one_has(tmp_path, within):
         _equal(one[""], alone, within, "rolled back")
 
 
+@pytest.mark.slow
 def test_a_request_to_one_stops_all_at_the_same_step(tmp_path):
     stopped = together(3, stop_on_the_last, tmp_path)
     assert stopped == [(4, True)] * 3
     assert CheckpointFolder(tmp_path / "model0").steps() == [4]
 
 
+@pytest.mark.slow
 def test_all_look_at_one_curve_for_a_learning_rate(tmp_path):
     expected, rate, _ = find_rate(SINGLE_PROCESS, tmp_path)
     (first, one, wrote), (second, other, also) = together(2, find_rate, tmp_path / "several")
@@ -335,6 +340,7 @@ def test_all_look_at_one_curve_for_a_learning_rate(tmp_path):
     assert one == other == pytest.approx(rate) and wrote and not also
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "failed"])
 def test_a_process_that_dies_ends_the_run(how, tmp_path):
     """In seconds, with one reason, and a checkpoint to go on from."""
@@ -348,11 +354,13 @@ def test_a_process_that_dies_ends_the_run(how, tmp_path):
     assert CheckpointFolder(tmp_path / "model0").load()[0].step == 3
 
 
+@pytest.mark.slow
 def test_machines_that_hold_different_faces_are_refused(tmp_path):
     silent, spoken = sorted(together(2, disagree, tmp_path), key=lambda end: end[1])
     assert silent[0] == FailedElsewhere.__name__ and "the masks of rank 1 differ from those of rank 0" in spoken[1]
 
 
+@pytest.mark.slow
 def test_a_restart_hears_nothing_of_the_start_before(tmp_path):
     """torchrun keeps the store while it starts its processes again; here the test does."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -362,6 +370,7 @@ def test_a_restart_hears_nothing_of_the_start_before(tmp_path):
     assert together(2, train_or_die, tmp_path, False, environment=kept) == [9, 9]
 
 
+@pytest.mark.slow
 def test_the_others_stay_until_the_first_is_done(tmp_path):
     """torchrun ends rank 0 as soon as another leaves with a code, and rank 0 may be saving."""
     log = tmp_path / "done"
@@ -369,6 +378,7 @@ def test_the_others_stay_until_the_first_is_done(tmp_path):
     assert left == [True] * 3
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_the_tensors_of_one_that_failed():
     begun = time.monotonic()
     first, *rest = together(3, fail_before_tensors)
@@ -376,12 +386,14 @@ def test_nobody_waits_for_the_tensors_of_one_that_failed():
     assert {end[2] for end in (first, *rest)} == {EXIT_FAILED} and time.monotonic() - begun < LIMIT_S / 2
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_one_that_left(tmp_path):
     begun = time.monotonic()
     first, other = together(2, leave_early)
     assert first is None and other[0] == FailedElsewhere.__name__ and time.monotonic() - begun < LIMIT_S / 2
 
 
+@pytest.mark.slow
 def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
     monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=0.5))
     monkeypatch.setattr(distributed, "_HEARTBEAT_S", 0.1)
@@ -449,6 +461,7 @@ def _flags(faces, model):
             "--learning-rate", LEARNING_RATE, "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(faces, tmp_path, capsys, within):
     several, alone = tmp_path / "several", tmp_path / "alone"
     process = _torchrun(2, *_flags(faces, several), "-i", 10**6, "-s", 5)
@@ -471,6 +484,7 @@ def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(fac
     assert "going on" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_wrong_request_is_answered_once(faces, tmp_path):
     process = _torchrun(2, *_flags(faces, tmp_path / "model"), "-b", 1)
     _, err = _ended(process)
@@ -478,6 +492,7 @@ def test_a_wrong_request_is_answered_once(faces, tmp_path):
     assert "-b/--batch-size 1: 2 processes need at least one face each" in err
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_started_again(faces, tmp_path):
     """As a cluster does that gives a job back: rank 0 says so and leaves, and the others do not wait for its faces."""
     flags = [*_flags(faces, tmp_path / "model"), "-i", 3]
@@ -487,6 +502,7 @@ def test_a_finished_run_may_be_started_again(faces, tmp_path):
     assert process.returncode == 0 and out.count("3 iterations are trained already") == 1, out + err
 
 
+@pytest.mark.slow
 def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tmp_path):
     copied, limit = tmp_path / "copied", tmp_path / "limit"
     process = _torchrun(
@@ -501,6 +517,7 @@ def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tm
     assert copied.exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
     model = tmp_path / "model"
     process = _torchrun(2, *_flags(faces, model), "-i", 40, "-s", 10, restarts=1)

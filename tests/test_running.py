@@ -20,6 +20,8 @@ from swapfast.checkpoints.folder import CheckpointFolder
 from tests import crash_harness
 from tests.crash_harness import TrainingProcess
 
+pytestmark = pytest.mark.slow  # whole programs
+
 KILLS = 8
 
 

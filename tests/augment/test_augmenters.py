@@ -44,6 +44,7 @@ def tensors(result: Augmented) -> list[torch.Tensor]:
 BACKENDS = ("opencv", "torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, sizes", [(256, (256, 128, [64, 256])), (128, (128, 80, [96, 128]))])
 def test_backends_agree(device, at_least, size, sizes):
     faces, extra_masks = batch(8, size)

@@ -89,6 +89,7 @@ def test_a_switch_turns_its_amounts_off_and_moves_no_other(off, idle):
         assert name not in idle or not np.array_equal(getattr(everything, name), getattr(identity, name))
 
 
+@pytest.mark.slow
 def test_amounts_fill_their_ranges_evenly(within):
     n, size = 100_000, 512
     config = AugmentationConfig(
@@ -124,6 +125,7 @@ def test_amounts_fill_their_ranges_evenly(within):
     within("largest correlation of two slots", np.abs(correlation).max(), 5 / np.sqrt(n))
 
 
+@pytest.mark.slow
 def test_noise_of_landmarks_is_normal(within):
     """N(0, 2/256 of the size), the peer's, over a hundred thousand draws: each number, and any two, x and y too."""
     n, size = 100_000, 512

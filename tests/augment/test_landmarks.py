@@ -213,6 +213,7 @@ def read_by_definition(origin: np.ndarray, target: np.ndarray, active: np.ndarra
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [0.0, 0.3])
 @pytest.mark.parametrize("size", [48, 100])
 def test_nodes_read_where_the_definition_says(within, size, turn):
@@ -301,6 +302,7 @@ def test_golden_landmarks_land(golden, within, size):
     landing(within, f"{size} px", g[f"src_{size}"], g[f"dst_{size}"], size)
 
 
+@pytest.mark.slow
 def test_landmarks_of_photographs_land(photographs, within):
     """Of real faces, each warped to the most similar face of another picture."""
     size = 256
@@ -327,6 +329,7 @@ def test_ordinary_faces_are_warped_at_the_ends_of_all_settings(photographs):
         assert narrowed == 1 or (np.maximum(-origin, origin - size + 1).max((1, 2)) > 0.1 * size).mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_random_landmarks_land(within, size):
     landing(within, f"{size} px", faces_like(16, size, 5), faces_like(16, size, 6), size)
@@ -363,6 +366,7 @@ def test_the_step_by_itself_warps_to_landmarks(device):
         step.warp(faces, True, origin, match[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [True, False])
 def test_a_dot_on_a_landmark_appears_on_the_matchs(within, noisy):
     """Through the whole of OpenCVAugmenter, moved, flipped and warped: found by its centre of mass."""
@@ -506,6 +510,7 @@ def test_awkward_points_give_a_bounded_map(within, kind):
     within("unsettled, the same", (np.abs(nodes - lattice(size)).max((1, 2, 3)) / reach).max(), 1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settle", [True, False])
 @pytest.mark.parametrize("size", [64, 300])
 def test_the_kernel_gives_what_arrays_give(within, size, settle):

@@ -56,6 +56,7 @@ def test_failing_is_a_warning_with_its_last_words(tmp_path):
     assert said == ["warning: --after-save ended with code 7 for iteration 3: no such bucket"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", [None, "another process"])
 def test_a_further_signal_ends_the_waiting(tmp_path, reason):
     """After a run to its end the first one, after a stop a second one; a stop's own, handed on twice, does not."""
@@ -80,6 +81,7 @@ def test_a_further_signal_ends_the_waiting(tmp_path, reason):
     _wait(tmp_path / "late", "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["--stop-file", "--max-time"])
 def test_a_limit_does_not_end_the_waiting(tmp_path, limit):
     """One process may see the file or the clock after another one did, while the last copy is being made."""

@@ -58,6 +58,7 @@ def test_what_is_held_is_not_dropped(tmp_path):
     assert folder.steps() == [4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["zeros", "cut", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name, damage):
@@ -140,6 +141,7 @@ def test_nothing_but_damage_is_an_error_and_not_a_new_start(tmp_path):
         folder.load()
 
 
+@pytest.mark.slow
 def test_a_folder_is_held_by_one_process(tmp_path):
     folder = CheckpointFolder(tmp_path)
     program = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"
@@ -150,6 +152,7 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     assert free.stdout == "mine\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     """A limit on the size of written files stands for the disk: the kernel answers EFBIG."""
     folder = CheckpointFolder(tmp_path)
@@ -174,6 +177,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     assert "the disk is full" in result.stdout and "is whole" not in result.stdout, "the first save has no other"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", range(3))
 def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
     """Death at each file that is unlinked; what has a checkpoint's name is whole."""
@@ -202,6 +206,7 @@ def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000003", "checkpoint-00000004"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["save_file", "replace"])
 def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
     """The process dies in the middle of the second save; the third run finds the first and cleans up."""

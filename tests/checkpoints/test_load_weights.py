@@ -105,6 +105,7 @@ def test_frozen_parts_do_not_move_and_the_state_follows():
         freeze(model, ["encoder", "decoder_a", "decoder_b"])
 
 
+@pytest.mark.slow
 def test_the_table_of_a_network():
     """82,062,470 parameters is the peer's count of its 'original'."""
     model = original()

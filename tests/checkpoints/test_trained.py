@@ -52,6 +52,7 @@ def _has_weights_of(model, seed: int) -> bool:
     return all(torch.equal(value.cpu(), expected[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step, opened, name",
     [

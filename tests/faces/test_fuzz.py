@@ -24,6 +24,8 @@ import cli
 from swapfast.faces.png import SIGNATURE, walk_chunks, write_header
 from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 COUNT = 300

@@ -141,6 +141,7 @@ def on_the_whole_canvas(points: np.ndarray, size: int, name: str) -> np.ndarray:
     return cv2.GaussianBlur(canvas, (edge, edge), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 48, 64, 100, 128, 256, 384, 512])
 def test_features_made_in_part_of_the_canvas_are_those_of_the_whole(size):
     """Faces of all sizes, distorted too, within the crop, across each border and beyond it."""

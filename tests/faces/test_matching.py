@@ -68,6 +68,7 @@ def squares(points: np.ndarray) -> np.ndarray:
     return np.square(points.astype(np.float64)).sum(axis=(1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_table_is_aligned_as_its_records_are(setting, tmp_path):
     """To the bit, though a table is worked on in parts of some thousands."""
@@ -179,6 +180,7 @@ def test_any_number_of_faces_is_enough(n, m):
     assert pairs.shape == (6, 2, 68, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_choices", [1, 10, 50, 5000])
 def test_both_ways_are_the_exact_neighbours(num_choices):
     a, b = faces(700, 1), faces(1300, 2)
@@ -187,6 +189,7 @@ def test_both_ways_are_the_exact_neighbours(num_choices):
     assert np.array_equal(matcher.closest[1], brute_force(b, a, num_choices))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [200, 600])
 @pytest.mark.parametrize("offset", [0.0, 4000.0])
 def test_near_duplicates_far_from_the_origin_are_told_apart(copies, offset):
@@ -227,6 +230,7 @@ def test_one_face_far_off_does_no_harm():
     assert np.array_equal(nearest(b, a, 10), brute_force(b, a, 10))
 
 
+@pytest.mark.slow
 def test_block_size_does_not_matter():
     a, b = faces(500, 1, spread=1e-3), faces(2500, 2, spread=1e-3)
     whole = nearest(a, b, 10)

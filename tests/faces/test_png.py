@@ -172,6 +172,7 @@ def test_a_wrong_header_is_refused_with_its_reason(change, reason):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_mask_does_not_inflate():
     payload = a_full_payload()
     payload["alignments"]["mask"]["unet-dfl"]["mask"] = zlib.compress(bytes(200 << 20), 9)

@@ -235,6 +235,7 @@ CHANGES = {  # what happens -> (how, files that are read again beside those that
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_has_changed_is_read_and_nothing_else(folder, indexed, what):
     change, expected = CHANGES[what]
@@ -271,6 +272,7 @@ def test_files_as_new_as_the_scan_are_not_trusted(folder, indexed):
     assert_same(indexed(), scan_folder(folder))
 
 
+@pytest.mark.slow
 def test_many_random_changes_leave_the_index_right(folder, indexed):
     rng = random.Random(4)
     for turn in range(25):
@@ -295,6 +297,7 @@ def test_many_random_changes_leave_the_index_right(folder, indexed):
 # --- an index that is none --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_damaged_index_is_none(folder, indexed):
     indexed()
     whole = indexed.path.read_bytes()
@@ -351,6 +354,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FOREIGN)
 def test_an_index_that_another_program_wrote_is_none(folder, indexed, what):
     """Its checksum is right."""
@@ -401,6 +405,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_index_is_written_leaves_a_whole_one(folder, tmp_path):
     path, whole = tmp_path / "index.safetensors", many(folder, 5000)
     seen = set()
@@ -437,6 +442,7 @@ print(len(table.columns["kind"]), held, peak)
 """
 
 
+@pytest.mark.slow
 def test_a_face_costs_less_than_one_and_a_half_kib(folder, tmp_path, within):
     path = tmp_path / "index.safetensors"
     save_index(path, many(folder, 20_000))

@@ -71,6 +71,7 @@ def test_tensorboard_and_our_reader_see_the_same(tmp_path):
     assert len(list(EventFileLoader(str(path)).Load())) == 202
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_anywhere_never_raises(tmp_path, recwarn):
     """And gives the records that are whole, live or not."""
     path = _written(tmp_path, steps=3)
@@ -212,6 +213,7 @@ def test_a_folder_that_cannot_be(tmp_path):
         TorchTensorBoard(tmp_path / "logs")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported_where_it_is_installed(tmp_path):
     """It takes seconds, and all memory of a GPU."""
     (tmp_path / "tensorflow.py").write_text("raise RuntimeError('imported')")

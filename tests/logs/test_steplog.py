@@ -228,6 +228,7 @@ def test_a_single_step_is_seen(tmp_path):
     assert (np.abs(picture[TOP:-BOTTOM] - (190, 110, 30)).sum(axis=2) < 40).sum() > 20
 
 
+@pytest.mark.slow
 def test_a_users_style_does_not_change_the_plot(tmp_path):
     """A dark one, for every picture that Matplotlib makes; and no window system is looked for."""
     (tmp_path / "matplotlibrc").write_text("figure.facecolor: black\naxes.facecolor: black\ntext.usetex: True\n")
@@ -247,6 +248,7 @@ def test_a_users_style_does_not_change_the_plot(tmp_path):
     assert cv2.imread(str(tmp_path / "plot.png")).mean() > 240
 
 
+@pytest.mark.slow
 def test_training_does_not_import_what_only_a_plot_needs():
     program = (
         "import sys, pipelines.run.build, swapfast.optim.lr_finder\n"

@@ -130,6 +130,7 @@ def test_where_the_peer_is_wrong_ours_is_what_it_meant(golden, device, within, n
         assert abs(ours / wrong - 1) > 1e-4, f"{key}: the peer's defect, reproduced"
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("key", ["64", "128", "256"])
 def test_ms_ssim_is_the_peers(golden, device, within, key):
@@ -158,6 +159,7 @@ def test_ms_ssim_is_the_peers(golden, device, within, key):
         within(f"ms_ssim {key} per item, but for leaps, relative", (error / items64).max(), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip"])
 def test_shortcuts_equal_the_formula_written_plainly(device, within, name):
     """In float64, where nothing is lost in rounding."""
@@ -212,6 +214,7 @@ def _random_pair(name, size, seed=3):
     return true, torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_gradient_in_float64(name):
     size = {"ms_ssim": 48, "laploss": 32}.get(name, 12)
@@ -333,6 +336,7 @@ def test_pictures_stay_as_they_were_and_the_target_gets_no_gradient(device, name
     assert true.grad is None and pred.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip", "laploss", "ffl"])
 def test_a_compiled_step_gets_the_same(device, name):
     """Not fused by the compiler's second half, which takes long and is not ours."""

@@ -19,6 +19,7 @@ def _parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_plan():
     assert _parameters(original()) == 82_062_470
     assert 835_000 < _parameters(tiny()) < 845_000
@@ -28,6 +29,7 @@ def test_sizes_are_those_of_the_plan():
     assert _parameters(original(lowmem=True)) == sum(k * k * i * o + o for k, i, o in encoder + 2 * decoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize("learn_mask", [False, True])
 def test_outputs(device, name, learn_mask):
@@ -88,6 +90,7 @@ def _keras_forward(image: np.ndarray, layers: list, plan: str) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 def test_keras_layout_computes_the_same(within):
     """Written against Keras' conventions (interop notes), so a mistake in either direction shows."""
     model = original().initialise(3).eval()

@@ -58,6 +58,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
 @pytest.mark.parametrize("trained", [0, 3])
 def test_a_search_leaves_no_trace(case, trained, tmp_path, device):
@@ -83,6 +84,7 @@ def test_a_search_leaves_no_trace(case, trained, tmp_path, device):
         assert losses[0] == losses[1] if exact else losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_found_trains_well_and_is_drawn(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
     seen = []
@@ -115,6 +117,7 @@ def test_what_is_found_trains_well_and_is_drawn(tmp_path, device):
     assert last < 0.8 * first
 
 
+@pytest.mark.slow
 def test_stronger_is_faster(tmp_path, device):
     rates = {}
     for strength in ("default", "aggressive", "extreme"):
@@ -125,6 +128,7 @@ def test_stronger_is_faster(tmp_path, device):
     assert rates["extreme"] == pytest.approx(4 * rates["default"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_where_nothing_falls_nothing_is_found(tmp_path, device):
     """Rates that move nothing: the rate stays, the result says so."""
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
@@ -167,6 +171,7 @@ def test_a_search_without_a_finite_loss_leaves_no_graph_of_another(tmp_path, dev
     assert [path.name for path in folder.iterdir()] == ["lr_finder.json"]
 
 
+@pytest.mark.slow
 def test_graph_and_exit_sets_nothing(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, rewinds=True)
     assert trainer.optimizer.find_learning_rate(trainer, 20, 1e-5, 10.0, mode="graph_and_exit")

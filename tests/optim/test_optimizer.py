@@ -211,6 +211,7 @@ def test_only_kernels_decay(device):
         assert changed == [True, False, True], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("method", ["none", "autoclip", "norm"])
 def test_state_goes_out_and_in_to_the_bit(name, method, device):
@@ -305,6 +306,7 @@ def test_a_norm_that_overflows_names_the_largest_gradient(device):
     assert optimizer.parameter_name(int(optimizer.report["nonfinite/parameter"])) == "bias"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("scaled", [False, True])
@@ -372,6 +374,7 @@ def test_a_scaled_loss_makes_the_same_steps(device, within):
         within(method, worst, 1e-7)
 
 
+@pytest.mark.slow
 def test_the_scale_moves_as_torchs(device):
     """Overflows here and there over three growth intervals."""
     ours = LossScaler(device)

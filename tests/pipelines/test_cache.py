@@ -103,6 +103,7 @@ def test_a_store_is_a_safetensors_file_that_others_read(folder, tmp_path):
     assert np.array_equal(arrays["faces"], made.store.faces) and arrays["reasons"].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -149,6 +150,7 @@ def _filling(folder, cache, size=48, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, tmp_path):
     for copy in range(8):
         for path in list(folder.glob("000[0-9]*")):
@@ -168,6 +170,7 @@ def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, 
     assert not list(cache.glob(f"{TEMPORARY}*")), "and what it left is gone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "jpg"])
 def test_a_stop_while_a_store_is_written_keeps_what_is_decoded(folder, tmp_path, encoding, monkeypatch):
     """For the next start to go on from; by threads, by processes and by DALI."""
@@ -189,6 +192,7 @@ def test_a_stop_while_a_store_is_written_keeps_what_is_decoded(folder, tmp_path,
         assert len(list(cache.glob("store-*"))) == 1 and not list(cache.glob(f"{TEMPORARY}*"))
 
 
+@pytest.mark.slow
 def test_two_runs_that_want_the_same_store_make_it_once(folder, tmp_path):
     processes = [_filling(folder, tmp_path / "cache") for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]
@@ -197,6 +201,7 @@ def test_two_runs_that_want_the_same_store_make_it_once(folder, tmp_path):
     assert _same(cached_store(tmp_path / "cache", SPEC, open_source(folder)).store, _expected(folder))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
@@ -314,6 +319,7 @@ def test_where_faces_are_kept(tmp_path, device):
 # --- prepared sets ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, within):
     """A raw one to the bit, a JPEG one to its quality; from the store, from memory and batch by batch."""

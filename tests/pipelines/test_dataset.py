@@ -106,6 +106,7 @@ def test_the_order_of_several_sets_is_the_peers(golden):
             several.shuffle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [(10, 4), (3, 11), (6, 6), (1, 7), (25, 24)])
 def test_no_face_of_the_short_side_is_left_out(counts):
     """Epochs one after another are whole permutations, of each set for itself; a new order every time."""
@@ -326,6 +327,7 @@ def faces_240(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_the_share_held_out_is_that_asked_for(faces_240, share):
     """Within 4.5 standard deviations of a binomial."""
@@ -339,6 +341,7 @@ def test_the_share_held_out_is_that_asked_for(faces_240, share):
     assert np.array_equal(faces.rows, faces.members) and np.array_equal(faces.validation, faces.validation_members)
 
 
+@pytest.mark.slow
 def test_a_larger_share_holds_out_the_same_and_more(faces_240):
     held = [held_names(small_set(faces_240, share))[1] for share in (0.1, 0.3, 0.5)]
     assert held[0] < held[1] < held[2]
@@ -356,6 +359,7 @@ def test_no_share_is_more_likely_than_another():
     assert held_out_mask(edges, 0.5).tolist() == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_the_same_picture_is_always_on_the_same_side(faces_240, tmp_path):
     """In another folder, under another name, in another order, with a new mask or other landmarks in its header."""
     _, held = held_names(small_set(faces_240, 0.3))

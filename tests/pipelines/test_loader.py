@@ -144,6 +144,7 @@ def test_held_batches_keep_their_pixels(make, schedule):
     assert all(_equal(batch, again.batch(batch.step)) for batch in held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank, world", [(0, 1), (1, 4)])
 @pytest.mark.parametrize("batches_per_call", [1, 3, 8])
 def test_batches_made_together_are_those_made_one_by_one(make, matcher, batches_per_call, rank, world):
@@ -180,6 +181,7 @@ def test_few_large_faces_are_made_together(faces, size, batches_per_call):
     assert schedule.batches_per_call == batches_per_call
 
 
+@pytest.mark.slow
 def test_the_two_backends_agree(make, at_least):
     """By design: geometry to 55 dB, whole targets to 43 dB, feeds to 38 dB."""
 
@@ -257,6 +259,7 @@ def _feeds(sides, device, cache, backend="opencv"):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_gpu_host_and_off_give_the_same_bits(make, sides, device, tmp_path, backend):
     """Over two epochs of the smaller side (9 faces, 6 a step), started anew in the middle, and backwards."""
@@ -270,6 +273,7 @@ def test_gpu_host_and_off_give_the_same_bits(make, sides, device, tmp_path, back
         assert all(_equal(backwards.batch(step), expected[step]) for step in (3, 1, 0, 1)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world, batch", [(2, 6), (4, 6), (3, 7)])
 def test_ranks_together_see_what_one_process_sees(make, sides, tmp_path, world, batch, device):
     """Also where the batch does not divide, and from every kind of store."""
@@ -424,6 +428,7 @@ def _timelapse(sides, folder, images=2, **more) -> Timelapse:
     return Timelapse(model, [side.source for side in sides], config, Samples(0.75, True), folder=folder, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images, longest", [(3, 4096), (3, 400), (1, 301)])
 def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, images, longest):
     """Even in width and height, no longer than encoders take, and the sheet otherwise."""

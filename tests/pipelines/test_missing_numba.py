@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[2]
 # Words of several requests to what each of them gave: exit code, stdout, stderr. One process for all: torch takes
 # seconds to import.

@@ -37,6 +37,7 @@ def test_each_epoch_has_an_order_of_its_own():
     assert len({tuple(epoch) for epoch in stream.reshape(4, 64)}) == 4
 
 
+@pytest.mark.slow
 def test_the_order_is_uniform():
     """Over many epochs every face comes first about equally often: chi-square of 10 faces, 99.9 % quantile 27.9."""
     sampler = Sampler(5, (10, 10), 10)
@@ -149,6 +150,7 @@ def test_a_spare_is_a_pure_function_within_its_side():
     assert {Sampler(9, (1, 1), 8).spare(*what) for what in asked} == {0}
 
 
+@pytest.mark.slow
 def test_spares_are_uniform():
     """Chi-square of 10 faces, 99.9 % quantile 27.9: over ordinals, and over the attempts at one."""
     sampler = Sampler(5, (10, 10), 8)

@@ -45,6 +45,7 @@ def test_the_psnr_counts_what_lies_inside_the_mask():
     assert masked_psnr(made, true, mask)[0] == pytest.approx(-10 * np.log10(0.01 * 4 / 6))
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_near_nothing(truth, model):
     result = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth)
     assert result.pairs == 4

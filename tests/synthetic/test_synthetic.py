@@ -52,6 +52,7 @@ def psnr(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> float:
     return -10 * math.log10(error / 255**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pose", POSES)
 @pytest.mark.parametrize("point", [27, 28, 30])
 def test_a_mole_painted_at_a_landmark_shows_at_that_landmark(pose, point, within):
@@ -61,6 +62,7 @@ def test_a_mole_painted_at_a_landmark_shows_at_that_landmark(pose, point, within
     within("px from mole to landmark", np.linalg.norm(centre(moved) - landmarks[point]), 0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pose", POSES)
 def test_iris_and_lip_colour_lie_inside_their_landmarks(pose, within):
     person = draw_identities(2)[0]
@@ -79,6 +81,7 @@ def test_iris_and_lip_colour_lie_inside_their_landmarks(pose, within):
     assert (moved[cv2.erode(lips.astype(np.uint8), square) > 0] > 0.02).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_face_and_nothing_else():
     for seed, scene in enumerate(scenes(6), 1):
         for person in draw_identities(seed):
@@ -126,6 +129,7 @@ def test_a_truth_pair_differs_in_the_person_only(within):
         assert all(np.sign(t) == np.sign(scene.pose.yaw) for t in turned) or abs(scene.pose.yaw) < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_the_two_people_are_apart_whatever_the_seed(seed):
     a, b = draw_identities(seed)
@@ -146,6 +150,7 @@ def test_pose_and_light_spread(seed):
     assert f"{spread.yaw_deviation:.2f} rad" in str(spread) and "\n" not in str(spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", (64, 100, 512))
 def test_landmarks_scale_with_the_picture(size, within):
     person, scene = draw_identities(1)[1], scenes(3)[2]
@@ -161,6 +166,7 @@ def files(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_number_alone(tmp_path):
     told = []
     few = synthesize(tmp_path / "few", faces=2, size=64, pairs=1, seed=9, workers=1)
@@ -207,6 +213,7 @@ def test_a_taken_folder_is_left_alone(tmp_path):
     assert not (tmp_path / "empty" / "truth").exists() and len(files(tmp_path / "empty")) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", (1, 2))
 def test_an_interrupted_run_leaves_nothing(tmp_path, workers):
     def stop(done: int, total: int) -> None:

@@ -71,6 +71,7 @@ def _trainer(tmp_path, **run) -> Trainer:
     return Trainer(model, loss, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(), run)
 
 
+@pytest.mark.slow
 def test_one_step_does_what_is_due(tmp_path):
     """A checkpoint every third, a snapshot every fourth; a picture of each and where one is asked for."""
     sheets, preview, film = [], Preview(), Film()
@@ -99,6 +100,7 @@ def test_a_checkpoint_is_copied_though_no_picture_of_it_can_be_written(tmp_path)
     assert copied.read_text() == "2\n" and trainer.run.checkpoints.steps() == [2]
 
 
+@pytest.mark.slow
 def test_the_backup_is_the_lowest_average_of_enough_steps(tmp_path):
     trainer = _trainer(tmp_path, save_interval=4)
     for _ in range(12):

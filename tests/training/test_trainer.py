@@ -107,11 +107,13 @@ def _same_weights(trainer, reference, device):
     )
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path, device):
     losses = _losses(_trainer(tmp_path, device, 60), 60)
     assert sum(map(sum, losses[-5:])) < 0.7 * sum(map(sum, losses[:5]))
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_step_lets_the_last_copy_finish(tmp_path, device):
     """--nan rollback saves before the first step; a second request must not break off what runs after that save."""
     limit, copied, said = tmp_path / "limit", tmp_path / "copied", []
@@ -129,11 +131,13 @@ def test_a_stop_before_the_first_step_lets_the_last_copy_finish(tmp_path, device
     assert copied.exists() and said == [] and CheckpointFolder(tmp_path / "model").steps() == [0]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(tmp_path, device):
     first, again = (_losses(_trainer(tmp_path, device, 9), 6) for _ in range(2))
     assert first == again if device.type == "cpu" else first == pytest.approx(again, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 5])
 def test_resuming_is_exact(tmp_path, device, stop):
     """20 losses after a stop equal those of a run without one, bit for bit on a CPU."""
@@ -167,6 +171,7 @@ def test_a_request_to_stop_saves_that_step(tmp_path, device):
     assert trainer.run.stop.reason == "SIGTERM" and trainer.run.checkpoints.steps() == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_resuming_is_exact_in_the_middle_of_everything(name, tmp_path, device):
     """Warm-up, an accumulation and a history of norms that has begun to forget, through checkpoints on the disk."""
@@ -187,6 +192,7 @@ def test_resuming_is_exact_in_the_middle_of_everything(name, tmp_path, device):
     assert pieces == straight if device.type == "cpu" else pieces == pytest.approx(straight, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 def test_no_answer_changes_a_run_that_needs_none(policy, tmp_path, device):
     trainer = _trainer(tmp_path / policy, device, 5, interval=2, nan=policy)
@@ -196,6 +202,7 @@ def test_no_answer_changes_a_run_that_needs_none(policy, tmp_path, device):
     _same_weights(trainer, reference, device)
 
 
+@pytest.mark.slow
 def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
     said = (
         r"the loss \(ssim of side A, mae of side A\) became non-finite at iteration 5 \(ordinals 12 to 14 of each "
@@ -245,6 +252,7 @@ def test_weights_that_overflow_are_never_saved(tmp_path, device):
     assert CheckpointFolder(tmp_path / "model").steps() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 def test_skipping_leaves_out_the_step_and_no_more(part, tmp_path, device):
     """The run equals one whose batches lack the broken ones, but for the count; resuming is exact too."""
@@ -265,12 +273,14 @@ def test_skipping_leaves_out_the_step_and_no_more(part, tmp_path, device):
     assert averages and all(np.isfinite(float(value)) for value in averages)
 
 
+@pytest.mark.slow
 def test_skipping_has_an_end(tmp_path, device):
     trainer = _trainer(tmp_path, device, 99, interval=5, poison=range(7, 99), nan="skip")
     with pytest.raises(SwapfastError, match=r"iteration 17 .*the 10th step in a row; the checkpoint of iteration 15"):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_skipping_has_an_end_where_batches_are_added_up(tmp_path, device):
     """One broken batch of two leaves out the step, and the good one after it is no reason to hope."""
     config = OptimizerConfig(gradient_accumulation=2)
@@ -290,6 +300,7 @@ def test_a_gradient_of_several_batches_names_them_all(tmp_path, device):
         trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("noticed", [0.0, 1e9])
 def test_going_back_takes_the_last_checkpoint_and_the_next_batch(part, noticed, tmp_path, device):
@@ -323,6 +334,7 @@ def test_going_back_at_the_very_beginning(tmp_path, device):
     assert trainer.step == 4 and CheckpointFolder(tmp_path / "model").steps() == [0, 4]
 
 
+@pytest.mark.slow
 def test_going_back_has_an_end(tmp_path, device):
     trainer = _trainer(tmp_path, device, 40, interval=2, poison=range(5, 40), nan="rollback", rewinds=True)
     with pytest.raises(SwapfastError, match=r"iteration 11 .*--nan rollback: it went back 5 times already.*lower") as e:
@@ -345,6 +357,7 @@ def test_going_back_over_weights_that_overflowed(tmp_path, device):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns(precision, tmp_path, device):
     """And saves and resumes; the weights stay float32."""
@@ -386,6 +399,7 @@ def test_logs_that_cannot_be_written_do_not_stop_the_run(tmp_path, device):
     assert len(said) == 1 and "No space left" in said[0]
 
 
+@pytest.mark.slow
 def test_the_line_and_the_scalars(tmp_path, device):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

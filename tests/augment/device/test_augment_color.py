@@ -303,6 +303,7 @@ def lightness_of(kind: str, n: int, size: int) -> np.ndarray:
     ).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 131, 200, 255, 256, 384, 511, 512])
 def test_clahe_is_opencvs(device, within, size):
     """Every grid that any configuration can draw, all in one batch, whether it divides the size or not.
@@ -319,6 +320,7 @@ def test_clahe_is_opencvs(device, within, size):
         within(f"{kind}: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_limit", [1.0, 2.0, 3.3, 4.0, 40.0])
 @pytest.mark.parametrize("size", [33, 64, 100, 256])
 def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):
@@ -356,6 +358,7 @@ def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at
     assert psnr(ours, corrected_color(faces, d.lab, d.clahe_grid, float(other_limit))) < 40, "and it matters"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, grid", [(32, 2), (33, 10), (50, 3), (64, 4), (64, 9)])
 def test_clahe_follows_its_definition(device, within, size, grid):
     """In float64 a tie may round otherwise than in OpenCV's float32."""

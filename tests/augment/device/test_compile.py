@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from torch._dynamo.utils import counters
 
@@ -27,6 +28,7 @@ def images(result) -> list[torch.Tensor]:
     return [result.feed, *result.targets]
 
 
+@pytest.mark.slow
 def test_eager_and_compiled_agree_and_nothing_is_compiled_twice(device, within):
     torch._dynamo.reset()
     counters.clear()
@@ -68,6 +70,7 @@ def test_eager_and_compiled_agree_and_nothing_is_compiled_twice(device, within):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiled_clahe_is_opencvs(device, within):
     """On whole levels, where nothing lies between two."""
     torch._dynamo.reset()

@@ -118,6 +118,7 @@ def test_colours_are_those_of_8_bits_but_for_its_rounding(within):
     assert difference[..., :3].any() and not difference[..., 3].any()
 
 
+@pytest.mark.slow
 def test_compiled_anew_where_there_is_no_folder_to_keep_it(tmp_path):
     """One kernel that compiles fast stands for all."""
     (tmp_path / "file").write_text("no folder")
@@ -130,6 +131,7 @@ def test_compiled_anew_where_there_is_no_folder_to_keep_it(tmp_path):
     assert ended.returncode == 0 and np.allclose(json.loads(ended.stdout), [0, 0.2, 1]), ended.stderr
 
 
+@pytest.mark.slow
 def test_compiled_anew_where_nothing_can_be_kept(tmp_path):
     """No room in the folder of Numba's cache: slower to start, the same bits."""
     faces = pictures(2, 64, 4)

@@ -48,6 +48,7 @@ def test_warped_as_one_at_a_time(size, nodes, within):
     within(f"{size} px, {nodes} nodes, share of values", (difference > 0).mean(), 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, STACKED_UP_TO, STACKED_UP_TO + 16])
 @pytest.mark.parametrize("mask_count", [0, 1, 2, 5])
 def test_a_face_does_not_depend_on_the_stack_it_is_in(size, mask_count):

@@ -46,6 +46,7 @@ def _tensors(held):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_they_are_the_faces_held_out_and_not_augmented(sets, device, backend):
     seen = {0: [], 1: []}
@@ -64,6 +65,7 @@ def test_they_are_the_faces_held_out_and_not_augmented(sets, device, backend):
         assert np.abs(np.stack(seen[side]) - stored).max() <= 1.01
 
 
+@pytest.mark.slow
 def test_every_time_and_from_every_cache_the_same(sets, device):
     first = _tensors(_held_out(sets["host"], device))
     assert {side for side, *_ in first} == {0, 1}
