@@ -13,20 +13,23 @@ import torch
 from pipelines.cache import cached_store, has_space, store_path
 from pipelines.dataset import TrainSet, bad_faces, open_source
 from pipelines.feed import DecodeFeed, DeviceFeed, Feed, HostFeed, PreparedFeed
-from pipelines.fill import FaceSource, fill_store
+from pipelines.fill import UNUSABLE, FaceSource, Progress, fill_store
 from pipelines.matches import cached_find_closest
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
 from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.faces.crop import crop_shares
+from swapfast.faces.crop import crop_shares, spread_indices
+from swapfast.faces.masks import DRAWN_TYPES, face_mask
 from swapfast.faces.matching import LandmarkMatcher
+from swapfast.faces.reader import BadFace
 from swapfast.faces.table import FaceTable, index_path, load_index, save_index
-from swapfast.system import available_memory
+from swapfast.system import available_memory, on_all_cores
 
 FEW_FACES = 25  # fewer faces are mostly learned by heart
 DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches need the rest
 MEMORY_SHARE = 0.5
+MASKS_READ = 1000  # at the start, of a folder whose faces are decoded batch by batch
 
 ProgressFactory = Callable[[str], Callable[[int, int], None]]  # description -> what is told (done, total)
 Log = Callable[[str], None]  # is given a line
@@ -146,12 +149,35 @@ def make_train_set(
     elif cache_mode in ("memory", "gpu"):
         store = HostStore.in_memory(spec, len(source))
         bad = bad_faces(source, fill_store(spec, source, store, progress=decoding))
+    elif "face" in spec.masks and source.prepared is None:
+        bad = faces_without_mask(source, spec, progress(f"reading masks of {source.folder.path}"))
     if bad:
         names = {face.path.name for face in bad}
         rows = np.array([i for i in range(len(source)) if source.folder.records.name(i) not in names], np.int64)
         source = source.without(bad)
     source.folder.require_all_good(skip_bad)
     return TrainSet.from_source(side, source, spec, store, rows, share)
+
+
+def faces_without_mask(source: FaceSource, spec: StoreSpec, progress: Progress) -> list[BadFace]:
+    """Return the faces whose masks do not show them, of MASKS_READ spread over a folder that is not decoded at once.
+
+    The masks of the others are judged when they are decoded. Drawn masks need no look.
+    """
+    if spec.mask.mask_type in DRAWN_TYPES:
+        return []
+    indices = np.unique(spread_indices(len(source), MASKS_READ)).tolist()
+
+    def reason_of(index: int) -> str | None:
+        record = source.folder.records[index]
+        try:
+            face_mask(record, spec.crop, spec.mask, spec.size)
+        except UNUSABLE as error:
+            return str(error).removeprefix(f"{record.path}: ")
+        return None
+
+    reasons = on_all_cores(reason_of, indices, None, progress)
+    return bad_faces(source, {index: reason for index, reason in zip(indices, reasons) if reason})
 
 
 def make_feed(

@@ -59,6 +59,14 @@ def read_gray(path: Path) -> np.ndarray:
     return _decode(read_bytes(path), cv2.IMREAD_GRAYSCALE)
 
 
+def read_unconverted(path: Path) -> np.ndarray | None:
+    """Return a picture with the type and the channels that it is stored with, None if it cannot be decoded."""
+    try:
+        return cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    except (ValueError, cv2.error):
+        return None
+
+
 _ROWS = 64  # of a 16-bit picture that are converted at a time
 
 

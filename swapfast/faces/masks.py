@@ -16,7 +16,8 @@ from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, resize_matrix, sample_square, shifted
-from swapfast.faces.image import read_gray
+from swapfast.faces.image import read_gray, read_unconverted
+from swapfast.faces.mask_check import mask_fault
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.points import transform_points
 
@@ -99,6 +100,9 @@ def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int,
         pixels = stored.pixels()
     except ValueError as error:
         raise SwapfastError(f"{record.path}: mask {kind!r}: {error}") from error
+    matrix = record.alignment.matrix(stored.stored_size, stored.stored_centering)
+    if fault := mask_fault(pixels, transform_points(matrix, record.landmarks)):
+        raise SwapfastError(f"{record.path}: its mask {kind!r} does not show the face: {fault}")
     cleaned = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
     return crop_stored(cleaned, stored, record, crop, size, margin)
 
@@ -116,7 +120,7 @@ def face_mask_in(
     if mask.mask_type != "file":
         return _drawn_face(transform_points(matrix, record.landmarks).astype(np.float32), mask, edge)
     # Sampled exactly as its picture, but with zeros outside: there is no face there.
-    pixels = sample_square(read_mask_file(record), matrix, edge, border=cv2.BORDER_CONSTANT)
+    pixels = sample_square(read_face_mask(record), matrix, edge, border=cv2.BORDER_CONSTANT)
     return dilate(pixels, mask.dilation)
 
 
@@ -260,6 +264,16 @@ def read_mask_file(record: FaceRecord) -> np.ndarray:
         raise SwapfastError(
             f"{path}: the mask is {pixels.shape[1]}x{pixels.shape[0]}, its picture {record.width}x{record.height}"
         )
+    return pixels
+
+
+def read_face_mask(record: FaceRecord) -> np.ndarray:
+    """Return the picture's mask file like ``read_mask_file``. Raises SwapfastError if it does not show the face."""
+    pixels = read_mask_file(record)
+    if mask_fault(pixels, record.landmarks):
+        assert record.mask_file is not None
+        fault = mask_fault(pixels, record.landmarks, read_unconverted(record.mask_file))
+        raise SwapfastError(f"{record.path}: its mask {record.mask_file.name} does not show the face: {fault}")
     return pixels
 
 

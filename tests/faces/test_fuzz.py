@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import cli
+from swapfast.faces.masks import draw_face
 from swapfast.faces.png import SIGNATURE, walk_chunks, write_header
 from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
@@ -84,7 +85,9 @@ def _sources(folder: Path) -> dict[str, list[Face]]:
     write_head(folder / "head1.png", edge=90, payload=a_payload(a_face(degrees=9)), seed=1)
     for index, name in enumerate(("plain.png", "photo.jpg")):
         picture = a_picture(200, 210, index)
-        write_plain(folder / name, picture, a_face(60, (70, 60)), cv2.GaussianBlur(picture[..., 0], (0, 0), 5))
+        landmarks = a_face(60, (70, 60))
+        mask = cv2.GaussianBlur(draw_face(landmarks, 210)[:, :200], (0, 0), 5)
+        write_plain(folder / name, picture, landmarks, mask)
     heads = sorted((SHARED / "golden" / "faces").glob("*.png"))[::2]
     photographs = sorted((SHARED / "faces" / "aligned").glob("*/*.jpg"))[::12]
     return {

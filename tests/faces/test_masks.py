@@ -398,7 +398,8 @@ def test_masks_come_in_the_order_asked_for_and_lie_on_their_features():
 def test_a_mask_file_is_cut_exactly_as_its_picture(tmp_path, size, within):
     rng = np.random.default_rng(3)
     soft = cv2.GaussianBlur(rng.uniform(0, 255, (380, 420)).astype(np.float32), (0, 0), 8)
-    mask = np.clip((soft - soft.mean()) * 12 + 128, 0, 255).astype(np.uint8)
+    texture = np.clip((soft - soft.mean()) * 12 + 128, 0, 255).astype(np.uint8)
+    mask = np.maximum(texture // 2, draw_parts(a_face(), 420, FACE_PARTS)[:380])
     picture = cv2.merge([mask] * 3)  # a picture that is its own mask must stay so
     write_plain(tmp_path / "one.png", picture, a_face(), mask)
     (record,) = scan_folder(tmp_path).records
@@ -409,7 +410,9 @@ def test_a_mask_file_is_cut_exactly_as_its_picture(tmp_path, size, within):
 
 def test_outside_the_picture_there_is_no_face(tmp_path):
     picture = a_picture(200, 200)
-    write_plain(tmp_path / "one.png", picture, a_face(scale=120, shift=(40, 90)), np.full((200, 200), 255, np.uint8))
+    white = np.full((200, 200), 255, np.uint8)
+    white[:40] = 0  # above the face; a mask that is white all over does not show it
+    write_plain(tmp_path / "one.png", picture, a_face(scale=120, shift=(40, 90)), white)
     (record,) = scan_folder(tmp_path).records
     mask = training_masks(record, CropConfig(centering="head"), MaskConfig(mask_type="file"), 96, ["face"])
     assert mask[-3:].max() == 0 and mask[48, 48] == 255
