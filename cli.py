@@ -14,8 +14,9 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.config import TrainConfig
-from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, unknown_name
+from swapfast.config import MOST_ITERATIONS, TrainConfig
+from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
+from swapfast.files import check_path
 from swapfast.options import Setting, settings
 from swapfast.sources import choose
 from swapfast.stop import StopRequest
@@ -44,6 +45,8 @@ Settings of train, prepare and augment are read from the environment too, for co
 full, SWAPFAST_OPTIMIZER_LEARNING_RATE=1e-4. A flag ranks over a variable, a variable over the file of -C, the file over
 what a resumed model keeps."""
 
+_MOST_DIGITS = 40
+_LONGEST_LINE = 400  # characters of what argparse says of a wrong flag
 # The settings that these commands take, as flags and as variables.
 _PREPARE_SETTINGS = ("crop.", "mask.", "run.skip_bad")
 _AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.skip_bad")
@@ -53,7 +56,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors that answer an unknown flag with the nearest known one."""
 
     def error(self, message: str) -> None:
-        raise SwapfastError(message.removeprefix("argument "))
+        words = " ".join(message.removeprefix("argument ").split())
+        raise SwapfastError(words if len(words) <= _LONGEST_LINE else f"{words[:_LONGEST_LINE]} ...")
 
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
         parsed, unknown = self.parse_known_args(arguments)
@@ -64,26 +68,55 @@ class _Parser(argparse.ArgumentParser):
             flags = [flag for action in command._actions for flag in action.option_strings]
             if unknown[0].startswith("-"):
                 raise unknown_name(f"flag for {parsed.command}", unknown[0].split("=")[0], flags)
-            raise SwapfastError(f"{parsed.command}: unexpected {unknown[0]!r}; see `swapfast {parsed.command} --help`")
+            raise SwapfastError(
+                f"{parsed.command}: unexpected {shortened(unknown[0])}; see `swapfast {parsed.command} --help`"
+            )
         return parsed
 
 
+def _whole(text: str) -> int | None:
+    """Return the whole number that ``text`` is, None for another text and for more digits than any of ours has."""
+    return int(text) if text.removeprefix("-").isdecimal() and len(text) <= _MOST_DIGITS else None
+
+
+def _number(text: str) -> int:
+    number = _whole(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number")
+    return number
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
-    return int(text)
+    number = _whole(text)
+    if number is None or number < 1:
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number of at least 1")
+    return number
 
 
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 0")
-    return int(text)
+def _iteration(text: str) -> int:
+    number = _whole(text)
+    if number is None or not 0 <= number <= MOST_ITERATIONS:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(text)}: must be a whole number of at least 0 and at most {MOST_ITERATIONS}"
+        )
+    return number
 
 
 def _checkpoint(text: str) -> str | int:
-    if text != "best" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: give an iteration, or best")
-    return text if text == "best" else int(text)
+    if text == "best":
+        return text
+    number = _whole(text)
+    if number is None or not 0 <= number <= MOST_ITERATIONS:
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: give an iteration, or best")
+    return number
+
+
+def _path(text: str) -> Path:
+    try:
+        check_path(text, "")
+    except SwapfastError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from None
+    return Path(text)
 
 
 class _Bare(argparse.Action):
@@ -148,21 +181,21 @@ def _make_parser() -> _Parser:
         return added
 
     make = command("synthesize", _synthesize, "draw faces of two made-up people, with exact landmarks and masks")
-    make.add_argument("out", type=Path, metavar="OUT", help="a new folder: OUT/a, OUT/b, OUT/truth/a, OUT/truth/b")
-    make.add_argument("--faces", type=int, default=300, help="faces per side; default 300")
-    make.add_argument("--size", type=int, default=256, help="edge in px; default 256")
-    make.add_argument("--pairs", type=int, default=40, help="true swaps; default 40")
-    make.add_argument("--seed", type=int, default=1, help="the people follow from it; default 1")
+    make.add_argument("out", type=_path, metavar="OUT", help="a new folder: OUT/a, OUT/b, OUT/truth/a, OUT/truth/b")
+    make.add_argument("--faces", type=_number, default=300, help="faces per side; default 300")
+    make.add_argument("--size", type=_number, default=256, help="edge in px; default 256")
+    make.add_argument("--pairs", type=_number, default=40, help="true swaps; default 40")
+    make.add_argument("--seed", type=_number, default=1, help="the people follow from it; default 1")
 
     look = command("inspect", _inspect, "say what a folder of faces or a prepared set holds and list every bad file")
-    look.add_argument("folder", type=Path, metavar="FOLDER")
+    look.add_argument("folder", type=_path, metavar="FOLDER")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
     train = command("train", _train, "train a model on two folders of faces, or go on training it", ("",))
     train.add_argument(
         "-C",
         "--config",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="settings from a TOML file, which may hold a whole run (--print-config); its relative paths are relative "
         "to the working directory, as those of flags are",
@@ -177,8 +210,8 @@ def _make_parser() -> _Parser:
     _add_settings(train, parts, "settings (a resumed model keeps its own unless they are given)")
 
     ready = command("prepare", _prepare, "make a portable set of a folder's faces at training size", _PREPARE_SETTINGS)
-    ready.add_argument("folder", type=Path, metavar="FOLDER")
-    ready.add_argument("out", type=Path, metavar="OUT", help="a new folder, to be given to train -A or -B")
+    ready.add_argument("folder", type=_path, metavar="FOLDER")
+    ready.add_argument("out", type=_path, metavar="OUT", help="a new folder, to be given to train -A or -B")
     ready.add_argument(
         "--format",
         choices=("jpeg", "raw"),
@@ -192,9 +225,9 @@ def _make_parser() -> _Parser:
     sheet = command(
         "augment", _augment, "draw a contact sheet of what training will see of a folder", _AUGMENT_SETTINGS
     )
-    sheet.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of faces, or a prepared set")
-    sheet.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the picture: .png or .jpg")
-    sheet.add_argument("-B", "--input-B", type=Path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
+    sheet.add_argument("folder", type=_path, metavar="FOLDER", help="a folder of faces, or a prepared set")
+    sheet.add_argument("-o", "--out", type=_path, required=True, metavar="FILE", help="the picture: .png or .jpg")
+    sheet.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
     sheet.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
     sheet.add_argument("--faces", type=_positive, default=8, help="rows; default 8")
     sheet.add_argument(
@@ -204,25 +237,25 @@ def _make_parser() -> _Parser:
     _add_settings(sheet, _AUGMENT_SETTINGS, "settings (as for train)")
 
     cache = command("cache", _cache, "list what a model's cache folder holds, or clear it")
-    cache.add_argument("folder", type=Path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
+    cache.add_argument("folder", type=_path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
     cache.add_argument("--clear", action="store_true", help="remove all of it: the next start decodes again")
     cache.add_argument("--json", action="store_true", help="print one JSON object")
 
     log = command("log", _log, "say how the training of a model went, and draw its losses")
-    log.add_argument("folder", type=Path, metavar="MODEL", help="a model folder")
-    log.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw the losses into this PNG")
+    log.add_argument("folder", type=_path, metavar="MODEL", help="a model folder")
+    log.add_argument("-o", "--out", type=_path, metavar="FILE", help="draw the losses into this PNG")
     log.add_argument("--json", action="store_true", help="print one JSON object")
 
     back = command("restore", _restore, "go back to a backup, a snapshot or an older checkpoint of a model")
-    back.add_argument("folder", type=Path, metavar="MODEL", help="a model folder that nobody trains in")
+    back.add_argument("folder", type=_path, metavar="MODEL", help="a model folder that nobody trains in")
     back.add_argument("--list", action="store_true", help="list what there is to go back to, and do nothing")
-    back.add_argument("--step", type=_not_negative, metavar="N", help="go back to iteration N; default: the backup")
+    back.add_argument("--step", type=_iteration, metavar="N", help="go back to iteration N; default: the backup")
     back.add_argument("--from", dest="name", metavar="NAME", help="go back to this folder of the list")
     back.add_argument("--json", action="store_true", help="print one JSON object")
 
     judge = command("evaluate", _evaluate, "measure a model against known true swaps")
-    judge.add_argument("-m", "--model-dir", type=Path, required=True, metavar="DIR")
-    judge.add_argument("--truth", type=Path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
+    judge.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR")
+    judge.add_argument("--truth", type=_path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
     judge.add_argument(
         "--checkpoint",
         type=_checkpoint,

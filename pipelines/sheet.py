@@ -21,7 +21,7 @@ from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.reader import printable
-from swapfast.files import check_new_file, write_file
+from swapfast.files import check_new_file, real_path, write_file
 from swapfast.preview.contact import contact_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -51,7 +51,7 @@ def check_request(request: SheetRequest) -> None:
     check_numba("swapfast augment")
     check_new_file(request.out, "-o/--out", SUFFIXES)
     for folder in (request.folder, request.landmarks_folder or request.folder):
-        if folder.resolve() in request.out.absolute().resolve().parents:
+        if real_path(folder) in real_path(request.out).parents:
             raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {folder}; choose another")
     if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:
         raise SwapfastError(f"--size {request.size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE}")

@@ -7,24 +7,34 @@ What a setting is, is said in options.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swapfast.errors import SwapfastError, unknown_name
+from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.options import Config, option, settings
 from swapfast.stop import parse_duration
 
 CENTERINGS = ("face", "head", "legacy")
+MOST_ITERATIONS = 10**12  # thirty years at a thousand a second; the numbers of faces drawn stay within 63 bits
 
 
 def _duration(value: object) -> object:
     """Return a duration as it is written ('3h30m', '5400'); whole seconds are taken as a number too."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        text: object = shortened(value) if value.bit_length() > 64 else str(value)
+    else:
+        text = value
     if isinstance(text, str) and text:
         parse_duration(text)
     return text
+
+
+def _listed(values: Sequence[object]) -> str:
+    """Return the first few values as they are given on a command line."""
+    texts = [value[:40] if isinstance(value, str) else shortened(value) for value in values[:8]]
+    return " ".join([*texts, "..."] if len(values) > len(texts) else texts)
 
 
 @dataclass(kw_only=True)
@@ -37,12 +47,13 @@ class RunConfig(Config):
     input_a: str = option("", "Folder of the faces of A, who gets replaced.", flag="-A/--input-A", metavar="DIR")
     input_b: str = option("", "Folder of the faces of B.", flag="-B/--input-B", metavar="DIR")
     model_dir: str = option("", "Folder of the model.", flag="-m/--model-dir", metavar="DIR")
-    iterations: int = option(1_000_000, "Train up to this many in all.", 1, flag="-i/--iterations")
-    save_interval: int = option(250, "Iterations between saves.", 1, flag="-s/--save-interval")
+    iterations: int = option(1_000_000, "Train up to this many in all.", 1, MOST_ITERATIONS, flag="-i/--iterations")
+    save_interval: int = option(250, "Iterations between saves.", 1, MOST_ITERATIONS, flag="-s/--save-interval")
     snapshot_interval: int = option(
         25000,
         "Iterations between snapshots, checkpoints that are never dropped; 0 for none.",
         0,
+        MOST_ITERATIONS,
         flag="-I/--snapshot-interval",
     )
     after_save: str = option(
@@ -282,19 +293,21 @@ class LossConfig(Config):
         shapes=True,
     )
     mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
-    lpips_weights: str = option("", "Folder of the networks' weights that lpips_* need: see docs/losses.md.")
+    lpips_weights: str = option(
+        "", "Folder of the networks' weights that lpips_* need: see docs/losses.md.", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.weights = self.weights or [100.0] * len(self.functions)
         if not 1 <= len(self.functions) <= 4 or len(self.weights) != len(self.functions):
             raise SwapfastError(
-                f"--loss {' '.join(map(str, self.functions))} with --loss-weights "
-                f"{' '.join(map(str, self.weights))}: give one to four functions and one weight for each"
+                f"--loss {_listed(self.functions)} with --loss-weights {_listed(self.weights)}: "
+                "give one to four functions and one weight for each"
             )
         for weight in self.weights:
             if not 0 <= weight <= 400:
-                raise SwapfastError(f"--loss-weights {weight!r}: must lie within 0 and 400 percent")
+                raise SwapfastError(f"--loss-weights {shortened(weight)}: must lie within 0 and 400 percent")
 
 
 OPTIMIZER_NAMES = ("adabelief", "adam", "adamax", "adamw", "lion", "nadam", "rms-prop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -23,6 +24,24 @@ class SwapfastError(Exception):
         self.code = code
 
 
+_WIDEST = 120  # characters that a message shows of a value
+
+
+class _Shortening(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _WIDEST
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write numbers of more than 4,300 digits, and nobody reads those of 40.
+        return repr(x) if x.bit_length() <= _WIDEST else f"(a whole number of {x.bit_length()} bits)"
+
+
+def shortened(value: object) -> str:
+    """Return ``repr(value)`` with the middle left out where it is long: of any text, number, list or nesting."""
+    return _Shortening().repr(value)
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str], listed: str = "") -> SwapfastError:
     """Return the error for a name that is not among ``known``, with the nearest and with all of them.
 
@@ -30,6 +49,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str], listed: str = ""
     listed: where to find all names, in place of the names themselves
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name)[:_WIDEST], names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return SwapfastError(f"unknown {kind} {name!r}.{hint} Known: {listed or ', '.join(names)}")
+    return SwapfastError(f"unknown {kind} {shortened(name)}.{hint} Known: {listed or ', '.join(names)}")

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError, shortened
 
 TEMPORARY = ".writing-"  # begins the names of unfinished files, which are never read
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PATH = (errno.ELOOP, errno.ENAMETOOLONG)  # whatever the disk holds
 
 
 def temporary_name(path: Path) -> Path:
@@ -36,12 +37,35 @@ def put_in_place(temporary: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def real_path(path: Path) -> Path:
+    """Return ``path`` without links, as far as it exists. ``Path.resolve`` raises RuntimeError for a ring of links."""
+    return Path(os.path.realpath(path))
+
+
+def check_path(path: str, name: str) -> None:
+    """Raise SwapfastError naming the flag or setting ``name`` for what no file can be called.
+
+    That is an empty text, one that holds a NUL, one that is too long, and a link that leads back to itself.
+    """
+    if not path:
+        raise SwapfastError(f"{name} '': is empty, perhaps a variable that is not set; give a path")
+    try:
+        os.stat(path)
+    except ValueError as error:  # a NUL, or a character that the system's encoding lacks
+        raise SwapfastError(f"{name} {shortened(path)}: is no path ({error}); give another one") from None
+    except OSError as error:
+        if error.errno in _NO_PATH:
+            raise SwapfastError(f"{name} {shortened(path)}: {error.strerror}; give another path") from None
+
+
 def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
     """Raise SwapfastError naming ``flag`` unless ``path`` has one of the suffixes and its folder exists."""
     if path.suffix.lower() not in suffixes:
         raise SwapfastError(f"{flag} {path}: give a name that ends in {', '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
+    if path.exists() and not path.is_file():
+        raise SwapfastError(f"{flag} {path}: is no file; give another name")
 
 
 def not_a_folder(path: Path, prefix: str, instead: str = "a folder") -> SwapfastError:
@@ -81,6 +105,8 @@ def write_all(file: BinaryIO, data: bytes) -> None:
 def cannot_write(path: Path, error: OSError, way_out: str = "choose another folder") -> SwapfastError:
     """Return the SwapfastError (code 1) for a file that the system refused to write."""
     reason = "the disk is full" if error.errno in _NO_SPACE else error.strerror or str(error)
+    if error.errno in _NO_PATH:
+        return SwapfastError(f"{path}: cannot be written ({reason}); {way_out}", EXIT_REQUEST)
     return SwapfastError(f"{path}: cannot be written ({reason}); free space or {way_out}", EXIT_FAILED)
 
 

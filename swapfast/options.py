@@ -16,7 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from swapfast.errors import SwapfastError, unknown_name
+from swapfast.errors import SwapfastError, shortened, unknown_name
+from swapfast.files import check_path
+
+_LARGEST_TOML = 1 << 20  # bytes; all settings take 12 KiB
+_LONGEST_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Option:
     shapes: bool = False
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parse: Callable[[object], object] | None = None
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the value names a file or a folder."""
+        return self.metavar in ("DIR", "FILE")
 
     @property
     def limits(self) -> str:
@@ -77,15 +86,17 @@ class Setting(NamedTuple):
             except ValueError as error:
                 raise SwapfastError(f"{name}: {error}") from None
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _as_float(value)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise SwapfastError(f"{name} {value!r}: expected {kind.__name__}")
+            raise SwapfastError(f"{name} {shortened(value)}: expected {kind.__name__}")
         if isinstance(value, list):
             self._check_items(value, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise SwapfastError(f"{name} {value!r}: expected a finite number")
         if isinstance(value, str):
             value = option.former.get(value, value)
+            if option.is_path and value:
+                check_path(value, name)
         if option.choices:
             value = [] if option.bare is not None and value == ["none"] else value
             for item in value if isinstance(value, list) else [value]:
@@ -95,14 +106,22 @@ class Setting(NamedTuple):
             low = -math.inf if option.low is None else option.low
             high = math.inf if option.high is None else option.high
             if not low <= value <= high:
-                raise SwapfastError(f"{name} {value!r}: {option.limits}")
+                raise SwapfastError(f"{name} {shortened(value)}: {option.limits}")
         return value
 
     def _check_items(self, values: list, name: str) -> None:
         element = self.element or str
         for item in values:
             if isinstance(item, bool) or not isinstance(item, (int, float) if element is float else element):
-                raise SwapfastError(f"{name} {item!r}: expected {element.__name__}")
+                raise SwapfastError(f"{name} {shortened(item)}: expected {element.__name__}")
+
+
+def _as_float(value: int) -> float:
+    """Return the nearest float; infinity for a number of more than 308 digits."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 @dataclass(kw_only=True)
@@ -121,7 +140,7 @@ class Config:
     def from_dict(cls, values: object, source: str = "config") -> Self:
         """Build from plain values. An unknown name is answered with the known ones."""
         if not isinstance(values, Mapping):
-            raise SwapfastError(f"{source}: expected a table of settings, got {values!r}")
+            raise SwapfastError(f"{source}: expected a table of settings, got {shortened(values)}")
         hints = typing.get_type_hints(cls)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
@@ -178,11 +197,30 @@ def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file holds; raise SwapfastError where it cannot be read or is no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open("rb") as file:
+            text = file.read(_LARGEST_TOML + 1).decode().replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise SwapfastError(f"--config {path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
         raise SwapfastError(f"--config {path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SwapfastError(f"--config {path}: not valid TOML: {error}") from error
+    if len(text) > _LARGEST_TOML:
+        raise SwapfastError(f"--config {path}: is longer than {_LARGEST_TOML >> 20} MiB and holds no settings")
+    return parsed_toml(text, f"--config {path}")
+
+
+def parsed_toml(text: str, source: str) -> dict[str, Any]:
+    """Return what TOML means; raise SwapfastError naming ``source`` where it is none, or nested without end."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise SwapfastError(f"{source}: is nested too deeply; no setting needs that") from None
+    except ValueError as error:  # no TOML, or a number of thousands of digits
+        raise SwapfastError(f"{source}: not valid TOML: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: ValueError) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]} ..."
 
 
 def _toml_lines(name: str, setting: Setting) -> list[str]:

@@ -7,15 +7,15 @@ one is answered with the flag, variable or file that gave it.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from swapfast.config import TrainConfig, updated
-from swapfast.errors import SwapfastError, unknown_name
-from swapfast.options import Setting, read_toml, settings
+from swapfast.errors import SwapfastError, shortened, unknown_name
+from swapfast.files import check_path
+from swapfast.options import Setting, parsed_toml, read_toml, settings
 
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
@@ -112,7 +112,7 @@ def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path,
         name = prefix + key
         is_part = any(setting.startswith(f"{name}.") for setting in known)
         if is_part and not isinstance(value, Mapping):
-            raise SwapfastError(f"{path}: {name} {value!r}: expected a table of settings")
+            raise SwapfastError(f"{path}: {name} {shortened(value)}: expected a table of settings")
         if is_part and isinstance(value, Mapping):
             flat |= _flat(value, known, path, f"{name}.")
         elif name in known:
@@ -155,7 +155,7 @@ def _parsed(setting: Setting, variable: str, text: str) -> object:
     except ValueError:
         expected = {bool: "true or false", list: f"a list of {(setting.element or str).__name__}"}
         raise SwapfastError(
-            f"{variable} {text!r}: expected {expected.get(setting.kind, setting.kind.__name__)}"
+            f"{variable} {shortened(text)}: expected {expected.get(setting.kind, setting.kind.__name__)}"
         ) from None
 
 
@@ -167,9 +167,16 @@ def _truth(text: str) -> bool:
 
 def _flag_values(flags: Mapping[str, object], known: Mapping[str, Setting], notes: list[str]) -> dict[str, object]:
     return {
-        name: _checked(known[name], value, known[name].option.flag or f"--set {name}", notes)
+        name: _checked_flag(known[name], value, known[name].option.flag or f"--set {name}", notes)
         for name, value in flags.items()
     }
+
+
+def _checked_flag(setting: Setting, value: object, name: str, notes: list[str]) -> object:
+    """Return ``value`` as the setting keeps it. An empty path is none in a file and a mistake on the command line."""
+    if setting.option.is_path and isinstance(value, str):
+        check_path(value, name)
+    return _checked(setting, value, name, notes)
 
 
 def _text_values(texts: Sequence[str], known: Mapping[str, Setting], notes: list[str]) -> dict[str, object]:
@@ -178,12 +185,17 @@ def _text_values(texts: Sequence[str], known: Mapping[str, Setting], notes: list
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
-            raise SwapfastError(f"--set {text}: give it as NAME=VALUE")
+            raise SwapfastError(f"--set {shortened(text)}: give it as NAME=VALUE")
         if name not in known:
             raise unknown_name("setting in --set", name, known, _LISTED)
-        try:
-            plain = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            plain = value
-        values[name] = _checked(known[name], plain, known[name].option.flag or name, notes)
+        values[name] = _checked_flag(known[name], _plain(value), known[name].option.flag or name, notes)
     return values
+
+
+def _plain(text: str) -> object:
+    """Return what the text is in TOML: a number, a list, ...; itself where it is none, or holds more than a value."""
+    try:
+        table = parsed_toml(f"value = {text}", "--set")
+    except SwapfastError:
+        return text
+    return table["value"] if len(table) == 1 else text

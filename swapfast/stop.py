@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from swapfast.errors import SwapfastError
+from swapfast.errors import SwapfastError, shortened
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
 SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own thread wakes the main one.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
+_LONGEST_DAYS = 36525  # a hundred years
+_LONGEST_TEXT = 60  # characters of a duration
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -26,6 +28,8 @@ class Stopped(KeyboardInterrupt):
 
 def parse_duration(text: str) -> int:
     """Return the seconds, at least 1, of '3h30m', '90m', '1d' or '5400'. Raises ValueError for anything else."""
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"{shortened(text)} is no duration: give seconds or such as 3h30m, up to {_LONGEST_DAYS}d")
     if text.isdecimal():
         seconds = int(text)
     elif text and (match := _DURATION.fullmatch(text)):
@@ -35,6 +39,8 @@ def parse_duration(text: str) -> int:
         raise ValueError(f"{text!r} is no duration: give seconds or such as 3h30m")
     if seconds < 1:
         raise ValueError(f"{text!r}: give at least one second")
+    if seconds > _LONGEST_DAYS * 86400:
+        raise ValueError(f"{text!r}: give at most {_LONGEST_DAYS}d, a hundred years")
     return seconds
 
 

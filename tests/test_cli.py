@@ -330,7 +330,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "timelapse in a file": (train("-z", file), r"--timelapse-output .*file.txt: is a file; give a folder"),
         "timelapse below a file": (train("-z", file / "x"), r"--timelapse-output .*file.txt: is a file; give a folder"),
         "timelapse behind a dead link": (train("-z", dead), r"--timelapse-output .*dead: is a link to nothing"),
-        "iterations 0": (train("-i", "0"), r"-i/--iterations 0: must be at least 1"),
+        "iterations 0": (train("-i", "0"), r"-i/--iterations 0: must lie within 1 and 10{12}$"),
         "unknown model": (train("-t", "orginal"), r"unknown model 'orginal'. Did you mean 'original'\?.*tiny"),
         "unknown loss": (
             train("--loss", "sssim", "--loss-weights", "100"),

@@ -160,7 +160,7 @@ def test_a_wrong_variable_is_named(environment, message):
         ("btch_size = 3", r"unknown setting in .*run.toml 'btch_size'. Did you mean 'batch_size'\?"),
         ("[run]\ninput_c = 'x'", r"unknown setting in .*run.toml 'run.input_c'. Did you mean 'run.input_[ab]'\?"),
         ("run = 3", r"run.toml: run 3: expected a table of settings"),
-        ("[run]\niterations = 0", r"run.toml: run.iterations 0: must be at least 1"),
+        ("[run]\niterations = 0", r"run.toml: run.iterations 0: must lie within 1 and 1000000000000"),
         ("[run]\ncompile = 'yes'", r"run.toml: run.compile 'yes': expected bool"),
         ("[run]\nmodel_dir = 3", r"run.toml: run.model_dir 3: expected str"),
         ("[run]\nmax_time = 0", r"run.toml: run.max_time: '0': give at least one second"),

@@ -25,7 +25,7 @@ from swapfast.config import LossConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import needed_masks
-from swapfast.files import check_folder, not_a_folder
+from swapfast.files import check_folder, not_a_folder, real_path
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
@@ -89,7 +89,7 @@ def plan_run(
     written = {"--model-dir": run.model_folder, "--cache-dir": cache, "--timelapse-output": timelapse}
     for flag, folder in written.items():
         for path in (*inputs, *run.timelapse_inputs):
-            if folder is not None and path.resolve() in (folder.resolve(), *folder.resolve().parents):
+            if folder is not None and real_path(path) in (real_path(folder), *real_path(folder).parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
     if cache.exists() and not cache.is_dir():
         raise not_a_folder(cache, f"--cache-dir {cache}")

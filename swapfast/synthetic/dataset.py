@@ -6,10 +6,13 @@ channel 0..255. The two pictures of a truth pair share pose, expression, light, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,8 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.files import not_a_folder
+from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
+from swapfast.files import not_a_folder, real_path
 from swapfast.system import available_cores, start_worker
 
 from .identity import draw_identities
@@ -29,6 +32,8 @@ from .scene import Scene, draw_scene
 from .streams import SIDE_A, SIDE_B, TRUTH, generator
 
 SIZES = (64, 1024)
+MOST_FACES = 100_000  # of each person, and pairs
+_LOCK = ".drawing"  # in an unfinished folder, held by the process that draws into it
 _CHUNK = 4  # pictures per task of a worker
 
 
@@ -70,30 +75,74 @@ class _Job:
 
 
 def _check(faces: int, size: int, pairs: int, seed: int, workers: int | None) -> None:
-    if faces < 1:
-        raise SwapfastError(f"--faces {faces}: at least 1 face per person is needed")
+    if not 1 <= faces <= MOST_FACES:
+        raise SwapfastError(f"--faces {shortened(faces)}: give 1 to {MOST_FACES} faces per person")
     if not SIZES[0] <= size <= SIZES[1]:
-        raise SwapfastError(f"--size {size}: pictures are {SIZES[0]} to {SIZES[1]} px wide")
-    if pairs < 0:
-        raise SwapfastError(f"--pairs {pairs}: must be 0 (no true swaps) or more")
+        raise SwapfastError(f"--size {shortened(size)}: pictures are {SIZES[0]} to {SIZES[1]} px wide")
+    if not 0 <= pairs <= MOST_FACES:
+        raise SwapfastError(f"--pairs {shortened(pairs)}: give 0 (no true swaps) to {MOST_FACES}")
     if not 0 <= seed < 2**64:
-        raise SwapfastError(f"--seed {seed}: must lie within 0 .. 2**64 - 1 ({2**64 - 1})")
+        raise SwapfastError(f"--seed {shortened(seed)}: must lie within 0 .. 2**64 - 1 ({2**64 - 1})")
     if workers is not None and workers < 1:
         raise SwapfastError(f"--workers {workers}: at least 1 process is needed")
 
 
-def _free_folder(out: Path) -> Path:
-    """Return a new, hidden folder beside ``out`` to draw into."""
-    if out.exists() and not out.is_dir():
+def _check_free(out: Path) -> None:
+    """Raise SwapfastError where ``out`` is neither free nor an empty folder that can be replaced."""
+    if os.path.lexists(out) and not out.is_dir():
         raise not_a_folder(out, str(out), "a new folder for the faces")
-    partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
     try:
         if out.is_dir() and any(out.iterdir()):
             raise SwapfastError(f"{out} is not empty: give a new folder, or remove that one first")
-        partial.mkdir(parents=True)
+    except OSError as error:
+        raise SwapfastError(f"{out}: {error.strerror}; give a folder you may write to") from error
+    if out.is_dir() and (os.path.ismount(out) or out.samefile(Path.cwd())):
+        raise SwapfastError(f"{out}: is in use and cannot be replaced; give a new folder, such as {out / 'faces'}")
+
+
+@contextlib.contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """Yield a new, hidden folder beside ``out`` to draw into; it is removed at the end unless it was renamed.
+
+    Folders that killed runs for the same ``out`` left behind are removed. One is known by its lock, which nobody holds.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path in out.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(out.name)}\.\w+\.partial", path.name) and _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(".partial", f".{out.name}.", out.parent))
+        (partial / "a").mkdir()
+        partial.chmod((partial / "a").stat().st_mode & 0o777)  # mkdtemp's own are for nobody else
     except OSError as error:
         raise SwapfastError(f"cannot write beside {out}: {error.strerror}; give a folder you may write to") from error
-    return partial
+    try:
+        with (partial / f"{_LOCK}-new").open("xb") as lock:
+            _locks(lock.fileno())
+            (partial / f"{_LOCK}-new").rename(partial / _LOCK)
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_abandoned(partial: Path) -> bool:
+    """Return whether an unfinished folder has a lock that nobody holds."""
+    try:
+        with (partial / _LOCK).open("r+b") as lock:
+            return _locks(lock.fileno())
+    except OSError:
+        return False
+
+
+def _locks(descriptor: int) -> bool:
+    """Return whether the lock of a file could be had; False where the system has no locks."""
+    try:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def _write(folder: Path, index: int, face: RenderedFace) -> None:
@@ -174,24 +223,24 @@ def synthesize(
     Raises SwapfastError for arguments out of range, an ``out`` that is not empty, and where it cannot be written.
     """
     _check(faces, size, pairs, seed, workers)
-    out = Path(out)
-    partial = _free_folder(out)
+    out = real_path(Path(out))
+    _check_free(out)
     try:
-        for folder in ("a", "b", *(("truth/a", "truth/b") if pairs else ())):
-            (partial / folder).mkdir(parents=True)
-        counts = {SIDE_A: faces, SIDE_B: faces, TRUTH: pairs}
-        jobs = [_Job(str(partial), seed, stream, i, size) for stream, count in counts.items() for i in range(count)]
-        workers = workers or min(available_cores(), len(jobs))
-        scenes = _draw_all(jobs, workers, progress)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
+        with _unfinished(out) as partial:
+            for folder in ("b", *(("truth/a", "truth/b") if pairs else ())):
+                (partial / folder).mkdir(parents=True)
+            counts = {SIDE_A: faces, SIDE_B: faces, TRUTH: pairs}
+            jobs = [_Job(str(partial), seed, stream, i, size) for stream, count in counts.items() for i in range(count)]
+            workers = workers or min(available_cores(), len(jobs))
+            scenes = _draw_all(jobs, workers, progress)
+            (partial / _LOCK).unlink()
+            if out.is_dir():
+                out.rmdir()
+            partial.rename(out)
     except OSError as error:
         raise SwapfastError(f"could not write {out}: {error}", EXIT_FAILED) from error
     except BrokenProcessPool as error:
         raise SwapfastError(
             "a drawing process was killed, perhaps for memory: use fewer workers", EXIT_FAILED
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Spread.from_scenes(scenes)

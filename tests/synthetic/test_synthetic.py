@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -211,6 +216,52 @@ def test_a_taken_folder_is_left_alone(tmp_path):
     (tmp_path / "empty").mkdir()
     synthesize(tmp_path / "empty", faces=1, size=64, pairs=0, workers=1)
     assert not (tmp_path / "empty" / "truth").exists() and len(files(tmp_path / "empty")) == 6
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from swapfast.synthetic import synthesize
+def progress(count, total):
+    if len(sys.argv) > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("drawing", flush=True)
+    sys.stdin.read()
+synthesize(Path(sys.argv[1]), faces=2, size=64, pairs=0, workers=1, progress=progress)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_is_replaced_and_nothing_else(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    program = [sys.executable, "-c", KILLED, str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    assert subprocess.run([*program, "kill"], env=environment).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.") and left.name.endswith(".partial")
+    mine = tmp_path / ".out.mine.partial"  # of that name, and not made by a run
+    (mine / "a").mkdir(parents=True)
+    with subprocess.Popen(program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as drawing:
+        assert drawing.stdout.readline() == b"drawing\n"
+        assert not left.exists() and mine.exists()
+        (unfinished,) = (path for path in tmp_path.iterdir() if path != mine)
+        synthesize(tmp_path / "out", faces=1, size=64, pairs=0, workers=1)
+        assert unfinished.exists(), "another run draws there"
+        drawing.kill()
+    (tmp_path / "new").mkdir()
+    synthesize(tmp_path / "new", faces=1, size=64, pairs=0, workers=1)
+    assert mine.exists() and len(files(tmp_path / "out")) == len(files(tmp_path / "new")) == 6
+    assert not any(path.name == ".drawing" for path in tmp_path.glob("[a-z]*/*"))
+
+
+@pytest.mark.parametrize("number", (0o022, 0o077))
+def test_the_folder_has_the_rights_of_any_new_folder(tmp_path, number):
+    former = os.umask(number)
+    try:
+        synthesize(tmp_path / "out", faces=1, size=64, pairs=0, workers=1)
+    finally:
+        os.umask(former)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~number
 
 
 @pytest.mark.slow
