@@ -52,7 +52,7 @@ def ssim(true: Tensor, pred: Tensor) -> Tensor:
     return 1 - luminance * contrast
 
 
-def ms_ssim(true: Tensor, pred: Tensor) -> Tensor:
+def ms_ssim(true: Tensor, pred: Tensor, steepest: float = 0.01) -> Tensor:
     full = true.shape[-2:]
     size = min(11, min(full) // 16)
     size -= 1 - size % 2
@@ -61,9 +61,10 @@ def ms_ssim(true: Tensor, pred: Tensor) -> Tensor:
         luminance, term = ssim_terms(true, pred, size)
         term = luminance * term if scale == 4 else term
         term = F.interpolate(term, size=full, mode="bilinear", align_corners=False)
-        # No slope below 1e-6: one that grows beyond all bounds would say nothing.
-        steep = term.detach().clamp(min=0) ** weight
-        similarity = similarity * torch.where(term > 1e-6, term.clamp(min=1e-6) ** weight, steep)
+        # The power's slope grows beyond all bounds at 0, where this one ends at that of ``steepest``.
+        power = term.detach().clamp(min=0) ** weight
+        slope = weight * power / term.detach().clamp(min=steepest)
+        similarity = similarity * (power + slope * (term - term.detach()))
         true, pred = F.avg_pool2d(true, 2), F.avg_pool2d(pred, 2)
     return 1 - similarity
 

@@ -14,7 +14,8 @@ from swapfast.losses.pixel import general_penalty
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, full size first: the paper's
 
-STEEPEST = 1e-6  # of a term of MS-SSIM: far below what float32 can tell from 0, which is some 1e-4 on flat areas
+# The term of MS-SSIM below which the slope of its power grows no further: that is at most 8, for any of the weights.
+STEEPEST_TERM = 1e-2
 
 # Smoothing of the 5x5 Scharr operator one and two pixels beside the centre (Jaehne, Scharr, Koerkel, "Principles of
 # Filter Design", 1999).
@@ -144,16 +145,18 @@ def multi_scale_dissimilarity(
 class _WeightedProduct(torch.autograd.Function):
     """The product of term ** weight, 0 where a term is not above 0.
 
-    Just above 0 the slope of such a power is infinite and one pixel would outweigh the image: below ``STEEPEST`` there
-    is none. Logarithms, as one exponential is cheaper than five powers.
+    Logarithms, as one exponential is cheaper than five powers.
     """
+
+    # Peer: the slope of such a power grows beyond all bounds just above 0, and a few pixels outweigh the image.
+    # Ours: the same values, and a slope that is divided by no less than ``STEEPEST_TERM``.
 
     @staticmethod
     def forward(ctx: Any, weights: tuple[float, ...], *terms: Tensor) -> Tensor:
         logarithm, divisors = torch.zeros_like(terms[0]), []
         for weight, term in zip(weights, terms):
             logarithm.add_(term.clamp(min=0).log_(), alpha=weight)
-            divisors.append(F.threshold(term, STEEPEST, torch.inf))  # dividing by infinity leaves no slope
+            divisors.append(term.clamp(min=STEEPEST_TERM))  # at and below 0 the product is 0, and so is the slope
         product = logarithm.exp_()
         ctx.weights = weights
         ctx.save_for_backward(product, *divisors)

@@ -18,6 +18,7 @@ from swapfast.errors import SwapfastError
 from swapfast.losses import LOSSES, get_loss
 from swapfast.losses.filters import BandFilter, WindowFilter, blur, enlarge, filter_for, mix_colors
 from swapfast.losses.pixel import general_penalty, smooth_loss
+from swapfast.losses.structure import MS_SSIM_WEIGHTS, _weighted_product
 from tests.losses.leaps import leaping_pixels
 
 OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
@@ -137,7 +138,8 @@ def test_ms_ssim_is_the_peers(golden, device, within, key):
     """Where a contrast term crosses 0 the loss leaps (0.0448th power), so that rounding decides some pixels.
 
     Of the 256 px pair one pixel is at 0 in float32 and above it in float64; of the 64 and 128 px pairs the peer's own
-    float64 run gives NaN. Hence the pixels where no term is near 0, and the bulk of the gradient.
+    float64 run gives NaN. Hence the pixels where no term is near 0, and the bulk of the gradient. From that we take the
+    known difference between a bounded slope and one without bounds, in float64.
     """
     vectors, loss = golden("loss_ms_ssim"), _function("ms_ssim")
     true, pred = _inputs(golden, key, device)
@@ -151,12 +153,59 @@ def test_ms_ssim_is_the_peers(golden, device, within, key):
     within(f"ms_ssim {key} mean, relative", abs(value[~leaps].mean() / theirs[~leaps].mean() - 1), 1e-4)
     within(f"ms_ssim {key} value, median pixel", np.median(error), 3e-5)
     within(f"ms_ssim {key} value, worst pixel", error.max(), 5e-3)
-    off = np.abs(grad - their_grad) / np.abs(their_grad).max()
+    pair = (true.double().cpu(), pred.detach().double().cpu())
+    bounded, unbounded = (
+        _value_and_gradient(partial(plain_losses.ms_ssim, steepest=least), *pair)[1] for least in (0.01, 1e-6)
+    )
+    off = np.abs(grad - (bounded - unbounded) - their_grad) / np.abs(their_grad).max()
     within(f"ms_ssim {key} gradient, 99 % of values, relative", np.quantile(off, 0.99), 1.2e-4)  # 2.4e-5 in ten draws
     if f"item64_{key}" in vectors.files:
         items64 = vectors[f"item64_{key}"]
         error = np.abs(value.mean((1, 2, 3)) - items64) - leaps.mean((1, 2, 3))  # which may be off by 1 each
         within(f"ms_ssim {key} per item, but for leaps, relative", (error / items64).max(), 1e-4)
+
+
+def _face_like(count, size, seed):
+    """(count, 3, size, size) float32 in 0..1: smooth areas, edges and a little grain."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+    edges = torch.nn.functional.interpolate(torch.rand(count, 1, 16, 16, generator=generator), (size, size))
+    return (0.8 * smooth + 0.2 * edges + 0.01 * torch.randn(count, 3, size, size, generator=generator)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_no_few_pixels_hold_the_gradient_of_ms_ssim(device, within, size):
+    """Where pictures differ in structure, a term near 0 once gave 50 entries most of a face's gradient."""
+    true = _face_like(8, size, 1)
+    noise = 0.05 * torch.randn(true.shape, generator=torch.Generator().manual_seed(2))
+    predictions = {
+        "shifted by 2 px": true.roll((2, 2), (2, 3)),
+        "another picture": true.roll(1, 0),
+        "grey and noise": 0.5 + noise,
+        "blurred": blur(true, 11, 2.0),
+    }
+    for name, pred in predictions.items():
+        pred = pred.to(device).requires_grad_()
+        _function("ms_ssim")(true.to(device), pred).mean().backward()
+        squares = (pred.grad.flatten(1) ** 2).sort(1, descending=True).values
+        share = squares[:, :50].sum(1) / squares.sum(1)
+        within(f"{size} px, {name}: share of 50 entries, mean", share.mean(), 0.15)
+        within(f"{size} px, {name}: share of 50 entries, worst", share.max(), 0.3)
+
+
+def test_the_slope_of_ms_ssim_is_bounded_and_its_values_are_those_of_the_powers(device, within):
+    terms = torch.logspace(-12, 0, 400, dtype=torch.float64)
+    terms = torch.cat([-terms, terms.new_zeros(1), terms]).to(device)
+    for weight in MS_SSIM_WEIGHTS:
+        term = terms.clone().requires_grad_()
+        value = _weighted_product((weight,), term)
+        value.sum().backward()
+        within(f"{weight}: value", (value - terms.clamp(min=0) ** weight).abs().max(), 1e-12)
+        within(f"{weight}: slope", term.grad.abs().max(), 8.0)
+        above = terms > 0.01
+        exact = weight * terms[above] ** (weight - 1)
+        within(f"{weight}: slope above 0.01, relative", (term.grad[above] / exact - 1).abs().max(), 1e-9)
 
 
 @pytest.mark.slow
