@@ -327,7 +327,11 @@ class OptimizerConfig(Config):
     )
     learning_rate: float = option(5e-5, "Step size.", 1e-8, 1.0, flag="--learning-rate")
     warmup: int = option(
-        0, "Steps of the weights over which the step size rises linearly, 0 for none.", 0, 5000, flag="-a/--warmup"
+        0,
+        "Steps of the weights over which the step size rises linearly, each of --accumulation iterations; 0 for none.",
+        0,
+        5000,
+        flag="-a/--warmup",
     )
     epsilon_exponent: int = option(
         -7,

@@ -77,6 +77,16 @@ class Setting(NamedTuple):
     element: type | None
     value: Any
 
+    def as_given(self, name: str) -> tuple[str, str]:
+        """Return the flag (or ``name``) and the value in its words: a switch is 'on' or 'off', also one of a negation.
+
+        '--no-penalized-mask' is on where the setting ``penalized_mask_loss`` is false.
+        """
+        flag = self.option.flag or name
+        if self.kind is not bool:
+            return flag, repr(self.value)
+        return flag, "on" if self.value != ("--no-" in flag) else "off"
+
     def check(self, value: object, name: str) -> object:
         """Return ``value`` as the setting keeps it; raise SwapfastError naming ``name`` where it does not fit."""
         option, kind = self.option, self.kind

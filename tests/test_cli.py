@@ -563,6 +563,8 @@ def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
         ("-t", "original"): r"-t/--trainer is 'tiny' there and 'original' now",
         ("--coverage", "80"): r"--coverage is 100.0 there and 80.0 now",
         ("--seed", "5"): r"--seed is 1 there and 5 now",
+        ("--no-penalized-mask",): r"--no-penalized-mask is off there and on now",
+        ("--lowmem", "-t", "original"): r"--lowmem is off there and on now",
     }.items():
         code, _, err = run(*_train(faces, model, "-i", 2, *flags))
         assert code == 2 and re.search(said, err), err

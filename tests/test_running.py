@@ -229,7 +229,7 @@ def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path
     assert code == 2 and "--coverage is 100.0 there and 80.0 now; --optimizer is 'adam' there and 'lion' now" in err
     assert "or accept the change with --override" in err
     code, _, err = run(*_train(faces, model, "-i", 4, "--learn-mask", "--override"))
-    assert code == 2 and "--learn-mask is False there and True now: that is the shape of the weights" in err
+    assert code == 2 and "--learn-mask is off there and on now: that is the shape of the weights" in err
     code, out, err = run(*_train(faces, model, "-i", 4, "--optimizer", "lion", "--coverage", 80, "--override"))
     assert code == 0 and "--override: the optimizer begins anew" in out, err
     state = _state(model, 4)

@@ -51,7 +51,7 @@ def _take_over(
     """Refuse fixed settings that differ, or note in ``checkpoint`` that they are overridden; a line for each."""
     current = settings(config)
     names = {
-        name: f"{setting.option.flag or name} is {setting.value!r} there and {current[name].value!r} now"
+        name: "{} is {} there and {} now".format(*setting.as_given(name), current[name].as_given(name)[1])
         for name, setting in settings(stored).items()
         if setting.option.fixed and current[name].value != setting.value
     }

@@ -47,7 +47,11 @@ _BLOCK = 16  # faces at a time: arrays that stay in cache, a tenth less time tha
 
 
 def nodes_for(size: int) -> int:
-    """Return how many nodes per edge let landmarks land within half a pixel: 33, 65 above 288 px, 129 above 576 px."""
+    """Return the nodes per edge: 33, 65 above 288 px, 129 above 576 px.
+
+    With them landmarks miss their places by about half a pixel in the mean, of photographs 0.46 px at 256 px. A quarter
+    of them miss by more, and where two nearly meet, as of closing lids, by up to 10 px.
+    """
     return (NODES - 1) * 2 ** sum(size > edge for edge in _FINER_ABOVE) + 1
 
 

@@ -9,7 +9,8 @@ class WarmupScheduler:
     """Raises an optimizer's learning rates over the first ``steps`` of its steps, and leaves them alone afterwards.
 
     Step n, counted from 1, is made at base * min(1, n / steps), so the first one moves already; the peer makes its
-    first at rate 0, and so on one behind. steps: 0 is no warm-up. A step that is left out, for a loss or gradient that
+    first at rate 0, and so on one behind. steps: of the optimizer, not batches where gradients are accumulated; 0 is no
+    warm-up. A step that is left out, for a loss or gradient that
     is not finite, counts too.
     last_epoch: the last step that was made, counted from 0 (torch's word); -1 for none. The rates the optimizer has
     when this is made are the base ones.
