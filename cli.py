@@ -253,9 +253,17 @@ def _make_parser() -> _Parser:
     back.add_argument("--from", dest="name", metavar="NAME", help="go back to this folder of the list")
     back.add_argument("--json", action="store_true", help="print one JSON object")
 
-    judge = command("evaluate", _evaluate, "measure a model against known true swaps")
+    judge = command(
+        "evaluate", _evaluate, "measure a model against known true swaps, or on the faces held out for the test"
+    )
     judge.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR")
-    judge.add_argument("--truth", type=_path, required=True, metavar="DIR", help="holds a/NAME and b/NAME")
+    against = judge.add_mutually_exclusive_group(required=True)
+    against.add_argument("--truth", type=_path, metavar="DIR", help="true swaps: holds a/NAME and b/NAME")
+    against.add_argument(
+        "--test", action="store_true", help="the faces that train --test held out: how each side is reconstructed"
+    )
+    judge.add_argument("-A", "--input-A", type=_path, metavar="DIR", help="with --test; default: as trained on")
+    judge.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="with --test; default: as trained on")
     judge.add_argument(
         "--checkpoint",
         type=_checkpoint,
@@ -426,9 +434,20 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.device import pick_device
     from swapfast.swap.evaluate import evaluate
 
+    folders = {"a": arguments.input_A, "b": arguments.input_B}
+    if arguments.truth is not None and any(folders.values()):
+        raise SwapfastError("-A/-B with --truth: the folder of true swaps holds both sides; leave them out")
     model, config, metadata = open_model(arguments.model_dir, arguments.checkpoint, pick_device(arguments.device))
     for remark in metadata.remarks:
         print(remark, file=sys.stderr)
+    if arguments.test:
+        from pipelines.run.reconstruction import describe, reconstruct, to_dict, trained_folders
+
+        warn = functools.partial(print, file=sys.stderr)
+        with Bars() as bars:
+            sides = reconstruct(model, config, trained_folders(metadata.state, folders), bars, warn)
+        print(json.dumps(to_dict(sides)) if arguments.json else describe(sides))
+        return EXIT_DONE
     with Bars() as bars:
         mean_b = metadata.mean_faces["b"]
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,42 @@ def held_out_mask(pixels: np.ndarray, share: float) -> np.ndarray:
     """
     keys = np.ascontiguousarray(pixels).view(">u8")[:, 0]
     return keys < np.uint64(min(share, 1.0) * 2**64) if share < 1 else np.ones(len(keys), bool)
+
+
+def tested_mask(pixels: np.ndarray, share: float) -> np.ndarray:
+    """Return which faces are for the test, (N,) bool: from the other end of the digests than those for validation.
+
+    pixels: see ``held_out_mask``.
+    """
+    return held_out_mask(~np.ascontiguousarray(pixels), share)
+
+
+def without_tested(source: FaceSource, share: float) -> FaceSource:
+    """Return a source without the share of its faces that is for the test, so that nothing of a run shows them.
+
+    Raises SwapfastError if no face is left, or none for the test.
+    """
+    if not share:
+        return source
+    is_tested = tested_mask(source.folder.records.column("pixels"), share)
+    if is_tested.all() or not is_tested.any():
+        problem = "nothing to train on" if is_tested.all() else "nothing to test with"
+        raise SwapfastError(
+            f"--test {share:g}: of the {len(source)} faces of {source.folder.path} that leaves {problem}; give more "
+            "faces or another share"
+        )
+    return dataclasses.replace(source.select(np.flatnonzero(~is_tested)), tested=int(is_tested.sum()))
+
+
+def only_tested(source: FaceSource, share: float) -> FaceSource:
+    """Return a source of the faces for the test alone. Raises SwapfastError if there are none."""
+    tested = np.flatnonzero(tested_mask(source.folder.records.column("pixels"), share))
+    if not len(tested):
+        raise SwapfastError(
+            f"--test: none of the {len(source)} faces of {source.folder.path} belongs to the share {share:g} that was "
+            "held out for the test; give the folder that was trained on"
+        )
+    return source.select(tested)
 
 
 def split_validation(source: FaceSource, share: float) -> tuple[np.ndarray, np.ndarray]:

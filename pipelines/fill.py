@@ -7,6 +7,7 @@ decodes slightly differently, and the content of a store must not depend on the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,17 +34,28 @@ UNUSABLE = (ValueError, MemoryError, SwapfastError, cv2.error)  # errors of an u
 
 @dataclass(frozen=True)
 class FaceSource:
-    """The faces of one side: a folder, or a prepared set and its content as a folder."""
+    """The faces of one side: a folder, or a prepared set and its content as a folder.
+
+    tested: number of faces that were left out of it for the test.
+    """
 
     folder: FaceFolder
     prepared: PreparedSet | None = None
+    tested: int = 0
 
     def __len__(self) -> int:
         return len(self.folder.records)
 
     def without(self, bad: Sequence[BadFace]) -> FaceSource:
         """Return this source without some faces."""
-        return FaceSource(self.folder.without(bad), self.prepared)
+        return dataclasses.replace(self, folder=self.folder.without(bad))
+
+    def select(self, indices: np.ndarray) -> FaceSource:
+        """Return the source of some of these faces, in the order of ``indices``."""
+        records = self.folder.records.select(indices)
+        return dataclasses.replace(
+            self, folder=dataclasses.replace(self.folder, records=records, notes=records.note_counts())
+        )
 
     def picture(self, index: int) -> tuple[FaceRecord, np.ndarray]:
         """Return a face's record and decoded picture, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""

@@ -232,6 +232,7 @@ def describe_sides(sides: list[TrainSet]) -> list[str]:
         folder = side.source.folder
         notes = "".join(f", {count} with {note}" for note, count in folder.notes.items())
         held = f", {len(side.validation)} more held out for validation" if len(side.validation) else ""
+        held += f", {side.source.tested} more for the test" if side.source.tested else ""
         lines.append(f"side {side.side}: {len(side)} faces from {folder.path}{held}{notes}")
         if folder.bad:
             lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")

@@ -453,6 +453,15 @@ class TrainConfig(Config):
         fixed=True,
         flag="--validation",
     )
+    test: float = option(
+        0.0,
+        "Share of each side's faces, others than those of --validation, that the run never sees, 0 to 0.5: for "
+        "`swapfast evaluate --test`, when the model is done.",
+        0.0,
+        0.5,
+        fixed=True,
+        flag="--test",
+    )
     validation_interval: int = option(
         0,
         "Iterations between two measurements of the loss on the faces that are held out, 0 for one at every save.",

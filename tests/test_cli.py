@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import cli
+from pipelines.dataset import only_tested, open_source
 from swapfast.config import TrainConfig
 from swapfast.options import settings
 
@@ -677,6 +678,50 @@ def test_a_share_is_held_out(faces, tmp_path, run):
     code, _, err = run(*_train(faces, tmp_path / "n", "-i", 1), "--validation", "0.000001")
     assert code == 2 and "that leaves nothing to validate with" in err
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.slow
+def test_a_share_for_the_test_is_never_shown_and_measured_afterwards(faces, tmp_path, run):
+    """A run with it is to the bit a run in folders without those faces: weights, preview, timelapse and mean faces."""
+    folders, counts = {}, {}
+    for side in "ab":
+        tested = only_tested(open_source(faces / side), 0.3).folder.records
+        counts[side] = len(tested)
+        names = {Path(tested.name(index)).stem for index in range(len(tested))}
+        ignored = shutil.ignore_patterns(*(f"{name}*" for name in names))
+        folders[side] = shutil.copytree(faces / side, tmp_path / "rest" / side, ignore=ignored)
+    flags = ("-i", 3, "--validation", 0.2, "-z")
+    whole, rest = tmp_path / "whole", tmp_path / "model"
+    code, out, err = run(*_train(faces, whole, *flags, "--test", 0.3))
+    assert code == 0 and f", {counts['a']} more for the test" in out, err
+    assert run(*_train(tmp_path / "rest", rest, *flags))[0] == 0
+    names = ("model.safetensors", "optimizer.safetensors", "faces.safetensors")
+    for name in [f"checkpoint-00000003/{name}" for name in names] + ["preview.png", "timelapse/00000003.jpg"]:
+        assert (whole / name).read_bytes() == (rest / name).read_bytes(), name
+    data = json.loads((whole / "checkpoint-00000003" / "state.json").read_text())["data"]
+    assert all(d["faces"] + d["held_out"] + d["tested"] == 12 and d["tested"] == counts[s] for s, d in data.items())
+
+    code, out, err = run("evaluate", "-m", whole, "--test", "--json")
+    measured = json.loads(out)
+    assert (code, err) == (0, "") and {side: result["faces"] for side, result in measured.items()} == counts
+    assert all(result["loss"] > 0 and 3 < result["psnr"] < 60 for result in measured.values())
+    code, out, _ = run("evaluate", "-m", whole, "--test", "-A", faces / "a", "-B", faces / "b")
+    assert code == 0 and f"A > A: loss {measured['a']['loss']:.5f}, {measured['a']['psnr']:.2f} dB" in out
+    swapped = json.loads(run("evaluate", "-m", whole, "--test", "-A", faces / "b", "--json")[1])
+    assert swapped["b"] == measured["b"] and swapped["a"]["psnr"] < measured["a"]["psnr"], "each by its decoder"
+    for arguments, said in {
+        ("-m", rest, "--test"): r"was trained without a share for the test",
+        ("-m", whole, "--test", "-B", tmp_path / "rest" / "b"): r"none of the \d+ faces of .* belongs to the share 0.3",
+        ("-m", whole, "--truth", faces / "truth", "-A", faces / "a"): r"-A/-B with --truth",
+        ("-m", whole): r"one of the arguments --truth --test is required",
+    }.items():
+        code, _, err = run("evaluate", *arguments)
+        assert code == 2 and re.search(said, err) and "Traceback" not in err, err
+    code, _, err = run(*_train(faces, whole, "-i", 4, "--test", 0.1))
+    assert code == 2 and "--test is 0.3 there and 0.1 now" in err
+    alone = tmp_path / "rest" / "a"
+    code, out, err = run(*_train(faces, whole, "-i", 4, "-z", "auto", "-x", alone, "-y", faces / "b"))
+    assert code == 0, err
 
 
 def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run):

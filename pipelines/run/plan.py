@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipelines.dataset import check_prepared, split_validation
+from pipelines.dataset import check_prepared, split_validation, tested_mask, without_tested
 from pipelines.run.request import Plan, TrainRequest
 from pipelines.run.resume import resumed
 from pipelines.sides import (
@@ -117,7 +118,10 @@ def plan_run(
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    sources = [scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache) for path in inputs]
+    sources = [
+        without_tested(scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache), config.test)
+        for path in inputs
+    ]
     for source in sources:
         lines += check_prepared(source, spec)
         split_validation(source, config.validation)
@@ -128,6 +132,10 @@ def plan_run(
             lines += check_prepared(known[path], spec)
             if bad := known[path].folder.bad:
                 lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
+            is_tested = tested_mask(known[path].folder.records.column("pixels"), config.test)
+            if is_tested.all():
+                raise SwapfastError(f"--timelapse-input: all faces of {path} are held out for the test; give others")
+            known[path] = known[path].select(np.flatnonzero(~is_tested))
         timelapse_sources.append(known[path])
     return Plan(
         checkpoints,

@@ -35,6 +35,7 @@ def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
                 "folder": str(s.source.folder.path),
                 "faces": len(s),
                 "held_out": len(s.validation),
+                "tested": s.source.tested,
                 "digest": faces_digest([s]),
             }
             for name, s in zip(SIDES, sides, strict=True)

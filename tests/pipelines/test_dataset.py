@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset import MultiDataset, TrainSet, get_label, get_sorted_images, held_out_mask, open_source
+from pipelines.dataset import (
+    MultiDataset,
+    TrainSet,
+    get_label,
+    get_sorted_images,
+    held_out_mask,
+    only_tested,
+    open_source,
+    split_validation,
+    without_tested,
+)
 from pipelines.preview import PreviewSet
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.result import Augmented, to_float
@@ -360,6 +370,39 @@ def test_no_share_is_more_likely_than_another():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("validation", [0.0, 0.1, 0.4])
+def test_the_share_for_the_test_is_disjoint_and_does_not_depend_on_the_others(faces_240, validation):
+    """80/10/10 and others: training, validation and test are all of the faces, each once."""
+    whole = open_source(faces_240)
+    source, tested = without_tested(whole, 0.1), only_tested(whole, 0.1)
+    assert source.tested == len(tested) and len(source) + len(tested) == 240 and 8 <= len(tested) <= 45
+    train, held = split_validation(source, validation) if validation else (np.arange(len(source)), np.array([], int))
+    names = [
+        {source.folder.records.name(int(i)) for i in train},
+        {source.folder.records.name(int(i)) for i in held},
+        {tested.folder.records.name(i) for i in range(len(tested))},
+    ]
+    assert sum(map(len, names)) == len(set.union(*names)) == 240
+    alone = held_names(small_set(faces_240, validation))[1]
+    assert alone - names[2] == names[1], "the validation faces are those of a run without a test"
+    larger = only_tested(whole, 0.3)
+    assert names[2] < {larger.folder.records.name(i) for i in range(len(larger))}
+
+
+def test_a_share_for_the_test_that_leaves_nothing_is_an_error(faces_240, tmp_path):
+    whole = open_source(faces_240)
+    with pytest.raises(SwapfastError, match=r"--test 1e-06: of the 240 faces of .* leaves nothing to test with"):
+        without_tested(whole, 1e-6)
+    names = [whole.folder.records.name(int(i)) for i in np.flatnonzero(held_out_mask_of(whole, 0.5))]
+    shutil.copy(faces_240 / next(name for name in names if name.startswith(("0", "1"))), tmp_path / "one.png")
+    with pytest.raises(SwapfastError, match=r"--test: none of the 1 faces of .* belongs to the share 0.1"):
+        only_tested(open_source(tmp_path), 0.1)
+
+
+def held_out_mask_of(source, share: float) -> np.ndarray:
+    return held_out_mask(source.folder.records.column("pixels"), share)
+
+
 def test_the_same_picture_is_always_on_the_same_side(faces_240, tmp_path):
     """In another folder, under another name, in another order, with a new mask or other landmarks in its header."""
     _, held = held_names(small_set(faces_240, 0.3))
