@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -17,18 +18,23 @@ from pipelines.fill import UNUSABLE, FaceSource, Progress, fill_store
 from pipelines.matches import cached_find_closest
 from pipelines.sampler import Sampler
 from pipelines.store import HostStore, StoreSpec
-from swapfast.config import TrainConfig
+from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import DRAWN_TYPES, face_mask
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.reader import BadFace
 from swapfast.faces.table import FaceTable, index_path, load_index, save_index
+from swapfast.points import transform_points
 from swapfast.system import available_memory, on_all_cores
 
 FEW_FACES = 25  # fewer faces are mostly learned by heart
 DEVICE_SHARE = 0.6  # of free GPU memory; the model, its optimizer and the batches need the rest
 MEMORY_SHARE = 0.5
+NEARLY_ALL = 0.9  # share of a side's faces that show one picture, from which on that is told
+ALIKE_LANDMARKS = 0.015  # mean distance of aligned landmarks, in unit squares, of pictures that may be one
+ALIKE_LEVELS = 2.0  # mean difference of their grays, of 255
+LOOKED_AT = 24  # pictures with the same landmarks that are decoded for that
 MASKS_READ = 1000  # at the start, of a folder whose faces are decoded batch by batch
 
 ProgressFactory = Callable[[str], Callable[[int, int], None]]  # description -> what is told (done, total)
@@ -238,4 +244,56 @@ def describe_sides(sides: list[TrainSet]) -> list[str]:
             lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")
         if len(side) < FEW_FACES:
             lines.append(f"warning: side {side.side} has {len(side)} faces; below {FEW_FACES} it learns them by heart")
-    return lines
+        if (count := count_alike(side.source)) >= max(2, NEARLY_ALL * len(side.source)):
+            lines.append(
+                f"warning: side {side.side}: {count} of {len(side.source)} faces are the same picture or nearly so; it "
+                "learns that picture by heart"
+            )
+    return lines + describe_overlap(sides)
+
+
+def describe_overlap(sides: list[TrainSet]) -> list[str]:
+    """Return a line where two sides show the same pictures, which some do on purpose and others by mistake."""
+    first, second = sides
+    keys, opposite = (side.source.folder.records.column("pixels").view("<u8")[:, 0] for side in sides)
+    count = int(np.isin(keys, opposite).sum())
+    if not count:
+        return []
+    is_all = count == len(keys) and np.isin(opposite, keys).all()
+    return [
+        f"warning: both sides show the same faces: {'all' if is_all else count} of the {len(keys)} pictures of side "
+        f"{first.side} are on side {second.side} too; a swap needs two people"
+    ]
+
+
+def count_alike(source: FaceSource) -> int:
+    """Return how many faces are the same picture as the most frequent one, or nearly.
+
+    Faces with nearly the same aligned landmarks are looked at: LOOKED_AT of them, spread over the folder.
+    """
+    records = source.folder.records
+    counts = np.unique(records.column("pixels"), axis=0, return_counts=True)[1]
+    equal = int(counts.max())
+    if equal >= NEARLY_ALL * len(source):
+        return equal
+    matrices, landmarks = records.column("legacy_matrix"), records.column("landmarks")
+    points = transform_points(matrices, landmarks)
+    gaps = np.abs(points - np.median(points, axis=0)).mean((1, 2))
+    alike = np.flatnonzero(gaps < ALIKE_LANDMARKS)
+    if len(alike) < NEARLY_ALL * len(source):
+        return equal
+    decoded = (_thumbnail(source, int(index)) for index in alike[spread_indices(len(alike), LOOKED_AT)])
+    thumbnails = [thumbnail for thumbnail in decoded if thumbnail is not None]
+    if not thumbnails:
+        return equal
+    differences = np.abs(np.stack(thumbnails) - np.median(thumbnails, axis=0)).mean((1, 2))
+    return int(len(alike) * (differences < ALIKE_LEVELS).mean())
+
+
+def _thumbnail(source: FaceSource, index: int) -> np.ndarray | None:
+    """Return a face in 16 x 16 grays, None where it cannot be read."""
+    spec = StoreSpec(64, CropConfig() if source.prepared is None else source.prepared.crop, MaskConfig(), ())
+    face = np.empty(spec.face_shape, np.uint8)
+    if source.put(spec, index, face, np.empty(spec.extra_masks_shape, np.uint8)):
+        return None
+    return cv2.resize(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)

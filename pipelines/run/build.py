@@ -15,6 +15,7 @@ from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
+from pipelines.run.known_faces import FILE
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
 from pipelines.run.run_state import changed_faces, faces_drawn, inherited_metrics, make_state
@@ -103,7 +104,11 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     processes.publish_files_ready()
     processes.check_same("the faces", faces_digest(sides))
     state = make_state(plan, sides)
-    for line in (*plan.lines, *describe_sides(sides), *changed_faces(plan.checkpoint, state["data"])):
+    for line in (
+        *plan.lines,
+        *describe_sides(sides),
+        *changed_faces(plan.checkpoint, state["data"], plan.known.remarks),
+    ):
         log(line)
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
@@ -144,7 +149,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
         state=state | {"metrics": inherited_metrics(plan.checkpoint, config)},
-        tensors={} if means is None else {"faces": means},
+        tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
         saved_step=None if plan.checkpoint is None else plan.step,
         drawn_before=sampler.drawn_before,
         nan=config.nan,

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from pipelines.dataset import check_prepared, split_validation, tested_mask, without_tested
-from pipelines.run.request import Plan, TrainRequest
+from pipelines.run.known_faces import know_faces
+from pipelines.run.request import KnownFaces, Plan, TrainRequest
 from pipelines.run.resume import resumed
 from pipelines.sides import (
     ProgressFactory,
@@ -125,6 +126,10 @@ def plan_run(
     for source in sources:
         lines += check_prepared(source, spec)
         split_validation(source, config.validation)
+    known_faces = KnownFaces()
+    if processes.is_first:
+        known_faces = know_faces(checkpoint, sources, config.validation, run.override)
+        lines += known_faces.lines
     known, timelapse_sources = dict(zip(inputs, sources)), []
     for path in run.timelapse_inputs if processes.is_first else ():
         if path not in known:
@@ -151,6 +156,7 @@ def plan_run(
         processes,
         transfer,
         timelapse_sources,
+        known_faces,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from pipelines.fill import FaceSource
 from pipelines.store import StoreSpec
@@ -31,11 +32,25 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
+class KnownFaces:
+    """The faces that a model knows once it is trained on those of this start.
+
+    tensors: side -> sorted digests, int64, as a checkpoint keeps them.
+    remarks: side -> how many of its faces are new to the model.
+    lines: what to tell a person.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run that is possible. Nothing has been written so far.
 
     steps: the checkpoints there were. lines: what to tell a person. transfer: what came from another model.
-    timelapse_sources: what is in ``config.run.timelapse_inputs``.
+    timelapse_sources: what is in ``config.run.timelapse_inputs``. known: the faces that the model knows.
     """
 
     checkpoints: CheckpointFolder
@@ -51,6 +66,7 @@ class Plan:
     processes: Processes = SINGLE_PROCESS
     transfer: Transfer | None = None
     timelapse_sources: Sequence[FaceSource] = ()
+    known: KnownFaces = field(default_factory=KnownFaces)
 
     @property
     def step(self) -> int:

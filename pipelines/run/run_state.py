@@ -115,32 +115,39 @@ def faces_drawn(checkpoint: Checkpoint | None) -> int:
     """
     if checkpoint is None:
         return 0
-    counts = list(_table(checkpoint.state.get("faces_drawn")).values())
+    counts = list(table_of(checkpoint.state.get("faces_drawn")).values())
     if counts and all(type(count) is int and 0 <= count < MAX_ORDINAL for count in counts):
         return max(counts)
     return checkpoint.step * TrainConfig.from_dict(checkpoint.state.get("config")).batch_size
 
 
-def _table(value: object) -> dict:
+def table_of(value: object) -> dict:
     """Return ``value``, or an empty table where somebody's hand made something else of it."""
     return value if isinstance(value, dict) else {}
 
 
 def same_faces(checkpoint: Checkpoint, data: Mapping[str, Mapping]) -> list[str]:
     """Return the sides whose faces are those of the checkpoint, in their order. data: as ``run_state`` has it."""
-    earlier = _table(checkpoint.state.get("data"))
-    return [side for side, faces in data.items() if _table(earlier.get(side)).get("digest") == faces["digest"]]
+    earlier = table_of(checkpoint.state.get("data"))
+    return [side for side, faces in data.items() if table_of(earlier.get(side)).get("digest") == faces["digest"]]
 
 
-def changed_faces(checkpoint: Checkpoint | None, data: dict) -> list[str]:
-    """Return a line for each side whose faces are not those of the checkpoint. data: as ``run_state`` has it."""
+def changed_faces(
+    checkpoint: Checkpoint | None, data: Mapping[str, Mapping], remarks: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return a line for each side whose faces are not those of the checkpoint.
+
+    data: as ``run_state`` has it.
+    remarks: side -> how many of its faces are new, where the checkpoint tells.
+    """
     lines = []
-    earlier = _table(None if checkpoint is None else checkpoint.state.get("data"))
+    earlier = table_of(None if checkpoint is None else checkpoint.state.get("data"))
     for side, faces in data.items():
-        trained = _table(earlier.get(side))
+        trained = table_of(earlier.get(side))
         if "digest" in trained and trained["digest"] != faces["digest"]:
+            remark = (remarks or {}).get(side)
             lines.append(
                 f"side {side.upper()}: its faces are not those it was trained on so far ({trained.get('faces')} then, "
-                f"{faces['faces']} now)"
+                f"{faces['faces']} now){f': {remark}' if remark else ''}"
             )
     return lines
