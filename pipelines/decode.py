@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from swapfast.faces.image import read_image
+from swapfast.faces.jpeg import CMYK_CONVERTED
+from swapfast.faces.png import LONG_TEXT_IGNORED, PROFILE_IGNORED
 from swapfast.faces.prepared import PreparedSet
 
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or the reason of a failure in one phrase
@@ -24,6 +26,8 @@ _ANY_JPEG = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
 # DALI decodes 16 pictures at once and 16 ahead. Larger pictures are decoded one by one on each core: a JPEG of a few kB
 # may claim 134 Mpx, and three of them took 3 GiB.
 DALI_PIXELS = 1 << 23
+# Notes of pictures that DALI's decoders disagree on, or on which libpng writes to stderr.
+NOT_FOR_DALI = frozenset((CMYK_CONVERTED, PROFILE_IGNORED, LONG_TEXT_IGNORED))
 
 
 def dali_version() -> str | None:
@@ -208,6 +212,8 @@ class BatchDecoder:
         if prepared:
             return source.prepared.encoding == "jpeg"
         row = source.folder.records.rows[member[1]]
+        if not NOT_FOR_DALI.isdisjoint(source.folder.records.note_sets[source.folder.records.columns["notes"][row]]):
+            return False
         width, height = (int(source.folder.records.columns[name][row]) for name in ("width", "height"))
         return width * height <= DALI_PIXELS
 

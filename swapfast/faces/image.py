@@ -1,7 +1,8 @@
 """Decodes pictures on the host: PNGs, masks and, where DALI is missing, JPEGs.
 
 kornia_rs decodes ordinary PNGs (8-bit RGB): 1.7 ms of CPU for a 512 px face, against 4.2 ms for OpenCV and 6.6 ms for
-DALI, which decodes PNGs on the CPU only (benchmarks/decode.py). The pixels are equal. OpenCV decodes everything else.
+DALI, which decodes PNGs on the CPU only (benchmarks/decode.py). The pixels are equal. OpenCV decodes everything else,
+of PNGs the pixels alone (bare_png.py), but for JPEGs of four inks (cmyk.py).
 
 Gray and palette pictures become BGR, alpha is dropped, 16 bits are scaled to 8. The EXIF orientation is ignored, as it
 is in DALI's part of the data path: landmarks are in stored pixels.
@@ -12,14 +13,24 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import cv2
 import kornia_rs
 import numpy as np
 
+from swapfast.faces.bare_png import UNDECODABLE, reduce_png
+from swapfast.faces.cmyk import decode_inks, has_four_inks
+
 MAX_FILE_BYTES = 1 << 29
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_RGB8 = b"\x08\x02"  # IHDR's bit depth and colour type
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+# IHDR's bit depth and colour type -> kornia_rs's mode, and OpenCV's conversion to BGR.
+_ORDINARY = {
+    b"\x08\x02": ("rgb", cv2.COLOR_RGB2BGR),
+    b"\x08\x06": ("rgba", cv2.COLOR_RGBA2BGR),
+    (_GRAY8 := b"\x08\x00"): ("mono", cv2.COLOR_GRAY2BGR),
+}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -38,15 +49,23 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes) -> np.ndarray:
     """Return the decoded picture, (H, W, 3) uint8 BGR. Raises ValueError with a short reason."""
-    if data[:8] == _PNG_SIGNATURE and data[24:26] == _RGB8:
-        height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-        try:
-            rgb = kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
-        except Exception:  # kornia_rs has no narrower error; OpenCV tries next and gives the reason
-            pass
-        else:
-            return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR, dst=rgb)
-    return _decode(data, cv2.IMREAD_COLOR)
+    ordinary = _decode_ordinary_png(data)
+    if ordinary is None:
+        return _decode(data, cv2.IMREAD_COLOR)
+    pixels, conversion = ordinary
+    return cv2.cvtColor(pixels, conversion, dst=pixels if pixels.shape[2] == 3 else None)
+
+
+def _decode_ordinary_png(data: bytes) -> tuple[Any, int] | None:
+    """Return the pixels of an 8-bit PNG and OpenCV's conversion of them to BGR, None if kornia_rs cannot decode it."""
+    if data[:8] != _PNG_SIGNATURE or data[24:26] not in _ORDINARY:
+        return None
+    height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    mode, conversion = _ORDINARY[data[24:26]]
+    try:
+        return kornia_rs.io.decode_image_png_u8(data, (height, width), mode), conversion
+    except Exception:  # kornia_rs has no narrower error; OpenCV tries next and gives the reason
+        return None
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -56,7 +75,10 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_gray(path: Path) -> np.ndarray:
     """Return the mask in a file, (H, W) uint8. Raises ValueError with a short reason."""
-    return _decode(read_bytes(path), cv2.IMREAD_GRAYSCALE)
+    data = read_bytes(path)
+    if data[24:26] == _GRAY8 and (ordinary := _decode_ordinary_png(data)) is not None:
+        return ordinary[0][..., 0]
+    return _decode(data, cv2.IMREAD_GRAYSCALE)
 
 
 def read_unconverted(path: Path) -> np.ndarray | None:
@@ -73,12 +95,19 @@ _ROWS = 64  # of a 16-bit picture that are converted at a time
 def _decode(data: bytes, mode: int) -> np.ndarray:
     if not data:
         raise ValueError("empty (zero bytes)")
+    if data.startswith(_PNG_SIGNATURE):
+        data = reduce_png(data)
+    elif data.startswith(_JPEG_SIGNATURE):
+        four_inks, adobe = has_four_inks(data)
+        if four_inks:
+            colours = decode_inks(data, adobe)
+            return cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY) if mode == cv2.IMREAD_GRAYSCALE else colours
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise ValueError("pixels that cannot be decoded") from error
+        raise ValueError(UNDECODABLE) from error
     if pixels is None:
-        raise ValueError("pixels that cannot be decoded")
+        raise ValueError(UNDECODABLE)
     if pixels.dtype == np.uint16:
         pixels = _eight_bits(pixels)
     if pixels.dtype != np.uint8:

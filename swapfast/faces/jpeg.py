@@ -21,6 +21,9 @@ SIGNATURE = b"\xff\xd8\xff"
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _READABLE_SOF = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended, progressive; Huffman coded
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+MAX_SCANS = 100  # each is a pass over the whole picture; progressive JPEGs have about ten
+MAX_SCANNED = 1 << 31  # px over all scans
+CMYK_CONVERTED = "CMYK converted"
 _EXIF = b"Exif\0\0"
 
 
@@ -38,7 +41,7 @@ class JpegInfo:
         """Return what decoding to BGR changes or ignores."""
         changes = {
             "gray expanded": self.components == 1,
-            "CMYK converted": self.components == 4,
+            CMYK_CONVERTED: self.components == 4,
             "EXIF orientation ignored": self.orientation != 1,
         }
         return tuple(note for note, applies in changes.items() if applies)
@@ -69,6 +72,8 @@ def read_jpeg(data: bytes) -> JpegInfo:
             offset = _end_of_scan(data, offset)
     if frame is None or scans == 0:
         raise ValueError("damaged (no pixels)")
+    if scans > MAX_SCANS or scans * frame[0] * frame[1] > MAX_SCANNED:
+        raise ValueError(f"a JPEG of {scans} scans, which would take minutes to decode: save it again")
     return JpegInfo(*frame, orientation)
 
 

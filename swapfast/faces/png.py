@@ -28,6 +28,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_EDGE = 32_766  # OpenCV resamples pictures below 2**15 px
 MAX_PIXELS = 1 << 26  # half as many of 16 bits, for which OpenCV needs 12 bytes each
 
+LONG_TEXT = 4 << 20
+# Notes of PNGs whose profiles and texts libpng may complain of on stderr.
+PROFILE_IGNORED, LONG_TEXT_IGNORED = "colour profile ignored", "long text ignored"
+
 _KEYWORD = b"faceswap"
 _LENGTH_AND_KIND, _CRC = struct.Struct(">I4s").unpack_from, struct.Struct(">I").unpack_from
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -43,6 +47,8 @@ class PngInfo:
     colour_type: int
     transparent: bool
     faceswap_text: bytes | None
+    has_profile: bool = False
+    has_long_text: bool = False  # or other data of more than LONG_TEXT bytes beside the pixels
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -52,6 +58,8 @@ class PngInfo:
             "16-bit scaled to 8": self.bit_depth == 16,
             "gray expanded": self.colour_type in (0, 4),
             "palette expanded": self.colour_type == 3,
+            PROFILE_IGNORED: self.has_profile,
+            LONG_TEXT_IGNORED: self.has_long_text,
         }
         return tuple(note for note, applies in changes.items() if applies)
 
@@ -108,14 +116,17 @@ def read_png(data: bytes) -> PngInfo:
     check_dimensions(width, height, depth)
     if depth not in _BIT_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise ValueError("damaged (an IHDR that no PNG has)")
-    text, seen = None, set()
+    text, seen, longest = None, set(), 0
     for kind, content in chunks:
         seen.add(kind)
+        if kind != b"IDAT":
+            longest = max(longest, len(content))
         if kind == b"iTXt" and text is None:
             text = _faceswap_text(content)
     if b"IDAT" not in seen or (colour == 3 and b"PLTE" not in seen):
         raise ValueError("damaged (no pixels or no palette)")
-    return PngInfo(width, height, depth, colour, colour in (4, 6) or b"tRNS" in seen, text)
+    transparent = colour in (4, 6) or b"tRNS" in seen
+    return PngInfo(width, height, depth, colour, transparent, text, b"iCCP" in seen, longest > LONG_TEXT)
 
 
 def find_pixels(data: bytes) -> int:

@@ -23,7 +23,7 @@ from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.mapped import open_arrays, write_arrays
 
-INDEX_FORMAT = 2  # raised whenever reading a file gives another result than before
+INDEX_FORMAT = 3  # raised whenever reading a file gives another result than before
 
 KINDS: tuple[Literal["bad", "head", "plain", "prepared"], ...] = ("bad", "head", "plain", "prepared")
 ENCODINGS: tuple[Literal["png", "jpeg", "raw"], ...] = ("png", "jpeg", "raw")
