@@ -242,8 +242,9 @@ class MultiDataset:
     """Several sides side by side, as long as the longest of them.
 
     Item i holds one item of each set. With ``is_random``, each set goes through its faces in a new order every time,
-    and continues across epochs, so that every face of a short set is used; ``shuffle`` begins the next epoch. Without
-    it, item i is item i of each set, and short sets repeat.
+    and continues across epochs, so that every face of a short set is used. The next epoch begins by itself when as many
+    items have been taken as there are, or with ``shuffle``. Without ``is_random``, item i is item i of each set, and
+    short sets repeat.
     """
 
     def __init__(
@@ -256,6 +257,7 @@ class MultiDataset:
         self.datasets = tuple(datasets)
         self.is_random = is_random
         self.epoch = 0
+        self._taken = 0  # items of this epoch
         self.sampler = Sampler(seed, tuple(map(len, self.datasets)), 1, permutation=permutation)
 
     def __len__(self) -> int:
@@ -271,10 +273,14 @@ class MultiDataset:
     def shuffle(self) -> None:
         """Begin the next epoch."""
         self.epoch += 1
+        self._taken = 0
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, int], ...]:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if self._taken == len(self):
+            self.shuffle()
+        self._taken += 1
         position = np.array([self.epoch * len(self) + index])
         chosen = [
             int(self.sampler.faces_at(side, position)[0]) if self.is_random else index % count

@@ -6,21 +6,27 @@ import contextlib
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.augmenters import make_augmenter
 from pipelines.collate import Collate
-from pipelines.feed import Feed
+from pipelines.dataset import TrainSet, get_label
+from pipelines.feed import Feed, HostFeed
 from pipelines.sampler import Sampler
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import Batch
-from swapfast.config import AugmentationConfig
+from swapfast.config import AugmentationConfig, TrainConfig
+from swapfast.device import pick_backend
+from swapfast.faces.crop import crop_shares
+from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
 
 PREFETCH = 2  # batches made ahead: one is in use while the next is made
@@ -120,6 +126,47 @@ class TrainLoader:
         self._iterator: Iterator[Batch] | None = None
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    @classmethod
+    def from_folders(
+        cls,
+        input_folders: Sequence[str | Path],
+        input_size: int,
+        output_sizes: Sequence[int],
+        color_order: str = "bgr",
+        config: TrainConfig | None = None,
+        device: torch.device | str = "cpu",
+        backend: str = "auto",
+        start: int = 0,
+    ) -> TrainLoader:
+        """Return the loader of folders of faces or prepared sets, one per side, decoded into memory.
+
+        config: gives the batch size, the seed, and what is cropped, masked and augmented.
+        backend: "opencv" or "torch", by default the one that is faster on ``device``.
+        Raises SwapfastError for folders without faces, and listing every bad file.
+        """
+        config, device = config or TrainConfig(), torch.device(device)
+        backend = pick_backend(backend, device)
+        masks = needed_masks(config)
+        size = max(input_size, *output_sizes)
+        sets = [
+            TrainSet.from_folder(get_label(number, len(input_folders)), folder, size, config.crop, config.mask, masks)
+            for number, folder in enumerate(input_folders)
+        ]
+        sampler = Sampler(config.seed, tuple(map(len, sets)), config.batch_size)
+        augmentation = config.augmentation
+        augment = make_augmenter(backend, size, input_size, output_sizes, device, augmentation)
+        collate = Collate(augment, backend == "torch", masks, color_order, device)
+        matcher = None
+        if augmentation.warp_to_landmarks:
+            records = [side.source.folder.records for side in sets]
+            matcher = LandmarkMatcher.from_records(records, size, config.crop.centering, *crop_shares(config.crop))
+        feed = HostFeed(sets, device if backend == "torch" else None)
+        return cls(feed, sampler, collate, augmentation, size, start, matcher)
+
+    def get_loader(self) -> Iterator[Batch]:
+        """Return the batches of both sides, as ``iter`` does."""
+        return iter(self)
 
     def draws(self, ordinals: np.ndarray, ids: np.ndarray) -> tuple[Draws, np.ndarray]:
         """Return the random amounts of some faces, and (sides, B) bool: which of them stay unwarped.

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipelines.dataset import get_label, open_source
 from pipelines.fill import UNUSABLE, FaceSource
 from pipelines.sampler import Sampler
 from swapfast.batch import SIDES
@@ -58,6 +59,24 @@ class PreviewSet:
         self.skip_bad = skip_bad
         self._margin = round(output_size / (self.crop.coverage / 100) / 2) - output_size // 2
         self.full_size = output_size + 2 * self._margin
+
+    @classmethod
+    def from_folder(
+        cls,
+        side: str,
+        image_folder: str | Path,
+        input_size: int,
+        output_size: int,
+        color_order: str = "bgr",
+        num_images: int = 0,
+        crop: CropConfig | None = None,
+        mask: MaskConfig | None = None,
+        masked: bool = True,
+    ) -> PreviewSet:
+        """Return the set of a folder or prepared set. Raises SwapfastError listing every bad file."""
+        source = open_source(Path(image_folder))
+        source.folder.require_all_good()
+        return cls(side, source, input_size, output_size, color_order, num_images, crop, mask, masked)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -107,6 +126,32 @@ class PreviewLoader:
         self.sampler = Sampler(seed, tuple(map(len, sets)), num_samples or batch_size)
         self.step = 0
         self._static_batch: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def from_folders(
+        cls,
+        input_size: int,
+        output_size: int,
+        color_order: str,
+        input_folders: Sequence[str | Path],
+        batch_size: int,
+        num_samples: int = 0,
+        crop: CropConfig | None = None,
+        mask: MaskConfig | None = None,
+    ) -> PreviewLoader:
+        """Return the loader of folders of faces or prepared sets, one per side; see ``PreviewSet.from_folder``."""
+        sides = len(input_folders)
+        sets = [
+            PreviewSet.from_folder(
+                get_label(number, sides), folder, input_size, output_size, color_order, num_samples, crop, mask
+            )
+            for number, folder in enumerate(input_folders)
+        ]
+        return cls(sets, batch_size, num_samples)
+
+    def get_loader(self) -> PreviewLoader:
+        """Return the batches of all sides, as ``iter`` does."""
+        return self
 
     def __iter__(self) -> PreviewLoader:
         return self

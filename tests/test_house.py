@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -70,6 +72,25 @@ def test_imports_point_down():
 
 
 @pytest.mark.slow
+def test_every_name_of_the_api_is_where_the_table_says():
+    """Of docs/architecture.md: each class and function, and each method that is named beside it."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in text.split("| `lib.training` | here |")[1].splitlines()[2:]]
+    rows = [row for row in rows if len(row) == 3]
+    assert len(rows) > 25
+    for api, here, otherwise in rows:
+        names = re.findall(r"`([^`]+)`", here)
+        if not names:
+            assert "no windows" in otherwise
+            continue
+        pkgutil.resolve_name(names[0])
+        name, _, constructor = names[0].rpartition(".")
+        owner = pkgutil.resolve_name(name if constructor.startswith("from_") else names[0])
+        assert owner.__name__ in api, f"{api} is called {owner.__name__} here"
+        for method in re.findall(r"`\.(\w+)`", api):
+            assert hasattr(owner, method), f"{names[0]} has no {method}"
+
+
 def test_the_library_loads_without_dali_and_the_rest():
     """``import swapfast`` parts in a process where DALI, pipelines and cli cannot be imported."""
     program = (

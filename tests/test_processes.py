@@ -162,7 +162,7 @@ def stop_on_the_last(processes, folder):
 
 def find_rate(processes, folder):
     trainer = _trainer(processes, folder, 50)
-    finder = LearningRateFinder(trainer, 12, start_lr=1e-5, folder=folder / f"found{processes.rank}")
+    finder = LearningRateFinder(trainer, steps=12, start_lr=1e-5, folder=folder / f"found{processes.rank}")
     finder.find()
     return finder.curve.losses, finder.best_lr, (folder / f"found{processes.rank}").exists()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipelines.augmenters import make_augmenter
 from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
@@ -38,7 +39,6 @@ from swapfast.bars import log_if_slow
 from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.transfer import trained_state
-from swapfast.config import AugmentationConfig
 from swapfast.device import pick_backend
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
@@ -56,35 +56,6 @@ from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
 from swapfast.training.validation import Validation
-
-
-def make_augmenter(
-    backend: str,
-    processing_size: int,
-    input_size: int,
-    output_sizes: Sequence[int],
-    device: torch.device,
-    config: AugmentationConfig | None = None,
-    threads: int | None = None,
-    compile: bool = False,
-    callers: int = 1,
-):
-    """Return the augmentation of ``backend``, 'opencv' or 'torch', for batches that end on ``device``.
-
-    On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
-
-    threads  of OpenCV, by default one per core
-    compile  let torch compile its backend's augmentation
-    callers  how many threads call it at the same time and share OpenCV's
-    """
-    if backend == "opencv":
-        from swapfast.augment.host.augmenter import OpenCVAugmenter
-
-        as_float = device.type == "cpu"
-        return OpenCVAugmenter(processing_size, input_size, output_sizes, threads, as_float, callers)
-    from swapfast.augment.device.augmenter import DeviceAugmenter
-
-    return DeviceAugmenter(processing_size, input_size, output_sizes, config, compile)
 
 
 def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFactory = no_progress) -> Trainer:

@@ -43,13 +43,14 @@ class ImageAugmentation:
     batch_size: N, faces in a batch
     processing_size: S, px
     config: ranges of the draws
-    draws: what happens to each face; by default the first of side 0 under seed 0
+    draws: what happens to each face, the same at every call; by default every call draws for the next N faces
+    seed: of those draws; two objects with the same seed and calls give the same
 
     Batches are (N, S, S, C) as in the API: uint8 arrays go through OpenCV, torch tensors (uint8, or float32 in 0..1)
     through the torch backend's functions, and come back in the type they had.
 
-    Peer: draws inside each step and changes its arguments. Ours: every call takes its amounts from ``draws`` and
-    returns new arrays.
+    Peer: draws inside each step from a hidden state and changes its arguments. Ours: a call takes its amounts from
+    ``draws``, or from the seed and the number of faces before, and returns new arrays.
     """
 
     def __init__(
@@ -58,29 +59,45 @@ class ImageAugmentation:
         processing_size: int,
         config: AugmentationConfig | None = None,
         draws: Draws | None = None,
+        seed: int = 0,
     ) -> None:
-        config = config or AugmentationConfig()
-        self.constants = ConstantsAugmentation.from_config(processing_size, batch_size, config)
-        self.processing_size = processing_size
-        self.draws = draws if draws is not None else draw(0, np.arange(batch_size), 0, processing_size, config)
-        if len(self.draws) != batch_size or self.draws.size != processing_size:
+        self.config = config or AugmentationConfig()
+        self.constants = ConstantsAugmentation.from_config(processing_size, batch_size, self.config)
+        self.batch_size, self.processing_size = batch_size, processing_size
+        self.seed = seed
+        self.first_ordinal = 0  # of the next call's faces, where it draws
+        self.draws = draws
+        if draws is not None and (len(draws) != batch_size or draws.size != processing_size):
             raise ValueError(
-                f"draws: {len(self.draws)} made for {self.draws.size} px do not fit {batch_size} faces of "
-                f"{processing_size} px"
+                f"draws: {len(draws)} made for {draws.size} px do not fit {batch_size} faces of {processing_size} px"
             )
+
+    def _next_draws(self) -> Draws:
+        """Return the amounts of this call: those given, or new ones."""
+        if self.draws is not None:
+            return self.draws
+        return draw(self.seed, self._next_ordinals(), 0, self.processing_size, self.config)
+
+    def _next_ordinals(self) -> np.ndarray:
+        """Return the ordinals of this call's faces, (N,): always the first where ``draws`` are given."""
+        ordinals = np.arange(self.first_ordinal, self.first_ordinal + self.batch_size, dtype=np.uint64)
+        if self.draws is None:
+            self.first_ordinal += self.batch_size
+        return ordinals
 
     def color_adjust(self, batch: Images) -> Images:
         """Return (N, S, S, 3) BGR images after LAB jitter and CLAHE."""
         self._check(batch, channels=3)
+        draws = self._next_draws()
         if isinstance(batch, np.ndarray):
-            matrices = jitter_matrices(self.draws)
-            grids, clip_limit = self.draws.clahe_grid.tolist(), self.draws.clip_limit
+            matrices = jitter_matrices(draws)
+            grids, clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
             return recolor(batch, matrices, grids, Scratch(), clip_limit).copy()
 
-        largest_grid = int(self.draws.clahe_grid.max(initial=0))
+        largest_grid = int(draws.clahe_grid.max(initial=0))
 
         def adjust(images: Tensor) -> Tensor:
-            amounts = Amounts.unpack(send(packed_amounts(self.draws), images.device))
+            amounts = Amounts.unpack(send(packed_amounts(draws), images.device))
             return color.color_adjust(images, *amounts.color, largest_grid)
 
         return _on_device(batch, adjust)
@@ -94,7 +111,7 @@ class ImageAugmentation:
         Peer: six channels are sampled on a grid of 1/32 px. Ours: exactly, whatever their number.
         """
         self._check(batch)
-        forward = self.draws.forward()
+        forward = self._next_draws().forward()
         if points is not None:
             points = transform_points(forward, points).astype(np.result_type(points, np.float32))
         inverse = np.linalg.inv(forward)[:, :2]
@@ -118,7 +135,7 @@ class ImageAugmentation:
         points: (N, ..., 2) px (x, y), or None; as the peer's, they keep their order: a left eye is still listed as left
         """
         self._check(batch)
-        flags = self.draws.flip
+        flags = self._next_draws().flip
         if points is not None:
             points = flip_points(points, flags, self.processing_size)
         if isinstance(batch, np.ndarray):
@@ -135,15 +152,19 @@ class ImageAugmentation:
         """Return images warped by the draws' grid of nodes, or to landmarks.
 
         batch: (N, S, S, C)
-        to_landmarks: warp from ``batch_src_points`` to ``batch_dst_points``, to which the noise of the first faces of
-            side 0 under seed 0 is added; a face that cannot be warped stays as it is
+        to_landmarks: warp from ``batch_src_points`` to ``batch_dst_points``, to which noise is added: that of
+            the first faces under the seed where ``draws`` are given, else of the next ones; a face that cannot be
+            warped stays as it is
         batch_src_points: (N, 68, 2) px
         batch_dst_points: (N, 68, 2) px, those of the matched faces
 
         Peer: the map is half a pixel off and what lies outside is black. Ours: neither.
         """
         self._check(batch)
-        nodes = self._to_landmarks(batch_src_points, batch_dst_points) if to_landmarks else self.draws.warp_nodes()
+        if to_landmarks:
+            nodes = self._to_landmarks(batch_src_points, batch_dst_points)
+        else:
+            nodes = self._next_draws().warp_nodes()
         if isinstance(batch, np.ndarray):
             weights = host_geometry.node_weights(self.processing_size, nodes.shape[1])
             batch, scratch = np.ascontiguousarray(batch), Scratch()
@@ -163,14 +184,14 @@ class ImageAugmentation:
     def _to_landmarks(self, source: np.ndarray | None, match: np.ndarray | None) -> np.ndarray:
         if source is None or match is None:
             raise ValueError("warp to landmarks: needs batch_src_points and batch_dst_points")
-        noise = landmark_noise(0, np.arange(len(self.draws)), 0) * self.constants.warp.lm_scale
+        noise = landmark_noise(self.seed, self._next_ordinals(), 0) * self.constants.warp.lm_scale
         return landmark_nodes(source, match, noise, self.processing_size)[0]
 
     def _check(self, batch: Images, channels: int | None = None) -> None:
         size = self.processing_size
         shape = tuple(getattr(batch, "shape", ()))
-        if len(shape) != 4 or shape[:3] != (len(self.draws), size, size) or channels not in (None, shape[-1]):
-            raise ValueError(f"batch: expected ({len(self.draws)}, {size}, {size}, {channels or 'C'}), got {shape}")
+        if len(shape) != 4 or shape[:3] != (self.batch_size, size, size) or channels not in (None, shape[-1]):
+            raise ValueError(f"batch: expected ({self.batch_size}, {size}, {size}, {channels or 'C'}), got {shape}")
         kinds = (torch.uint8, torch.float32) if isinstance(batch, Tensor) else (np.uint8,)
         if batch.dtype not in kinds:
             raise ValueError(f"batch: {batch.dtype} is neither bytes nor (as a tensor) float32")

@@ -23,9 +23,9 @@ class ConstantsColor:
 
     clahe_base_contrast: int  # tiles per edge of the coarsest CLAHE grid
     clahe_chance: float  # 0..1
-    clahe_clip_limit: float  # the highest a histogram bin may be, in mean heights
     clahe_max_size: int  # grids are base + k * (base // 2), k from 0 to this
     lab_adjust: tuple[float, float, float]  # largest amount either way for L*, a*, b*; 0..1
+    clahe_clip_limit: float = CLIP_LIMIT  # the highest a histogram bin may be, in mean heights; not the API's
 
     @classmethod
     def from_config(cls, processing_size: int, config: AugmentationConfig | None = None) -> ConstantsColor:
@@ -35,9 +35,9 @@ class ConstantsColor:
         return cls(
             clahe_base_contrast=max(2, processing_size // 128),
             clahe_chance=on * config.color_clahe_chance / 100,
-            clahe_clip_limit=config.color_clahe_clip_limit,
             clahe_max_size=config.color_clahe_max_size,
             lab_adjust=(on * config.color_lightness / 100, ab, ab),
+            clahe_clip_limit=config.color_clahe_clip_limit,
         )
 
 

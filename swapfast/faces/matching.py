@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,8 @@ from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.alignment import CENTERINGS, crop_matrices
 from swapfast.faces.crop import crop_landmarks, crop_shares, head_crop_matrices, resize_matrix
+from swapfast.faces.folder import scan_folder
+from swapfast.faces.prepared import is_prepared, open_prepared
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable
 from swapfast.philox import STREAM_AUGMENT, random_words
@@ -79,6 +82,27 @@ class LandmarkMatcher:
             raise ValueError(f"num_choices must be at least 1, got {num_choices}")
         self.landmarks = _checked(landmarks_a, "A"), _checked(landmarks_b, "B")
         self.closest = find(self.landmarks, num_choices, progress)
+
+    @classmethod
+    def from_folders(
+        cls,
+        folders: Sequence[str | Path],
+        size: int,
+        centering: str,
+        coverage: float,
+        y_offset: float,
+        num_choices: int = 10,
+    ) -> LandmarkMatcher:
+        """Make a matcher from the folders of faces, or prepared sets, of side A and side B.
+
+        See ``from_records``. Raises SwapfastError for folders without faces, and listing every bad file.
+        """
+        sides = []
+        for path in map(Path, folders):
+            folder = open_prepared(path).folder if is_prepared(path) else scan_folder(path)
+            folder.require_all_good()
+            sides.append(folder.records)
+        return cls.from_records(sides, size, centering, coverage, y_offset, num_choices)
 
     @classmethod
     def from_records(

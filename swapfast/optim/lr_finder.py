@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ExponentialLR
 
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import write_file
@@ -107,9 +108,17 @@ def sweep(start_lr: float, end_lr: float, steps: int) -> list[float]:
     return [start_lr * (end_lr / start_lr) ** (step / steps) for step in range(steps)]
 
 
+def scheduler_range(scheduler: ExponentialLR, steps: int) -> tuple[float, float]:
+    """Return the rate at which a scheduler begins, and the one after ``steps`` steps."""
+    start, gamma = float(scheduler.base_lrs[0]), float(scheduler.gamma)
+    return start, start * gamma**steps
+
+
 class LearningRateFinder:
     """Trains ``trainer`` for ``steps`` steps at rising rates, notes the loss, and puts everything back to the bit.
 
+    scheduler: gives the rates in place of ``start_lr`` and ``end_lr``: its first base rate, and its ``gamma`` from step
+    to step. It is neither stepped nor changed.
     strength: 'default', 'aggressive' or 'extreme', the higher the found rate. mode: 'set', or with a graph
     'graph_and_set' and 'graph_and_exit'; setting and leaving are the caller's (``Optimizer.find_learning_rate``).
     stop_factor: stop where the smoothed loss is so many times the lowest. beta: how much is smoothed.
@@ -120,6 +129,7 @@ class LearningRateFinder:
     def __init__(
         self,
         trainer: SearchTrainer,
+        scheduler: ExponentialLR | None = None,
         steps: int = 1000,
         strength: str = "default",
         mode: str = "set",
@@ -134,6 +144,8 @@ class LearningRateFinder:
             raise unknown_name("--lr-finder-strength", strength, (s.name.lower() for s in LRStrength))
         if mode not in MODES:
             raise unknown_name("--lr-finder-mode", mode, MODES)
+        if scheduler is not None:
+            start_lr, end_lr = scheduler_range(scheduler, steps)
         if not 0 < start_lr < end_lr < math.inf:
             raise SwapfastError(
                 f"--lr-finder-start {start_lr:g} with --lr-finder-end {end_lr:g}: the rate rises from start to end; "

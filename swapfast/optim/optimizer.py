@@ -49,11 +49,16 @@ OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimi
 }
 
 
-def get_parameter_group_ids(named_parameters: Iterable[tuple[str, Parameter]]) -> dict[int, Group]:
-    """Return the group of each weight by its index: kernels decay, biases and other 1-D weights do not."""
+def get_parameter_group_ids(trainable_variables: Iterable[Parameter | tuple[str, Parameter]]) -> dict[int, Group]:
+    """Return the group of each weight by its index: kernels decay, biases and other 1-D weights do not.
+
+    trainable_variables: parameters, or pairs of name and parameter: a bias of more than one dimension, such as
+        LayerNorm's, is known by its name only.
+    """
+    named = (item if isinstance(item, tuple) else ("", item) for item in trainable_variables)
     return {
         index: "decay" if parameter.ndim > 1 and not name.endswith("bias") else "no_decay"
-        for index, (name, parameter) in enumerate(named_parameters)
+        for index, (name, parameter) in enumerate(named)
     }
 
 
@@ -250,7 +255,7 @@ class Optimizer:
 
         options: what else LearningRateFinder takes.
         """
-        finder = LearningRateFinder(trainer, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **options)
+        finder = LearningRateFinder(trainer, None, steps, strength, mode, start_lr=start_lr, end_lr=end_lr, **options)
         finder.find()
         self.finder = finder
         if finder.best_lr is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 import cv2
 import numpy as np
 
 from swapfast.errors import SwapfastError
 
+_LABELS = string.ascii_uppercase + string.digits + string.ascii_lowercase
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -19,6 +22,20 @@ def parse_color(text: str) -> tuple[int, int, int]:
     except ValueError:
         raise SwapfastError(f"mask colour {text!r}: give it as #rrggbb, such as #ff0000") from None
     return blue, green, red
+
+
+def _destinations(sides: int) -> list[list[int]]:
+    """Return the sides that each side's faces are turned into: itself first, then the others in their order."""
+    return [[side, *(other for other in range(sides) if other != side)] for side in range(sides)]
+
+
+def _titles(sides: int) -> list[str]:
+    """Return the titles of all columns."""
+    titles = []
+    for side, destinations in enumerate(_destinations(sides)):
+        titles.append(_LABELS[side])
+        titles += [f"{_LABELS[side]} > {_LABELS[destination]}" for destination in destinations]
+    return titles
 
 
 class Samples:
@@ -44,12 +61,14 @@ class Samples:
     def get_preview(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Return the sheet, (H, W, 3) uint8 BGR.
 
-        predictions: (source side, destination side, n, h, w, 3 or 4) in 0..1 BGR, the 4th channel a learned mask.
+        predictions: (source side, destination side, n, h, w, 3 or 4) in 0..1 BGR, the 4th channel a learned mask; of
+            any number of sides.
         targets: (side, n, H, W, 4) in 0..1, the whole face with its mask; H = h where coverage is 1.
-        Columns: A, A>A, A>B, B, B>B, B>A. Rows are split into two halves side by side where they are tall.
+        Columns: A, A>A, A>B, B, B>B, B>A; of more sides each followed by itself and then by the others. Rows are split
+        into two halves side by side where they are tall.
         """
         rows = self._rows(predictions, targets)
-        header = self._header(rows.shape[3])
+        header = self._header(rows.shape[3], _titles(len(targets)))
         count, columns, height, width = rows.shape[:4]
         sheet = rows.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, 3)
         if sheet.shape[0] > sheet.shape[1] and count > 1:
@@ -62,15 +81,15 @@ class Samples:
         return np.vstack([header, pixels])
 
     def _rows(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Return the cells of all rows, (n, 6, H, W, 3) float."""
+        """Return the cells of all rows, (n, columns, H, W, 3) float."""
         columns = []
-        for side, opposite in ((0, 1), (1, 0)):
+        for side, destinations in enumerate(_destinations(len(targets))):
             faces, masks = targets[side, ..., :3], targets[side, ..., 3:4]
             overlaid = self._overlay(faces, masks)
             framed = self._frame(overlaid)
             inner = self._inner(faces.shape[1], predictions.shape[-2])
             columns.append(self._paste(framed, overlaid[:, inner, inner], inner))
-            for destination in (side, opposite):
+            for destination in destinations:
                 prediction = predictions[side, destination]
                 mask, around = masks[:, inner, inner], framed
                 if prediction.shape[-1] == 4:  # a learned mask knows nothing of what lies around the trained part
@@ -109,11 +128,10 @@ class Samples:
         amount = self.mask_opacity * (1 - masks)
         return images * (1 - amount) + self.mask_color * amount
 
-    def _header(self, width: int) -> np.ndarray:
-        """Return the column titles, uint8 (width / 4.5, 6 * width, 3)."""
+    def _header(self, width: int, titles: list[str]) -> np.ndarray:
+        """Return the column titles, uint8 (width / 4.5, len(titles) * width, 3)."""
         height = int(width / 4.5)
-        header = np.full((height, 6 * width, 3), 255, dtype=np.uint8)
-        titles = ("A", "A > A", "A > B", "B", "B > B", "B > A")
+        header = np.full((height, len(titles) * width, 3), 255, dtype=np.uint8)
         scale = height / 40
         for column, title in enumerate(titles):
             (text_width, text_height), _ = cv2.getTextSize(title, _FONT, scale, 1)

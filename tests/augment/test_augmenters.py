@@ -203,6 +203,13 @@ def test_each_step_takes_no_faces(device):
         assert all(tuple(result.shape) == (0, 64, 64, 3) for result in results)
 
 
+def test_the_colours_constants_come_in_the_apis_order():
+    constants = ConstantsColor(2, 0.5, 4, (0.3, 0.08, 0.08))
+    assert constants == ConstantsColor.from_config(256)
+    assert (constants.clahe_base_contrast, constants.clahe_chance, constants.clahe_max_size) == (2, 0.5, 4)
+    assert constants.lab_adjust == (0.3, 0.08, 0.08) and constants.clahe_clip_limit == 2.0
+
+
 @pytest.mark.parametrize("size", [8, 31, 1025, 2048, 64.5, None, float("nan"), True])
 def test_sizes_that_cannot_be_are_refused_everywhere(size):
     for make in (

@@ -354,6 +354,9 @@ def test_the_step_by_itself_warps_to_landmarks(device):
     step = ImageAugmentation(2, size, config)
     origin, match = faces_like(2, size, 5), faces_like(2, size, 6)
     warped = step.warp(faces, True, origin, match)
+    assert not np.array_equal(warped, step.warp(faces, True, origin, match)), "the next faces' noise"
+    step = ImageAugmentation(2, size, config, draw(0, np.arange(2), 0, size, config))
+    assert np.array_equal(warped, step.warp(faces, True, origin, match)), "that of the first"
     nodes, _ = landmark_nodes(origin, match, landmark_noise(0, [0, 1], 0) * 0.03 * size, size)
     draws = dataclasses.replace(Draws.identity(2, size), landmark_nodes=nodes)
     assert np.array_equal(warped, ImageAugmentation(2, size, config, draws).warp(faces))

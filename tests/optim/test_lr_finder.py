@@ -43,7 +43,9 @@ def test_the_curve_is_the_peers_at_the_rates_that_were_used(case, golden, within
 
 def _finder(trainer, steps=40, **options):
     options = {"start_lr": 1e-5, "end_lr": 10.0, **options}
-    return LearningRateFinder(trainer, steps, options.pop("strength", "default"), options.pop("mode", "set"), **options)
+    return LearningRateFinder(
+        trainer, None, steps, options.pop("strength", "default"), options.pop("mode", "set"), **options
+    )
 
 
 def _state(trainer) -> dict[str, torch.Tensor]:
@@ -190,6 +192,23 @@ def test_a_request_to_stop_ends_the_search(tmp_path, device):
     assert isinstance(trainer.run.progress, ProgressLine)
 
 
+def test_a_scheduler_gives_the_rates(tmp_path, device):
+    """Its base rate and its ratio, as the ends of a search would; it is not stepped."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(torch.optim.SGD([weight], lr=1e-5), gamma=1.5)
+    curves = []
+    for ends in ({"scheduler": scheduler}, {"start_lr": 1e-5, "end_lr": 1e-5 * 1.5**12}):
+        finder = LearningRateFinder(_trainer(tmp_path, device, 99, rewinds=True), steps=12, **ends)
+        finder.find()
+        curves.append(finder.curve)
+    assert curves[0].rates == curves[1].rates and curves[0].losses == curves[1].losses
+    assert curves[0].rates == pytest.approx([1e-5 * 1.5**step for step in range(len(curves[0].rates))])
+    assert scheduler.get_last_lr() == [1e-5] and scheduler.last_epoch == 0
+    falling = torch.optim.lr_scheduler.ExponentialLR(torch.optim.SGD([weight], lr=1e-5), gamma=0.9)
+    with pytest.raises(SwapfastError, match="the rate rises from start to end"):
+        LearningRateFinder(None, falling, 12)
+
+
 def test_what_cannot_be_is_refused():
     for arguments, said in {
         (10, "bold", "set", 4, 0.98, 1e-10, 0.1): r"unknown --lr-finder-strength 'bold'.*aggressive, default, extreme",
@@ -200,6 +219,6 @@ def test_what_cannot_be_is_refused():
         (0, "default", "set", 4, 0.98, 1e-10, 0.1): r"finder: 0 steps",
     }.items():
         with pytest.raises(SwapfastError, match=said):
-            LearningRateFinder(None, *arguments)
+            LearningRateFinder(None, None, *arguments)
     with pytest.raises(SwapfastError, match=r"--lr-finder-start 0.001 with --lr-finder-end 1e-05: the rate rises"):
         LearningRateFinderConfig(start=1e-3, end=1e-5)

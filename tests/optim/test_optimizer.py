@@ -201,6 +201,8 @@ def test_only_kernels_decay(device):
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.LayerNorm([3, 1, 1]), nn.Linear(3, 2))
     ids = get_parameter_group_ids(model.named_parameters())
     assert ids == {0: "decay", 1: "no_decay", 2: "decay", 3: "no_decay", 4: "decay", 5: "no_decay"}
+    bare = get_parameter_group_ids(list(model.parameters()))
+    assert bare == ids | {3: "decay"}, "LayerNorm's bias has three dimensions, and here no name"
     for name in OPTIMIZER_NAMES:
         toy = Toy(device)
         weights = [p.detach().clone() for p in toy.parameters()]

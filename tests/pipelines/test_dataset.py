@@ -246,6 +246,22 @@ def test_preview_items_are_the_peers(golden, within, tag):
         within(f"{tag}: mask, levels", worst(255 * target[..., 3], moved), 8)
 
 
+@pytest.mark.parametrize("counts", [(25, 24), (30, 7)])
+def test_several_sets_are_shuffled_at_each_end(counts):
+    """Without a call of ``shuffle``: pass after pass is the next epoch, and a call in between begins one early."""
+    several, expected = (MultiDataset([range(count) for count in counts], seed=5) for _ in range(2))
+    passes = [np.array(list(several)).T for _ in range(3)]
+    for epoch, items in enumerate(passes):
+        assert np.array_equal(items, expected.indices(epoch))
+    assert not np.array_equal(passes[0], passes[1]) and not np.array_equal(passes[1], passes[2])
+    several.shuffle()
+    assert several[0] == tuple(expected.indices(3)[:, 0])
+    several.shuffle()
+    assert np.array_equal(np.array(list(several)).T, expected.indices(4))
+    still = MultiDataset([range(count) for count in counts], is_random=False)
+    assert list(still) == list(still) and [item[0] for item in still] == list(range(counts[0]))
+
+
 def test_a_folder_of_pictures_becomes_a_set(made_faces):
     faces = TrainSet.from_folder("A", str(made_faces / "a"), 48)
     assert len(faces) == 14 and faces.side == "A"

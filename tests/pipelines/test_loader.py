@@ -475,3 +475,43 @@ def test_a_timelapse_that_cannot_be_written_is_refused_before_the_run(sides, tmp
     with pytest.raises(SwapfastError, match=r"^--timelapse-output .*film: .*; choose another folder$") as caught:
         _timelapse(sides, tmp_path / "file" / "film")
     assert caught.value.code == 2
+
+
+# --- from folders -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["opencv", "torch"])
+def test_a_loader_of_folders_gives_what_its_parts_give(made_faces, make, device, backend):
+    """With the names of the API, in its order; ``get_loader`` and ``iter`` are one."""
+    folders, config = [made_faces / "a", made_faces / "b"], TrainConfig(batch_size=6, seed=7)
+    loader = TrainLoader.from_folders(folders, 64, (64,), "bgr", config, device=device, backend=backend)
+    batches = loader.get_loader()
+    expected = make(backend)
+    for step in range(3):
+        assert _equal(next(batches), expected.batch(step))
+    batches.close()
+    loader.close()
+
+
+def test_a_matcher_of_folders_is_that_of_their_records(made_faces, matcher):
+    ours = LandmarkMatcher.from_folders([made_faces / "a", str(made_faces / "b")], 64, "face", 1.0, 0.0)
+    for one, other in zip((*ours.landmarks, *ours.closest), (*matcher.landmarks, *matcher.closest), strict=True):
+        assert np.array_equal(one, other)
+    with pytest.raises(SwapfastError, match="no PNG or JPEG"):
+        LandmarkMatcher.from_folders([made_faces / "a", made_faces / "truth"], 64, "face", 1.0, 0.0)
+    config = TrainConfig(augmentation=AugmentationConfig(warp_to_landmarks=True), batch_size=2)
+    loader = TrainLoader.from_folders([made_faces / "a", made_faces / "b"], 64, (64,), config=config)
+    assert next(loader).faces == 4
+    loader.close()
+
+
+def test_preview_sets_and_loaders_of_folders(made_faces, sides):
+    crop, mask = CropConfig(coverage=80), MaskConfig(mask_type="components")
+    ours = PreviewSet.from_folder("A", str(made_faces / "a"), 48, 64, "rgb", 3, crop, mask)
+    expected = PreviewSet("A", sides[0].source, 48, 64, "rgb", 3, crop, mask)
+    assert len(ours) == 3 and all(np.array_equal(a, b) for a, b in zip(ours[1], expected[1], strict=True))
+    loader = PreviewLoader.from_folders(48, 64, "bgr", [made_faces / "a", made_faces / "b"], 2)
+    inputs, targets = next(loader.get_loader())
+    assert inputs.shape == (2, 2, 3, 48, 48) and targets.shape == (2, 2, 64, 64, 4)
+    still = PreviewLoader.from_folders(48, 64, "bgr", [made_faces / "a", made_faces / "b"], 2, num_samples=2)
+    assert all(np.array_equal(a, b) for a, b in zip(next(still), next(still), strict=True))

@@ -49,6 +49,24 @@ def test_each_column_shows_what_its_title_says():
     assert middles.tolist() == [255, 0, 63, 255, 0, 191]
 
 
+@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_every_side_is_drawn(sides):
+    """Each followed by itself and then by the others, in as many columns as that makes."""
+    predictions = np.zeros((sides, sides, 1, 36, 36, 3), dtype=np.float32)
+    shades = [[(1 + side * sides + other) / 10 for other in range(sides)] for side in range(sides)]
+    for side in range(sides):
+        for other in range(sides):
+            predictions[side, other] = shades[side][other]
+    sheet = Samples(1.0, False).get_preview(predictions, np.ones((sides, 1, 36, 36, 4), dtype=np.float32))
+    assert sheet.shape == (8 + 36, sides * (sides + 1) * 36, 3)
+    expected = []
+    for side, row in enumerate(shades):
+        expected += [1.0, row[side], *(shade for other, shade in enumerate(row) if other != side)]
+    assert sheet[26, 18::36, 0].tolist() == [int(np.float32(shade) * np.float32(255)) for shade in expected]
+    titles = sheet[:8].reshape(8, -1, 36, 3)
+    assert (titles.min((0, 2, 3)) < 200).all(), "each column has a title"
+
+
 def test_a_colour_is_read_and_refused():
     assert parse_color("#ff8000") == (0, 128, 255)
     for text in ("red", "#ff80", "ff8000", "#gg0000"):

@@ -311,6 +311,28 @@ def test_the_steps_in_order_are_the_whole(device, at_least):
     at_least("two samplings against one, dB", 10 * np.log10(255**2 / error), 32)
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_without_draws_every_call_is_another(device, as_tensor):
+    """As in the API, whose state is hidden; here another object with the same seed gives the same calls."""
+    faces = np.random.default_rng(2).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    batch = torch.from_numpy(faces).to(device) if as_tensor else faces
+    config = AugmentationConfig(flip_chance=50.0, color_clahe_chance=75.0)
+
+    def calls(step, count=4):
+        each = (step.color_adjust, lambda b: step.transform(b)[0], lambda b: step.random_flip(b)[0], step.warp)
+        return [[np.asarray(torch.as_tensor(call(batch)).cpu()) for _ in range(count)] for call in each]
+
+    results = calls(ImageAugmentation(4, 64, config, seed=3))
+    for outcomes in results:
+        assert any(not np.array_equal(outcomes[0], other) for other in outcomes[1:])
+    again, other = (calls(ImageAugmentation(4, 64, config, seed=seed)) for seed in (3, 4))
+    assert all(np.array_equal(a, b) for one, two in zip(results, again) for a, b in zip(one, two))
+    assert not all(np.array_equal(a, b) for one, two in zip(results, other) for a, b in zip(one, two))
+    fixed = calls(ImageAugmentation(4, 64, config, draw(3, np.arange(4), 0, 64, config)), 2)
+    assert all(np.array_equal(first, second) for first, second in fixed)
+    assert np.array_equal(fixed[0][0], results[0][0]), "the first call draws for the first faces"
+
+
 def test_wrong_shapes_are_refused(device):
     step = ImageAugmentation(2, 64)
     for batch in (np.zeros((3, 64, 64, 3), np.uint8), np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 64, 64))):
