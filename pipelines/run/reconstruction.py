@@ -57,15 +57,15 @@ def to_dict(sides: Mapping[str, SideReconstruction]) -> dict[str, dict]:
     }
 
 
-def trained_folders(state: Mapping, given: Mapping[str, Path | None]) -> dict[str, Path]:
-    """Return each side's folder: as ``given``, else the one that a checkpoint's ``state`` says it was trained on.
+def trained_folders(state: Mapping, chosen: Mapping[str, Path | None]) -> dict[str, Path]:
+    """Return each side's folder: as ``chosen``, else the one that a checkpoint's ``state`` says it was trained on.
 
     Raises SwapfastError where there is none.
     """
     data = state.get("data")
     folders = {}
     for side in SIDES:
-        path = given.get(side)
+        path = chosen.get(side)
         if path is None:
             faces = data.get(side) if isinstance(data, Mapping) else None
             name = faces.get("folder") if isinstance(faces, Mapping) else None

@@ -26,7 +26,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 def _destinations(sides: int) -> list[list[int]]:
     """Return the sides that each side's faces are turned into: itself first, then the others in their order."""
-    return [[side, *(other for other in range(sides) if other != side)] for side in range(sides)]
+    return [[side, *range(side), *range(side + 1, sides)] for side in range(sides)]
 
 
 def _titles(sides: int) -> list[str]:
