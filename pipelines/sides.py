@@ -34,6 +34,7 @@ MEMORY_SHARE = 0.5
 NEARLY_ALL = 0.9  # share of a side's faces that show one picture, from which on that is told
 ALIKE_LANDMARKS = 0.015  # mean distance of aligned landmarks, in unit squares, of pictures that may be one
 ALIKE_LEVELS = 2.0  # mean difference of their grays, of 255
+COMPARED = 400  # faces of a side whose landmarks are compared
 LOOKED_AT = 24  # pictures with the same landmarks that are decoded for that
 MASKS_READ = 1000  # at the start, of a folder whose faces are decoded batch by batch
 
@@ -242,6 +243,7 @@ def describe_sides(sides: list[TrainSet]) -> list[str]:
         lines.append(f"side {side.side}: {len(side)} faces from {folder.path}{held}{notes}")
         if folder.bad:
             lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")
+        lines += [f"warning: side {side.side}: {warning}" for warning in folder.warnings]
         if len(side) < FEW_FACES:
             lines.append(f"warning: side {side.side} has {len(side)} faces; below {FEW_FACES} it learns them by heart")
         if (count := count_alike(side.source)) >= max(2, NEARLY_ALL * len(side.source)):
@@ -276,18 +278,18 @@ def count_alike(source: FaceSource) -> int:
     equal = int(counts.max())
     if equal >= NEARLY_ALL * len(source):
         return equal
-    matrices, landmarks = records.column("legacy_matrix"), records.column("landmarks")
-    points = transform_points(matrices, landmarks)
+    rows = np.unique(spread_indices(len(source), COMPARED))
+    points = transform_points(*(records.columns[name][records.rows[rows]] for name in ("legacy_matrix", "landmarks")))
     gaps = np.abs(points - np.median(points, axis=0)).mean((1, 2))
-    alike = np.flatnonzero(gaps < ALIKE_LANDMARKS)
-    if len(alike) < NEARLY_ALL * len(source):
+    alike = rows[gaps < ALIKE_LANDMARKS]
+    if len(alike) < NEARLY_ALL * len(rows):
         return equal
     decoded = (_thumbnail(source, int(index)) for index in alike[spread_indices(len(alike), LOOKED_AT)])
     thumbnails = [thumbnail for thumbnail in decoded if thumbnail is not None]
     if not thumbnails:
         return equal
     differences = np.abs(np.stack(thumbnails) - np.median(thumbnails, axis=0)).mean((1, 2))
-    return int(len(alike) * (differences < ALIKE_LEVELS).mean())
+    return int(len(source) * len(alike) / len(rows) * (differences < ALIKE_LEVELS).mean())
 
 
 def _thumbnail(source: FaceSource, index: int) -> np.ndarray | None:

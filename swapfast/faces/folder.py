@@ -20,6 +20,7 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.faces.image import read_image
+from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
 from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, printable, read_face
 from swapfast.faces.record import FaceRecord
@@ -42,6 +43,7 @@ class FaceFolder:
     bad: the files that cannot be used.
     notes: what decoding changes -> number of pictures.
     read: number of files that were read; the index knew the rest.
+    warnings: what may be wrong with the landmarks.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class FaceFolder:
     bad: list[BadFace] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
     read: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def without(self, bad: Sequence[BadFace]) -> FaceFolder:
         """Return this folder without some faces, which join the bad ones."""
@@ -124,7 +127,9 @@ def scan_folder(
     bad = table.bad(excluded=masks)
     if not len(table) and not bad:
         raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
-    return FaceFolder(folder, table, bad, table.note_counts(), len(read))
+    mistaken, warnings = check_landmarks(table)
+    result = FaceFolder(folder, table, bad, table.note_counts(), len(read), warnings)
+    return result.without(mistaken) if mistaken else result
 
 
 def _mask_error(record: FaceRecord, mask_type: str) -> str | None:
@@ -235,6 +240,7 @@ def make_report(folder: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[st
         "yaw": _spread([record.alignment.yaw for record in good]),
         "pitch": _spread([record.alignment.pitch for record in good]),
         "notes": _counted(note for record in good for note in record.notes),
+        "warnings": folder.warnings,
         "bad": [{"file": face.path.name, "reason": face.reason} for face in bad],
     }
 
@@ -295,6 +301,7 @@ def describe(report: dict) -> str:
                     **report[angle]
                 )
             )
+    lines += [f"  warning: {warning}" for warning in report["warnings"]]
     if not report["bad"]:
         return "\n".join([*lines, "  every file is good"])
     lines.append(f"  {len(report['bad'])} bad:")

@@ -81,6 +81,26 @@ def read_gray(path: Path) -> np.ndarray:
     return _decode(data, cv2.IMREAD_GRAYSCALE)
 
 
+def read_reduced(path: Path, span: float) -> tuple[np.ndarray, float]:
+    """Return a picture shrunk to an eighth, a quarter or a half where a face of ``span`` px stays large enough to see.
+
+    Returns (H, W, 3) uint8 BGR and its scale. A JPEG is decoded at that size, in a fraction of the time.
+    Raises ValueError with a short reason.
+    """
+    for divisor, mode in (
+        (8, cv2.IMREAD_REDUCED_COLOR_8),
+        (4, cv2.IMREAD_REDUCED_COLOR_4),
+        (2, cv2.IMREAD_REDUCED_COLOR_2),
+    ):
+        if span / divisor >= 96:
+            data = np.frombuffer(read_bytes(path), np.uint8)
+            picture = cv2.imdecode(data, mode | cv2.IMREAD_IGNORE_ORIENTATION)
+            if picture is None:
+                raise ValueError("pixels that cannot be decoded")
+            return picture, 1 / divisor
+    return read_image(path), 1.0
+
+
 def read_unconverted(path: Path) -> np.ndarray | None:
     """Return a picture with the type and the channels that it is stored with, None if it cannot be decoded."""
     try:

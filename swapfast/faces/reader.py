@@ -3,7 +3,8 @@
 The content of a file decides, not its name:
     PNG with a faceswap header              a head
     PNG or JPEG with NAME.json beside it    a plain picture. The json's "landmarks" are 68 (x, y) in picture px. Its
-                                            "mask" names the mask file, by default NAME_mask.png if that exists.
+                                            "mask" names the mask file, by default NAME_mask.png if that exists. Its
+                                            "orientation" says which px these are, see orientation.py.
 Nothing is decoded here.
 """
 
@@ -14,16 +15,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import xxhash
 
 from swapfast.faces import jpeg, png
 from swapfast.faces.alignment import align, to_68
 from swapfast.faces.image import read_bytes
+from swapfast.faces.orientation import UPRIGHT, roll_of, stored_landmarks
 from swapfast.faces.record import FaceRecord
 
 MIN_EDGE = 16
+MIN_SPAN = 8  # px between the outermost landmarks of the smallest face
 MAX_JSON_BYTES = 4 << 20
+# Notes on landmarks that a folder's other faces may explain (landmark_check.py). The first ends with the orientation.
+UPRIGHT_NOTE = "upright landmarks beside EXIF orientation "
+SIZE_NOTE = "another size in its json"
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 # Pictures of these types are recognised only to report that they are not read.
@@ -149,8 +156,7 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
         raise ValueError(f"no faceswap header in it and no {printable(path.stem)}.json with landmarks beside it")
     json_data = _read_json(path.with_suffix(".json"))
     description = _parse_json(json_data, path.with_suffix(".json"))
-    landmarks = _json_landmarks(description)
-    _check_near(landmarks, info.width, info.height, "the picture")
+    landmarks, remarks = _placed_landmarks(_json_landmarks(description), info, description)
     mask = _mask_file(path, info, description, file_names)
     mask_file, mask_data = mask or (None, b"")
     pixels = digest_pixels(data)
@@ -162,7 +168,7 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
         landmarks=landmarks,
         alignment=align(landmarks),
         mask_file=mask_file,
-        notes=info.notes,
+        notes=(*info.notes, *remarks),
         encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
         content=_digest_content(data, pixels, json_data, mask_data),
         pixels=pixels,
@@ -174,6 +180,69 @@ def _check_near(landmarks: np.ndarray, width: int, height: int, picture: str) ->
     size = np.array([width, height])
     if (landmarks < -size).any() or (landmarks > 2 * size).any():
         raise ValueError(f"landmarks far outside {picture} ({width}x{height} px)")
+
+
+def _placed_landmarks(
+    landmarks: np.ndarray, info: PictureInfo, description: dict
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a plain picture's landmarks in px of the picture as stored, and notes on what may be wrong with them.
+
+    Raises ValueError if they cannot be in px of this picture.
+    """
+    orientation = info.orientation if isinstance(info, jpeg.JpegInfo) else 1
+    frame = description.get("orientation")
+    if frame not in ("stored", "exif", None):
+        raise ValueError(f'its json\'s "orientation" is {str(frame)[:50]!r}, neither "stored" nor "exif"')
+    if frame == "exif":
+        landmarks = stored_landmarks(landmarks, orientation, info.width, info.height)
+    span = float(np.ptp(landmarks, axis=0).max())
+    if 0 < span < MIN_SPAN:
+        shares = "; shares of the picture's edge must be multiplied by it" if span <= 2 else ""
+        raise ValueError(f"landmarks that span {span:.2g} px, which no face does{shares}")
+    is_tagged = orientation != 1 and frame is None
+    outside = share_outside(landmarks, info.width, info.height)
+    if outside > 0.5:
+        turned = stored_landmarks(landmarks, orientation, info.width, info.height)
+        if is_tagged and not share_outside(turned, info.width, info.height):
+            raise ValueError(
+                f"landmarks of which {outside:.0%} lie outside the picture as it is stored, and nothing once it is "
+                f'turned by its EXIF orientation {orientation}: say "orientation": "exif" in its json'
+            )
+        _check_near(landmarks, info.width, info.height, "the picture")
+        raise ValueError(
+            f"landmarks of a face that lies {outside:.0%} outside the picture ({info.width}x{info.height} px): "
+            "measured before it was resized or cut, perhaps"
+        )
+    _check_near(landmarks, info.width, info.height, "the picture")
+    remarks = []
+    if is_tagged and abs(roll_of(landmarks)) <= UPRIGHT:
+        remarks.append(f"{UPRIGHT_NOTE}{orientation}")
+    if not _is_size_of(description, info, orientation):
+        remarks.append(SIZE_NOTE)
+    return landmarks, tuple(remarks)
+
+
+def share_outside(landmarks: np.ndarray, width: int, height: int) -> float:
+    """Return the share of a face's hull that lies outside its picture.
+
+    Points would not do: most of a profile's lie near its edge.
+    """
+    if landmarks.min() >= 0 and (landmarks <= np.array([width - 1, height - 1])).all():
+        return 0.0
+    hull = cv2.convexHull(landmarks.astype(np.float32))
+    picture = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) - 0.5
+    inside, _ = cv2.intersectConvexConvex(hull, picture)
+    return 1 - inside / max(cv2.contourArea(hull), 1e-6)
+
+
+def _is_size_of(description: dict, info: PictureInfo, orientation: int) -> bool:
+    """Return whether the size that a json gives, if any, is that of the picture as stored or turned."""
+    size = description.get("size", [description.get("width"), description.get("height")])
+    edges = [size, size] if isinstance(size, int) else size
+    if not isinstance(edges, list) or len(edges) != 2 or not all(type(edge) is int for edge in edges):
+        return True
+    stored = [info.width, info.height]
+    return edges == stored or (orientation >= 5 and edges == stored[::-1])
 
 
 def _read_json(path: Path) -> bytes:

@@ -264,6 +264,14 @@ class FaceTable(Sequence[FaceRecord]):
         with_text = np.flatnonzero((at[1:] > at[:-1]) & (self.columns["kind"] != 0)).tolist()
         return frozenset(self._text("texts", row) for row in with_text)
 
+    def with_note(self, beginning: str) -> list[tuple[int, str]]:
+        """Return the indices of these faces with a note that begins so, each with that note."""
+        pairs = ((number, note) for number, notes in enumerate(self.note_sets) for note in notes)
+        noted = {number: note for number, note in pairs if note.startswith(beginning)}
+        numbers = self.column("notes")
+        indices = np.flatnonzero(np.isin(numbers, list(noted))).tolist() if noted else []
+        return [(index, noted[int(numbers[index])]) for index in indices]
+
     def note_counts(self) -> dict[str, int]:
         """Return how many of these faces have each note."""
         counts: dict[str, int] = {}
