@@ -53,9 +53,9 @@ def stored_landmarks(points: np.ndarray, orientation: int, width: int, height: i
         7: (right - y, bottom - x),
         8: (right - y, x),
     }[orientation]
-    moved = np.stack(turned, axis=1).astype(np.float32)
+    in_stored = np.stack(turned, axis=1).astype(np.float32)
     # A mirrored face has its left eye where the right one was.
-    return moved[list(_MIRRORED)] if orientation in (2, 4, 5, 7) else moved
+    return in_stored[list(_MIRRORED)] if orientation in (2, 4, 5, 7) else in_stored
 
 
 def roll_of(points: np.ndarray) -> float:

@@ -29,13 +29,13 @@ TURNS = {
 BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
 
 
-def _write_jpeg(path: Path, picture: np.ndarray, tag: int, landmarks: np.ndarray, **more) -> None:
+def _write_jpeg(path: Path, picture: np.ndarray, tag: int, landmarks: np.ndarray, **entries) -> None:
     """Write a JPEG with an EXIF orientation, and its json."""
     data = cv2.imencode(".jpg", np.ascontiguousarray(picture), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([tag, 0, 0, 0, 0, 0, 0, 0])
     exif = b"Exif\0\0" + tiff
     path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    path.with_suffix(".json").write_text(json.dumps({"landmarks": landmarks.astype(float).tolist(), **more}))
+    path.with_suffix(".json").write_text(json.dumps({"landmarks": landmarks.astype(float).tolist(), **entries}))
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def test_landmarks_of_the_turned_picture_come_to_lie_where_the_face_is_stored(tm
         upright[y, x] = 255
     stored = BACK[orientation](upright)
     np.testing.assert_array_equal(TURNS[orientation](stored), upright)
-    moved = stored_landmarks(points, orientation, *stored.shape[::-1])
-    assert {(int(x), int(y)) for x, y in moved} == {(int(x), int(y)) for y, x in zip(*np.nonzero(stored))}
+    in_stored = stored_landmarks(points, orientation, *stored.shape[::-1])
+    assert {(int(x), int(y)) for x, y in in_stored} == {(int(x), int(y)) for y, x in zip(*np.nonzero(stored))}
     _write_jpeg(tmp_path / "one.jpg", cv2.merge([stored] * 3), orientation, points, orientation="exif")
     (record,) = scan_folder(tmp_path).records
-    np.testing.assert_array_equal(record.landmarks, moved)
+    np.testing.assert_array_equal(record.landmarks, in_stored)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -87,10 +87,10 @@ def test_landmarks_of_the_turned_picture_are_refused_unless_the_json_says_so(tmp
 def test_landmarks_in_stored_pixels_are_right_whatever_the_tag_says(tmp_path, photographs, orientation):
     for number, (picture, landmarks) in enumerate(photographs):
         stored = BACK[orientation](picture)
-        moved = stored_landmarks(landmarks, orientation, stored.shape[1], stored.shape[0])
-        _write_jpeg(tmp_path / f"{number}.jpg", stored, orientation, moved, orientation="stored")
+        in_stored = stored_landmarks(landmarks, orientation, stored.shape[1], stored.shape[0])
+        _write_jpeg(tmp_path / f"{number}.jpg", stored, orientation, in_stored, orientation="stored")
         if orientation in (5, 6, 7, 8):  # lying: such landmarks need no word in the json
-            _write_jpeg(tmp_path / f"without {number}.jpg", stored, orientation, moved)
+            _write_jpeg(tmp_path / f"without {number}.jpg", stored, orientation, in_stored)
     folder = scan_folder(tmp_path)
     assert (folder.bad, folder.warnings) == ([], []) and len(folder.records) >= len(photographs)
 
@@ -188,8 +188,10 @@ def test_two_pictures_of_one_json_must_have_one_size(tmp_path):
 
 
 def test_a_json_that_gives_another_size_is_told_of(tmp_path):
-    for number, more in enumerate(({"size": 800}, {"width": 800, "height": 600}, {"size": [400, 400]}, {"size": 400})):
-        write_plain(tmp_path / f"{number}.png", a_picture(400, 400, number), a_face(), **more)
+    for number, entries in enumerate(
+        ({"size": 800}, {"width": 800, "height": 600}, {"size": [400, 400]}, {"size": 400})
+    ):
+        write_plain(tmp_path / f"{number}.png", a_picture(400, 400, number), a_face(), **entries)
     (line,) = scan_folder(tmp_path).warnings
     assert "2 of 4 faces have another size in their json than their pictures (0.png)" in line
 
