@@ -16,7 +16,7 @@ import numpy as np
 from swapfast.batch import SIDES
 from swapfast.config import MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_with
+from swapfast.faces.crop import crop_with, shrink
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import FRAME_TYPES, face_mask_in
@@ -124,9 +124,10 @@ def evaluate(
         inputs = np.empty((len(pairs), model.input_size, model.input_size, 3), np.float32)
         expected = np.empty((len(pairs), size, size, 3), np.float32)
         for index, pair in enumerate(pairs):
-            picture = _picture(pair[side])
+            # As in training: cropped once, at the largest size, and shrunk to the others.
+            crop = crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, max(model.input_size, size))
             for stack in (inputs, expected):
-                stack[index] = crop_with(pair[0], pair[side], picture, config.crop, stack.shape[1])
+                stack[index] = shrink(crop, stack.shape[1])
             if progress is not None:
                 progress(side * len(pairs) + index + 1, 2 * len(pairs))
         return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)) / 255, expected / 255
