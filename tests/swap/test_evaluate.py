@@ -77,7 +77,9 @@ def test_extracted_heads_and_plain_pictures_measure_alike(truth, model, tmp_path
 def test_a_face_weighs_as_it_does_in_training(truth, tmp_path):
     """Dilated, and no face beyond the picture's edge; where training's mask cannot be had, extended."""
     shutil.copytree(truth / "b", tmp_path / "b")
-    cv2.imwrite(str(tmp_path / "b/0000_mask.png"), np.full((128, 128), 255, np.uint8))
+    to_the_edge = np.full((128, 128), 255, np.uint8)
+    to_the_edge[:, :16] = to_the_edge[:, -16:] = 0  # beside the face, as a mask that is white everywhere is refused
+    cv2.imwrite(str(tmp_path / "b/0000_mask.png"), to_the_edge)
     crop = CropConfig(centering="head", vertical_offset=-25)
     full, usual = scan_folder(tmp_path / "b").records[:2]
     for face in (full, usual):
@@ -97,7 +99,7 @@ def test_an_empty_mask_is_named_and_not_a_nan(truth, model, tmp_path):
     shutil.copytree(truth, tmp_path / "truth")
     mask = tmp_path / "truth/b/0002_mask.png"
     cv2.imwrite(str(mask), np.zeros((128, 128), np.uint8))
-    with pytest.raises(SwapfastError, match=r"b/0002\.png: its face mask .*file.* is empty .*a/0002\.png") as caught:
+    with pytest.raises(SwapfastError, match=r"b/0002\.png: its mask 0002_mask\.png .*: it is all black") as caught:
         evaluate(model, TrainConfig(mask=MaskConfig(mask_type="file")), np.zeros((64, 64, 3)), tmp_path / "truth")
     assert "\n" not in str(caught.value)
     assert np.isfinite(evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path / "truth").swap_psnr)
