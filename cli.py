@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import functools
 import json
 import os
 import sys
@@ -18,8 +16,9 @@ from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
 from swapfast.options import Setting, settings
+from swapfast.printing import complain, say
 from swapfast.sources import choose
-from swapfast.stop import StopRequest
+from swapfast.stop import StopRequest, stopped_line
 
 USE = """\
 Faces of real people: use swapfast only with the consent of everybody shown, never to deceive, harass or undress, and
@@ -290,7 +289,7 @@ def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             arguments.seed,
             progress=bars("drawing faces"),
         )
-    print(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
+    say(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
     return EXIT_DONE
 
 
@@ -305,7 +304,7 @@ def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             report = inspect_prepared(folder, progress=decoding)
         else:
             report = inspect_folder(folder, progress=decoding, scanning=bars(f"reading {folder}"))
-    print(json.dumps(report, indent=1) if arguments.json else describe(report))
+    say(json.dumps(report, indent=1) if arguments.json else describe(report))
     return EXIT_FAILED if report["bad"] else EXIT_DONE
 
 
@@ -313,7 +312,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
     choice = arguments.choice
     if arguments.print_config:
         if _is_first():
-            print(choice.config.to_toml().rstrip("\n"))
+            say(choice.config.to_toml().rstrip("\n"))
         return EXIT_DONE
 
     from pipelines.run.command import train
@@ -323,7 +322,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
     request = TrainRequest(choice.config, choice.changes)
     if arguments.summary:
         if _is_first():
-            print(describe_model(request))
+            say(describe_model(request))
         return EXIT_DONE
     return train(request, stop)
 
@@ -346,7 +345,7 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         )
     omitted = f", {len(report.bad)} bad files left out" if report.bad else ""
     per_face = report.bytes / report.faces / 1024
-    print(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{omitted}")
+    say(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{omitted}")
     return EXIT_DONE
 
 
@@ -365,9 +364,9 @@ def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         config.run.skip_bad,
     )
     with Bars() as bars:
-        unwarped = make_sheet(request, bars, functools.partial(print, file=sys.stderr))
+        unwarped = make_sheet(request, bars, complain)
     note = f" ({unwarped} of its faces cannot be warped to landmarks)" if unwarped else ""
-    print(f"look at {arguments.out}{note}")
+    say(f"look at {arguments.out}{note}")
     return EXIT_DONE
 
 
@@ -378,12 +377,12 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     folder = inside if inside.is_dir() else arguments.folder
     files = list_cache(folder)
     if arguments.json:
-        print(json.dumps({"folder": str(folder), "files": files}, indent=1))
+        say(json.dumps({"folder": str(folder), "files": files}, indent=1))
     else:
-        print(describe_cache(folder, files))
+        say(describe_cache(folder, files))
     if arguments.clear:
         freed = clear_cache(folder)
-        print(f"removed {len(files)} files, {freed / 2**20:.1f} MiB", file=sys.stderr if arguments.json else sys.stdout)
+        (complain if arguments.json else say)(f"removed {len(files)} files, {freed / 2**20:.1f} MiB")
     return EXIT_DONE
 
 
@@ -396,7 +395,7 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         check_new_file(arguments.out, "-o/--out", (".png",))
     history = load_history(arguments.folder)
     summary = summarise(history)
-    print(json.dumps(summary, indent=1) if arguments.json else describe(summary, arguments.folder))
+    say(json.dumps(summary, indent=1) if arguments.json else describe(summary, arguments.folder))
     if arguments.out:
         write_file(arguments.out, draw_losses(history, arguments.folder.resolve().name))
     return EXIT_DONE
@@ -414,18 +413,18 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     if arguments.list:
         points = snapshots.points()
         listing = {"folder": str(arguments.folder), "points": [point.to_dict() for point in points]}
-        print(json.dumps(listing, indent=1) if arguments.json else describe(arguments.folder, points))
+        say(json.dumps(listing, indent=1) if arguments.json else describe(arguments.folder, points))
         return EXIT_DONE
     chosen = snapshots.find(arguments.step, arguments.name)
     with checkpoints.locked():
         renamed = snapshots.restore(chosen)
     if arguments.json:
         aside = {old.name: new.name for old, new in renamed}
-        print(json.dumps({"folder": str(arguments.folder), "step": chosen.step, "put_aside": aside}, indent=1))
+        say(json.dumps({"folder": str(arguments.folder), "step": chosen.step, "put_aside": aside}, indent=1))
         return EXIT_DONE
     for old, new in renamed:
-        print(f"{old.name} is now {new.name}")
-    print(f"training goes on from iteration {chosen.step} ({chosen.path.name})")
+        say(f"{old.name} is now {new.name}")
+    say(f"training goes on from iteration {chosen.step} ({chosen.path.name})")
     return EXIT_DONE
 
 
@@ -439,19 +438,18 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         raise SwapfastError("-A/-B with --truth: the folder of true swaps holds both sides; leave them out")
     model, config, metadata = open_model(arguments.model_dir, arguments.checkpoint, pick_device(arguments.device))
     for remark in metadata.remarks:
-        print(remark, file=sys.stderr)
+        complain(remark)
     if arguments.test:
         from pipelines.run.reconstruction import describe, reconstruct, to_dict, trained_folders
 
-        warn = functools.partial(print, file=sys.stderr)
         with Bars() as bars:
-            sides = reconstruct(model, config, trained_folders(metadata.state, folders), bars, warn)
-        print(json.dumps(to_dict(sides)) if arguments.json else describe(sides))
+            sides = reconstruct(model, config, trained_folders(metadata.state, folders), bars, complain)
+        say(json.dumps(to_dict(sides)) if arguments.json else describe(sides))
         return EXIT_DONE
     with Bars() as bars:
         mean_b = metadata.mean_faces["b"]
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
-    print(json.dumps(result.to_dict()) if arguments.json else result)
+    say(json.dumps(result.to_dict()) if arguments.json else result)
     return EXIT_DONE
 
 
@@ -459,7 +457,7 @@ def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.doctor import describe, examine
 
     report = examine()
-    print(json.dumps(report, indent=1) if arguments.json else describe(report))
+    say(json.dumps(report, indent=1) if arguments.json else describe(report))
     return EXIT_DONE
 
 
@@ -480,7 +478,7 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, stop: StopRequest) -> int:
     parser = _make_parser()
     try:
         parsed = _parse(parser, sys.argv[1:] if arguments is None else list(arguments))
@@ -489,11 +487,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         return error.code  # torchrun gives all processes the same words: one complains
     for note in parsed.choice.notes if "choice" in parsed and _is_first() else ():
-        print(f"swapfast: {note}", file=sys.stderr)
+        complain(f"swapfast: {note}")
     if parsed.command is None:
         parser.print_help()
         return EXIT_REQUEST
-    with StopRequest().listening() as stop:
+    with stop.listening():
         return parsed.run(parsed, stop)
 
 
@@ -513,17 +511,19 @@ def _refused(error: OSError) -> tuple[str, int]:
     return f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED if ran_out else EXIT_REQUEST
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (see swapfast/errors.py)."""
+def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
+    """Run one command; returns its exit code (see swapfast/errors.py).
+
+    stop: a request that listens already, as the program's does while this module is imported.
+    """
     try:
-        return _run(arguments)
+        return _run(arguments, StopRequest() if stop is None else stop)
     except SwapfastError as error:
         message, code = str(error), error.code
     except ImportError as error:
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt as error:
-        by = f" by {error}" if str(error) else ""
-        message, code = f"stopped{by} before anything new was saved; the same command begins again", EXIT_STOPPED
+        message, code = stopped_line(error), EXIT_STOPPED
     except OSError as error:
         message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:
@@ -534,10 +534,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = str(memory_error(error, ["work on fewer faces, or smaller ones"])), EXIT_FAILED
     if not message:
         return code  # another process has said why
-    with contextlib.suppress(OSError):
-        print(f"swapfast: {message}", file=sys.stderr)
+    complain(f"swapfast: {message}")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from swapfast.__main__ import main as run_program
+
+    sys.exit(run_program())

@@ -2,6 +2,8 @@
 
 ``cli`` and ``pipelines`` are common names. A user's own ``cli.py``, in the working folder or on PYTHONPATH, would be
 imported in their place, so both are loaded from beside this package, whatever else has their names.
+
+Before that, what is printed is made harmless and signals are listened for: the imports take seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+from swapfast.errors import EXIT_STOPPED
+from swapfast.printing import complain, guard_streams
+from swapfast.stop import StopRequest, stopped_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,10 +35,23 @@ def load_from(path: Path, name: str) -> ModuleType:
     return module
 
 
-def main() -> int:
-    """Run the command line; return its exit code."""
+def _run(stop: StopRequest) -> int:
     load_from(ROOT / "pipelines", "pipelines")
-    return load_from(ROOT / "cli.py", "cli").main()
+    return load_from(ROOT / "cli.py", "cli").main(stop=stop)
+
+
+def main() -> int:
+    """Run the command line; return its exit code. Signals are heard, and no longer answered, until the process ends."""
+    guard_streams()
+    stop = StopRequest()
+    try:
+        stop.listen_to_the_end()
+        code = _run(stop)
+    except KeyboardInterrupt as error:  # between what the command line answers itself
+        code = EXIT_STOPPED
+        complain(f"swapfast: {stopped_line(error)}")
+    stop.leaving = True
+    return code
 
 
 if __name__ == "__main__":

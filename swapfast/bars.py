@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from swapfast.printing import printable, write_text
+
 INTERVAL_S = 10.0  # between two plain lines
 
 Progress = Callable[[int, int], None]  # called with (completed, total)
+# What a bar ends in where its terminal is gone, or it gets no thread. The work goes on.
+_UNSHOWN = (OSError, ValueError, RuntimeError)
 
 
 @contextlib.contextmanager
@@ -50,7 +54,8 @@ class Bars:
 
     def __exit__(self, *_) -> None:
         if self._active_bar is not None:
-            self._active_bar.stop()
+            with contextlib.suppress(*_UNSHOWN):
+                self._active_bar.stop()
 
     def _activate(self, bar) -> None:
         if self._active_bar is not bar:
@@ -62,20 +67,27 @@ class Bars:
         """Return a function to call with (completed, total); the bar or lines last until both are equal."""
         if not self._enabled:
             return lambda completed, total: None
-        if not self._stream.isatty():
-            return PlainLines(description, self._stream, self._interval_s, self._clock)
+        lines = PlainLines(printable(description), self._stream, self._interval_s, self._clock)
+        if self._stream is None or not self._stream.isatty():
+            return lines
         from rich.console import Console
         from rich.progress import Progress as Bar
+        from rich.progress import TextColumn
 
-        bar = Bar(console=Console(file=self._stream), redirect_stdout=False)
-        task = bar.add_task(description, total=None)
+        # Not Rich's own column: in the name of a folder it reads [red] and [/red] as commands, and fails on the second.
+        text = TextColumn("{task.description}", markup=False)
+        bar = Bar(text, *Bar.get_default_columns()[1:], console=Console(file=self._stream), redirect_stdout=False)
+        task = bar.add_task(printable(description), total=None)
 
         def update(completed: int, total: int) -> None:
-            if completed < total:
-                self._activate(bar)  # work that is complete at once has no bar
-            bar.update(task, completed=completed, total=total)
-            if completed >= total:
-                bar.stop()
+            try:
+                if completed < total:
+                    self._activate(bar)  # work that is complete at once has no bar
+                bar.update(task, completed=completed, total=total)
+                if completed >= total:
+                    bar.stop()
+            except _UNSHOWN:
+                lines(completed, total)
 
         return update
 
@@ -118,9 +130,7 @@ class PlainLines:
             self._write(f"all {total:,} in {format_duration(seconds)}")
 
     def _write(self, text: str) -> None:
-        # Whoever read the output may be gone: that must not end the work.
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{self._description}: {text}", file=self._stream, flush=True)
+        write_text(self._stream, f"{self._description}: {text}\n")
 
 
 def format_rate(rate: float) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import re
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from swapfast.errors import SwapfastError, shortened
+from swapfast.printing import hurry
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
 SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
+_PUT_OFF_S = 0.05  # for a request that came within an import, or in what lets nothing be raised
+_AGAIN_S = 5.0  # between two times that a request raises: what the first one has to tidy up is not disturbed
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own thread wakes the main one.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
@@ -44,27 +51,48 @@ def parse_duration(text: str) -> int:
     return seconds
 
 
+def stopped_line(error: KeyboardInterrupt) -> str:
+    """Return what a person is told of a request that came before there was anything to save."""
+    by = f" by {error}" if str(error) else ""
+    return f"stopped{by} before anything new was saved; the same command begins again"
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported in ``frame`` or in what called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class StopRequest:
     """Turns SIGINT, SIGTERM, SIGHUP, a file and a time limit into a request that the training loop reads between steps.
 
     Before the first iteration (``training`` is False) there is nothing to save, so a request raises Stopped at once,
-    wherever the main thread is: reading, decoding, compiling. SIGUSR1 asks for a checkpoint and for nothing else.
+    wherever the main thread is: reading, decoding, compiling. Only an import is awaited: numpy, torch and modules
+    written in C catch, garble or die of what is raised in the middle of theirs. SIGUSR1 asks for a checkpoint and for
+    nothing else.
 
+    training: from the first iteration on. leaving: nothing is left to be stopped, so a request does nothing.
     signals: how often somebody asked by a signal. One that follows a request within ``SAME_S`` is not counted.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self.training = False
+        self.training = self.leaving = False
         self.signals = 0
         self.started = time.monotonic()
         self._requested_at = float("-inf")
         self._save = False
         self._limit: str | None = None  # the stop file or time limit that our own thread has seen reached
         self._listens = False
+        self._raised_at = float("-inf")
+        self._is_put_off = False  # whether it is to raise once an import has ended
 
     def request(self, reason: str) -> None:
         """Ask the loop to save and leave after the step in progress."""
+        hurry()
         if self.reason is None:
             self.reason, self._requested_at = reason, time.monotonic()
 
@@ -76,32 +104,77 @@ class StopRequest:
         saves, self._save = self._save, False
         return saves
 
-    def _handle(self, number: int, _frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == SAVE_SIGNAL:
             self._save = True
             return
-        if number == WAKE_SIGNAL and self._limit is None:
+        if number == WAKE_SIGNAL and self._limit is None and not self._is_put_off:
             return  # not ours
-        if number != WAKE_SIGNAL and time.monotonic() - self._requested_at > SAME_S:
-            self.signals += 1
-        self.request(self._limit if number == WAKE_SIGNAL else signal.Signals(number).name)
-        if not self.training:
-            raise Stopped(self.reason)
+        if number != WAKE_SIGNAL:
+            if time.monotonic() - self._requested_at > SAME_S:
+                self.signals += 1
+            self.request(signal.Signals(number).name)
+        elif self._limit is not None:
+            self.request(self._limit)
+        self._interrupt(frame)
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Install the handlers, and put the former ones back at the end. Main thread only."""
+    def _interrupt(self, frame: FrameType | None) -> None:
+        """Raise Stopped where there is nothing to save: in ``frame``, or behind the import that it is part of."""
+        self._is_put_off = False
+        if self.training or self.leaving or time.monotonic() - self._raised_at < _AGAIN_S:
+            return
+        if WAKE_SIGNAL is not None and _is_importing(frame):
+            self._put_off()
+            return
+        self._raised_at = time.monotonic()
+        raise Stopped(self.reason)
+
+    def _put_off(self) -> None:
+        self._is_put_off = True
+        signal.setitimer(signal.ITIMER_REAL, _PUT_OFF_S)
+
+    def _on_unraisable(self, former: Callable, unraisable) -> None:
+        """Raise once more what was raised where Python lets nothing through, such as in a ``__del__``."""
+        if WAKE_SIGNAL is None or not isinstance(unraisable.exc_value, Stopped):
+            former(unraisable)
+            return
+        self._raised_at = float("-inf")
+        self._put_off()
+
+    def _install(self) -> dict[int, object]:
+        """Install the handlers; return the former ones."""
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL, WAKE_SIGNAL) if n is not None]
         if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # nohup lets it be ignored
             numbers.append(HANGUP)
-        former = {number: signal.signal(number, self._handle) for number in numbers}
         self._listens = True
+        return {number: signal.signal(number, self._handle) for number in numbers}
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Install the handlers, and put the former ones back at the end; nothing if they are. Main thread only."""
+        if self._listens:
+            yield self
+            return
+        former = self._install()
         try:
             yield self
         finally:
             self._listens = False
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    def listen_to_the_end(self) -> None:
+        """Install the handlers for as long as the process lives, so that no late signal changes its exit code."""
+        numbers = list(self._install())
+        sys.unraisablehook = functools.partial(self._on_unraisable, sys.unraisablehook)
+
+        def ignore() -> None:
+            # Python gives up its own handlers before the libraries are done with leaving, but lets what is ignored be.
+            self.leaving = True
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
+
+        atexit.register(ignore)
 
     @contextlib.contextmanager
     def watching(self, stop_file: Path | None = None, max_time_s: float | None = None) -> Iterator[StopRequest]:

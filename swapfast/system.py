@@ -55,7 +55,7 @@ def memory_in_use(device: torch.device) -> dict[str, int]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Put off the answer to Ctrl-C, SIGTERM and SIGALRM (a limit's) until the block ends: for the start of a pool.
+    """Put off the answer to signals, SIGALRM (a limit's) among them, until the block ends: for the start of a pool.
 
     Interrupted half-way, ``ProcessPoolExecutor`` forgets the workers it has and waits for them for ever. And a worker
     forked in the block is deaf to them until ``start_worker``.
@@ -64,7 +64,7 @@ def signals_held() -> Iterator[None]:
         yield  # signals are answered in the main thread alone
         return
     pending = set()
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
     for number in handlers:

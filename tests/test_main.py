@@ -51,3 +51,28 @@ def test_exit_codes_pass_through(tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "nowhere" in result.stderr
+
+
+LOST = """
+import signal, time
+from swapfast.stop import Stopped, StopRequest
+
+class Resource:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+StopRequest().listen_to_the_end()
+try:
+    Resource()
+    time.sleep(30)
+except Stopped as error:
+    print("stopped by", error)
+"""
+
+
+def test_a_request_is_not_lost_where_nothing_can_be_raised():
+    """Python prints what a ``__del__`` raises, and goes on."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOST], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "stopped by SIGTERM\n", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +47,7 @@ from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
+from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores
@@ -252,7 +252,7 @@ def _warn_of(processes: Processes, log: Log) -> Log:
     """Return what prints a line on faces that only one process meets: rank 0 as always, others with their rank."""
     if processes.is_first:
         return log
-    return lambda line: print(f"rank {processes.rank}: {line}", file=sys.stderr, flush=True)
+    return lambda line: complain(f"rank {processes.rank}: {line}")
 
 
 def held_out_faces(plan: Plan, sides: list[TrainSet], backend: str, threads: int, warn: Log) -> HeldOut:

@@ -12,6 +12,7 @@ from pipelines.run.request import Plan, TrainRequest
 from pipelines.sides import Log
 from swapfast.bars import Bars
 from swapfast.errors import EXIT_DONE
+from swapfast.printing import hurry, say
 from swapfast.processes import Processes, exit_code_when_stopped, join_processes
 from swapfast.sources import require
 from swapfast.stop import StopRequest
@@ -28,7 +29,8 @@ def train(request: TrainRequest, stop: StopRequest) -> int:
 
 
 def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> int:
-    log = functools.partial(print, flush=True) if processes.is_first else lambda line: None
+    log: Log = say if processes.is_first else lambda line: None
+    hurry()  # a reader that stands still must not hold up the training
     run = request.config.run
     require(request.config, "run.input_a", "run.input_b", "run.model_dir")
     with Bars(processes.is_first) as bars:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from dataclasses import dataclass
 from typing import TextIO
+
+from swapfast.printing import printable, write_text
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,12 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._terminal = self._stream.isatty()
+        self._terminal = self._stream is not None and self._stream.isatty()
         self.interval_s = 0.5 if self._terminal else 10.0
         self._width = 0
 
     def _write(self, text: str, end: str = "\n") -> None:
-        # Whoever read the output may be gone (``| tee`` dies of the same Ctrl-C): that must not cost the model.
-        with contextlib.suppress(OSError, ValueError):
-            print(text, end=end, file=self._stream, flush=True)
+        write_text(self._stream, text + end)
 
     def losses(self, step: int, sides: dict[str, float], speed: Speed) -> None:
         """Show the line "[HH:MM:SS] [#01234] Loss A: 0.01234, Loss B: 0.01234 | 9.81 it/s, ..."."""
@@ -83,7 +82,7 @@ class ProgressLine:
         if self._width:
             self._write("")
             self._width = 0
-        self._write(text)
+        self._write(printable(text))
 
 
 class NoProgress(ProgressLine):
