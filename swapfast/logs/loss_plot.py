@@ -17,6 +17,7 @@ _BINS = WIDTH - LEFT - RIGHT  # one a pixel
 _SMOOTHED_BINS = 13  # that a point of the curve is the mean of
 _MANY_DOTS = 80  # validations, from which their dots are small
 _LEAST_LOSS = 1e-9  # a loss of 0 has no logarithm
+_LARGEST_LOSS = 1e30  # a training that diverged: where exactly it ended is no matter
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Curve:
 
 def _curve(steps: np.ndarray, losses: np.ndarray) -> Curve | None:
     is_finite = np.isfinite(losses)
-    steps, losses = steps[is_finite], np.maximum(losses[is_finite], _LEAST_LOSS)
+    steps, losses = steps[is_finite], np.clip(losses[is_finite], _LEAST_LOSS, _LARGEST_LOSS)
     if not len(losses):
         return None
     starts = np.unique(np.linspace(0, len(losses), _BINS, endpoint=False).astype(int))
     counts = np.diff(np.append(starts, len(losses)))
     mean = np.add.reduceat(losses, starts) / counts
     low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
-    return Curve(np.add.reduceat(steps, starts) / counts, _smoothed(mean), low, high)
+    return Curve(np.add.reduceat(steps.astype(float), starts) / counts, _smoothed(mean), low, high)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
@@ -93,7 +94,7 @@ def draw_losses(history: History, title: str) -> bytes:
             validations = np.array(history.column(f"validation_loss_{side}"))
             is_finite = np.isfinite(validations)
             if is_finite.any():
-                validations = np.maximum(validations[is_finite], _LEAST_LOSS)
+                validations = np.clip(validations[is_finite], _LEAST_LOSS, _LARGEST_LOSS)
                 _draw_validations(axes, steps[is_finite], validations, color, f"validation {side.upper()}")
                 bounds.append(validations)
         for number, step in enumerate(run.step for run in history.runs if first < run.step < last):

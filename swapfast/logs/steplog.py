@@ -27,6 +27,10 @@ from swapfast.files import write_all
 
 NAME = "steps.jsonl"
 MOST_ROWS = 1024  # held back
+# What a reader believes; a line that says otherwise is damaged or of another hand.
+_MOST_STEPS = 10**12  # as many as -i takes
+_MOST_SECONDS = 1e11  # since 1970: the year 5138
+_MOST_COLUMNS = 1000  # a log of ours has some thirty
 _SHORT = {"batch_total": "loss", "gradient/norm": "gradient_norm"}
 _SIDE = re.compile(r"(?:batch|validation)_(face|unweighted|mask)_([A-Z])(?:/(.+))?")
 
@@ -175,8 +179,8 @@ class History:
         return self.columns.get(key) or array("d", [nan]) * len(self.steps)
 
     def latest(self, key: str) -> float | None:
-        """Return the last value of ``key`` that is not NaN, or None."""
-        return next((value for value in reversed(self.column(key)) if value == value), None)
+        """Return the last finite value of ``key``, or None."""
+        return next((value for value in reversed(self.column(key)) if isfinite(value)), None)
 
     def _begin(self, line: dict) -> None:
         step, time = line.pop("run_from"), float(line.pop("time"))
@@ -191,6 +195,8 @@ class History:
     def _add(self, line: dict) -> None:
         step = line.pop("step")
         numbers = {key: float(value) for key, value in line.items()}
+        if len(self.columns) + len(numbers) > _MOST_COLUMNS and len(self.columns | numbers) > _MOST_COLUMNS:
+            raise ValueError
         if self.steps and step < self.steps[-1]:  # of a run whose first line was lost
             self._forget(bisect_right(self.steps, step - 1))
         if not self.steps or step > self.steps[-1]:
@@ -208,7 +214,8 @@ class History:
         """Add one line of the log."""
         try:
             parsed = json.loads(line)
-            if not isinstance(parsed.get("run_from", parsed.get("step")), int) or not isfinite(parsed["time"]):
+            step = parsed.get("run_from", parsed.get("step"))
+            if type(step) is not int or not 0 <= step <= _MOST_STEPS or not 0 <= parsed["time"] <= _MOST_SECONDS:
                 raise ValueError
             self._begin(parsed) if "run_from" in parsed else self._add(parsed)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

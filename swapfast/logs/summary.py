@@ -12,6 +12,8 @@ from swapfast.files import not_a_folder
 from swapfast.logs.steplog import NAME, History, read_steps
 
 WINDOW = 100  # steps that a loss is averaged over: one step's says little
+_LARGEST = np.finfo(float).max
+_WRITTEN_OUT = 1e9  # from here on a number is shown with its power of ten
 _SPEED = ("iterations_per_s", "faces_per_s", "data_wait")
 
 
@@ -39,8 +41,10 @@ def _means(history: History, key: str, window: int) -> tuple[np.ndarray, np.ndar
     window = min(window, len(values))
     if window <= 1:
         return steps, values
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    return steps[window - 1 :], (sums[window:] - sums[:-window]) / window
+    # Not by running sums: behind one loss of 1e20 they hold nothing of the others any more.
+    with np.errstate(over="ignore", under="ignore"):
+        means = np.lib.stride_tricks.sliding_window_view(values / window, window).sum(axis=-1)
+    return steps[window - 1 :], np.clip(means, -_LARGEST, _LARGEST)
 
 
 def _course(history: History, key: str, window: int) -> dict | None:
@@ -97,16 +101,25 @@ def _speed(history: History) -> dict[str, dict]:
 
 def _mean(history: History, key: str) -> float:
     """Return the mean over the reports, each weighted by the seconds that it covers."""
-    values = np.array(history.column(key))
-    is_finite = np.isfinite(values)
+    values, rates = np.array(history.column(key)), np.array(history.column("iterations_per_s"))
+    is_finite = np.isfinite(values) & np.isfinite(rates)
+    if not is_finite.any():
+        return history.latest(key)
     iterations = np.diff(np.array(history.steps)[is_finite], prepend=0)
-    seconds = iterations / np.maximum(np.array(history.column("iterations_per_s"))[is_finite], 1e-9)
-    return float((values[is_finite] * seconds).sum() / max(seconds.sum(), 1e-9))
+    seconds = iterations / np.clip(rates[is_finite], 1e-9, 1e9)
+    with np.errstate(over="ignore", under="ignore"):
+        mean = (values[is_finite] * (seconds / max(seconds.sum(), 1e-9))).sum()
+    return float(np.clip(mean, -_LARGEST, _LARGEST))
+
+
+def _figure(value: float, digits: int) -> str:
+    """Return ``value`` with so many digits behind the point; 1.7e+308 where it is absurd."""
+    return f"{value:.{digits}f}" if abs(value) < _WRITTEN_OUT else f"{value:.3g}"
 
 
 def _losses(name: str, sides: dict[str, dict], note: str) -> list[str]:
     return [
-        f"{name} {side.upper()}: {course['latest']:.5f}{note}, best {course['best']:.5f} "
+        f"{name} {side.upper()}: {_figure(course['latest'], 5)}{note}, best {_figure(course['best'], 5)} "
         f"at iteration {course['best_step']}"
         for side, course in sides.items()
     ]
@@ -118,19 +131,22 @@ def describe(summary: dict, folder: Path) -> str:
     lines = [f"{folder}: {summary['iterations']} iterations in {summary['hours']:.2f} h, {runs}"]
     lines += _losses("loss", summary["loss"], f" (mean of {summary['window']} steps)")
     if summary["functions"]:
-        lines.append("  of which " + ", ".join(f"{key} {value:.5f}" for key, value in summary["functions"].items()))
+        lines.append(
+            "  of which " + ", ".join(f"{key} {_figure(value, 5)}" for key, value in summary["functions"].items())
+        )
     lines += _losses("validation", summary["validation"], "")
     speed = summary["speed"]
     if speed:
         for statistic in ("latest", "mean"):
             rate, faces, wait = (speed[key][statistic] for key in _SPEED)
             lines.append(
-                f"speed, {statistic}: {rate:.2f} it/s, {faces:.0f} faces/s, waiting for data {100 * wait:.1f} %"
+                f"speed, {statistic}: {_figure(rate, 2)} it/s, {_figure(faces, 0)} faces/s, "
+                f"waiting for data {_figure(100 * wait, 1)} %"
             )
     names = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
     rest = [f"{name} {summary[key]:.3g}" for key, name in names.items() if key in summary]
     rest += [
-        f"{key.removesuffix('_mib').replace('_', ' ')} {value:.0f} MiB"
+        f"{key.removesuffix('_mib').replace('_', ' ')} {_figure(value, 0)} MiB"
         for key, value in summary.items()
         if key.endswith("_mib")
     ]
