@@ -12,14 +12,14 @@ next run removes what a killed one leaves behind.
 from __future__ import annotations
 
 import datetime
-import errno
 import hashlib
 import json
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pipelines.fill import FaceSource, Progress, fill_store
 from pipelines.store import HostStore, StoreSpec, shared_array
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.reader import BadFace, read_unchanged
-from swapfast.files import TEMPORARY, cannot_write, writer_lives
+from swapfast.files import TEMPORARY, cannot_write, is_recent, open_lock, open_plain, try_lock, writer_lives
 from swapfast.mapped import NewArrays, open_arrays
 
 STORE_FORMAT = 2  # raised whenever a face or a mask is made another way than before
@@ -133,11 +133,20 @@ def cached_store(
         with _locked(path, log):
             arrays, reused = _open(path, spec, count), count
             if arrays is None:
+                _put_aside(path, log)
                 _check_space(cache, count * spec.bytes_per_face)
                 arrays, reused = _make(path, spec, source, progress, copying)
     except OSError as error:
         raise cannot_write(path, error, WAY_OUT) from error
     return CachedStore(HostStore(spec, arrays["faces"], arrays["extra_masks"]), _bad(source, arrays["reasons"]), reused)
+
+
+def _put_aside(path: Path, log: Callable[[str], None]) -> None:
+    """Rename what lies in a store's place and cannot be replaced by one: a folder."""
+    if path.is_dir() and not path.is_symlink():
+        target = path.with_name(f"damaged-{secrets.token_hex(4)}-{path.name}")
+        path.rename(target)
+        log(f"{path} is a folder and no store; it is now {target.name}")
 
 
 def _make(
@@ -242,49 +251,31 @@ def has_space(cache: Path, needed: int) -> bool:
 @contextmanager
 def _locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Let only one process write a store. Others that need the same store wait, then use it."""
-    with (path.parent / f".lock-{path.stem}").open("a") as lock:
-        try:
-            import fcntl
-        except ImportError:  # this system has no file locks
-            yield
-            return
-        announced = locked = False
-        while True:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
-                break
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    break  # a file system without locks: two runs may do the same work
-                if not announced:
-                    log(f"another run is decoding the same faces into {path.parent}; waiting for it")
-                    announced = True
-                time.sleep(0.2)
-        _remove_leftovers(path, locked)
+    with open_lock(path.parent / f".lock-{path.stem}") as lock:
+        announced = False
+        while (is_mine := try_lock(lock)) is False:
+            if not announced:
+                log(f"another run is decoding the same faces into {path.parent}; waiting for it")
+                announced = True
+            time.sleep(0.2)
+        _remove_leftovers(path, is_mine is True)  # without locks two runs may do the same work
         yield
     (path.parent / f".lock-{path.stem}").unlink(missing_ok=True)
 
 
 def _leftovers(cache: Path) -> list[Path]:
     """Return the temporary files of dead writers. They must be an hour old: a writer may run on another machine."""
-    limit = time.time() - 3600
-    return [path for path in cache.glob(f"{TEMPORARY}*") if not writer_lives(path) and _modified_at(path) < limit]
-
-
-def _modified_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()  # removed by another process just now
+    files = (path for path in cache.glob(f"{TEMPORARY}*") if path.is_file())
+    return [path for path in files if not is_recent(path) and not writer_lives(path)]
 
 
 def _remove_leftovers(path: Path, locked: bool) -> None:
     """Remove the files of killed writers: old ones, and with the lock of ``path`` all of its own."""
     unfinished = path.parent.glob(f"{TEMPORARY}*-{path.name}") if locked else ()
-    dead = [file for file in unfinished if not writer_lives(file)]
+    dead = [file for file in unfinished if file.is_file() and not writer_lives(file)]
     for file in (*dead, *_leftovers(path.parent)):
-        file.unlink(missing_ok=True)
+        with suppress(PermissionError):  # another user's, in a folder for all
+            file.unlink(missing_ok=True)
 
 
 # --- for a person -----------------------------------------------------------------------------------------
@@ -315,7 +306,7 @@ def list_cache(cache: Path) -> list[dict]:
     if not cache.is_dir():
         raise SwapfastError(f"{cache}: no such folder; give a cache folder or a model folder that has one")
     entries = []
-    for path in sorted(path for path in cache.iterdir() if _NAMES.fullmatch(path.name)):
+    for path in sorted(path for path in cache.iterdir() if _NAMES.fullmatch(path.name) and path.is_file()):
         metadata = describe_file(path)
         kind = metadata.get("what", "damaged")
         if kind not in (*_KINDS, "damaged"):
@@ -357,12 +348,7 @@ def clear_cache(cache: Path) -> int:
 
 def _is_held(lock: Path) -> bool:
     try:
-        import fcntl
-
-        with lock.open("a") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return False
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    return False
+        with open_plain(lock, "rb+") as file:
+            return try_lock(file) is False
+    except OSError:
+        return True  # no lock of ours, or another user's

@@ -16,10 +16,10 @@ from pipelines.fill import UNUSABLE, FaceSource
 from pipelines.sampler import Sampler
 from swapfast.batch import SIDES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
-from swapfast.errors import SwapfastError
+from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
 from swapfast.faces.crop import crop_face, shrink, spread_indices
 from swapfast.faces.masks import training_masks
-from swapfast.files import TEMPORARY, temporary_name, write_file, writer_lives
+from swapfast.files import TEMPORARY, is_disk_full, is_recent, open_new, temporary_name, write_file, writer_lives
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
@@ -271,14 +271,16 @@ class Timelapse(PreviewSheet, Observer):
         self.folder, self._warn, self._warned = folder, warn, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary_name(folder / "00000000.jpg").touch()
-            temporary_name(folder / "00000000.jpg").unlink()
+            trial = temporary_name(folder / "00000000.jpg")
+            open_new(trial).close()
+            trial.unlink()
             for leftover in folder.glob(f"{TEMPORARY}*.jpg"):  # of a run that was killed
-                if not writer_lives(leftover):
-                    leftover.unlink()
+                if leftover.is_file() and not is_recent(leftover) and not writer_lives(leftover):
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder") from error
+            code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
+            raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder", code) from error
 
     def on_save(self, step: int) -> None:
         """Write the sheet of ``step``, replacing that of an earlier run."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swapfast.files import put_in_place, temporary_name
+from swapfast.files import open_new, open_plain, put_in_place, temporary_name, try_lock, write_all
 
 _DTYPES = {"U8": "|u1", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
@@ -61,10 +61,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     head = head.replace(_CRC.format(_NO_CRC).encode(), _CRC.format(f"{crc:08x}").encode())
     temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
-            file.write(head)
-            for part in parts:
-                file.write(part)
+        with open_new(temporary) as file:
+            try_lock(file)
+            for part in (memoryview(head), *parts):
+                write_all(file, part)
         put_in_place(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -82,11 +82,11 @@ class NewArrays:
         self.path, self.temporary = path, temporary_name(path)
         head, starts, size = _header(shapes, metadata)
         try:
-            with open(self.temporary, "wb+") as file:
-                file.write(head)
-                file.flush()
-                _reserve(file.fileno(), size)
-                self._memory = mmap.mmap(file.fileno(), size)
+            self._file = open_new(self.temporary)  # locked as long as it is open: see writer_lives
+            try_lock(self._file)
+            write_all(self._file, head)
+            _reserve(self._file.fileno(), size)
+            self._memory = mmap.mmap(self._file.fileno(), size)
         except OSError:
             self.temporary.unlink(missing_ok=True)
             raise
@@ -103,6 +103,7 @@ class NewArrays:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._file.close()
         self.temporary.unlink(missing_ok=True)
 
 
@@ -119,7 +120,7 @@ def open_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises ValueError with a short reason for a file of another format or a wrong checksum, and OSError where it cannot
     be read. Files without a checksum are accepted.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):

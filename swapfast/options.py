@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
-from swapfast.files import check_path
+from swapfast.files import check_path, open_plain
 
 _LARGEST_TOML = 1 << 20  # bytes; all settings take 12 KiB
 _LONGEST_REASON = 300  # characters
@@ -207,7 +207,7 @@ def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file holds; raise SwapfastError where it cannot be read or is no TOML."""
     try:
-        with Path(path).open("rb") as file:
+        with open_plain(Path(path)) as file:
             text = file.read(_LARGEST_TOML + 1).decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise SwapfastError(f"--config {path}: cannot be read ({error.strerror or error})") from error

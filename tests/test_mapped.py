@@ -294,7 +294,8 @@ def test_a_kill_before_the_commit_leaves_a_temporary_name_only(tmp_path):
     process = _started(FILL, tmp_path / "x")
     assert process.stdout.readline() == "filled\n"
     _killed(process)
-    assert [path.name for path in tmp_path.iterdir()] == [f"{TEMPORARY}{process.pid}-x"]
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(TEMPORARY) and left.name.endswith("-x")
 
 
 @pytest.mark.slow

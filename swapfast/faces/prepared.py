@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import math
 import os
+import re
 import shutil
 import tarfile
 import zlib
@@ -46,7 +48,16 @@ from swapfast.faces.folder import FaceFolder, make_report
 from swapfast.faces.reader import BadFace, printable
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
-from swapfast.files import TEMPORARY, flush, put_in_place, temporary_name, writer_lives
+from swapfast.files import (
+    TEMPORARY,
+    flush,
+    is_recent,
+    open_new,
+    open_plain,
+    put_in_place,
+    temporary_name,
+    try_lock,
+)
 from swapfast.mapped import open_arrays, write_arrays
 from swapfast.system import on_all_cores
 
@@ -60,6 +71,7 @@ FACE_QUALITY, MASK_QUALITY = 98, 100
 _PLACE = ("shard", "face_at", "face_bytes", "face_crc", "masks_at", "masks_bytes", "masks_crc")
 _BLOCK = 512  # tar headers and contents begin at multiples of it
 _NAME_BYTES = 200  # most file systems take 255 with the suffix
+_LOCK = ".lock"  # of an unfinished set, held by its writer
 _MAX_OPEN = 256  # open shards
 _AGAIN = "copy the set again, or make it again with swapfast prepare"
 
@@ -261,7 +273,7 @@ class PreparedSet:
             return shard
         name, size = self.shards[number]
         try:
-            shard = open(self.path / name, "rb", buffering=0)  # noqa: SIM115 - closed with its last reference
+            shard = open_plain(self.path / name)  # closed with its last reference
             if os.fstat(shard.fileno()).st_size != size:
                 raise ValueError(f"{name} has changed since the set was opened")
         except OSError as error:
@@ -470,6 +482,7 @@ class NewPreparedSet:
         self._packed: list[Packed] = []
         self._places: list[tuple[int, ...]] = []
         self._new_folders: list[Path] = []
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> NewPreparedSet:
         self._check_free()
@@ -477,6 +490,7 @@ class NewPreparedSet:
         try:
             _remove_leftovers(self.out)
             self.temporary.mkdir(parents=True)
+            self._lock = _locked(self.temporary)
         except BaseException:
             self.__exit__()
             raise
@@ -486,6 +500,9 @@ class NewPreparedSet:
         if self._file is not None:
             self._file.raw.close()  # without flushing its buffer, which might not fit on the disk
             self._file = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         if self.temporary.exists():
             shutil.rmtree(self.temporary, ignore_errors=True)
         if not self.out.exists():
@@ -547,20 +564,49 @@ class NewPreparedSet:
         index = self.temporary / INDEX
         write_arrays(index, columns, {**metadata, "checksum": _checksum(metadata)})
         self.bytes += index.stat().st_size
+        (self.temporary / _LOCK).unlink()
         self._check_free()  # an empty folder would be replaced silently
-        put_in_place(self.temporary, self.out)
+        try:
+            put_in_place(self.temporary, self.out)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # somebody was a moment faster
+                self._check_free()
+            raise
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """Return the lock of a new folder. It gets its name when it is held, so that nobody finds it free before."""
+    lock = open_new(folder / f"{_LOCK}-new")
+    try_lock(lock)
+    (folder / f"{_LOCK}-new").rename(folder / _LOCK)
+    return lock
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what killed writers of the same set left behind, also one with this process's number."""
+    """Remove what killed writers of the same set left behind."""
     if not out.parent.is_dir():
         return
     for path in out.parent.iterdir():
-        number = path.name.removeprefix(TEMPORARY).split("-")[0]
-        if not number.isdecimal() or path.name != f"{TEMPORARY}{number}-{out.name}":
-            continue
-        if int(number) == os.getpid() or not writer_lives(path):
+        if re.fullmatch(rf"{re.escape(TEMPORARY)}[0-9a-f]+-{re.escape(out.name)}", path.name) and _is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Return whether nobody writes an unfinished set: nobody holds its lock, or it is old where there are none.
+
+    The process number of its writer would not tell: in another container it is another process'.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        with open_plain(folder / _LOCK, "rb+") as lock:
+            is_free = try_lock(lock)
+    except OSError:  # it is about to be locked or to get its name, or is another user's
+        is_free = None
+    try:
+        return not any(map(is_recent, (folder, *folder.iterdir()))) if is_free is None else is_free
+    except OSError:
+        return False
 
 
 def _member_name(source: str, used_names: Mapping[str, None]) -> str:

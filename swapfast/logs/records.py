@@ -13,6 +13,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from swapfast.errors import SwapfastError
+from swapfast.files import open_plain
 
 _FRAME_BYTES = 16  # of a record: length and checksum before the data, checksum after it
 
@@ -42,7 +43,7 @@ class RecordIterator:
         self._position = 0  # bytes, of the next record
         self.damage: str | None = None
         try:
-            self._path.open("rb").close()
+            open_plain(self._path).close()
         except OSError as error:
             raise SwapfastError(f"{self._path}: cannot be read ({error.strerror})") from error
         # Absolute, so that no name looks like the URL of another file system to the reader.

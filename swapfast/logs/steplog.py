@@ -9,6 +9,7 @@ Lines are only ever added. A kill may tear the last one; the next run begins a n
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -20,10 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from swapfast.errors import SwapfastError
-from swapfast.files import write_all
+from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
+from swapfast.files import is_disk_full, open_plain, write_all
 
 NAME = "steps.jsonl"
 MOST_ROWS = 1024  # held back
@@ -79,7 +80,8 @@ class StepLog:
         try:
             self._write(json.dumps(first) + "\n")
         except OSError as error:
-            raise SwapfastError(f"{self.path}: cannot be written ({error.strerror}); use -n") from error
+            code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
+            raise SwapfastError(f"{self.path}: cannot be written ({error.strerror}); use -n", code) from error
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float], time: float | None = None) -> None:
         """Log ``logs`` at iteration ``batch``; all values of an iteration between two flushes become one line.
@@ -128,7 +130,7 @@ class StepLog:
         data = text.encode()
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = open_plain(self.path, "ab")
             if _is_torn(self.path):
                 data = b"\n" + data
         write_all(self._file, data)
@@ -143,7 +145,7 @@ class StepLog:
 
 
 def _is_torn(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         if not file.seek(0, os.SEEK_END):
             return False
         file.seek(-1, os.SEEK_END)
@@ -226,7 +228,7 @@ def read_steps(path: str | Path) -> History:
     """Return the content of the log at ``path``. Raises SwapfastError where it cannot be read."""
     history = History()
     try:
-        with Path(path).open("rb") as file:
+        with open_plain(Path(path)) as raw, io.BufferedReader(cast(io.RawIOBase, raw)) as file:
             for line in file:
                 if line.strip():
                     history.read(line)

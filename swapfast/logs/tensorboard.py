@@ -23,7 +23,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from swapfast.errors import SwapfastError
-from swapfast.files import write_all
+from swapfast.files import open_plain, write_all
 from swapfast.logs.records import RecordIterator, encode_record
 
 __all__ = ["RecordIterator", "TorchTensorBoard"]
@@ -146,7 +146,7 @@ class TorchTensorBoard:
             seconds = clock.time()
             # TensorBoard reads a folder's files in the order of their names: two runs may begin in one second.
             name = f"{int(seconds):010d}.{int(seconds % 1 * 1e9):09d}.{socket.gethostname()}.{os.getpid()}"
-            self._file = (self._folder / f"events.out.tfevents.{name}").open("ab", buffering=0)
+            self._file = open_plain(self._folder / f"events.out.tfevents.{name}", "ab")
             records = encode_record(Event(wall_time=seconds, file_version="brain.Event:2")) + records
         write_all(self._file, records)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -260,24 +261,69 @@ def test_what_a_live_run_is_writing_is_left_alone(folder, tmp_path):
     cached_store(tmp_path, SPEC, source)
     (path,) = tmp_path.glob("store-*")
     path.unlink()
-    alive = tmp_path / f"{TEMPORARY}{os.getppid()}-{path.name}"
-    dead = tmp_path / f"{TEMPORARY}999999999-{path.name}"
+    alive, dead = tmp_path / f"{TEMPORARY}1-{path.name}", tmp_path / f"{TEMPORARY}2-{path.name}"
     for left in (alive, dead):
         left.write_bytes(b"half")
-    made = cached_store(tmp_path, SPEC, source)
+    with held_by_another_process(alive):
+        made = cached_store(tmp_path, SPEC, source)
     assert made.bad == [] and alive.read_bytes() == b"half" and not dead.exists()
+
+
+@contextlib.contextmanager
+def held_by_another_process(path):
+    """Let another process hold the lock of a file meanwhile."""
+    code = f"import fcntl; f = open({str(path)!r}, 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
+        holder.stdout.readline()
+        yield
+        holder.communicate("\n")
+
+
+def test_foreign_entries_in_a_cache_folder_are_left_alone(folder, tmp_path):
+    """What other programs leave there, under names like ours: two folders, and a number that is no process'."""
+    source = open_source(folder)
+    cached_store(tmp_path, SPEC, source)
+    (path,) = tmp_path.glob("store-*")
+    path.unlink()
+    path.mkdir()
+    (path / "notes").touch()
+    aside, huge = tmp_path / f"{TEMPORARY}checkpoint-00000021", tmp_path / f"{TEMPORARY}{'9' * 20}-index"
+    aside.mkdir()
+    huge.touch()
+    for old in (aside, huge):
+        os.utime(old, (time.time() - 9999, time.time() - 9999))
+    assert [entry["file"] for entry in list_cache(tmp_path)] == [huge.name]
+    lines = []
+    made = cached_store(tmp_path, SPEC, source, log=lines.append)
+    (moved,) = tmp_path.glob("damaged-*")
+    assert made.bad == [] and lines == [f"{path} is a folder and no store; it is now {moved.name}"]
+    assert (moved / "notes").exists() and aside.exists() and not huge.exists()
+    assert clear_cache(tmp_path) > 0 and aside.exists() and not path.exists()
+
+
+@pytest.mark.parametrize("name", ["store", "lock"])
+def test_a_pipe_in_a_cache_folder_is_not_waited_for(folder, tmp_path, name):
+    source = open_source(folder)
+    cached_store(tmp_path, SPEC, source)
+    (path,) = tmp_path.glob("store-*")
+    pipe = path if name == "store" else tmp_path / f".lock-{path.stem}"
+    path.unlink()
+    os.mkfifo(pipe)
+    if name == "store":
+        assert cached_store(tmp_path, SPEC, source).bad == [] and path.is_file()
+    else:
+        with pytest.raises(SwapfastError, match="a pipe or a device"):
+            cached_store(tmp_path, SPEC, source)
+    assert clear_cache(tmp_path) >= 0
 
 
 def test_clearing_leaves_the_lock_of_a_run_that_decodes(folder, tmp_path):
     held, free = tmp_path / ".lock-store-1", tmp_path / ".lock-store-2"
     free.touch()
-    code = f"import fcntl; f = open({str(held)!r}, 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
-        holder.stdout.readline()
+    with held_by_another_process(held):
         clear_cache(tmp_path)
         assert held.exists() and not free.exists()
-        holder.communicate("\n")
     clear_cache(tmp_path)
     assert not held.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.png import write_header
-from swapfast.faces.prepared import open_prepared
+from swapfast.faces.prepared import NewPreparedSet, make_sample, open_prepared
 from swapfast.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,17 +237,57 @@ def test_killed_while_writing(heads, tmp_path):
     process.kill()
     process.wait()
     (left,) = tmp_path.iterdir()
-    assert left.name == f"{TEMPORARY}{process.pid}-set" and not out.exists()
-    (tmp_path / f"{TEMPORARY}{process.pid}-other").mkdir()  # another set's
-    (tmp_path / f"{TEMPORARY}1-set").mkdir()  # of a process that lives
-    (tmp_path / f"{TEMPORARY}{os.getpid()}-set").mkdir()  # of one that had our number: in a container it often has
+    assert left.name.startswith(TEMPORARY) and left.name.endswith("-set") and not out.exists()
     _prepare(heads, out, size=32)
     assert open_prepared(out).verify() == []
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "set",
-        f"{TEMPORARY}{process.pid}-other",
-        f"{TEMPORARY}1-set",
-    }
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.fixture
+def small_set(made_faces, tmp_path):
+    """A function that begins a prepared set of one face, whoever else does."""
+
+    @contextlib.contextmanager
+    def begin():
+        crop = CropConfig()
+        record = scan_folder(made_faces / "a").records[0]
+        face, masks = np.zeros((32, 32, 3), np.uint8), np.zeros((3, 32, 32), np.uint8)
+        with NewPreparedSet(tmp_path / "set", 32, "raw", crop, MaskConfig(), "a") as new:
+            new.add(make_sample(record, face, masks, crop, 32, "raw"))
+            yield new
+
+    return begin
+
+
+@pytest.mark.parametrize("number", ["1", "9" * 20])
+def test_only_what_nobody_writes_any_more_is_removed(small_set, tmp_path, number):
+    """A process number in a name says nothing, and an old folder is nobody's where there are no locks."""
+    old, new, other = (tmp_path / f"{TEMPORARY}{number}{name}" for name in ("0-set", "1-set", "2-other"))
+    for folder in (old, new, other):
+        folder.mkdir()
+    os.utime(old, (time.time() - 9999, time.time() - 9999))
+    with small_set() as writer:
+        writer.commit()
+    assert {path.name for path in tmp_path.iterdir()} == {"set", new.name, other.name}
+
+
+def test_of_two_writers_of_one_set_the_first_wins(small_set, tmp_path):
+    """They have the same process number, as in two containers. A child process is the other."""
+    with small_set() as first:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                with small_set() as second:
+                    second.commit()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(SwapfastError, match="set: exists already; give a new folder"):
+            first.commit()
+    assert open_prepared(tmp_path / "set").verify() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 @pytest.mark.slow
