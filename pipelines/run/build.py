@@ -37,6 +37,7 @@ from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import log_if_slow
 from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import trained_state
 from swapfast.device import pick_backend
 from swapfast.errors import EXIT_FAILED, SwapfastError
@@ -54,6 +55,7 @@ from swapfast.system import available_cores
 from swapfast.training.observers import Observer
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
+from swapfast.training.saver import FolderCheck
 from swapfast.training.trainer import Trainer
 from swapfast.training.validation import Validation
 
@@ -69,7 +71,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     device = plan.device
     backend = pick_backend(config.run.backend, device)
     if processes.is_first:
-        folder.set_aside_newer_than(plan.step)
+        Snapshots(folder).set_aside_newer_than(plan.step)
     cache_mode, sides = make_sides(plan, backend, log, progress)
     matcher = make_matcher(sides, config, config.run.cache_folder, progress)
     processes.publish_files_ready()
@@ -174,6 +176,7 @@ def make_observers(
     if not plan.processes.is_first:
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
+    observers.append(FolderCheck(plan.checkpoints))
     observers.append(make_preview(plan, sides, tensorboard))
     if config.run.timelapse_folder is not None:
         observers.append(make_timelapse(plan, sides, config.run.timelapse_folder, loss_line.log))

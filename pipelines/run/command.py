@@ -40,7 +40,9 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
             log(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     explained = memory_explained(functools.partial(_less_memory, plan))
-    with explained, plan.checkpoints.locked() if processes.is_first else contextlib.nullcontext():
+    with explained, plan.checkpoints.locked(log) if processes.is_first else contextlib.nullcontext():
+        if processes.is_first:
+            plan.checkpoints.try_save()
         with Bars(processes.is_first) as bars:
             trainer = build_trainer(plan, stop, log, bars)
             if plan.finds_rate:

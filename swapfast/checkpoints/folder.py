@@ -13,30 +13,55 @@ user's command is copying (after_save.py); what is kept beyond that is the matte
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from swapfast.errors import EXIT_FAILED, SwapfastError
-from swapfast.files import TEMPORARY, cannot_write, flush, not_a_folder
+from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
+from swapfast.files import (
+    TEMPORARY,
+    NotAFile,
+    cannot_write,
+    flush,
+    is_disk_full,
+    not_a_folder,
+    open_lock,
+    open_plain,
+    read_plain,
+    temporary_name,
+    try_lock,
+)
 
 FORMAT = 1
 KEPT = 2
-_NAME = re.compile(r"checkpoint-(\d{8,})")
-_STEP_IN_NAME = re.compile(r"(?:checkpoint|snapshot|backup)-(\d{8,})(?:-\d+)?")
-_KEPT_ASIDE = re.compile(r"(?:snapshot|backup)-\d{8,}(?:-\d+)?")
+_NAME = re.compile(r"checkpoint-([0-9]{8,})")
+_STEP_IN_NAME = re.compile(r"(?:checkpoint|snapshot|backup)-([0-9]{8,})(?:-[0-9]+)?")
+_KEPT_ASIDE = re.compile(r"(?:snapshot|backup)-[0-9]{8,}(?:-[0-9]+)?")
+_FAULTS = (errno.EIO, errno.ENOMEM)  # may pass; they say nothing of what the file system can do
 # What reading a damaged one may raise. Other errors of the system say nothing of it: a disk or a network that does not
 # answer now may do so later, and the checkpoint be whole.
-UNREADABLE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, SafetensorError)
+UNREADABLE = (
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    NotAFile,
+    ValueError,
+    KeyError,
+    TypeError,
+    SafetensorError,
+)
 
 
 @dataclass
@@ -50,15 +75,32 @@ class Checkpoint:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
+def read_json(path: Path) -> object:
+    """Return what a file of JSON means. Raises OSError or ValueError, also where it is nested without end."""
+    try:
+        return json.loads(read_plain(path).decode())
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
+def has_all_files(path: Path, state: object) -> bool:
+    """Return whether a checkpoint has the files that its state.json names, of the right sizes."""
+    try:
+        files = state["files"].items()  # type: ignore[index]
+        return all((path / Path(name).name).stat().st_size == file["bytes"] for name, file in files)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
+        return False
+
+
 def _read_state(folder: Path) -> dict:
     """Return what state.json says, checked as far as ``read`` relies on it. Raises as that does."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state = read_json(folder / "state.json")
     if not isinstance(state, dict) or type(state["format"]) is not int:
         raise ValueError("state.json is not what was written")
     if state["format"] != FORMAT:
@@ -94,6 +136,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._locked_folder: int | None = None  # an open descriptor, so that no other folder can get its number
+        self._locked_file: int | None = None
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, oldest first."""
@@ -110,11 +154,12 @@ class CheckpointFolder:
 
         Raises SwapfastError (code 1) where it cannot be written.
         """
+        self.require_lock()
         final = self.path(checkpoint.step)
-        temporary = self.folder / f"{TEMPORARY}{final.name}"
+        temporary = temporary_name(final)
         try:
             self._clean()
-            temporary.mkdir(parents=True)
+            temporary.mkdir(parents=self._locked_folder is None)
             files = {}
             for stem, tensors in checkpoint.tensors.items():
                 path = temporary / f"{stem}.safetensors"
@@ -133,11 +178,26 @@ class CheckpointFolder:
             cause = error if isinstance(error, OSError) else _as_os_error(error)
             way_out = f"choose another --model-dir, then start again{self.assurance()}"
             raise cannot_write(final, cause, way_out) from error
-        for step in self.steps()[:-KEPT]:
+        for step in self._superfluous():
             if step not in in_use:
                 self.drop(self.path(step))
         self._clean()
         return final
+
+    def _superfluous(self) -> list[int]:
+        """Return the steps before the newest KEPT whole checkpoints: a damaged one takes no whole one's place."""
+        steps, whole = self.steps(), 0
+        while steps and whole < KEPT:
+            whole += self._looks_whole(self.path(steps.pop()))
+        return steps
+
+    @staticmethod
+    def _looks_whole(path: Path) -> bool:
+        """Return whether a checkpoint has all files, by their sizes."""
+        try:
+            return has_all_files(path, _read_state(path))
+        except (*UNREADABLE, OSError, SwapfastError):
+            return False
 
     def assurance(self) -> str:
         """Return what to add to the error of a full disk: nothing where there is no checkpoint yet."""
@@ -145,8 +205,8 @@ class CheckpointFolder:
 
     def drop(self, path: Path) -> None:
         """Remove a checkpoint, snapshot or backup: at once, so that a kill leaves no half of it under its name."""
-        temporary = self.folder / f"{TEMPORARY}{path.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        self.require_lock()
+        temporary = temporary_name(path)
         with contextlib.suppress(OSError):
             path.rename(temporary)
             shutil.rmtree(temporary)
@@ -192,8 +252,12 @@ class CheckpointFolder:
 
     def set_aside_damaged(self, path: Path) -> Path:
         """Rename a damaged checkpoint to damaged-NAME and return that path."""
+        self.require_lock()
         target = path.with_name(f"damaged-{path.name}")
-        shutil.rmtree(target, ignore_errors=True)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            target.unlink(missing_ok=True)
         path.rename(target)
         return target
 
@@ -218,27 +282,89 @@ class CheckpointFolder:
         return Checkpoint(state["step"], tensors, state)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for one process; SwapfastError where another one trains in it."""
+    def locked(self, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+        """Hold the folder for one process; SwapfastError where another one trains in it.
+
+        warn: is told where the disk has no locks, and nobody would be kept out.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("a")
+            lock = open_lock(self.folder / ".lock")
         except OSError as error:
-            raise SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}") from error
+            raise self._refusal(error) from error
         with lock:
-            try:
-                import fcntl
-
-                # A record lock, which child processes do not inherit: an orphan cannot keep the folder locked.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such locks on this system
-                pass
-            except OSError as error:
+            is_mine = try_lock(lock)
+            if is_mine is False:
                 raise SwapfastError(
                     f"--model-dir {self.folder}: another run is training in this folder; wait for it or choose "
                     "another folder"
-                ) from error
-            yield
+                )
+            if is_mine is None:
+                warn(
+                    f"warning: --model-dir {self.folder}: this disk has no locks; see to it yourself that no other run "
+                    "trains there"
+                )
+            if os.name == "nt":  # folders cannot be opened there, nor removed while a file in them is open
+                yield
+                return
+            self._locked_folder, self._locked_file = os.open(self.folder, os.O_RDONLY), lock.fileno()
+            try:
+                yield
+            finally:
+                os.close(self._locked_folder)
+                self._locked_folder = self._locked_file = None
+
+    def _refusal(self, error: OSError) -> SwapfastError:
+        """Return the error for a folder that cannot be made or locked: code 1 where the disk is full."""
+        code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
+        return SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}", code)
+
+    def require_lock(self) -> None:
+        """Raise SwapfastError (code 1) unless the folder is still the one that ``locked`` holds, if that is in use.
+
+        It may have been moved, or its disk unmounted, and another model may lie in its place.
+        """
+        if self._locked_folder is None or self._locked_file is None:
+            return
+        try:
+            is_same = os.path.samestat(os.stat(self.folder), os.fstat(self._locked_folder)) and os.path.samestat(
+                os.stat(self.folder / ".lock"), os.fstat(self._locked_file)
+            )
+        except FileNotFoundError:
+            is_same = False
+        except OSError as error:
+            raise SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}", EXIT_FAILED) from error
+        if not is_same:
+            raise SwapfastError(
+                f"--model-dir {self.folder}: the folder or its .lock was removed or replaced while training; nothing "
+                "more is written there. Put it back and start again",
+                EXIT_FAILED,
+            )
+
+    def try_save(self) -> None:
+        """Try once what every save needs of the disk, with an empty checkpoint. Leaves nothing behind.
+
+        Raises SwapfastError before hours of training are lost: code 1 where the disk is full, otherwise code 2.
+        """
+        first, second = temporary_name(self.folder / "first"), temporary_name(self.folder / "second")
+        try:
+            first.mkdir()
+            save_file({"empty": torch.zeros(1)}, first / "empty.safetensors")
+            flush(first / "empty.safetensors")
+            flush(first)
+            first.rename(second)
+            flush(self.folder)
+        except (OSError, SafetensorError) as error:
+            cause = error if isinstance(error, OSError) else _as_os_error(error)
+            if is_disk_full(cause) or cause.errno in _FAULTS:
+                raise cannot_write(self.folder / "a checkpoint", cause, "choose another --model-dir") from error
+            raise SwapfastError(
+                f"--model-dir {self.folder}: no checkpoint can be saved on this disk ({cause.strerror or cause}); "
+                "train on a local disk and copy every checkpoint from there with --after-save"
+            ) from error
+        finally:
+            for folder in (first, second):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def model_folder(path: str | Path) -> CheckpointFolder:

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from swapfast.checkpoints.folder import UNREADABLE, CheckpointFolder
+from swapfast.checkpoints.folder import UNREADABLE, CheckpointFolder, has_all_files, read_json
 from swapfast.errors import SwapfastError
-from swapfast.files import TEMPORARY, cannot_write, flush
+from swapfast.files import cannot_write, flush, temporary_name
 
 Kind = Literal["checkpoint", "snapshot", "backup"]
-_NAME = re.compile(rf"({'|'.join(get_args(Kind))})-(\d{{8,}})(?:-\d+)?")
+_NAME = re.compile(rf"({'|'.join(get_args(Kind))})-([0-9]{{8,}})(?:-[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,10 @@ class RestorePoint:
 
 def _state(path: Path) -> dict:
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json(path / "state.json")
         return state if isinstance(state, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def _has_all_files(path: Path, state: dict) -> bool:
-    try:
-        return all((path / Path(n).name).stat().st_size == file["bytes"] for n, file in state["files"].items())
-    except (OSError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _point(path: Path) -> RestorePoint | None:
@@ -85,7 +78,7 @@ def _point(path: Path) -> RestorePoint | None:
         average if isinstance(average, float) else None,  # state.json may have been edited
         saved if isinstance(saved, str) else None,
         size,
-        state.get("step") == step and _has_all_files(path, state),
+        state.get("step") == step and has_all_files(path, state),
     )
 
 
@@ -95,7 +88,7 @@ def _hold_the_same(first: Path, second: Path) -> bool:
     return (
         "files" in states[0]
         and all(states[0].get(key) == states[1].get(key) for key in ("step", "files"))
-        and all(map(_has_all_files, (first, second), states))
+        and all(map(has_all_files, (first, second), states))
     )
 
 
@@ -122,16 +115,33 @@ class Snapshots:
         return target
 
     def back_up(self, step: int) -> Path:
-        """Keep the checkpoint of ``step`` in place of the backup before it."""
+        """Keep the checkpoint of ``step`` in place of the backup before it.
+
+        One of a later step, from which this run did not go on, becomes a snapshot. Nothing is dropped where the new
+        backup has not come out whole.
+        """
+        self.checkpoints.require_lock()
         source, target = self.checkpoints.path(step), self.folder / f"backup-{step:08d}"
         if not _hold_the_same(source, target):
             if target.exists():
-                self.checkpoints.drop(target)
+                self._put_aside(target)
             self._copy(source, target)
-        for point in self.points():
-            if point.kind == "backup" and point.path != target:
-                self.checkpoints.drop(point.path)
+        points = self.points()
+        if any(point.path == target and point.whole for point in points):
+            for point in points:
+                if point.kind == "backup" and point.path != target:
+                    self.checkpoints.drop(point.path) if point.step < step else self._put_aside(point.path)
         return target
+
+    def set_aside_newer_than(self, step: int) -> None:
+        """Make way for a run that goes on from ``step``: rename damaged checkpoints, and keep newer backups for good.
+
+        Such a backup may be the only whole copy of the newest model, and the next backup would take its place.
+        """
+        newer = [p for p in self.points() if p.step > step and p.kind == "backup"]
+        self.checkpoints.set_aside_newer_than(step)
+        for point in newer:
+            self._put_aside(point.path)
 
     def find(self, step: int | None = None, name: str | None = None) -> RestorePoint:
         """Return the point with this folder name or step, or without either the backup.
@@ -212,12 +222,13 @@ class Snapshots:
         return f"remove snapshots that are not needed{self.checkpoints.assurance()}"
 
     def _copy(self, source: Path, target: Path) -> None:
-        temporary = self.folder / f"{TEMPORARY}{target.name}"
+        self.checkpoints.require_lock()
+        temporary = temporary_name(target)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for file in sorted(source.iterdir()):
-                _link(file, temporary / file.name)
+                if file.is_file():  # a network drive or a notebook may have put a folder of its own there
+                    _link(file, temporary / file.name)
             flush(temporary)
             temporary.rename(target)
             flush(self.folder)

@@ -8,10 +8,38 @@ from collections.abc import Collection
 from torch import Tensor
 
 from swapfast.batch import SIDES
-from swapfast.checkpoints.folder import Checkpoint
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.processes import Processes
+from swapfast.training.observers import Observer, Training, Viewer
 from swapfast.training.run import Run
+
+
+class FolderCheck(Observer):
+    """Ends a run whose model folder was removed or replaced, before the observers behind it write there."""
+
+    def __init__(self, checkpoints: CheckpointFolder) -> None:
+        self._checkpoints = checkpoints
+
+    def on_step(self, training: Training) -> None:
+        """Raise SwapfastError (code 1) unless the folder is still the one that was locked."""
+        self._checkpoints.require_lock()
+
+    def flush(self) -> None:
+        """Look before logs are written."""
+        self._checkpoints.require_lock()
+
+    def on_save(self, step: int) -> None:
+        """Look before a picture is written."""
+        self._checkpoints.require_lock()
+
+    def on_view(self, viewer: Viewer) -> None:
+        """Look before a picture is written that somebody asked for."""
+        self._checkpoints.require_lock()
+
+    def on_timelapse(self, step: int) -> None:
+        """Look before a picture is written that somebody asked for."""
+        self._checkpoints.require_lock()
 
 
 class Saver:
