@@ -16,10 +16,11 @@ from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.folder import is_mask_file, scan_folder
+from swapfast.faces.companions import PICTURE_SUFFIXES, is_mask_file
+from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import DRAWN_TYPES
 from swapfast.faces.prepared import is_prepared, open_prepared
-from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace
+from swapfast.faces.reader import BadFace, has_face_header
 from swapfast.faces.table import FaceTable
 
 _LABELS = string.ascii_uppercase + string.digits + string.ascii_lowercase
@@ -52,7 +53,8 @@ def get_sorted_images(folder: str | Path) -> list[str]:
     except OSError as error:
         raise SwapfastError(f"{folder}: cannot be read ({error.strerror})") from error
     pictures = (name for name in file_names if Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    names = sorted(name for name in pictures if not is_mask_file(name, frozenset(file_names)))
+    all_names = frozenset(file_names)
+    names = sorted(name for name in pictures if not is_mask_file(name, all_names) or has_face_header(folder / name))
     if not names:
         raise SwapfastError(f"{folder}: no PNG or JPEG in this folder; give the folder that holds the faces")
     return [str(folder / name) for name in names]

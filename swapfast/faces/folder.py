@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from swapfast.errors import SwapfastError
+from swapfast.faces.companions import find_file, is_mask_file
 from swapfast.faces.image import read_image
 from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
-from swapfast.faces.reader import PICTURE_SUFFIXES, BadFace, printable, read_face
+from swapfast.faces.reader import MASK_UNUSABLE, BadFace, has_face_header, printable, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.files import not_a_folder
@@ -63,14 +64,14 @@ class FaceFolder:
     def with_mask(self, mask_type: str) -> FaceFolder:
         """Return this folder without the faces that lack a mask of this type, which join the bad ones.
 
-        Raises SwapfastError if no face has such a mask, and for an unknown type.
+        Raises SwapfastError if no face has such a mask, unless files of that name are there, and for an unknown type.
         """
         if mask_type == "none":
             return self
         lacking = np.flatnonzero(
             ~self.records.accepted_by(lambda record: _mask_error(record, mask_type) is None)
         ).tolist()
-        if lacking and len(lacking) == len(self.records):
+        if lacking and len(lacking) == len(self.records) and MASK_UNUSABLE not in self.records.note_counts():
             check_mask_type(self.records[0], mask_type)
         bad = []
         for record in self.records.select(lacking):
@@ -105,8 +106,8 @@ def scan_folder(
     start_ns = time.time_ns()
     stats = _file_stats(folder)
     file_names = frozenset(stats)
-    names = [name for name in stats if not name.lower().endswith(".json") and not is_mask_file(name, file_names)]
-    unchanged = {} if known is None else _unchanged_rows(known, stats)
+    unchanged, masks = ({}, set()) if known is None else _unchanged_rows(known, stats, file_names)
+    names = [name for name in stats if not name.lower().endswith(".json") and (name not in masks or name in unchanged)]
     unread = [name for name in names if name not in unchanged]
     task = partial(_read, folder, file_names=file_names)
     results = zip(unread, on_all_cores(task, unread, workers, progress), strict=True)
@@ -119,12 +120,14 @@ def scan_folder(
         faces = read if known is None else read | {name: known.packed(row) for name, row in unchanged.items()}
         names = [name for name in names if name in faces]
         packed = [faces[name] for name in names]
-        files = np.array([_files(name, p.text, stats) for name, p in zip(names, packed)], np.int64)
+        files = np.array(
+            [_files(name, p.text.partition("\0")[0], stats, file_names) for name, p in zip(names, packed)], np.int64
+        )
         # A file as new as this scan may have been written to after it was read, so the next scan reads it again.
         files[(files[:, :, 1] > start_ns - RECENT_NS).any(1)] = -2
         table = FaceTable.build(folder, names, packed, files)
-    masks = table.mask_files()
-    bad = table.bad(excluded=masks)
+    mask_names = table.mask_files()
+    bad = table.bad(excluded=mask_names)
     if not len(table) and not bad:
         raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
     mistaken, warnings = check_landmarks(table)
@@ -141,6 +144,8 @@ def _mask_error(record: FaceRecord, mask_type: str) -> str | None:
 
 
 def _read(folder: Path, name: str, file_names: frozenset[str]) -> Packed | None:
+    if is_mask_file(name, file_names) and not has_face_header(folder / name):
+        return None
     face = read_face(folder, name, file_names)
     return None if face is None else pack(face)
 
@@ -167,17 +172,22 @@ def _stat(entry: os.DirEntry) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _files(name: str, mask: str, stats: dict[str, tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _files(
+    name: str, mask: str, stats: dict[str, tuple[int, int]], file_names: frozenset[str]
+) -> tuple[tuple[int, int], ...]:
     """Return size and time of a picture, its json and its mask, for the column ``files``."""
-    return stats[name], stats.get(f"{_stem(name)}.json", _MISSING), stats.get(mask, _MISSING)
+    json_name = find_file(f"{_stem(name)}.json", file_names) or ""
+    return stats[name], stats.get(json_name, _MISSING), stats.get(find_file(mask, file_names) or "", _MISSING)
 
 
-def _unchanged_rows(known: FaceTable, stats: dict[str, tuple[int, int]]) -> dict[str, int]:
-    """Return name -> row in ``known`` of the faces whose files have not changed.
+def _unchanged_rows(
+    known: FaceTable, stats: dict[str, tuple[int, int]], file_names: frozenset[str]
+) -> tuple[dict[str, int], set[str]]:
+    """Return name -> row in ``known`` of the faces whose files have not changed, and the names of their masks.
 
     A new NAME_mask.png beside a plain picture without a mask counts as a change too.
     """
-    rows = {}
+    rows, masks = {}, set()
     offsets, files = known.columns["texts_at"], known.columns["files"]
     bad = known.columns["kind"] == KINDS.index("bad")
     maskless = (offsets[1:] == offsets[:-1]) & (known.columns["kind"] == KINDS.index("plain"))
@@ -185,25 +195,18 @@ def _unchanged_rows(known: FaceTable, stats: dict[str, tuple[int, int]]) -> dict
         if name not in stats:
             continue
         mask = f"{_stem(name)}_mask.png" if maskless[row] else known.mask_name(row)
-        current = _files(name, mask, stats)
+        current = _files(name, mask, stats, file_names)
         if bad[row] or files[row].tolist() != [list(pair) for pair in current]:
             continue  # bad files are few, and a file beside them may be the reason
         rows[name] = row
-    return rows
+        if not maskless[row]:
+            masks.add(mask)
+    return rows, masks
 
 
 def _stem(name: str) -> str:
     """Return ``Path(name).stem``, four times as fast: it is needed for every file of a folder."""
     return os.path.splitext(name)[0]
-
-
-def is_mask_file(name: str, file_names: frozenset[str]) -> bool:
-    """Return whether a file is, by its name, the mask of another file of the folder."""
-    stem = _stem(name)
-    if not stem.endswith("_mask") or f"{stem}.json" in file_names:
-        return False
-    face = stem.removesuffix("_mask")
-    return f"{face}.json" in file_names or any(face + suffix in file_names for suffix in PICTURE_SUFFIXES)
 
 
 # --- for a person ---------------------------------------------------------------------------------------
@@ -263,6 +266,8 @@ def _decode_error(record: FaceRecord) -> str | None:
         height, width = read_image(record.path).shape[:2]
         if (width, height) != (record.width, record.height):
             return f"decodes to {width}x{height} px, its header says {record.width}x{record.height}"
+        if record.unusable_mask:
+            return record.unusable_mask[1]
         if record.mask_file:
             read_mask_file(record)
     except ValueError as error:

@@ -136,6 +136,8 @@ def check_mask_type(record: FaceRecord, kind: str) -> None:
     available = sorted(record.stored_masks) + (["file"] if record.mask_file else [])
     if kind not in MASK_TYPES:
         raise unknown_name("mask type", kind, {*MASK_TYPES, *available})
+    if kind == "file" and record.unusable_mask:
+        raise SwapfastError(f"{record.path}: {record.unusable_mask[1]}; mend it, or use another --mask-type")
     if kind == "none":
         raise SwapfastError(f"{record.path}: mask type none has no face mask")
     offers = f"it has {', '.join(available)}" if available else "it has none"

@@ -21,6 +21,7 @@ import xxhash
 
 from swapfast.faces import jpeg, png
 from swapfast.faces.alignment import align, to_68
+from swapfast.faces.companions import PICTURE_SUFFIXES, find_file
 from swapfast.faces.image import read_bytes
 from swapfast.faces.orientation import UPRIGHT, roll_of, stored_landmarks
 from swapfast.faces.record import FaceRecord
@@ -32,7 +33,7 @@ MAX_JSON_BYTES = 4 << 20
 UPRIGHT_NOTE = "upright landmarks beside EXIF orientation "
 SIZE_NOTE = "another size in its json"
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
+MASK_UNUSABLE = "mask file unusable"  # note of a face whose mask file is lost, damaged or of another size
 # Pictures of these types are recognised only to report that they are not read.
 _OTHER_SUFFIXES = (
     *(".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"),
@@ -152,13 +153,13 @@ def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord
 
 
 def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str]) -> FaceRecord:
-    if f"{path.stem}.json" not in file_names:
+    json_name = find_file(f"{path.stem}.json", file_names)
+    if json_name is None:
         raise ValueError(f"no faceswap header in it and no {printable(path.stem)}.json with landmarks beside it")
-    json_data = _read_json(path.with_suffix(".json"))
-    description = _parse_json(json_data, path.with_suffix(".json"))
+    json_data = _read_json(path.with_name(json_name))
+    description = _parse_json(json_data, path.with_name(json_name))
     landmarks, remarks = _placed_landmarks(_json_landmarks(description), info, description)
-    mask = _mask_file(path, info, description, file_names)
-    mask_file, mask_data = mask or (None, b"")
+    mask_file, mask_data, unusable_mask = _mask_file(path, info, description, file_names)
     pixels = digest_pixels(data)
     return FaceRecord(
         path=path,
@@ -168,7 +169,8 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
         landmarks=landmarks,
         alignment=align(landmarks),
         mask_file=mask_file,
-        notes=(*info.notes, *remarks),
+        unusable_mask=unusable_mask,
+        notes=(*info.notes, *remarks, *([MASK_UNUSABLE] if unusable_mask else [])),
         encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
         content=_digest_content(data, pixels, json_data, mask_data),
         pixels=pixels,
@@ -278,27 +280,50 @@ def _json_landmarks(description: dict) -> np.ndarray:
 
 def _mask_file(
     path: Path, info: PictureInfo, description: dict, file_names: frozenset[str]
-) -> tuple[Path, bytes] | None:
-    """Return the mask beside a plain picture and its content, None if there is none. Its header is checked."""
+) -> tuple[Path | None, bytes, tuple[str, str] | None]:
+    """Return the mask beside a plain picture, its content, and its name with the reason if it cannot be used.
+
+    Its header is checked. Only training with mask type file needs it, so no fault of it spoils the face.
+    """
     json_name = description.get("mask")
     name = f"{path.stem}_mask.png" if json_name is None else json_name
-    if not isinstance(name, str):
-        raise ValueError('its json\'s "mask" is not a file name')
-    if name not in file_names:
-        if json_name is None:
-            return None
-        raise ValueError(f"its mask {printable(name)[:100]!r}, named by the json, is not beside it")
-    mask = path.with_name(name)
+    if not isinstance(name, str) or not _can_name_a_file(name):
+        return None, b"", ("", 'its json\'s "mask" is not a file name')
+    file_name = find_file(name, file_names)
+    if file_name is None:
+        lost = name, f"its mask {printable(name)[:100]!r}, named by the json, is not beside it"
+        return None, b"", None if json_name is None else lost
     try:
-        data = read_bytes(mask)
+        data = read_bytes(path.with_name(file_name))
         mask_info = _picture_info(data, "") if data else None
     except ValueError as error:
-        raise ValueError(f"its mask {printable(name)} is {error}") from error
+        return None, b"", (file_name, f"its mask {printable(file_name)} is {error}")
     if mask_info is None:
-        raise ValueError(f"its mask {printable(name)} is empty (zero bytes)")
+        return None, b"", (file_name, f"its mask {printable(file_name)} is empty (zero bytes)")
+    if json_name is None and isinstance(mask_info, png.PngInfo) and mask_info.faceswap_text is not None:
+        return None, b"", None  # a face of its own that is only named like a mask
     if (mask_info.width, mask_info.height) != (info.width, info.height):
-        raise ValueError(
-            f"its mask {printable(name)} is {mask_info.width}x{mask_info.height} px, "
-            f"the picture {info.width}x{info.height}"
-        )
-    return mask, data
+        sizes = f"{mask_info.width}x{mask_info.height} px, the picture {info.width}x{info.height}"
+        return None, b"", (file_name, f"its mask {printable(file_name)} is {sizes}")
+    return path.with_name(file_name), data, None
+
+
+def _can_name_a_file(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False  # half a character
+
+
+def has_face_header(path: Path) -> bool:
+    """Return whether a file is a PNG with a faceswap header. Of a mask, no more than its beginning is read."""
+    try:
+        if not path.is_file():
+            return False  # a pipe would be waited for
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(64)
+        if not start.startswith(png.SIGNATURE) or start[37:41] == b"IDAT":
+            return False
+        return png.read_png(read_bytes(path)).faceswap_text is not None
+    except (OSError, ValueError):
+        return False

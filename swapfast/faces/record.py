@@ -59,6 +59,7 @@ class FaceRecord:
     landmarks: (68, 2) float32 in px of the frame. A head's frame is the picture it was cut from; the frame of a plain
         or prepared face is the picture itself.
     mask_file: plain only, the mask beside the picture.
+    unusable_mask: plain only, the name of a mask file that cannot be used, and why; it matters with mask type file.
     notes: what decoding changes, such as "alpha dropped".
     encoding: file format of the picture.
     content: 16-byte digest of the picture, landmarks and masks; empty if unknown.
@@ -74,6 +75,7 @@ class FaceRecord:
     alignment: Alignment
     stored_masks: Mapping[str, StoredMask] = field(default_factory=dict)
     mask_file: Path | None = None
+    unusable_mask: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
     encoding: Literal["png", "jpeg", "raw"] = "png"
     content: bytes = b""

@@ -23,7 +23,7 @@ from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.mapped import open_arrays, write_arrays
 
-INDEX_FORMAT = 3  # raised whenever reading a file gives another result than before
+INDEX_FORMAT = 4  # raised whenever reading a file gives another result than before
 
 KINDS: tuple[Literal["bad", "head", "plain", "prepared"], ...] = ("bad", "head", "plain", "prepared")
 ENCODINGS: tuple[Literal["png", "jpeg", "raw"], ...] = ("png", "jpeg", "raw")
@@ -86,7 +86,8 @@ class Packed:
     """One file's row and its values of variable length.
 
     row: bytes of a ``ROW``.
-    text: the reason of a bad file, or the name of a face's mask file.
+    text: the reason of a bad file, or the name of a face's mask file; with a NUL and the reason after it if that
+        cannot be used.
     """
 
     row: bytes
@@ -110,7 +111,7 @@ def pack(face: FaceRecord | BadFace) -> Packed:
     row["offsets"] = [alignment.offsets[name] for name in CENTERINGS]
     row["rotation"], row["translation"] = alignment.rotation, alignment.translation
     row["angles"] = alignment.pitch, alignment.yaw, alignment.roll, alignment.average_distance
-    mask = face.mask_file.name if face.mask_file else ""
+    mask = face.mask_file.name if face.mask_file else "\0".join(face.unusable_mask or ())
     return Packed(row.tobytes(), face.notes, tuple(face.stored_masks), mask)
 
 
@@ -216,7 +217,7 @@ class FaceTable(Sequence[FaceRecord]):
         c = self.columns
         path = self.folder / self._text("names", row)
         pitch, yaw, roll, distance = c["angles"][row].tolist()
-        mask = self._text("texts", row)
+        mask, _, mask_fault = self._text("texts", row).partition("\0")
         masks = self.mask_sets[c["masks"][row]]
         kind = KINDS[c["kind"][row]]
         assert kind != "bad", "a bad file has no record"
@@ -237,7 +238,8 @@ class FaceTable(Sequence[FaceRecord]):
                 average_distance=distance,
             ),
             stored_masks=StoredMasks(path, masks) if masks else {},
-            mask_file=self.folder / mask if mask else None,
+            mask_file=self.folder / mask if mask and not mask_fault else None,
+            unusable_mask=(mask, mask_fault) if mask_fault else None,
             notes=self.note_sets[c["notes"][row]],
             encoding=ENCODINGS[c["encoding"][row]],
             content=bytes(c["content"][row]),
@@ -246,7 +248,7 @@ class FaceTable(Sequence[FaceRecord]):
 
     def mask_name(self, row: int) -> str:
         """Return the name of a row's mask file, empty if it has none."""
-        return self._text("texts", row) if self.columns["kind"][row] else ""
+        return self._text("texts", row).partition("\0")[0] if self.columns["kind"][row] else ""
 
     def bad(self, excluded: frozenset[str] = frozenset()) -> list[BadFace]:
         """Return the bad files of the columns with their reasons. excluded: names of files to leave out."""
@@ -262,7 +264,7 @@ class FaceTable(Sequence[FaceRecord]):
         """Return the names of all files that are a face's mask."""
         at = self.columns["texts_at"]
         with_text = np.flatnonzero((at[1:] > at[:-1]) & (self.columns["kind"] != 0)).tolist()
-        return frozenset(self._text("texts", row) for row in with_text)
+        return frozenset(self.mask_name(row) for row in with_text)
 
     def with_note(self, beginning: str) -> list[tuple[int, str]]:
         """Return the indices of these faces with a note that begins so, each with that note."""
@@ -283,12 +285,12 @@ class FaceTable(Sequence[FaceRecord]):
     def accepted_by(self, predicate: Callable[[FaceRecord], bool]) -> np.ndarray:
         """Return which faces satisfy ``predicate``, (len,) bool.
 
-        The predicate may depend on a face's kind and masks only: it is called once for each combination of these.
+        The predicate may depend on a face's kind, masks and notes only: it is called once for each combination of them.
         """
         at = self.columns["texts_at"]
         has_file = (at[1:] > at[:-1])[self.rows]
-        kinds = np.stack([self.column("kind"), self.column("masks"), has_file], axis=1).astype(np.int64)
-        _, first, inverse = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
+        kinds = [*(self.column(name).astype(np.int64) for name in ("kind", "masks", "notes")), has_file]
+        _, first, inverse = np.unique(np.stack(kinds, axis=1), axis=0, return_index=True, return_inverse=True)
         accepted = np.array([predicate(self[int(i)]) for i in first], bool)
         return accepted[inverse.reshape(-1)] if len(self) else np.zeros(0, bool)
 

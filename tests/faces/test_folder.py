@@ -71,6 +71,61 @@ def test_what_is_no_face_is_passed_over(tmp_path):
     assert len(found.records) == 1 and not found.bad
 
 
+def test_companions_are_found_in_any_case_of_their_endings(tmp_path):
+    mask = np.zeros((300, 300), np.uint8)
+    for name in ("IMG_1.PNG", "b.jpg", "c.png"):
+        write_plain(tmp_path / name, a_picture(300, 300), a_face(), mask)
+    (tmp_path / "IMG_1_mask.png").rename(tmp_path / "IMG_1_MASK.PNG")
+    (tmp_path / "b.json").rename(tmp_path / "b.JSON")
+    (tmp_path / "c_mask.png").rename(tmp_path / "c_mask.Png")
+    (tmp_path / "c.json").write_text(json.dumps({"landmarks": a_face().tolist(), "mask": "c_mask.png"}))
+    for path in tmp_path.iterdir():
+        os.utime(path, (10**9, 10**9))
+    first = scan_folder(tmp_path)
+    again = scan_folder(tmp_path, known=first.records)
+    for faces in (first, again):
+        names = [(record.path.name, record.mask_file.name) for record in faces.records]
+        assert names == [("IMG_1.PNG", "IMG_1_MASK.PNG"), ("b.jpg", "b_mask.png"), ("c.png", "c_mask.Png")]
+    assert (first.read, again.read) == (3, 0)
+
+
+def test_a_face_that_is_named_like_a_mask_is_a_face(tmp_path):
+    for name in ("bob.png", "bob_mask.png"):
+        write_head(tmp_path / name)
+    write_plain(tmp_path / "ann.png", a_picture(300, 300), a_face())
+    write_head(tmp_path / "ann_mask.png")
+    write_plain(tmp_path / "eve.png", a_picture(300, 300), a_face(), np.zeros((300, 300), np.uint8))
+    names = ["ann.png", "ann_mask.png", "bob.png", "bob_mask.png", "eve.png"]
+    first = scan_folder(tmp_path)
+    assert [record.path.name for record in first.records] == names and not first.bad
+    assert [record.path.name for record in scan_folder(tmp_path, known=first.records).records] == names
+    assert [record.mask_file and record.mask_file.name for record in first.records] == [None] * 4 + ["eve_mask.png"]
+
+
+@pytest.mark.parametrize("fault", ["size", "lost", "damaged"])
+def test_a_mask_is_judged_only_where_it_is_used(tmp_path, fault):
+    for name in ("a", "b"):
+        write_plain(tmp_path / f"{name}.png", a_picture(300, 300), a_face(), np.zeros((300, 300), np.uint8))
+    mask = tmp_path / "a_mask.png"
+    if fault == "lost":
+        described = json.loads((tmp_path / "a.json").read_text())
+        (tmp_path / "a.json").write_text(json.dumps({**described, "mask": "a_mask.png"}))
+        mask.unlink()
+    else:
+        mask.write_bytes(b"no mask" if fault == "damaged" else png_bytes(np.zeros((9, 9), np.uint8)))
+    for path in tmp_path.iterdir():
+        os.utime(path, (10**9, 10**9))
+    first = scan_folder(tmp_path)
+    for faces in (first, scan_folder(tmp_path, known=first.records)):
+        assert len(faces.records) == 2 and not faces.bad
+        (bad,) = faces.with_mask("file").bad
+        assert bad.path.name == "a.png" and "a_mask.png" in bad.reason
+    mask.write_bytes(png_bytes(np.zeros((300, 300), np.uint8)))
+    mended = scan_folder(tmp_path, known=first.records)
+    assert mended.read == 1 and mended.records[0].mask_file == mask
+    assert not mended.with_mask("file").bad
+
+
 def test_masks_are_not_faces(tmp_path):
     mask = np.zeros((300, 300), np.uint8)
     write_plain(tmp_path / "a.jpg", a_picture(300, 300), a_face(), mask)
@@ -154,12 +209,6 @@ def test_every_bad_file_is_named_with_its_reason(tmp_path):
         "flipped.png": "CRC mismatch in IDAT",
         "huge.jpg": "huge.json is larger than 4 MiB",
         "list.jpg": "list.json is not a table",
-        "mask_bad.jpg": "its mask text_mask.jpeg is neither a PNG nor a JPEG",
-        "mask_gone.jpg": "its mask 'gone.png', named by the json, is not beside it",
-        "mask_number.jpg": "is not a file name",
-        "mask_pipe.jpg": "its mask pipe_mask.png is not a file",
-        "mask_size.jpg": "its mask good_mask.png is 300x99 px, the picture 300x300",
-        "mask_up.jpg": "is not beside it",
         "nan.jpg": "not finite",
         "no_points.jpg": 'no list "landmarks"',
         "nothing.jpg": "no nothing.json with landmarks beside it",
@@ -180,12 +229,24 @@ def test_every_bad_file_is_named_with_its_reason(tmp_path):
     for name, phrase in expected.items():
         assert phrase in told[name], (name, told[name])
         assert "\n" not in told[name]
-    assert [record.path.name for record in found.records] == ["good.png", "plain.jpg"]
+    masks = {
+        "mask_bad.jpg": "its mask text_mask.jpeg is neither a PNG nor a JPEG",
+        "mask_gone.jpg": "its mask 'gone.png', named by the json, is not beside it",
+        "mask_number.jpg": "is not a file name",
+        "mask_pipe.jpg": "its mask pipe_mask.png is not a file",
+        "mask_size.jpg": "its mask good_mask.png is 300x99 px, the picture 300x300",
+        "mask_up.jpg": "is not beside it",
+    }
+    assert [record.path.name for record in found.records] == ["good.png", *masks, "plain.jpg"]
+    assert found.notes["mask file unusable"] == 6  # which matters with --mask-type file alone
+    assert found.with_mask("extended") is found
+    unmasked = {bad.path.name: bad.reason for bad in found.with_mask("file").bad}
+    assert all(phrase in unmasked[name] for name, phrase in masks.items())
     with pytest.raises(SwapfastError) as caught:
         found.require_all_good()
     first, *rest = str(caught.value).split("\n")
-    assert "30 of 32 files" in first and "--skip-bad" in first and str(tmp_path) in first
-    assert len(rest) == 30 and all(name in "\n".join(rest) for name in expected)
+    assert "24 of 32 files" in first and "--skip-bad" in first and str(tmp_path) in first
+    assert len(rest) == 24 and all(name in "\n".join(rest) for name in expected)
     found.require_all_good(skip_bad=True)
 
 
