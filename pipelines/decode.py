@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.jpeg import CMYK_CONVERTED
 from swapfast.faces.png import LONG_TEXT_IGNORED, PROFILE_IGNORED
 from swapfast.faces.prepared import PreparedSet
+from swapfast.threads import PATIENCE_S, ThreadPool
 
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or the reason of a failure in one phrase
 
@@ -59,7 +59,7 @@ def _try_read(path: Path) -> Decoded:
 
 
 def _with_opencv(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPool(threads) as pool:
         for start in range(0, len(paths), BATCH):
             yield list(pool.map(_try_read, paths[start : start + BATCH]))
 
@@ -75,13 +75,14 @@ def _with_dali(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
         return names[run * size : (run + 1) * size] or names[:1]
 
     pipeline = decoding_pipeline(paths_of, size, threads)
-    for start in range(0, len(names), size):
-        try:
-            (output,) = pipeline.run()
-            yield [output.at(i) for i in range(len(output))]
-        except RuntimeError:
-            # DALI reports a bad batch but seldom the file, so the batch is decoded again, one by one.
-            yield [_try_read(path) for path in paths[start : start + size]]
+    with ThreadPool(1, "dali") as runner:  # it reads the files itself, where no signal is heard
+        for start in range(0, len(names), size):
+            try:
+                (output,) = runner.submit(pipeline.run).result()
+                yield [output.at(i) for i in range(len(output))]
+            except RuntimeError:
+                # DALI reports a bad batch but seldom the file, so the batch is decoded again, one by one.
+                yield [_try_read(path) for path in paths[start : start + size]]
 
 
 def decode_encoded(
@@ -161,14 +162,14 @@ class BatchDecoder:
         self.threads, self.device_id = threads, device_id
         self.use_dali = dali_version() is not None if use_dali is None else use_dali
         self._pipelines: dict[bool, tuple[int, object]] = {}  # is prepared -> next step, pipeline
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._pool = ThreadPool(threads, "decode")
         self._outputs: list = []  # kept alive, since a device may still read them
         self._dummy: str | None = None
         self.left_out: set[Member] = set()  # unreadable faces, which are no longer decoded
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True, patience_s=PATIENCE_S)
 
     def __call__(self, step: int) -> list:
         members = self.members_of(step)

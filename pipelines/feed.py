@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from swapfast.batch import MASK_NAMES
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.reader import read_unchanged
 from swapfast.system import available_cores
+from swapfast.threads import PATIENCE_S, ThreadPool
 
 Feed = Callable[[int, np.ndarray], tuple[Pixels, Pixels, np.ndarray]]
 
@@ -124,7 +124,7 @@ class DecodeFeed:
         self.decoder = BatchDecoder(
             [side.source for side in sets], self._members, threads or available_cores(), device_id
         )
-        self._pool = ThreadPoolExecutor(threads or available_cores(), "crop")
+        self._pool = ThreadPool(threads or available_cores(), "crop")
 
     def _members(self, step: int) -> list[tuple[int, int]]:
         """Return (side, index in its source) of every face of a step, A's first."""
@@ -155,7 +155,7 @@ class DecodeFeed:
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True, patience_s=PATIENCE_S)
         self.decoder.close()
 
     def _put(self, side: int, member: int, decoded: Any, face: np.ndarray, extra_masks: np.ndarray) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from swapfast.faces.prepared import PreparedSet
 from swapfast.faces.reader import BadFace, read_unchanged
 from swapfast.faces.record import FaceRecord
 from swapfast.system import available_cores, on_all_cores
+from swapfast.threads import ThreadPool
 
 Progress = Callable[[int, int], None]
 
@@ -201,7 +201,7 @@ def _fill_by_dali(
         batches = decode_encoded(prepared, [int(records.rows[i]) for i in indices], threads)
     bad: dict[int, str] = {}
     count = 0
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPool(threads) as pool:
         for batch in batches:
             batch_indices = indices[count : count + len(batch)]
             reasons = pool.map(put, batch_indices, batch)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +26,8 @@ from swapfast.device import pick_backend
 from swapfast.faces.crop import crop_shares
 from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
+from swapfast.stop import Stopped
+from swapfast.threads import PATIENCE_S, ThreadPool
 
 PREFETCH = 2  # batches made ahead: one is in use while the next is made
 PIXELS_PER_CALL = 2**20  # of all faces that one call augments: 256 faces of 64 px
@@ -122,7 +122,7 @@ class TrainLoader:
         if matcher is not None:
             load_kernels("nodes")  # compiled now and not in the first batch: it may take some seconds
         shared = matcher is not None and schedule.threads_per_batch > 1
-        self._landmark_pool = ThreadPoolExecutor(schedule.threads_per_batch, "landmarks") if shared else None
+        self._landmark_pool = ThreadPool(schedule.threads_per_batch, "landmarks") if shared else None
         self._iterator: Iterator[Batch] | None = None
         self.device = collate.device
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -218,7 +218,7 @@ class TrainLoader:
     def close(self) -> None:
         """End the landmark threads and the feed's threads. An iteration ends its workers itself."""
         if self._landmark_pool is not None:
-            self._landmark_pool.shutdown()
+            self._landmark_pool.shutdown(cancel_futures=True, patience_s=PATIENCE_S)
         getattr(self.feed, "close", lambda: None)()
 
     def from_step(self, step: int) -> Iterator[Batch]:
@@ -236,9 +236,10 @@ class TrainLoader:
             yield from self.batches(first, count)
 
     def _prefetched(self) -> Iterator[Batch]:
-        with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(ThreadPoolExecutor(self.schedule.workers, "swapfast-loader"))
-            stack.callback(worker.shutdown, cancel_futures=True)
+        worker = ThreadPool(self.schedule.workers, "swapfast-loader")
+        # None: an iteration that begins behind this one must not meet its last batch. A request to stop needs no batch.
+        patience_s: float | None = None
+        try:
             steps = itertools.count(self.start)
             queue = deque(worker.submit(self._make, next(steps)) for _ in range(self.schedule.prefetch))
             while True:
@@ -247,6 +248,11 @@ class TrainLoader:
                 if ready is not None:
                     hand_over(batch, ready)
                 yield batch
+        except Stopped:
+            patience_s = PATIENCE_S
+            raise
+        finally:
+            worker.shutdown(cancel_futures=True, patience_s=patience_s)
 
 
 def hand_over(batch: Batch, ready: torch.cuda.Event) -> None:

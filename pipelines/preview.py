@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
+from swapfast.threads import ThreadPool
 from swapfast.training.observers import Observer, Viewer
 
 
@@ -167,7 +167,7 @@ class PreviewLoader:
             ids = self.sampler.ids(self.step)
         self.step += 1
         members = [(side, int(index)) for side, indices in zip(self.sets, ids) for index in indices]
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with ThreadPool(available_cores()) as pool:
             items = list(pool.map(lambda item: item[0][item[1]], members))
         shape = (len(self.sets), -1)
         inputs, targets = (np.stack(part).reshape(*shape, *part[0].shape) for part in zip(*items))

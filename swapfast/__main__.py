@@ -16,6 +16,7 @@ from types import ModuleType
 from swapfast.errors import EXIT_STOPPED
 from swapfast.printing import complain, guard_streams
 from swapfast.stop import StopRequest, stopped_line
+from swapfast.threads import leave
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +52,7 @@ def main() -> int:
         code = EXIT_STOPPED
         complain(f"swapfast: {stopped_line(error)}")
     stop.leaving = True
-    return code
+    return leave(code)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from swapfast.errors import SwapfastError, shortened
+from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
 from swapfast.printing import hurry
 
 POLL_S = 0.25  # how often the stop file and the clock are looked at
+PATIENCE_S = 0.5  # for a wait that a request finds, or that begins behind one
 SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
 _PUT_OFF_S = 0.05  # for a request that came within an import, or in what lets nothing be raised
 _AGAIN_S = 5.0  # between two times that a request raises: what the first one has to tidy up is not disturbed
@@ -66,6 +67,27 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
+class StalledWait(Stopped):
+    """A request to stop that came, or had come, while the main thread waits for what may never come."""
+
+
+_listener: StopRequest | None = None  # the one that has the signals
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a request to stop end this block ``PATIENCE_S`` after it came, by StalledWait: also while training.
+
+    For waits of the main thread that may never end, such as a read from a network share that is away. It must do no
+    harm to leave the block anywhere.
+    """
+    if _listener is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _listener._interrupting():
+        yield
+
+
 class StopRequest:
     """Turns SIGINT, SIGTERM, SIGHUP, a file and a time limit into a request that the training loop reads between steps.
 
@@ -89,6 +111,8 @@ class StopRequest:
         self._listens = False
         self._raised_at = float("-inf")
         self._is_put_off = False  # whether it is to raise once an import has ended
+        self._outer: StopRequest | None = None  # who had the signals before
+        self._interrupts = False  # whether the main thread is where a request may raise
 
     def request(self, reason: str) -> None:
         """Ask the loop to save and leave after the step in progress."""
@@ -108,6 +132,8 @@ class StopRequest:
         if number == SAVE_SIGNAL:
             self._save = True
             return
+        if number == WAKE_SIGNAL and self._interrupts and self and self.training:
+            raise StalledWait(self.reason)
         if number == WAKE_SIGNAL and self._limit is None and not self._is_put_off:
             return  # not ours
         if number != WAKE_SIGNAL:
@@ -117,6 +143,24 @@ class StopRequest:
         elif self._limit is not None:
             self.request(self._limit)
         self._interrupt(frame)
+        if self._interrupts:
+            self._wake_later()
+
+    def _wake_later(self) -> None:
+        if WAKE_SIGNAL is not None:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+
+    @contextlib.contextmanager
+    def _interrupting(self) -> Iterator[None]:
+        former, self._interrupts = self._interrupts, True
+        try:
+            if self and self.training:
+                self._wake_later()
+            yield
+        finally:
+            self._interrupts = former
+            if self and self.training and WAKE_SIGNAL is not None:
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE_S if former else 0)
 
     def _interrupt(self, frame: FrameType | None) -> None:
         """Raise Stopped where there is nothing to save: in ``frame``, or behind the import that it is part of."""
@@ -146,6 +190,8 @@ class StopRequest:
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL, WAKE_SIGNAL) if n is not None]
         if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # nohup lets it be ignored
             numbers.append(HANGUP)
+        global _listener
+        self._outer, _listener = _listener, self
         self._listens = True
         return {number: signal.signal(number, self._handle) for number in numbers}
 
@@ -155,11 +201,13 @@ class StopRequest:
         if self._listens:
             yield self
             return
+        global _listener
         former = self._install()
         try:
             yield self
         finally:
             self._listens = False
+            _listener = self._outer
             for number, handler in former.items():
                 signal.signal(number, handler)
 
@@ -183,14 +231,20 @@ class StopRequest:
         Raises SwapfastError where the file is there already: whoever made it meant an earlier run.
         """
         if stop_file is not None and stop_file.exists():
-            raise SwapfastError(f"--stop-file {stop_file}: is there already; remove it to train")
+            raise stop_file_exists(stop_file)
         if stop_file is None and max_time_s is None:
             yield self
             return
         end = threading.Event()
         main = threading.get_ident()
         thread = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end, main), daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise SwapfastError(
+                "--max-time, --stop-file: the system grants no thread to watch them (ulimit -u, docker --pids-limit)",
+                EXIT_FAILED,
+            ) from error
         try:
             yield self
         finally:
@@ -211,6 +265,11 @@ class StopRequest:
             else:
                 self.request(self._limit)
             return
+
+
+def stop_file_exists(path: Path) -> SwapfastError:
+    """Return the error for a stop file that is older than the run."""
+    return SwapfastError(f"--stop-file {path}: is there already; remove it to train")
 
 
 def _exists(path: Path) -> bool:

@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from swapfast.threads import PATIENCE_S, ThreadPool, is_thread_refused, note_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -130,9 +133,13 @@ def on_all_cores(
                 if progress:
                     progress(count, len(items))
             return
-        except (BrokenExecutor, OSError):
-            pass  # no room for processes, or one was killed: threads need none
-    with ThreadPoolExecutor(workers or 1) as pool:
+        except BrokenExecutor:
+            pass  # one was killed: threads need none
+        except (OSError, RuntimeError) as error:  # no room for processes, or for the thread that feeds them
+            if isinstance(error, RuntimeError) and not is_thread_refused(error):
+                raise
+            note_refusal()
+    with ThreadPool(workers or 1) as pool:
         for result in pool.map(task, items[count:]):
             yield result
             count += 1
@@ -146,10 +153,27 @@ def _in_processes(task: Callable, items: Sequence, workers: int) -> Iterator:
         workers, multiprocessing.get_context("fork"), initializer=start_worker, initargs=(os.getpid(),)
     )
     _task = task
+    earlier = set(multiprocessing.active_children())
     try:
         with signals_held():  # this forks
             results = pool.map(_run_task, items, chunksize=max(1, min(_CHUNK, len(items) // (4 * workers))))
         yield from results
+    except BaseException:
+        # It would wait for a worker whose read never returns; and where its own thread was refused, it never had one
+        # that could tell the workers to leave.
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_processes([process for process in multiprocessing.active_children() if process not in earlier])
+        raise
     finally:
         _task = None
-        pool.shutdown(cancel_futures=True)  # interrupted, it waits for the chunks begun and not for everything
+    pool.shutdown()
+
+
+def end_processes(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Give worker processes a moment to end what they have begun, and kill those that do not."""
+    end = time.monotonic() + PATIENCE_S
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in processes:
+        process.kill()
+        process.join(PATIENCE_S)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,6 +27,7 @@ from tests.crash_harness import TrainingProcess
 pytestmark = pytest.mark.slow  # whole programs
 
 KILLS = 8
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +322,35 @@ def test_out_of_memory_is_one_line_with_ways_out(faces, tmp_path, device):
     lines = [line for line in started.output().splitlines() if line.startswith("swapfast: ")]
     said = r"swapfast: out of memory \((?:[\d.]+ .iB were asked for; )?[\d.]+ .iB are free\): train with a smaller -b"
     assert len(lines) == 1 and re.match(said, lines[0]) and "Traceback" not in started.output(), started.output()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "--max-time"])
+def test_a_picture_that_never_comes_keeps_nobody_from_saving(how, faces, tmp_path, device):
+    """Without a cache a network share that is away stalls the reads of whoever trains: a pipe does the same."""
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        for path in sorted((faces / side).glob("????.json")):
+            record = json.loads(path.read_text())
+            picture = cv2.imread(str(path.with_suffix(".png")))
+            cv2.imwrite(str(tmp_path / side / f"{path.stem}.jpg"), picture)
+            record = {"image": f"{path.stem}.jpg", "size": record["size"], "landmarks": record["landmarks"]}
+            (tmp_path / side / path.name).write_text(json.dumps(record))
+    limit = "20" if how == "--max-time" else "500"
+    arguments = _train(tmp_path, tmp_path / "model", "-i", 10**6, "-s", 10**6, "--cache", "off", "--max-time", limit)
+    command = [sys.executable, "-m", "swapfast", *map(str, arguments), "--device", device.type, "--preview-images", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        for line in process.stdout:
+            if "[#" in line:
+                break
+        os.mkfifo(tmp_path / "pipe")
+        os.replace(tmp_path / "pipe", tmp_path / "a/0003.jpg")
+        time.sleep(5)  # every picture is wanted within ten steps
+        if how == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        output, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 3 and "Traceback" not in complaints, complaints
+    step = int(re.search(rf"stopped by {how}.* and saved at iteration (\d+)", output)[1])
+    assert step > 0 and CheckpointFolder(tmp_path / "model").steps() == [step]

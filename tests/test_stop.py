@@ -9,7 +9,15 @@ import time
 import pytest
 
 from swapfast.errors import SwapfastError
-from swapfast.stop import Stopped, StopRequest, parse_duration, shown_duration
+from swapfast.stop import (
+    PATIENCE_S,
+    StalledWait,
+    Stopped,
+    StopRequest,
+    interruptible,
+    parse_duration,
+    shown_duration,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +96,41 @@ def test_a_stop_file_is_noticed_while_training(tmp_path):
 def test_a_stop_file_of_before_is_refused(tmp_path):
     with pytest.raises(SwapfastError, match="is there already; remove it"), StopRequest().watching(tmp_path):
         raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_wait_that_may_never_end_is_ended_while_training_too(is_early):
+    never = threading.Event()
+    began = time.monotonic()
+    with StopRequest().listening() as stop:
+        stop.training = True
+        if is_early:
+            signal.raise_signal(signal.SIGTERM)
+        timer = threading.Timer(0.2, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(StalledWait, match="SIGTERM"), interruptible():
+            never.wait(20)
+        timer.join()
+        assert stop.reason == "SIGTERM"
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0  # nothing rings where nobody waits
+        assert not never.wait(2 * PATIENCE_S)
+    assert time.monotonic() - began < 10
+
+
+def test_a_wait_that_ends_in_time_is_not_disturbed():
+    with StopRequest().listening() as stop:
+        stop.training = True
+        with interruptible():
+            signal.raise_signal(signal.SIGTERM)
+        assert stop and not threading.Event().wait(2 * PATIENCE_S)
+    with interruptible():
+        pass  # nobody listens
+
+
+def test_a_time_limit_ends_such_a_wait():
+    began = time.monotonic()
+    with StopRequest().listening() as stop, stop.watching(max_time_s=1), pytest.raises(StalledWait, match="--max-time"):
+        stop.training = True
+        with interruptible():
+            threading.Event().wait(20)
+    assert time.monotonic() - began < 10

@@ -12,6 +12,7 @@ from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import spread_indices
+from swapfast.stop import interruptible
 from swapfast.training.validation import OneSided
 
 MAX_FACES = 64  # faces per side
@@ -75,7 +76,8 @@ def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, n
     members = side.validation_members[_chosen(side)]
     faces = np.empty((len(members), *side.spec.face_shape), np.uint8)
     extra_masks = np.empty((len(members), *side.spec.extra_masks_shape), np.uint8)
-    reasons = [side.source.put(side.spec, int(m), face, plane) for m, face, plane in zip(members, faces, extra_masks)]
+    with interruptible():
+        reasons = [side.source.put(side.spec, int(m), f, plane) for m, f, plane in zip(members, faces, extra_masks)]
     good = np.array([reason is None for reason in reasons])
     if not good.any():
         raise SwapfastError(f"{side.source.folder.path}: no face that is held out can be read: {reasons[0]}", 1)

@@ -11,7 +11,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.files import not_a_folder
 from swapfast.system import available_cores, on_all_cores
+from swapfast.threads import ThreadPool
 
 SHOWN_BAD = 50
 RECENT_NS = 2 * 10**9
@@ -250,7 +250,7 @@ def make_report(folder: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[st
 
 def _damaged(folder: FaceFolder, workers: int, progress: Progress | None) -> dict[Path, str]:
     damage = {}
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPool(workers) as pool:
         results = zip(folder.records, pool.map(_decode_error, folder.records), strict=True)
         for count, (record, reason) in enumerate(results, 1):
             if reason:

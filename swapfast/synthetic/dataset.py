@@ -24,7 +24,8 @@ import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
 from swapfast.files import not_a_folder, real_path
-from swapfast.system import available_cores, start_worker
+from swapfast.system import available_cores, end_processes, start_worker
+from swapfast.threads import is_thread_refused, note_refusal
 
 from .identity import draw_identities
 from .render import RenderedFace, render
@@ -175,18 +176,36 @@ def _start_worker(parent: int) -> None:
 
 def _scenes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
     """Draw the jobs in one or several processes and yield their scenes in order."""
-    if workers == 1:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
+    if workers > 1:
         try:
-            yield from map(_draw, jobs)
-        finally:
-            cv2.setNumThreads(threads)
-        return
+            yield from _drawn_by_processes(jobs, workers)
+            return
+        except RuntimeError as error:  # before the first scene
+            if not is_thread_refused(error):
+                raise
+            note_refusal()
+    yield from _drawn_here(jobs)
+
+
+def _drawn_here(jobs: list[_Job]) -> Iterator[Scene]:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield from map(_draw, jobs)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _drawn_by_processes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
     context = multiprocessing.get_context("spawn")  # safe with any threads and devices of the parent
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),))
+    earlier = set(multiprocessing.active_children())
     try:
         yield from pool.map(_draw, jobs, chunksize=_CHUNK)
+    except RuntimeError:  # without its own thread it waits for the workers for ever
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_processes([process for process in multiprocessing.active_children() if process not in earlier])
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

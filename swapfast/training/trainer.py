@@ -19,7 +19,7 @@ from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
-from swapfast.stop import StopRequest
+from swapfast.stop import StalledWait, StopRequest, interruptible
 from swapfast.system import memory_in_use
 from swapfast.training.nonfinite import (
     MAX_ROLLBACKS,
@@ -127,6 +127,11 @@ class Trainer:
                     self.train_one_step()
                 except StopIteration:
                     break
+                except StalledWait:
+                    if self.processes.world > 1:
+                        raise  # the others wait for this one's share of the step: there is no saving together
+                    self.run.progress.log("warning: a face is being read and does not come; it is not waited for")
+                    break
             self._show_losses(wait=True)
             self.save()
         except BaseException as error:
@@ -173,7 +178,8 @@ class Trainer:
         Raises StopIteration where there is no further batch.
         """
         start = time.perf_counter()
-        batch = next(self.batches)
+        with interruptible():
+            batch = next(self.batches)
         if self.processes.world > 1:
             self._share = batch.faces / (len(batch.inputs) * self._batch_size)
         self._meter.add(round(batch.faces / self._share), time.perf_counter() - start)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -33,6 +32,7 @@ from swapfast.augment.host.stacked import STACK_PIXELS, STACKED_UP_TO, tall
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.augment.result import Augmented
 from swapfast.system import available_cores
+from swapfast.threads import ThreadPool
 
 Images = np.ndarray | Rows
 
@@ -96,7 +96,7 @@ class OpenCVAugmenter:
             load_kernels(name)  # compiled now and not in the first batch: it may take some seconds
         # The calling threads work too.
         helpers = callers * (self._threads_per_call - 1)
-        self._pool = ThreadPoolExecutor(helpers, "augment") if helpers else None
+        self._pool = ThreadPool(helpers, "augment") if helpers else None
         self._local = threading.local()
         # A feed, and a target and masks per size, of two calls: where batches are made ahead of the training, 4 % of
         # the arrays are then made anew, and 20 % with room for one call only.
