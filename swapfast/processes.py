@@ -16,11 +16,15 @@ earliest, whether a signal arrives, another process fails, or a machine decodes 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import datetime
 import itertools
 import json
 import os
+import re
+import socket
+import sys
 import threading
 import time
 import uuid
@@ -32,12 +36,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
+from swapfast.threads import ThreadPool, wait_in_thread
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of a collective operation: rank 0 may be saving
 _POLL_S = 0.1
 _JOIN_POLL_S = 0.02
 _HEARTBEAT_S = 5.0
 _GRACE_S = 1.0
+_QUIET_S = 5.0  # of waiting for the others, without a word
+_LOOKUP_S = 3.0
 _CLAIM_S = 3.0  # for a process that fails to say so before those that lose it do
 _WAY_OUT = "the last checkpoint is whole, and the same command goes on from there"
 
@@ -102,7 +109,12 @@ class Processes:
         """Show the others that this process lives while the block runs: reading faces may take hours."""
         end = threading.Event()
         thread = threading.Thread(target=self._beat, args=(end,), daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise SwapfastError(
+                f"rank {self.rank}: the system grants no thread (ulimit -u, docker --pids-limit)", EXIT_FAILED
+            ) from error
         try:
             yield
         finally:
@@ -282,15 +294,70 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
+@dataclass(frozen=True)
+class Place:
+    """What torchrun's variables say of this process: its rank among all and on its machine, and where rank 0 is."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    address: str = ""
+    port: int = 0
+
+
+def place_of(variables: Mapping[str, str]) -> Place:
+    """Return this process' place, as torchrun or a script of the user's tells it by ``variables``.
+
+    Raises SwapfastError where they cannot be: waiting for the other processes would be in vain.
+    """
+    world = _number(variables, "WORLD_SIZE", 1, 1)
+    if world == 1 and not variables.get("RANK"):
+        return Place()
+    rank = _number(variables, "RANK", None, 0, world - 1, f"WORLD_SIZE is {world}")
+    if world == 1:
+        return Place()
+    local_world = _number(variables, "LOCAL_WORLD_SIZE", 1, 1, world, f"WORLD_SIZE is {world}")
+    # Without LOCAL_WORLD_SIZE nobody says how many processes this machine has.
+    last = local_world - 1 if variables.get("LOCAL_WORLD_SIZE") else rank
+    local_rank = _number(variables, "LOCAL_RANK", 0, 0, min(last, rank), f"RANK is {rank} of {local_world} here")
+    address = variables.get("MASTER_ADDR", "").strip()
+    if not address:
+        raise SwapfastError(f"MASTER_ADDR: is not set though WORLD_SIZE is {world}; {_START_BY}")
+    return Place(rank, world, local_rank, local_world, address, _number(variables, "MASTER_PORT", None, 1, 65535))
+
+
+_START_BY = "start by torchrun, which sets them all: torchrun --nproc-per-node N -m swapfast train ..."
+
+
+def _number(
+    variables: Mapping[str, str], name: str, default: int | None, low: int, high: int | None = None, reason: str = ""
+) -> int:
+    text = variables.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    bounds = f"{low} to {high}" if high is not None else f"{low} or more"
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        stated = repr(text) if text else "is not set"
+        raise SwapfastError(f"{name}: {stated}{'' if text else ','} but a number from {bounds} is needed; {_START_BY}")
+    if int(text) < low or (high is not None and int(text) > high):
+        raise SwapfastError(
+            f"{name}: {text}, but it must be {bounds}{f', since {reason}' if reason else ''}; {_START_BY}"
+        )
+    return int(text)
+
+
 def is_distributed() -> bool:
-    """Return whether torchrun, or something that sets the same variables, started several processes."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
+    """Return whether torchrun, or something that sets the same variables, started several processes.
+
+    Raises SwapfastError where the variables contradict each other.
+    """
+    return place_of(os.environ).world > 1
 
 
 def exit_code_when_stopped() -> int:
     """Return the code to leave with when stopped and saved: torchrun restarts after any code but 0."""
-    return EXIT_DONE if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else EXIT_STOPPED
+    return EXIT_DONE if _number(os.environ, "TORCHELASTIC_MAX_RESTARTS", 0, 0) > 0 else EXIT_STOPPED
 
 
 def device_of_rank(local_rank: int, local_world: int, name: str) -> torch.device:
@@ -330,10 +397,51 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
 
 
 def _join(device_name: str) -> Processes:
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    device = device_of_rank(local_rank, local_world, device_name)
+    place = place_of(os.environ)
+    device = device_of_rank(place.local_rank, place.local_world, device_name)
+    _check_address(place)
+    # All of this waits within C code, where no signal is heard.
+    pool = ThreadPool(1, "join")
+    joined = pool.submit(_meet, place, device)
     try:
+        try:
+            return joined.result(_QUIET_S)
+        except concurrent.futures.TimeoutError:
+            print(
+                f"rank {place.rank} waits for the others ({place.world} in all, at {place.address}:{place.port})",
+                file=sys.stderr,
+                flush=True,
+            )
+        return joined.result()
+    finally:
+        pool.shutdown(patience_s=0.0)
+
+
+def _check_address(place: Place) -> None:
+    """Raise SwapfastError where nobody knows the address of rank 0."""
+
+    def look_up() -> None:
+        end = time.monotonic() + _LOOKUP_S  # a name may appear only once its machine is up
+        while True:
+            try:
+                socket.getaddrinfo(place.address, place.port, type=socket.SOCK_STREAM)
+                return
+            except (OSError, UnicodeError) as error:
+                if time.monotonic() > end:
+                    raise SwapfastError(
+                        f"MASTER_ADDR: {place.address!r} is not known ({error}); {_START_BY}"
+                    ) from error
+            time.sleep(_POLL_S)
+
+    wait_in_thread(look_up, "address")
+
+
+def _meet(place: Place, device: torch.device) -> Processes:
+    """Join the process group; returns when all have come."""
+    local_rank, local_world = place.local_rank, place.local_world
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # each thread has its own
         store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
         store = dist.PrefixStore(_attempt(store, rank, world), store)
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -32,7 +32,7 @@ from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.lr_finder import LearningRateFinder
 from swapfast.optim.optimizer import Optimizer
-from swapfast.processes import SINGLE_PROCESS, FailedElsewhere, Processes, join_processes
+from swapfast.processes import SINGLE_PROCESS, FailedElsewhere, Place, Processes, join_processes, place_of
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
@@ -526,3 +526,84 @@ def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
     out, err = _ended(process)
     assert process.returncode == 0, out + err
     assert "going on from iteration" in out and "done: 40 iterations" in out
+
+
+def test_the_place_of_a_process_is_read_from_torchruns_variables():
+    assert place_of({}) == place_of({"RANK": "0", "WORLD_SIZE": "1"}) == place_of({"LOCAL_RANK": "0"}) == Place()
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    meeting = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    assert place_of(variables | meeting) == Place(5, 8, 1, 4, "node1", 29500)
+    assert place_of({"RANK": "1", "WORLD_SIZE": "2"} | meeting) == Place(1, 2, 0, 1, "node1", 29500)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORLD_SIZE", "x"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", "2.0"),
+        ("WORLD_SIZE", "9" * 400),
+        ("RANK", None),
+        ("RANK", ""),
+        ("RANK", "-1"),
+        ("RANK", "2"),
+        ("RANK", "one"),
+        ("LOCAL_RANK", "x"),
+        ("LOCAL_RANK", "2"),
+        ("LOCAL_RANK", "-1"),
+        ("LOCAL_WORLD_SIZE", "3"),
+        ("LOCAL_WORLD_SIZE", "0"),
+        ("MASTER_ADDR", None),
+        ("MASTER_ADDR", " "),
+        ("MASTER_PORT", None),
+        ("MASTER_PORT", "http"),
+        ("MASTER_PORT", "0"),
+        ("MASTER_PORT", "70000"),
+    ],
+)
+def test_variables_that_cannot_be_are_refused_by_name(name, value):
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", name: value}
+    with pytest.raises(SwapfastError, match=f"^{name}: .*torchrun") as refusal:
+        place_of({key: text for key, text in variables.items() if text is not None})
+    assert "\n" not in str(refusal.value) and refusal.value.code == 2
+
+
+def test_a_rank_without_the_number_of_processes_is_refused():
+    with pytest.raises(SwapfastError, match=r"^RANK: 1, "):
+        place_of({"RANK": "1"})
+
+
+def _alone(rank, faces, model, *flags, address="127.0.0.1"):
+    """Start a process of two of which the other never comes."""
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": str(_free_port())}
+    command = [sys.executable, "-m", "swapfast", "train", *_flags(faces, model), "-i", "2", "--device", "cpu", *flags]
+    environment = os.environ | GLOO | place
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["SIGTERM", "--max-time"])
+def test_whoever_waits_for_the_others_hears_a_request_to_stop(rank, how, faces, tmp_path):
+    process = _alone(rank, faces, tmp_path / "model", "--max-time", "12" if how == "--max-time" else "500")
+    try:
+        line = process.stderr.readline()
+        assert f"rank {rank} waits for the others (2 in all, at 127.0.0.1:" in line
+        asked = time.monotonic()
+        if how == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == EXIT_STOPPED and f"stopped by {how}" in complaints
+        assert "Traceback" not in complaints and time.monotonic() - asked < 20
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_an_address_that_nobody_knows_is_refused(faces, tmp_path):
+    process = _alone(1, faces, tmp_path / "model", address="no-such-host.invalid")
+    _, complaints = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 2 and complaints.count("\n") == 1
+    assert "MASTER_ADDR: 'no-such-host.invalid' is not known" in complaints

@@ -15,7 +15,7 @@ from swapfast.errors import EXIT_DONE
 from swapfast.printing import hurry, say
 from swapfast.processes import Processes, exit_code_when_stopped, join_processes
 from swapfast.sources import require
-from swapfast.stop import StopRequest
+from swapfast.stop import StopRequest, stop_file_exists
 from swapfast.training.memory import memory_explained
 from swapfast.training.trainer import Trainer
 
@@ -23,8 +23,12 @@ from swapfast.training.trainer import Trainer
 def train(request: TrainRequest, stop: StopRequest) -> int:
     """Train as one of the processes that torchrun started, or as the only one; return the exit code."""
     run = request.config.run
-    watching = stop.watching(Path(run.stop_file) if run.stop_file else None, run.time_limit_s)
-    with join_processes(run.device) as processes, watching:
+    stop_file = Path(run.stop_file) if run.stop_file else None
+    is_old = stop_file is not None and stop_file.exists()  # looked at first: one that comes while ranks wait counts
+    # The time limit counts from before the processes join: those that come last may take hours.
+    with stop.watching(None if is_old else stop_file, run.time_limit_s), join_processes(run.device) as processes:
+        if stop_file is not None and is_old:
+            raise stop_file_exists(stop_file)  # where the others are told
         return _train(request, stop, processes)
 
 
