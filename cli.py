@@ -416,7 +416,7 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         say(json.dumps(listing, indent=1) if arguments.json else describe(arguments.folder, points))
         return EXIT_DONE
     chosen = snapshots.find(arguments.step, arguments.name)
-    with checkpoints.locked(lambda line: print(line, file=sys.stderr)):
+    with checkpoints.locked(complain):
         renamed = snapshots.restore(chosen)
     if arguments.json:
         aside = {old.name: new.name for old, new in renamed}

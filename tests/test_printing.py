@@ -276,3 +276,23 @@ def test_a_signal_within_an_import(faces, tmp_path, module, insists):
     complaints = process.communicate(timeout=60)[1]
     assert process.returncode == 3 and not _saved(tmp_path / "m")
     assert complaints.count("\n") == 1 and "stopped by SIGTERM before anything new was saved" in complaints, complaints
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_of_a_run_that_is_leaving(faces, tmp_path, number):
+    process = subprocess.Popen(
+        _train(faces, tmp_path / "m", "-i", 3),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
+    assert any(line.startswith("done") for line in process.stdout)
+    assert _signal_until_gone(process, number) == 0 and not process.stderr.read()
+
+
+def test_everything_is_printed_in_one_place():
+    """A bare print raises where nobody takes what it prints."""
+    sources = [ROOT / "cli.py", *(ROOT / "pipelines").rglob("*.py"), *(ROOT / "swapfast").rglob("*.py")]
+    assert not [path for path in sources if re.search(r"(?<![\w.])print\(", path.read_text())]
