@@ -13,7 +13,7 @@ DEMO_LAST ?= 2700
 DEMO_FLAGS := --loss mae --loss-weights 100 --eye-multiplier 1 --mouth-multiplier 1 --learning-rate 1e-3 -P -c \
 	--mask-type file --mask-color '\#202020' --mask-opacity 70
 
-.PHONY: demo test quick check lint types clean
+.PHONY: demo test quick cases check lint types clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ test: $(READY)
 # The tests that are not marked slow: under a minute on two cores.
 quick: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+
+# The scripts that show former faults, in ../shared/cases.
+cases: $(READY)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m tests.run_cases
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,21 @@
+"""The quick ones among the scripts that show former faults, where their folder is beside this checkout."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.run_cases import CASES, NOT_TRIED, run_case
+
+QUICK = ("hostile/odd_arguments.sh", "hostile/empty_paths.sh")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_former_fault_is_gone(name):
+    script = CASES / name
+    if not script.exists():
+        pytest.skip(f"there is no {script}")
+    code, output = run_case(script)
+    if code == NOT_TRIED:
+        pytest.skip("it cannot be tried on this machine")
+    assert code == 0, output[-3000:]
