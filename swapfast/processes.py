@@ -24,7 +24,6 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -36,6 +35,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
+from swapfast.printing import complain
 from swapfast.threads import ThreadPool, wait_in_thread
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of a collective operation: rank 0 may be saving
@@ -407,11 +407,7 @@ def _join(device_name: str) -> Processes:
         try:
             return joined.result(_QUIET_S)
         except concurrent.futures.TimeoutError:
-            print(
-                f"rank {place.rank} waits for the others ({place.world} in all, at {place.address}:{place.port})",
-                file=sys.stderr,
-                flush=True,
-            )
+            complain(f"rank {place.rank} waits for the others ({place.world} in all, at {place.address}:{place.port})")
         return joined.result()
     finally:
         pool.shutdown(patience_s=0.0)

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from swapfast.printing import complain
+
 PATIENCE_S = 0.5  # for what is still running when its result is no longer wanted
 _left_behind: list[threading.Thread] = []
 _REFUSED = "can't start new thread"
@@ -31,13 +33,10 @@ def is_thread_refused(error: BaseException) -> bool:
 @functools.cache
 def note_refusal() -> None:
     """Say once that the system grants fewer threads or processes than there are cores."""
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it
-        print(
-            "swapfast: warning: the system grants no more threads or processes (ulimit -u, docker --pids-limit, "
-            "pids.max); going on with fewer, more slowly",
-            file=sys.stderr,
-            flush=True,
-        )
+    complain(
+        "swapfast: warning: the system grants no more threads or processes (ulimit -u, docker --pids-limit, "
+        "pids.max); going on with fewer, more slowly"
+    )
 
 
 class _Work:
