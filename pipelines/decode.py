@@ -121,7 +121,7 @@ def _as_arrays(faces: Sequence[tuple[PreparedSet, int]]) -> tuple[list[np.ndarra
     pairs = []
     for prepared, row in faces:
         try:
-            pairs.append(prepared.bytes_of(row))
+            pairs.append(prepared.fitting_bytes(row))
         except ValueError:
             pairs.append((_ANY_JPEG, _ANY_JPEG))
     return [np.frombuffer(face, np.uint8) for face, _ in pairs], [np.frombuffer(mask, np.uint8) for _, mask in pairs]

@@ -45,6 +45,7 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_landmarks
 from swapfast.faces.folder import FaceFolder, make_report
+from swapfast.faces.jpeg import read_jpeg
 from swapfast.faces.reader import BadFace, printable
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
@@ -125,6 +126,13 @@ def decode(face: bytes, masks: bytes, encoding: str, size: int) -> tuple[np.ndar
     if encoding == "raw":
         return _raw_pixels(face, face_shape), _raw_pixels(masks, masks_shape)
     return _jpeg_pixels(face, face_shape, cv2.IMREAD_COLOR), _jpeg_pixels(masks, masks_shape, cv2.IMREAD_GRAYSCALE)
+
+
+def _check_jpeg(data: bytes, width: int, height: int, components: int) -> None:
+    info = read_jpeg(data)
+    if (info.width, info.height, info.components) != (width, height, components):
+        actual = f"{info.width}x{info.height} px in {info.components}"
+        raise ValueError(f"damaged (a JPEG of {actual} channels, expected {width}x{height} px in {components})")
 
 
 def _raw_pixels(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -244,6 +252,7 @@ class PreparedSet:
         self.shards = table.shards
         self._columns = table.columns
         self._open: dict[int, BinaryIO] = {}
+        self._fitting: set[int] = set()  # rows whose JPEGs have been found to have the set's size
 
     def __len__(self) -> int:
         return len(self._columns["shard"])
@@ -283,6 +292,18 @@ class PreparedSet:
         self._open[number] = shard
         return shard
 
+    def fitting_bytes(self, row: int) -> tuple[bytes, bytes]:
+        """Return ``bytes_of`` a face, whose JPEGs have the set's size. Raises ValueError before anything is decoded.
+
+        A JPEG of another size would break the batch it is decoded in, or take gigabytes.
+        """
+        face, masks = self.bytes_of(row)
+        if self.encoding == "jpeg" and row not in self._fitting:
+            _check_jpeg(face, self.size, self.size, 3)
+            _check_jpeg(masks, self.size, 3 * self.size, 1)
+            self._fitting.add(row)
+        return face, masks
+
     def damage(self, row: int) -> str | None:
         """Return why a face is damaged in one phrase, None if its bytes are those that were written."""
         try:
@@ -292,7 +313,7 @@ class PreparedSet:
         return None
 
     def _checked(self, row: int) -> tuple[bytes, bytes]:
-        face, masks = self.bytes_of(row)
+        face, masks = self.fitting_bytes(row)
         c = self._columns
         if zlib.crc32(face) != c["face_crc"][row] or zlib.crc32(masks) != c["masks_crc"][row]:
             raise ValueError("damaged (checksum)")

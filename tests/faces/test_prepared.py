@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 
+from pipelines.decode import BatchDecoder, dali_version
+from pipelines.fill import FaceSource
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
@@ -405,3 +409,25 @@ def test_sizes_that_blocks_of_eight_do_not_divide(size, within):
             max(np.abs(a.astype(int) - b).max() for a, b in zip(back, (face, masks))),
             tolerance,
         )
+
+
+@pytest.mark.parametrize("part", ["face", "masks"])
+@pytest.mark.parametrize("edge", [32, 4096])
+def test_a_jpeg_of_another_size_than_the_sets_is_one_bad_face(sources, tmp_path, part, edge):
+    channels = (3,) if part == "face" else ()
+    other = cv2.imencode(".jpg", np.zeros((edge, edge, *channels), np.uint8))[1].tobytes()
+    with NewPreparedSet(tmp_path / "set", SIZE, "jpeg", CROP, MASK, "sources") as new:
+        for number, record in enumerate(sources[:4]):
+            sample = make_sample(record, *_cut(record), CROP, SIZE, "jpeg")
+            new.add(dataclasses.replace(sample, **{part: other}) if number == 2 else sample)
+        new.commit()
+    prepared = open_prepared(tmp_path / "set")
+    (bad,) = prepared.verify(1)
+    assert f"{edge}x{edge} px" in bad.reason
+    source = FaceSource(prepared.folder, prepared)
+    for use_dali in (False, True) if dali_version() else (False,):
+        decoder = BatchDecoder([source], lambda step: [(0, index) for index in range(4)], 2, use_dali=use_dali)
+        decoded = decoder(0)
+        decoder.close()
+        assert f"{edge}x{edge} px" in decoded[2]
+        assert [pair[1].shape for i, pair in enumerate(decoded) if i != 2] == [(3, SIZE, SIZE)] * 3
