@@ -46,6 +46,13 @@ what a resumed model keeps."""
 
 _MOST_DIGITS = 40
 _LONGEST_LINE = 400  # characters of what argparse says of a wrong flag
+# Flags of faceswap's guides, which argparse would take for others: -bs 8 for -b s.
+FORMER_FLAGS = {
+    "-bs": "-bs is -b now: -b 8",
+    "-it": "-it is -i now: -i 100000",
+    "-ss": "-ss is -I now, and -s says how often the model is saved: -I 25000",
+}
+
 # The settings that these commands take, as flags and as variables.
 _PREPARE_SETTINGS = ("crop.", "mask.", "run.skip_bad")
 _AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.skip_bad")
@@ -59,6 +66,10 @@ class _Parser(argparse.ArgumentParser):
         raise SwapfastError(words if len(words) <= _LONGEST_LINE else f"{words[:_LONGEST_LINE]} ...")
 
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        if arguments and arguments[0] == "train":
+            for word in arguments:
+                if word.split("=")[0] in FORMER_FLAGS:
+                    raise SwapfastError(f"{word} is a flag of faceswap's guides: {FORMER_FLAGS[word.split('=')[0]]}")
         parsed, unknown = self.parse_known_args(arguments)
         if unknown and parsed.command is None:
             raise unknown_name("flag", unknown[0], [flag for action in self._actions for flag in action.option_strings])

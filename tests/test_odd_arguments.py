@@ -219,3 +219,9 @@ def test_pictures_are_not_made_where_the_folder_cannot_be_replaced(refused, tmp_
 def test_a_picture_is_not_made_where_a_folder_lies(command, refused):
     Path("picture.png").mkdir()
     assert "picture.png: is no file" in refused([*command, "-o", "picture.png"])
+
+
+@pytest.mark.parametrize(("flag", "present"), [("-bs", "-b 8"), ("-it", "-i 100000"), ("-ss", "-I 25000")])
+def test_flags_of_older_guides_are_answered_with_the_present_ones(capsys, flag, present):
+    assert cli.main(["train", "-A", "a", "-B", "b", "-m", "m", flag, "8"]) == 2
+    assert present in capsys.readouterr().err

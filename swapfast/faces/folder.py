@@ -22,6 +22,7 @@ from swapfast.faces.companions import find_file, is_mask_file
 from swapfast.faces.image import read_image
 from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
+from swapfast.faces.other_kinds import hint_for, is_archive
 from swapfast.faces.reader import MASK_UNUSABLE, BadFace, has_face_header, printable, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
@@ -113,7 +114,7 @@ def scan_folder(
     results = zip(unread, on_all_cores(task, unread, workers, progress), strict=True)
     read = {name: packed for name, packed in results if packed is not None}
     if not read and not unchanged:
-        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
+        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
     if known is not None and not read and len(unchanged) == len(known.columns["kind"]):
         table = known
     else:
@@ -129,7 +130,7 @@ def scan_folder(
     mask_names = table.mask_files()
     bad = table.bad(excluded=mask_names)
     if not len(table) and not bad:
-        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; give the folder that holds the faces")
+        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
     mistaken, warnings = check_landmarks(table)
     result = FaceFolder(folder, table, bad, table.note_counts(), len(read), warnings)
     return result.without(mistaken) if mistaken else result
@@ -158,7 +159,8 @@ def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
     except FileNotFoundError:
         raise SwapfastError(f"{printable(folder)}: no such folder") from None
     except NotADirectoryError:
-        raise not_a_folder(folder, printable(folder), "the folder that holds the faces") from None
+        instead = "the folder that it unpacks to" if is_archive(folder) else "the folder that holds the faces"
+        raise not_a_folder(folder, printable(folder), instead) from None
     except OSError as error:
         raise SwapfastError(f"{printable(folder)}: cannot be read ({error.strerror})") from error
     return dict(sorted(stats.items()))

@@ -24,6 +24,7 @@ from swapfast.faces.alignment import align, to_68
 from swapfast.faces.companions import PICTURE_SUFFIXES, find_file
 from swapfast.faces.image import read_bytes
 from swapfast.faces.orientation import UPRIGHT, roll_of, stored_landmarks
+from swapfast.faces.other_kinds import kind_of
 from swapfast.faces.record import FaceRecord
 
 MIN_EDGE = 16
@@ -101,6 +102,8 @@ def _picture_info(data: bytes, suffix: str) -> PictureInfo:
         return png.read_png(data)
     if data.startswith(jpeg.SIGNATURE):
         return jpeg.read_jpeg(data)
+    if (kind := kind_of(data)) is not None:
+        raise ValueError(kind)
     if suffix in _OTHER_SUFFIXES:
         raise ValueError(f"{suffix[1:]} pictures are not read: convert to PNG or JPEG")
     raise ValueError("neither a PNG nor a JPEG, whatever its name says")

@@ -214,7 +214,7 @@ def test_every_bad_file_is_named_with_its_reason(tmp_path):
         "nothing.jpg": "no nothing.json with landmarks beside it",
         "nothing.png": "no faceswap header",
         "outside.jpg": "far outside the picture (300x300 px)",
-        "picture.TIF": "tif pictures are not read: convert to PNG or JPEG",
+        "picture.TIF": "a TIFF, which is not read: convert to PNG or JPEG",
         "picture.webp": "webp pictures are not read: convert to PNG or JPEG",
         "pipe.png": "not a file that can be read",
         "same.jpg": "all lie on one spot",
@@ -536,3 +536,40 @@ def test_no_file_can_stop_the_scan(tmp_path, capfd):
             patch = crop_face(record, read_image(record.path), CropConfig(), 32)
             masks = training_masks(record, CropConfig(), MaskConfig(), 32, ["face", "eye", "mouth"])
             assert patch.shape == masks.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "phrase"),
+    [
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP"),
+        (b"GIF89a", "a GIF"),
+        (b"BM\x36\0", "a BMP"),
+        (b"II*\0", "a TIFF"),
+        (b"\0\0\0\x18ftypheic", "a HEIC"),
+        (b"\0\0\0\x18ftypavif", "an AVIF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+    ],
+)
+def test_a_file_is_named_as_what_it_is(tmp_path, start, phrase):
+    (tmp_path / "one.jpg").write_bytes(start + bytes(400))
+    (bad,) = scan_folder(tmp_path).bad
+    assert phrase in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "phrase"),
+    [("faceset.pak", "DeepFaceLab's pack"), ("faces.zip", "unpack"), ("aligned/one.png", "aligned holds pictures")],
+)
+def test_a_folder_without_pictures_is_told_where_they_are(tmp_path, name, phrase):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\1\0\0\0")
+    with pytest.raises(SwapfastError, match=phrase):
+        scan_folder(tmp_path)
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "faces.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(SwapfastError, match="unpacks to"):
+        scan_folder(tmp_path / "faces.zip")
