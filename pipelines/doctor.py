@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 
 import torch
@@ -10,15 +9,12 @@ import torch
 from pipelines.run.run_state import versions
 from swapfast.augment.kernels.jit import numba_problem
 from swapfast.device import pick_backend, pick_device
-from swapfast.system import available_cores
+from swapfast.system import available_cores, total_memory
 
 
 def memory_gib() -> float | None:
-    """Return the memory of this machine, or None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return None
+    """Return the memory of this machine or container, or None where the system does not say."""
+    return total_memory() / 2**30 or None
 
 
 def gpus() -> list[str]:

@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from swapfast.cgroup import core_limit, memory_limits
 from swapfast.threads import PATIENCE_S, ThreadPool, is_thread_refused, note_refusal
 
 if TYPE_CHECKING:
@@ -25,22 +26,37 @@ _prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" el
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use: those of its CPU affinity where the system has one, else all.
+    """Return the number of cores this process may use: those of its CPU affinity, and no more than its share of time.
 
-    ``taskset``, SLURM and ``docker --cpuset-cpus`` set the affinity, and ``os.cpu_count()`` does not look at it. A
-    share of CPU time (``docker --cpus``) is seen by neither.
+    ``taskset``, SLURM and ``docker --cpuset-cpus`` set the affinity, and ``docker --cpus`` a share of CPU time, rounded
+    up here. ``os.cpu_count()`` looks at neither.
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, core_limit() or cores)
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be taken without swapping, 0 where the system does not say."""
+    """Return the bytes of memory that can be taken without swapping, 0 where the system does not say.
+
+    A container's limit counts (``docker --memory``).
+    """
     try:
         with open("/proc/meminfo") as file:
             entries = dict(line.split(":", 1) for line in file)
-        return int(entries["MemAvailable"].split()[0]) * 1024
+        free = int(entries["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
+        free = 0
+    rooms = [max(1, limit - usage) for limit, usage in memory_limits()]
+    return min([*rooms, free]) if free else min(rooms, default=0)
+
+
+def total_memory() -> int:
+    """Return the bytes of memory of this machine or container, 0 where the system does not say."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
         return 0
+    return min([total, *(limit for limit, _ in memory_limits())])
 
 
 def memory_in_use(device: torch.device) -> dict[str, int]:

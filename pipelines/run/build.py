@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         start_ordinal=faces_drawn(plan.checkpoint),
     )
     threads = max(1, available_cores() // processes.local_world)
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())  # torch counts the machine's, not a container's
     with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             load_kernels(name)
