@@ -40,6 +40,8 @@ PATHS = {
     "log -o": (["log", "model", "-o"], []),
     "restore": (["restore"], []),
     "evaluate -m": (["evaluate", "--truth", "faces", "-m"], []),
+    "evaluate -A": (["evaluate", "-m", "model", "--test", "-B", "faces/b", "-A"], []),
+    "evaluate -B": (["evaluate", "-m", "model", "--test", "-A", "faces/a", "-B"], []),
     "evaluate --truth": (["evaluate", "-m", "model", "--truth"], []),
 }
 
