@@ -15,10 +15,10 @@ from pipelines.fill import UNUSABLE, FaceSource
 from pipelines.sampler import Sampler
 from swapfast.batch import SIDES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
-from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
+from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_face, shrink, spread_indices
 from swapfast.faces.masks import training_masks
-from swapfast.files import TEMPORARY, is_disk_full, is_recent, open_new, temporary_name, write_file, writer_lives
+from swapfast.files import TEMPORARY, code_of, is_recent, open_new, temporary_name, write_file, writer_lives
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
@@ -279,8 +279,9 @@ class Timelapse(PreviewSheet, Observer):
                     leftover.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or str(error)
-            code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
-            raise SwapfastError(f"--timelapse-output {folder}: {reason}; choose another folder", code) from error
+            raise SwapfastError(
+                f"--timelapse-output {folder}: {reason}; choose another folder", code_of(error)
+            ) from error
 
     def on_save(self, step: int) -> None:
         """Write the sheet of ``step``, replacing that of an earlier run."""

@@ -200,6 +200,11 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _NO_SPACE
 
 
+def code_of(error: OSError) -> int:
+    """Return the exit code for a file that cannot be made at the start: 1 where the disk is full, otherwise 2."""
+    return EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
+
+
 def cannot_write(path: Path, error: OSError, way_out: str = "choose another folder") -> SwapfastError:
     """Return the SwapfastError (code 1) for a file that the system refused to write."""
     reason = "the disk is full" if is_disk_full(error) else error.strerror or str(error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import socket
 import stat
 
@@ -23,6 +25,7 @@ from swapfast.files import (
 )
 from swapfast.logs.records import RecordIterator
 from swapfast.logs.steplog import StepLog, read_steps
+from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.mapped import open_arrays
 from swapfast.options import read_toml
 
@@ -97,3 +100,29 @@ def test_new_files_have_ordinary_rights(tmp_path):
     (tmp_path / "plain").touch()
     write_file(tmp_path / "new", b"")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.fixture
+def full_disk():
+    """A limit of 0 bytes on the size of files stands for it: the kernel answers EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("log", [StepLog, TorchTensorBoard])
+def test_a_disk_that_is_full_at_the_start_is_no_wrong_request(full_disk, tmp_path, log):
+    with pytest.raises(SwapfastError) as caught:
+        log(tmp_path)
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("log", [StepLog, TorchTensorBoard])
+def test_a_log_in_a_place_of_another_kind_is_a_wrong_request(tmp_path, log):
+    (tmp_path / "file").touch()
+    with pytest.raises(SwapfastError) as caught:
+        log(tmp_path / "file")
+    assert caught.value.code == 2

@@ -29,11 +29,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
+from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.files import (
     TEMPORARY,
     NotAFile,
     cannot_write,
+    code_of,
     flush,
     is_disk_full,
     not_a_folder,
@@ -291,7 +292,7 @@ class CheckpointFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self.folder / ".lock")
         except OSError as error:
-            raise self._refusal(error) from error
+            raise SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}", code_of(error)) from error
         with lock:
             is_mine = try_lock(lock)
             if is_mine is False:
@@ -313,11 +314,6 @@ class CheckpointFolder:
             finally:
                 os.close(self._locked_folder)
                 self._locked_folder = self._locked_file = None
-
-    def _refusal(self, error: OSError) -> SwapfastError:
-        """Return the error for a folder that cannot be made or locked: code 1 where the disk is full."""
-        code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
-        return SwapfastError(f"--model-dir {self.folder}: {error.strerror or error}", code)
 
     def require_lock(self) -> None:
         """Raise SwapfastError (code 1) unless the folder is still the one that ``locked`` holds, if that is in use.

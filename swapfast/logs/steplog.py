@@ -23,8 +23,8 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from swapfast.errors import EXIT_FAILED, EXIT_REQUEST, SwapfastError
-from swapfast.files import is_disk_full, open_plain, write_all
+from swapfast.errors import SwapfastError
+from swapfast.files import code_of, open_plain, write_all
 
 NAME = "steps.jsonl"
 MOST_ROWS = 1024  # held back
@@ -80,8 +80,8 @@ class StepLog:
         try:
             self._write(json.dumps(first) + "\n")
         except OSError as error:
-            code = EXIT_FAILED if is_disk_full(error) else EXIT_REQUEST
-            raise SwapfastError(f"{self.path}: cannot be written ({error.strerror}); use -n", code) from error
+            message = f"{self.path}: cannot be written ({error.strerror}); use -n"
+            raise SwapfastError(message, code_of(error)) from error
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float], time: float | None = None) -> None:
         """Log ``logs`` at iteration ``batch``; all values of an iteration between two flushes become one line.

@@ -23,7 +23,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from swapfast.errors import SwapfastError
-from swapfast.files import open_plain, write_all
+from swapfast.files import code_of, open_plain, write_all
 from swapfast.logs.records import RecordIterator, encode_record
 
 __all__ = ["RecordIterator", "TorchTensorBoard"]
@@ -84,7 +84,8 @@ class TorchTensorBoard:
             follows_a_run = step or any(self._folder.glob("events.out.tfevents.*"))  # also one that begins anew at 0
             self._write(_restart_record(step + 1) if follows_a_run else b"")
         except OSError as error:
-            raise SwapfastError(f"{self._folder}: no logs can be written there ({error.strerror}); use -n") from error
+            message = f"{self._folder}: no logs can be written there ({error.strerror}); use -n"
+            raise SwapfastError(message, code_of(error)) from error
 
     def set_model(self, model: object) -> None:
         """Do nothing: part of the peer's interface."""

@@ -62,6 +62,13 @@ def get_parameter_group_ids(trainable_variables: Iterable[Parameter | tuple[str,
     }
 
 
+def _lacking(entry: str) -> SwapfastError:
+    return SwapfastError(
+        f"the stored optimizer state lacks {entry!r}; restore a copy of the checkpoint, or start a new "
+        "model with --load-weights"
+    )
+
+
 def _grouped(named: dict[str, Parameter]) -> dict[Group, list[str]]:
     ids = get_parameter_group_ids(named.items())
     names = list(named)
@@ -308,7 +315,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` gave; SwapfastError where it belongs to other weights.
+        """Restore what ``state_dict`` gave; SwapfastError where it belongs to other weights or lacks entries.
 
         Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
         of past roll-backs where another rate is configured.
@@ -318,10 +325,16 @@ class Optimizer:
         self._load_averages({key: value for key, value in state.items() if key not in counters}, waiting)
         for prefix, part in (("@clip.", self._clip), ("@scaler.", self._scaler)):
             if part is not None:
-                part.load_state_dict({k.removeprefix(prefix): v for k, v in counters.items() if k.startswith(prefix)})
+                stored = {k.removeprefix(prefix): v for k, v in counters.items() if k.startswith(prefix)}
+                try:
+                    part.load_state_dict(stored)
+                except KeyError as error:
+                    raise _lacking(f"{prefix}{error.args[0]}") from error
         self._start_over()
         collected, of = counters.get("@collected", torch.tensor([0, 1])).tolist()
         if collected and of == self.accumulation:
+            if "@lost" not in counters:
+                raise _lacking("@lost")
             # They are as many times too large as the loss was: that may have changed with --precision.
             scale = 1.0 if self._scaler is None else float(self._scaler.scale)
             waiting = {name: g * (scale / float(counters.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
@@ -349,6 +362,10 @@ class Optimizer:
                 waiting[name] = value
             else:
                 by_index.setdefault(indices[name], {})[quantity] = value
+        names, quantities = list(self._parameters), set().union(*by_index.values())
+        for index, stored in by_index.items():
+            if missing := sorted(quantities - stored.keys()):
+                raise _lacking(f"{names[index]}.{missing[0]}")
         groups = self._torch.state_dict()["param_groups"]
         self._torch.load_state_dict({"state": by_index, "param_groups": groups})
         for parameter, averages in zip(self._parameters.values(), map(by_index.get, range(len(self._parameters)))):

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
-from swapfast.files import not_a_folder, real_path
+from swapfast.files import code_of, not_a_folder, real_path
 from swapfast.system import available_cores, end_processes, start_worker
 from swapfast.threads import is_thread_refused, note_refusal
 
@@ -96,7 +96,7 @@ def _check_free(out: Path) -> None:
         if out.is_dir() and any(out.iterdir()):
             raise SwapfastError(f"{out} is not empty: give a new folder, or remove that one first")
     except OSError as error:
-        raise SwapfastError(f"{out}: {error.strerror}; give a folder you may write to") from error
+        raise SwapfastError(f"{out}: {error.strerror}; give a folder you may write to", code_of(error)) from error
     if out.is_dir() and (os.path.ismount(out) or out.samefile(Path.cwd())):
         raise SwapfastError(f"{out}: is in use and cannot be replaced; give a new folder, such as {out / 'faces'}")
 
@@ -116,7 +116,8 @@ def _unfinished(out: Path) -> Iterator[Path]:
         (partial / "a").mkdir()
         partial.chmod((partial / "a").stat().st_mode & 0o777)  # mkdtemp's own are for nobody else
     except OSError as error:
-        raise SwapfastError(f"cannot write beside {out}: {error.strerror}; give a folder you may write to") from error
+        message = f"cannot write beside {out}: {error.strerror}; give a folder you may write to"
+        raise SwapfastError(message, code_of(error)) from error
     try:
         with (partial / f"{_LOCK}-new").open("xb") as lock:
             _locks(lock.fileno())

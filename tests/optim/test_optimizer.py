@@ -421,6 +421,18 @@ def test_going_back_lowers_the_rate_until_another_is_asked_for(device):
         assert resumed.learning_rate == rate
 
 
+@pytest.mark.parametrize("entry", ["p0.exp_avg", "bias.step", "@clip.seen", "@lost"])
+def test_a_state_that_lacks_an_entry_is_refused(device, entry):
+    config = OptimizerConfig(gradient_clipping="autoclip", gradient_accumulation=2)
+    toy = Toy(device)
+    optimizer = Optimizer(toy, config)
+    _train(toy, optimizer, range(3))
+    state = optimizer.state_dict()
+    del state[entry]
+    with pytest.raises(SwapfastError, match=f"the stored optimizer state lacks '{entry}'; restore a copy"):
+        Optimizer(Toy(device), config).load_state_dict(state)
+
+
 def test_what_cannot_be_is_refused(device):
     with pytest.raises(SwapfastError, match=r"unknown --optimizer 'adamm'. Did you mean 'adam\w*'\?.*lion.*rms-prop"):
         OptimizerConfig(optimizer="adamm")
