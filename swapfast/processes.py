@@ -347,6 +347,18 @@ def _number(
     return int(text)
 
 
+def several_tasks(variables: Mapping[str, str]) -> str:
+    """Return what to say where a job started several tasks without telling them of each other; else nothing."""
+    for launcher, name in (("srun", "SLURM_NTASKS"), ("mpirun", "OMPI_COMM_WORLD_SIZE"), ("mpirun", "PMI_SIZE")):
+        count = variables.get(name, "").strip()
+        if re.fullmatch("[0-9]{1,9}", count) and int(count) > 1:
+            return (
+                f". This job has {count} tasks ({name}): {launcher} starts as many runs of their own. For one model "
+                "let it start one torchrun a machine: torchrun --nproc-per-node N -m swapfast train ..."
+            )
+    return ""
+
+
 def is_distributed() -> bool:
     """Return whether torchrun, or something that sets the same variables, started several processes.
 

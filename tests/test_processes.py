@@ -32,7 +32,15 @@ from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.lr_finder import LearningRateFinder
 from swapfast.optim.optimizer import Optimizer
-from swapfast.processes import SINGLE_PROCESS, FailedElsewhere, Place, Processes, join_processes, place_of
+from swapfast.processes import (
+    SINGLE_PROCESS,
+    FailedElsewhere,
+    Place,
+    Processes,
+    join_processes,
+    place_of,
+    several_tasks,
+)
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
@@ -607,3 +615,10 @@ def test_an_address_that_nobody_knows_is_refused(faces, tmp_path):
     _, complaints = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 2 and complaints.count("\n") == 1
     assert "MASTER_ADDR: 'no-such-host.invalid' is not known" in complaints
+
+
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_tasks_that_know_nothing_of_each_other_are_told_of_torchrun(name):
+    line = several_tasks({name: "4"})
+    assert f"4 tasks ({name})" in line and "torchrun" in line and "\n" not in line
+    assert several_tasks({name: "1"}) == several_tasks({name: "many"}) == several_tasks({}) == ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.run.build import build_trainer, find_rate
@@ -11,9 +13,9 @@ from pipelines.run.plan import plan_run
 from pipelines.run.request import Plan, TrainRequest
 from pipelines.sides import Log
 from swapfast.bars import Bars
-from swapfast.errors import EXIT_DONE
+from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.printing import hurry, say
-from swapfast.processes import Processes, exit_code_when_stopped, join_processes
+from swapfast.processes import Processes, exit_code_when_stopped, join_processes, several_tasks
 from swapfast.sources import require
 from swapfast.stop import StopRequest, stop_file_exists
 from swapfast.training.memory import memory_explained
@@ -44,7 +46,7 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
             log(f"{plan.step} iterations are trained already; give a larger -i to train on")
             return EXIT_DONE
     explained = memory_explained(functools.partial(_less_memory, plan))
-    with explained, plan.checkpoints.locked(log) if processes.is_first else contextlib.nullcontext():
+    with explained, _locked(plan, log) if processes.is_first else contextlib.nullcontext():
         if processes.is_first:
             plan.checkpoints.try_save()
         with Bars(processes.is_first) as bars:
@@ -55,6 +57,17 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
             return exit_code_when_stopped() if stop else EXIT_DONE
         trainer.train()
     return _report_end(trainer, run.model_folder, stop, log)
+
+
+@contextlib.contextmanager
+def _locked(plan: Plan, log: Log) -> Iterator[None]:
+    """Hold the model folder. Where it is taken in a job of several tasks, the error says how they train as one."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(plan.checkpoints.locked(log))
+        except SwapfastError as error:
+            raise SwapfastError(f"{error}{several_tasks(os.environ)}", error.code) from error
+        yield
 
 
 def _report_end(trainer: Trainer, model_folder: Path, stop: StopRequest, log: Log) -> int:
