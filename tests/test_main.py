@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from swapfast import __version__
+from swapfast.__main__ import limit_spinning
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "import sys; from swapfast.__main__ import main; sys.exit(main())"  # what pip makes the command `swapfast` of
@@ -76,3 +77,17 @@ def test_a_request_is_not_lost_where_nothing_can_be_raised():
         [sys.executable, "-c", LOST], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "stopped by SIGTERM\n", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, None)],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(variables, count, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # put back at the end, whatever happens to it
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == count
