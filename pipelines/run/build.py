@@ -53,6 +53,7 @@ from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores
+from swapfast.training.core_watch import CoreWatch
 from swapfast.training.observers import Observer
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
@@ -176,6 +177,8 @@ def make_observers(
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if plan.processes.is_first else None
         observers.append(Validation(config.validation_interval or config.run.save_interval, batches, loss_line))
+    if plan.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        observers.append(CoreWatch(loss_line.log))
     if not plan.processes.is_first:
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
