@@ -51,6 +51,11 @@ FORMER_FLAGS = {
     "-bs": "-bs is -b now: -b 8",
     "-it": "-it is -i now: -i 100000",
     "-ss": "-ss is -I now, and -s says how often the model is saved: -I 25000",
+    "-g": "torchrun starts one process a GPU: torchrun --nproc-per-node 2 -m swapfast train ...",
+    "-p": "there is no window: the preview is a picture in the model folder (--preview-images)",
+    "-w": "the preview is always written: leave -w away",
+    "-wl": "-wl is -M now",
+    "-nw": "-nw is -W now",
 }
 
 # The settings that these commands take, as flags and as variables.

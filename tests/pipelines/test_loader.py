@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import shutil
+import time
 
 import cv2
 import numpy as np
@@ -465,7 +467,9 @@ def test_a_timelapse_whose_folder_goes_away_ends_no_run(sides, tmp_path):
 def test_a_timelapse_leaves_the_temporary_files_of_others_alone(sides, tmp_path):
     others = tmp_path / ".writing-checkpoint-00000015"
     others.mkdir()
-    (tmp_path / ".writing-999999999-00000001.jpg").write_bytes(b"a run that was killed")
+    leftover = tmp_path / ".writing-999999999-00000001.jpg"
+    leftover.write_bytes(b"a run that was killed")
+    os.utime(leftover, (time.time() - 86400,) * 2)  # a newer one might be another run's that is about to lock it
     _timelapse(sides, tmp_path)
     assert list(tmp_path.iterdir()) == [others]
 
