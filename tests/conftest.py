@@ -14,8 +14,11 @@ import torch
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, where a shell has it ignored
+# Started in the background a shell has SIGINT ignored, and nohup has SIGHUP: what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # torch finds its compiled code again by the program alone: what was made for AVX-512 crashes under another instruction
 # set. So each that is asked for has a folder of its own.

@@ -26,6 +26,26 @@ from swapfast.training.progress import ProgressLine
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-t", "tiny", "-b", "4", "--preview-images", "2", "--device", "cpu"]
 ENDLESS = ["-i", "1000000", "-s", "1000000"]
+
+_started: list[subprocess.Popen] = []
+
+
+def _start(*arguments, **options) -> subprocess.Popen:
+    """Start a process that ends with its test, whatever becomes of that."""
+    _started.append(subprocess.Popen(*arguments, **options))
+    return _started[-1]
+
+
+@pytest.fixture(autouse=True)
+def _end_processes():
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 NARROW = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 
 
@@ -175,9 +195,7 @@ def test_notes_do_not_stray_into_a_result(faces, tmp_path):
 @pytest.mark.slow
 def test_pipe_gone_and_then_sigterm(faces, tmp_path):
     reader, writer = os.pipe()
-    process = subprocess.Popen(
-        _train(faces, tmp_path / "m", *ENDLESS), stdout=writer, stderr=subprocess.PIPE, env=_environment()
-    )
+    process = _start(_train(faces, tmp_path / "m", *ENDLESS), stdout=writer, stderr=subprocess.PIPE, env=_environment())
     os.close(writer)
     _wait_for_step(reader)
     os.close(reader)
@@ -191,7 +209,7 @@ def test_a_reader_that_stands_still_does_not_keep_a_stop_waiting(faces, tmp_path
     """Nothing is read behind the first loss line, and a pipe of one page is soon full."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    process = subprocess.Popen(
+    process = _start(
         _train(faces, tmp_path / "m", "-i", 1000000, "-s", 1), stdout=writer, stderr=writer, env=_environment()
     )
     os.close(writer)
@@ -207,7 +225,7 @@ def test_a_reader_that_stands_still_does_not_keep_a_stop_waiting(faces, tmp_path
 @pytest.mark.slow
 def test_terminal_gone(faces, tmp_path):
     master, slave = pty.openpty()
-    process = subprocess.Popen(
+    process = _start(
         _train(faces, tmp_path / "m", *ENDLESS),
         stdin=slave,
         stdout=slave,
@@ -223,17 +241,18 @@ def test_terminal_gone(faces, tmp_path):
 
 
 def _signal_until_gone(process: subprocess.Popen, number: int) -> int:
-    """Send a signal each 0.1 s; return the exit code."""
-    while True:
+    """Send a signal each 0.1 s, for two minutes at most; return the exit code."""
+    for _ in range(1200):
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(0.1)
+    raise AssertionError(f"signal {number} has not ended the process in two minutes")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_scheduler_that_insists_gets_the_same_code(faces, tmp_path, number):
-    process = subprocess.Popen(
+    process = _start(
         _train(faces, tmp_path / "m", *ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
     )
     _wait_for_step(process.stdout.fileno())
@@ -260,7 +279,7 @@ sys.meta_path.insert(0, Finder())
 def test_a_signal_within_an_import(faces, tmp_path, module, insists):
     (tmp_path / "sitecustomize.py").write_text(SIGNALLING)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    process = subprocess.Popen(
+    process = _start(
         _train(faces, tmp_path / "m", "-i", 3),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -281,7 +300,7 @@ def test_a_signal_within_an_import(faces, tmp_path, module, insists):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_of_a_run_that_is_leaving(faces, tmp_path, number):
-    process = subprocess.Popen(
+    process = _start(
         _train(faces, tmp_path / "m", "-i", 3),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
