@@ -545,7 +545,9 @@ def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
 
     out = tmp_path / "elsewhere" / "film"
     out.mkdir(parents=True)
-    (out / ".writing-999999999-00000001.jpg").write_bytes(b"a run that was killed")
+    leftover = out / ".writing-999999999-00000001.jpg"
+    leftover.write_bytes(b"a run that was killed")
+    os.utime(leftover, (time.time() - 86400,) * 2)  # a newer one might be another run's that is about to lock it
     turned = ("-x", faces / "b", "-y", faces / "a", "-z", out)
     assert run(*_train(faces, model, "-i", 5, "-s", 2, *turned))[0] == 0
     assert sorted(path.name for path in out.iterdir()) == ["00000004.jpg", "00000005.jpg"]
