@@ -152,4 +152,4 @@ def test_a_face_without_its_mask_and_one_with_a_broken_mask(made_faces, tmp_path
         scan_side(tmp_path, "file", skip_bad=False)
     side = _read(tmp_path, True, "file")
     assert {bad.path.name for bad in side.source.folder.bad} == {"0002.png", "0005.png"} and len(side) == 12
-    assert len(_read(tmp_path, True)) == 13, "a drawn mask needs no file, but a damaged one is damage"
+    assert len(_read(tmp_path, True)) == 14, "a drawn mask needs no file, so none is judged"
