@@ -56,7 +56,10 @@ with ThreadPool(3) as pool:
     print(pool.submit(len, "ab").result())
 """
     process = run_refused(program, free=free)
-    assert (process.returncode, process.stdout) == (0, f"[1, 2, 3, 4, 5] {free}\n2\n"), process.stderr
+    # The last thread is asked for beside the work: it may be done before that is refused.
+    sizes = {free, 3} if free == 2 else {free}
+    outputs = [f"[1, 2, 3, 4, 5] {size}\n2\n" for size in sizes]
+    assert process.returncode == 0 and process.stdout in outputs, process.stderr
     assert process.stderr.count("\n") == 1 and "no more threads" in process.stderr
 
 
