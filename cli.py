@@ -459,7 +459,8 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         from pipelines.run.reconstruction import describe, reconstruct, to_dict, trained_folders
 
         with Bars() as bars:
-            sides = reconstruct(model, config, trained_folders(metadata.state, folders), bars, complain)
+            folders = trained_folders(metadata.state, folders)
+            sides = reconstruct(model, config, folders, metadata.known_faces, bars, complain)
         say(json.dumps(to_dict(sides)) if arguments.json else describe(sides))
         return EXIT_DONE
     with Bars() as bars:
@@ -540,6 +541,8 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
         message, code = _missing_library(error), EXIT_FAILED
     except KeyboardInterrupt as error:
         message, code = stopped_line(error), EXIT_STOPPED
+        if stop is not None:
+            stop.leaving = True
     except OSError as error:
         message, code = _refused(error)
     except (MemoryError, RuntimeError) as error:

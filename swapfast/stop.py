@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ PATIENCE_S = 0.5  # for a wait that a request finds, or that begins behind one
 SAME_S = 1.0  # a signal this soon after a request is the same one: schedulers send it to all processes of a run
 _PUT_OFF_S = 0.05  # for a request that came within an import, or in what lets nothing be raised
 _AGAIN_S = 5.0  # between two times that a request raises: what the first one has to tidy up is not disturbed
+_LOOK_S = 0.5  # between two looks at whether what was raised is still on its way
 # Not there on Windows: SIGUSR1 asks for a checkpoint; SIGALRM is how our own thread wakes the main one.
 SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SIGALRM", None)
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
@@ -110,6 +112,7 @@ class StopRequest:
         self._limit: str | None = None  # the stop file or time limit that our own thread has seen reached
         self._listens = False
         self._raised_at = float("-inf")
+        self._raised: weakref.ref[Stopped] | None = None
         self._is_put_off = False  # whether it is to raise once an import has ended
         self._outer: StopRequest | None = None  # who had the signals before
         self._interrupts = False  # whether the main thread is where a request may raise
@@ -134,6 +137,9 @@ class StopRequest:
             return
         if number == WAKE_SIGNAL and self._interrupts and self and self.training:
             raise StalledWait(self.reason)
+        if number == WAKE_SIGNAL and self._raised is not None and not self._is_put_off and not self._interrupts:
+            self._look_after(frame)
+            return
         if number == WAKE_SIGNAL and self._limit is None and not self._is_put_off:
             return  # not ours
         if number != WAKE_SIGNAL:
@@ -171,7 +177,27 @@ class StopRequest:
             self._put_off()
             return
         self._raised_at = time.monotonic()
-        raise Stopped(self.reason)
+        stopped = Stopped(self.reason)
+        self._raised = weakref.ref(stopped)
+        if WAKE_SIGNAL is not None:
+            signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+        try:
+            raise stopped
+        finally:
+            del stopped  # this frame is part of its traceback and would keep it alive
+
+    def _look_after(self, frame: FrameType | None) -> None:
+        """Raise once more if what was raised is gone though nobody has left: torch's compiler swallows some.
+
+        As long as it exists it is on its way, or somebody tidies up because of it.
+        """
+        if self.training or self.leaving:
+            self._raised = None
+        elif self._raised is not None and self._raised() is not None:
+            signal.setitimer(signal.ITIMER_REAL, _LOOK_S)
+        else:
+            self._raised_at = float("-inf")
+            self._interrupt(frame)
 
     def _put_off(self) -> None:
         self._is_put_off = True
@@ -207,6 +233,9 @@ class StopRequest:
             yield self
         finally:
             self._listens = False
+            if self._raised is not None and WAKE_SIGNAL is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # a look that nobody would answer any more
+            self._raised, self._is_put_off = None, False
             _listener = self._outer
             for number, handler in former.items():
                 signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -134,3 +135,27 @@ def test_a_time_limit_ends_such_a_wait():
         with interruptible():
             threading.Event().wait(20)
     assert time.monotonic() - began < 10
+
+
+def _swallow_a_request() -> None:
+    """Be a library that catches whatever is raised, as torch's compiler does in places."""
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_request_that_somebody_swallows_is_raised_again():
+    with StopRequest().listening():
+        _swallow_a_request()
+        with pytest.raises(Stopped, match="SIGTERM"):
+            time.sleep(20)
+
+
+def test_whoever_tidies_up_because_of_a_request_is_not_disturbed():
+    with StopRequest().listening(), pytest.raises(Stopped):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(1.2)  # longer than between two looks
+            tidy = True
+    assert tidy
+    time.sleep(0.7)  # nothing comes afterwards, when the former handlers are back
