@@ -11,7 +11,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.processes import Processes
-from swapfast.training.observers import Observer, Training, Viewer
+from swapfast.training.observers import Observer, Viewer
 from swapfast.training.run import Run
 
 
@@ -21,12 +21,8 @@ class FolderCheck(Observer):
     def __init__(self, checkpoints: CheckpointFolder) -> None:
         self._checkpoints = checkpoints
 
-    def on_step(self, training: Training) -> None:
-        """Raise SwapfastError (code 1) unless the folder is still the one that was locked."""
-        self._checkpoints.require_lock()
-
     def flush(self) -> None:
-        """Look before logs are written."""
+        """Raise SwapfastError (code 1) unless the folder is still the one that was locked: logs are to be written."""
         self._checkpoints.require_lock()
 
     def on_save(self, step: int) -> None:

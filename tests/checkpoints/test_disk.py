@@ -120,7 +120,7 @@ def test_a_folder_that_is_gone_is_not_written(tmp_path, replacement):
             lambda: folder.set_aside_damaged(folder.path(1)),
             lambda: snapshots.snapshot(2),
             lambda: snapshots.back_up(2),
-            lambda: FolderCheck(folder).on_step(None),
+            lambda: FolderCheck(folder).flush(),
             lambda: FolderCheck(folder).flush(),
         )
         for action in actions:
