@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipelines.dataset import check_prepared, split_validation, tested_mask, without_tested
+from pipelines.fill import FaceSource
 from pipelines.run.known_faces import know_faces
 from pipelines.run.request import KnownFaces, Plan, TrainRequest
 from pipelines.run.resume import resumed
@@ -86,17 +87,8 @@ def plan_run(
     """
     processes.wait_for_files()
     run = request.config.run
-    inputs, cache, timelapse = run.inputs, run.cache_folder, run.timelapse_folder
+    check_run_folders(run, processes.is_first)
     checkpoints = model_folder(run.model_folder)
-    written = {"--model-dir": run.model_folder, "--cache-dir": cache, "--timelapse-output": timelapse}
-    for flag, folder in written.items():
-        for path in (*inputs, *run.timelapse_inputs):
-            if folder is not None and real_path(path) in (real_path(folder), *real_path(folder).parents):
-                raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
-    if cache.exists() and not cache.is_dir():
-        raise not_a_folder(cache, f"--cache-dir {cache}")
-    if timelapse is not None and processes.is_first:
-        check_folder(timelapse, "--timelapse-output")
     device = pick_device(run.device)
     steps = checkpoints.steps()
     config, checkpoint, lines = resumed(request, checkpoints) if processes.is_first else followed(processes, run)
@@ -120,8 +112,8 @@ def plan_run(
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
     sources = [
-        without_tested(scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache), config.test)
-        for path in inputs
+        without_tested(scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder), config.test)
+        for path in run.inputs
     ]
     for source in sources:
         lines += check_prepared(source, spec)
@@ -130,18 +122,10 @@ def plan_run(
     if processes.is_first:
         known_faces = know_faces(checkpoint, sources, config.validation, run.override)
         lines += known_faces.lines
-    known, timelapse_sources = dict(zip(inputs, sources)), []
-    for path in run.timelapse_inputs if processes.is_first else ():
-        if path not in known:
-            known[path] = scan_side(path, config.mask.mask_type, run.skip_bad, progress, cache)
-            lines += check_prepared(known[path], spec)
-            if bad := known[path].folder.bad:
-                lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
-            is_tested = tested_mask(known[path].folder.records.column("pixels"), config.test)
-            if is_tested.all():
-                raise SwapfastError(f"--timelapse-input: all faces of {path} are held out for the test; give others")
-            known[path] = known[path].select(np.flatnonzero(~is_tested))
-        timelapse_sources.append(known[path])
+    timelapse_sources = []
+    if processes.is_first:
+        timelapse_sources, remarks = scan_timelapse(config, spec, dict(zip(run.inputs, sources)), progress)
+        lines += remarks
     return Plan(
         checkpoints,
         steps,
@@ -158,6 +142,49 @@ def plan_run(
         timelapse_sources,
         known_faces,
     )
+
+
+def check_run_folders(run: RunConfig, is_first: bool) -> None:
+    """Raise SwapfastError where a run would write into a folder of faces, or into what is no folder.
+
+    is_first: whether this is the process that writes the timelapse.
+    """
+    written = {
+        "--model-dir": run.model_folder,
+        "--cache-dir": run.cache_folder,
+        "--timelapse-output": run.timelapse_folder,
+    }
+    for flag, folder in written.items():
+        for path in (*run.inputs, *run.timelapse_inputs):
+            if folder is not None and real_path(path) in (real_path(folder), *real_path(folder).parents):
+                raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")
+    cache = run.cache_folder
+    if cache.exists() and not cache.is_dir():
+        raise not_a_folder(cache, f"--cache-dir {cache}")
+    if run.timelapse_folder is not None and is_first:
+        check_folder(run.timelapse_folder, "--timelapse-output")
+
+
+def scan_timelapse(
+    config: TrainConfig, spec: StoreSpec, scanned: dict[Path, FaceSource], progress: ProgressFactory
+) -> tuple[list[FaceSource], list[str]]:
+    """Return the faces of the timelapse's own folders, less those held out for the test, and what to tell a person.
+
+    scanned: folders that were read before. Raises SwapfastError where nothing of a folder may be shown.
+    """
+    run, sources, lines = config.run, dict(scanned), []
+    for path in run.timelapse_inputs:
+        if path in sources:
+            continue
+        source = scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder)
+        lines += check_prepared(source, spec)
+        if bad := source.folder.bad:
+            lines.append(f"timelapse: {len(bad)} bad files left out of {path}")
+        is_tested = tested_mask(source.folder.records.column("pixels"), config.test)
+        if is_tested.all():
+            raise SwapfastError(f"--timelapse-input: all faces of {path} are held out for the test; give others")
+        sources[path] = source.select(np.flatnonzero(~is_tested))
+    return [sources[path] for path in run.timelapse_inputs], lines
 
 
 def describe_model(request: TrainRequest) -> str:
