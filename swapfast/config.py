@@ -82,10 +82,16 @@ class RunConfig(Config):
         bare="auto",
     )
     timelapse_input_a: str = option(
-        "", "Faces of A for the timelapse; by default the preview's.", flag="-x/--timelapse-input-A", metavar="DIR"
+        "",
+        "Faces of A for the timelapse, with -y; without both the preview's.",
+        flag="-x/--timelapse-input-A",
+        metavar="DIR",
     )
     timelapse_input_b: str = option(
-        "", "Faces of B for the timelapse; by default the preview's.", flag="-y/--timelapse-input-B", metavar="DIR"
+        "",
+        "Faces of B for the timelapse, with -x; without both the preview's.",
+        flag="-y/--timelapse-input-B",
+        metavar="DIR",
     )
     logs: bool = option(True, "Write logs for TensorBoard and `swapfast log`.", flag="-n/--no-logs")
     resume: str = option(

@@ -8,12 +8,19 @@ from swapfast.errors import SwapfastError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name ('auto', 'cpu', 'cuda'); raise SwapfastError where this machine has none such."""
+    """Return the device of a name ('auto', 'cpu', 'cuda', 'cuda:1'); raise SwapfastError where there is none such."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SwapfastError("--device cuda: torch sees no CUDA device here; `swapfast doctor` says more")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SwapfastError(f"--device {name}: is no device of torch; give auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SwapfastError(f"--device {name}: torch sees no CUDA device here; `swapfast doctor` says more")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise SwapfastError(f"--device {name}: torch sees {count} CUDA devices here; give cuda:0 to cuda:{count - 1}")
+    return device
 
 
 def pick_backend(name: str, device: torch.device) -> str:

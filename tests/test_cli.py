@@ -716,6 +716,7 @@ def test_a_share_for_the_test_is_never_shown_and_measured_afterwards(faces, tmp_
         ("-m", whole, "--test", "-B", tmp_path / "rest" / "b"): r"none of the \d+ faces of .* belongs to the share 0.3",
         ("-m", whole, "--truth", faces / "truth", "-A", faces / "a"): r"-A/-B with --truth",
         ("-m", whole): r"one of the arguments --truth --test is required",
+        ("-m", whole, "--test", "-A", faces / "b", "-B", faces / "a"): r"the sides are exchanged.* Exchange -A and -B$",
     }.items():
         code, _, err = run("evaluate", *arguments)
         assert code == 2 and re.search(said, err) and "Traceback" not in err, err

@@ -39,7 +39,7 @@ def know_faces(
     Raises SwapfastError if they are exchanged and that is not accepted.
     """
     current = dict(zip(SIDES, map(keys_of, sources), strict=True))
-    stored = _stored_keys(checkpoint)
+    stored = {} if checkpoint is None else read_keys(checkpoint.tensors.get(FILE, {}))
     is_exchanged = _are_exchanged(current, stored) if stored else _have_exchanged_digests(checkpoint, sources, share)
     if is_exchanged and not override:
         a, b = (source.folder.path for source in sources)
@@ -59,9 +59,21 @@ def know_faces(
     return KnownFaces({side: torch.from_numpy(keys) for side, keys in known.items()}, remarks, lines)
 
 
-def _stored_keys(checkpoint: Checkpoint | None) -> dict[str, np.ndarray]:
+def refuse_exchanged(sources: Mapping[str, FaceSource], known_faces: Mapping[str, torch.Tensor]) -> None:
+    """Raise SwapfastError where each side's folder holds the faces that the model was trained on as the other's.
+
+    known_faces: of the checkpoint, see ``ModelMetadata``.
+    """
+    stored = read_keys(known_faces)
+    if stored and _are_exchanged({side: keys_of(source) for side, source in sources.items()}, stored):
+        raise SwapfastError(
+            f"-A {sources['a'].folder.path} -B {sources['b'].folder.path}: the sides are exchanged: side A has the "
+            "faces that the model was trained on as side B, and side B those of side A. Exchange -A and -B"
+        )
+
+
+def read_keys(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Return what a checkpoint says, empty where it is from before it said so or says something else."""
-    tensors = {} if checkpoint is None else checkpoint.tensors.get(FILE, {})
     keys = {side: tensors[side].numpy() for side in SIDES if side in tensors and tensors[side].dtype == torch.int64}
     return keys if len(keys) == len(SIDES) and all(array.ndim == 1 for array in keys.values()) else {}
 

@@ -14,6 +14,7 @@ from pipelines.collate import Collate
 from pipelines.dataset import check_prepared, only_tested
 from pipelines.fill import FaceSource
 from pipelines.run.build import make_augmenter
+from pipelines.run.known_faces import refuse_exchanged
 from pipelines.run.plan import loss_collator
 from pipelines.run.validation import NO_AUGMENTATION
 from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
@@ -81,13 +82,16 @@ def reconstruct(
     model: FaceAutoencoder,
     config: TrainConfig,
     folders: Mapping[str, Path],
+    known_faces: Mapping[str, Tensor],
     progress: ProgressFactory = no_progress,
     warn: Log = no_log,
 ) -> dict[str, SideReconstruction]:
     """Return what becomes of each side's test faces, by side.
 
     folders: of the faces of each side, as they were trained on; the share for the test is found by its pixels.
-    Raises SwapfastError where the model has no such share, a folder has none of it, or no face can be read.
+    known_faces: what the model was trained on, see ``ModelMetadata``.
+    Raises SwapfastError where the model has no such share, the sides are exchanged, a folder has no test face, or none
+    of them can be read.
     """
     if not config.test:
         raise SwapfastError("--test: the model was trained without a share for the test; train one with --test 0.1")
@@ -97,12 +101,13 @@ def reconstruct(
     augment = make_augmenter("torch", spec.size, model.input_size, model.output_sizes, device, NO_AUGMENTATION)
     collate = Collate(augment, True, masks, model.color_order, device)
     loss = loss_collator(config, model)
+    sources = {side: scan_side(folders[side], config.mask.mask_type, True, progress) for side in SIDES}
+    refuse_exchanged(sources, known_faces)
     results = {}
     for number, side in enumerate(SIDES):
-        source = scan_side(folders[side], config.mask.mask_type, True, progress)
-        for line in check_prepared(source, spec):
+        for line in check_prepared(sources[side], spec):
             warn(line)
-        source = only_tested(source, config.test)
+        source = only_tested(sources[side], config.test)
         measured: list[Tensor] = []
         batches = _batches(number, source, spec, collate, progress(f"decoding {folders[side]}"), warn)
         values = validation_losses(model, loss, _with_psnr(model, batches, measured))

@@ -14,6 +14,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Kind, RestorePoint, Snapshots
 from swapfast.config import TrainConfig
+from swapfast.device import pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import shrink
 from swapfast.files import not_a_folder
@@ -31,6 +32,7 @@ class ModelMetadata:
     path        that folder
     state       what its state.json says: versions, training faces, losses
     mean_faces  the mean training face of each side, (H, W, 3) float32 in 0..1 BGR at the largest output size
+    known_faces digests of the faces that each side has been trained on, (n,) int64; empty for a model that keeps none
     remarks     a line for each damaged folder that was passed over, and where another one than the best was opened
     """
 
@@ -39,6 +41,7 @@ class ModelMetadata:
     path: Path
     state: dict
     mean_faces: dict[str, np.ndarray]
+    known_faces: dict[str, torch.Tensor]
     remarks: list[str]
 
 
@@ -57,10 +60,11 @@ def open_model(
 
     step: None for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or the backup;
     'best' for the backup, which has the lowest average loss, or the newest checkpoint where there is no whole backup.
+    device: one of torch's, or 'auto' for a GPU where torch sees one.
     Nothing in the folder is changed, and it may be trained in meanwhile. Raises SwapfastError where there is no such
-    folder, model or iteration, naming those there are, and where what is asked for is damaged.
+    folder, model, iteration or device, naming those there are, and where what is asked for is damaged.
     """
-    path = Path(folder)
+    path, device = Path(folder), pick_device(str(device))
     if not path.is_dir():
         raise not_a_folder(path, f"--model-dir {path}", "a model folder")
     if (path / "state.json").is_file():
@@ -75,6 +79,7 @@ def open_model(
         point,
         checkpoint.state,
         _mean_faces(checkpoint, point, model.output_sizes[-1]),
+        checkpoint.tensors.get("known_faces", {}),
         remarks,
     )
     return OpenedModel(model.to(device).eval(), config, metadata)

@@ -130,3 +130,11 @@ def test_a_checkpoint_without_a_mean_face_is_refused(tmp_path):
     folder.save(Checkpoint(3, tensors, {"config": CONFIG.to_dict()}))
     with pytest.raises(SwapfastError, match=r"checkpoint-00000003: faces\.safetensors has no mean_b; restore a copy"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["zz", "cuda:99", "cuda"])
+def test_a_device_that_is_not_there_is_refused(folder, name):
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SwapfastError, match=rf"^--device {name}: "):
+        open_model(folder.folder, device=name)
