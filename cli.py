@@ -171,9 +171,8 @@ def _flag_arguments(name: str, setting: Setting) -> dict[str, object]:
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as loss.weights=[50]"
-    )
+    text = "any other setting, such as augmentation.rotation_range=5"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def _make_parser() -> _Parser:
@@ -392,6 +391,8 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     inside = arguments.folder / "cache"
     folder = inside if inside.is_dir() else arguments.folder
     files = list_cache(folder)
+    if arguments.clear and not files and not inside.is_dir() and not any(folder.glob("checkpoint-*")):
+        raise SwapfastError(f"--clear {folder}: holds no cache and is no model folder; give the model's folder")
     if arguments.json:
         say(json.dumps({"folder": str(folder), "files": files}, indent=1))
     else:

@@ -21,6 +21,8 @@ from swapfast.files import check_path, open_plain
 
 _LARGEST_TOML = 1 << 20  # bytes; all settings take 12 KiB
 _LONGEST_REASON = 300  # characters
+# What a person is told of a type.
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Setting(NamedTuple):
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = _as_float(value)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise SwapfastError(f"{name} {shortened(value)}: expected {kind.__name__}")
+            raise SwapfastError(f"{name} {shortened(value)}: expected {KINDS[kind]}")
         if isinstance(value, list):
             self._check_items(value, name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -111,7 +113,7 @@ class Setting(NamedTuple):
             value = [] if option.bare is not None and value == ["none"] else value
             for item in value if isinstance(value, list) else [value]:
                 if item not in option.choices:
-                    raise unknown_name(name, item, option.choices)
+                    raise unknown_name(name, item, [*option.choices, *(["none"] if option.bare is not None else [])])
         if isinstance(value, (int, float)):
             low = -math.inf if option.low is None else option.low
             high = math.inf if option.high is None else option.high
@@ -123,7 +125,7 @@ class Setting(NamedTuple):
         element = self.element or str
         for item in values:
             if isinstance(item, bool) or not isinstance(item, (int, float) if element is float else element):
-                raise SwapfastError(f"{name} {shortened(item)}: expected {element.__name__}")
+                raise SwapfastError(f"{name} {shortened(item)}: expected {KINDS[element]}")
 
 
 def _as_float(value: int) -> float:

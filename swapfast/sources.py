@@ -15,7 +15,7 @@ from pathlib import Path
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
-from swapfast.options import Setting, parsed_toml, read_toml, settings
+from swapfast.options import KINDS, Setting, parsed_toml, read_toml, settings
 
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
@@ -153,10 +153,8 @@ def _parsed(setting: Setting, variable: str, text: str) -> object:
             return [(setting.element or str)(item) for item in re.split(r"[\s,]+", text.strip()) if item]
         return setting.kind(text)
     except ValueError:
-        expected = {bool: "true or false", list: f"a list of {(setting.element or str).__name__}"}
-        raise SwapfastError(
-            f"{variable} {shortened(text)}: expected {expected.get(setting.kind, setting.kind.__name__)}"
-        ) from None
+        each = f", each {KINDS[setting.element or str]}" if setting.kind is list else ""
+        raise SwapfastError(f"{variable} {shortened(text)}: expected {KINDS[setting.kind]}{each}") from None
 
 
 def _truth(text: str) -> bool:

@@ -372,7 +372,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "unknown mask, not needed": (train("--mask-type", "extendet", "--no-penalized-mask"), r"unknown mask type"),
         "mask colour": (train("--mask-color", "red"), r"mask colour 'red'.*#rrggbb"),
         "no flag": (["--verzion"], r"unknown flag '--verzion'. Did you mean '--version'"),
-        "list in a list": (train("--set", "loss.functions=[[1],[2]]"), r"--loss \[1\]: expected str"),
+        "list in a list": (train("--set", "loss.functions=[[1],[2]]"), r"--loss \[1\]: expected a text"),
         "no argument": (
             ["train", "-A", faces / "a"],
             r"required: -B/--input-B, -m/--model-dir; .*flag.*SWAPFAST_INPUT_B, SWAPFAST_MODEL_DIR.*\[run\].*"
@@ -434,6 +434,8 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "finder steps": (train("-r", "--lr-finder-iterations", "5"), r"--lr-finder-iterations 5: must lie within 100"),
         "faces 0": (["synthesize", tmp_path / "new", "--faces", "0"], r"--faces 0"),
         "size": (["synthesize", tmp_path / "new", "--size", "20"], r"--size 20"),
+        "freeze nobody": (train("-f", "decoder_c"), r"-f/--freeze-weights 'decoder_c'.*decoder_a, decoder_b, .*none"),
+        "clear no cache": (["cache", faces, "--clear"], r"--clear .*faces: holds no cache and is no model folder"),
         "out not empty": (["synthesize", faces], r"not empty|already"),
     }
 
@@ -505,6 +507,8 @@ CASES = [
     "finder steps",
     "faces 0",
     "size",
+    "freeze nobody",
+    "clear no cache",
     "out not empty",
     "timelapse of one side",
     "timelapse of nobody",

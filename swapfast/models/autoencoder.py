@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from swapfast.batch import SIDES
+from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
 
 
@@ -80,8 +81,13 @@ class FaceAutoencoder(nn.Module):
     def swap(self, images: Tensor, to: str) -> list[Tensor]:
         """Return the outputs of the decoder of side ``to``, 'a' or 'b'.
 
-        images: (N, 3, S, S) of any side.
+        images: (N, 3, S, S) in 0..1, of any side. Raises SwapfastError for another side or shape.
         """
+        if to not in self.decoders:
+            raise unknown_name("side of the model", to, list(self.decoders))
+        edge = self.input_size
+        if images.dim() != 4 or images.shape[1:] != (3, edge, edge):
+            raise SwapfastError(f"images of shape {tuple(images.shape)}: {self.name} takes (N, 3, {edge}, {edge})")
         return self.decoders[to](self.encode(images))
 
     @property

@@ -13,17 +13,16 @@ from swapfast.training.observers import Observer, Training
 WINDOW_S = 20.0  # how long is looked at in one go: a compiler or a backup that passes is no reason
 STARVED = 0.25  # cores that the process lacked all the time; alone on its machine it lacks 0.01 to 0.05
 WINDOWS = 2  # starved ones in a row before anything changes
-_TASKS = Path("/proc/self/task")
 
 
-def runnable_wait_s() -> float | None:
-    """Return for how long the threads of this process have been ready to run but had no core, in seconds.
+def runnable_wait_s(process: int | str = "self") -> float | None:
+    """Return for how long the threads of a process have been ready to run but had no core, in seconds.
 
     The sum over the threads alive now, as Linux counts it. None where the system does not tell.
     """
     total = 0
     try:
-        for task in _TASKS.iterdir():
+        for task in Path(f"/proc/{process}/task").iterdir():
             try:
                 total += int((task / "schedstat").read_text().split()[1])
             except (FileNotFoundError, ProcessLookupError):

@@ -29,6 +29,14 @@ def test_sizes_are_those_of_the_plan():
     assert _parameters(original(lowmem=True)) == sum(k * k * i * o + o for k, i, o in encoder + 2 * decoder)
 
 
+def test_a_swap_to_nobody_or_of_other_pictures_is_refused():
+    model = tiny()
+    with pytest.raises(SwapfastError, match=r"unknown side of the model 'c'.* Known: a, b"):
+        model.swap(torch.zeros(1, 3, 64, 64), to="c")
+    with pytest.raises(SwapfastError, match=r"images of shape \(1, 3, 32, 32\): tiny takes \(N, 3, 64, 64\)"):
+        model.swap(torch.zeros(1, 3, 32, 32), to="a")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize("learn_mask", [False, True])
