@@ -31,10 +31,11 @@ from swapfast.faces.prepared import (
     is_prepared,
     make_sample,
 )
-from swapfast.faces.reader import BadFace, printable, read_unchanged
+from swapfast.faces.reader import BadFace, read_unchanged
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable
 from swapfast.files import cannot_write, real_path
+from swapfast.printing import shown_name
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores, on_all_cores
 
@@ -107,12 +108,12 @@ def prepare(
 
 def _check_places(folder: Path, out: Path) -> None:
     if is_prepared(folder):
-        raise SwapfastError(f"{printable(folder)}: is a prepared set already; give the folder that holds the faces")
+        raise SwapfastError(f"{shown_name(folder)}: is a prepared set already; give the folder that holds the faces")
     if not out.name:
-        raise SwapfastError(f"{printable(out)}: is the root of the file system; give a new folder")
+        raise SwapfastError(f"{shown_name(out)}: is the root of the file system; give a new folder")
     if (real_path(out.parent) / out.name).is_relative_to(real_path(folder)):
         raise SwapfastError(
-            f"{printable(out)}: lies in {printable(folder)}, and nothing is written into a folder of faces; "
+            f"{shown_name(out)}: lies in {shown_name(folder)}, and nothing is written into a folder of faces; "
             "give another place"
         )
 

@@ -20,9 +20,9 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
-from swapfast.faces.reader import printable
 from swapfast.files import check_new_file, real_path, write_file
 from swapfast.preview.contact import contact_sheet
+from swapfast.printing import shown_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -73,7 +73,7 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     check_prepared(source, spec)
     source, chosen, store = _decoded(source, spec, request)
     for bad in source.folder.bad:
-        log(f"{printable(bad.path)}: {bad.reason}; left out")
+        log(f"{shown_name(bad.path)}: {bad.reason}; left out")
     ordinals, seed = np.arange(len(chosen)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)

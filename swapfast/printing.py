@@ -42,6 +42,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, text)
 
 
+def shown_name(name: object) -> str:
+    """Return the name of a file or folder like ``printable``, on one line."""
+    return printable(str(name)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def write_text(stream: TextIO | None, text: str) -> None:
     """Write ``text`` at once, as it is, to a stream that may be closed, broken, full or narrow."""
     if stream is None:

@@ -20,7 +20,7 @@ import pytest
 import cli
 from swapfast import printing
 from swapfast.bars import Bars
-from swapfast.printing import GuardedOutput, printable, write_text
+from swapfast.printing import GuardedOutput, printable, shown_name, write_text
 from swapfast.training.progress import ProgressLine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +101,10 @@ def _wait_for_step(descriptor: int) -> None:
 )
 def test_what_a_terminal_would_obey_is_shown(text, expected):
     assert printable(text) == expected
+
+
+def test_a_name_stays_on_its_line():
+    assert shown_name(Path("a\nb\t\udcffä.png")) == "a\\nb\\t\\xffä.png"
 
 
 def test_text_for_a_narrow_stream_is_escaped():

@@ -23,10 +23,11 @@ from swapfast.faces.image import read_image
 from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
 from swapfast.faces.other_kinds import hint_for, is_archive
-from swapfast.faces.reader import MASK_UNUSABLE, BadFace, has_face_header, printable, read_face
+from swapfast.faces.reader import MASK_UNUSABLE, BadFace, has_face_header, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.files import not_a_folder
+from swapfast.printing import shown_name
 from swapfast.system import available_cores, on_all_cores
 from swapfast.threads import ThreadPool
 
@@ -88,8 +89,8 @@ class FaceFolder:
         way_out = (
             "mend or remove them, or train on the rest with --skip-bad" if len(self.records) else "no face is left"
         )
-        lines = [f"{printable(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
-        lines += [f"  {printable(bad.path.name)}: {bad.reason}" for bad in self.bad]
+        lines = [f"{shown_name(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
+        lines += [f"  {shown_name(bad.path.name)}: {bad.reason}" for bad in self.bad]
         raise SwapfastError("\n".join(lines))
 
 
@@ -114,7 +115,7 @@ def scan_folder(
     results = zip(unread, on_all_cores(task, unread, workers, progress), strict=True)
     read = {name: packed for name, packed in results if packed is not None}
     if not read and not unchanged:
-        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
+        raise SwapfastError(f"{shown_name(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
     if known is not None and not read and len(unchanged) == len(known.columns["kind"]):
         table = known
     else:
@@ -130,7 +131,7 @@ def scan_folder(
     mask_names = table.mask_files()
     bad = table.bad(excluded=mask_names)
     if not len(table) and not bad:
-        raise SwapfastError(f"{printable(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
+        raise SwapfastError(f"{shown_name(folder)}: no PNG or JPEG in this folder; {hint_for(folder)}")
     mistaken, warnings = check_landmarks(table)
     result = FaceFolder(folder, table, bad, table.note_counts(), len(read), warnings)
     return result.without(mistaken) if mistaken else result
@@ -157,12 +158,12 @@ def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
         with os.scandir(folder) as entries:
             stats = {e.name: _stat(e) for e in entries if not e.name.startswith(".") and not e.is_dir()}
     except FileNotFoundError:
-        raise SwapfastError(f"{printable(folder)}: no such folder") from None
+        raise SwapfastError(f"{shown_name(folder)}: no such folder") from None
     except NotADirectoryError:
         instead = "the folder that it unpacks to" if is_archive(folder) else "the folder that holds the faces"
-        raise not_a_folder(folder, printable(folder), instead) from None
+        raise not_a_folder(folder, shown_name(folder), instead) from None
     except OSError as error:
-        raise SwapfastError(f"{printable(folder)}: cannot be read ({error.strerror})") from error
+        raise SwapfastError(f"{shown_name(folder)}: cannot be read ({error.strerror})") from error
     return dict(sorted(stats.items()))
 
 
@@ -296,7 +297,7 @@ def _spread(angles: list[float]) -> dict[str, float] | None:
 
 def describe(report: dict) -> str:
     """Return the report of ``inspect_folder`` as text for a person."""
-    lines = [f"{printable(report['folder'])}: {report['faces']} faces"]
+    lines = [f"{shown_name(report['folder'])}: {report['faces']} faces"]
     for title in ("kinds", "sizes", "masks", "notes"):
         if report[title]:
             lines.append(f"  {title:10}" + ", ".join(f"{name}: {n}" for name, n in report[title].items()))
@@ -312,7 +313,7 @@ def describe(report: dict) -> str:
     if not report["bad"]:
         return "\n".join([*lines, "  every file is good"])
     lines.append(f"  {len(report['bad'])} bad:")
-    lines += [f"    {printable(face['file'])}: {face['reason']}" for face in report["bad"][:SHOWN_BAD]]
+    lines += [f"    {shown_name(face['file'])}: {face['reason']}" for face in report["bad"][:SHOWN_BAD]]
     if len(report["bad"]) > SHOWN_BAD:
         lines.append(f"    and {len(report['bad']) - SHOWN_BAD} more")
     return "\n".join(lines)

@@ -13,8 +13,9 @@ import numpy as np
 from swapfast.faces.crop import spread_indices
 from swapfast.faces.image import read_reduced
 from swapfast.faces.orientation import turned_evidence
-from swapfast.faces.reader import SIZE_NOTE, UPRIGHT_NOTE, BadFace, printable
+from swapfast.faces.reader import SIZE_NOTE, UPRIGHT_NOTE, BadFace
 from swapfast.faces.table import KINDS, FaceTable
+from swapfast.printing import shown_name
 
 LOOKED_AT = 12  # photographs of an orientation whose pixels are looked at
 TURNED, STALE = 0.25, -0.2  # mean evidence from which on landmarks are those of the turned or the stored picture
@@ -34,7 +35,7 @@ def check_landmarks(table: FaceTable) -> tuple[list[BadFace], list[str]]:
     if len(plain):
         warnings += _outside(table, plain) + _in_a_corner(table, plain)
     if noted := table.with_note(SIZE_NOTE):
-        example = printable(table.name(noted[0][0]))
+        example = shown_name(table.name(noted[0][0]))
         warnings.append(
             f"{len(noted)} of {len(table)} faces have another size in their json than their pictures ({example}): were "
             "the landmarks measured before these were resized or cut?"
@@ -60,7 +61,7 @@ def _turned_faces(table: FaceTable) -> tuple[list[BadFace], list[str]]:
         elif evidence > STALE:
             warnings.append(
                 f"{len(names)} of {len(table)} faces have upright landmarks and EXIF orientation {orientation} "
-                f"({printable(names[0])}); they are taken as measured on the picture as stored: if on the turned one, "
+                f"({shown_name(names[0])}); they are taken as measured on the picture as stored: if on the turned one, "
                 'say "orientation": "exif" in the json ("stored" ends this warning)'
             )
     return bad, warnings
@@ -91,9 +92,9 @@ def _shared_descriptions(table: FaceTable) -> list[BadFace]:
             continue
         names = [table.name(index) for index in indices]
         for index, name in zip(indices, names):
-            rest = ", ".join(printable(n) for n in names if n != name)
+            rest = ", ".join(shown_name(n) for n in names if n != name)
             size = f"{table[index].width}x{table[index].height}"
-            reason = f"shares {printable(stem)}.json with {rest}, which has another size than its {size} px: remove one"
+            reason = f"shares {shown_name(stem)}.json with {rest}, of another size than its {size} px: remove one"
             bad.append(BadFace(table.folder / name, reason))
     return bad
 
@@ -110,7 +111,7 @@ def _outside(table: FaceTable, plain: np.ndarray) -> list[str]:
         return []
     return [
         f"{len(indices)} of {len(plain)} faces lie more than a third outside their pictures "
-        f"({printable(table.name(int(indices[0])))}): were the landmarks measured before these were cut or resized?"
+        f"({shown_name(table.name(int(indices[0])))}): were the landmarks measured before these were cut or resized?"
     ]
 
 
@@ -122,7 +123,7 @@ def _in_a_corner(table: FaceTable, plain: np.ndarray) -> list[str]:
     farthest = CORNER * _edges(table, plain)
     if landmarks.min() < 0 or (landmarks > farthest).any():  # a face that is cut there really lies there
         return []
-    example = printable(table.name(int(plain[0])))
+    example = shown_name(table.name(int(plain[0])))
     return [
         f"all {len(plain)} faces lie in the upper left of their pictures ({example}): were the landmarks measured "
         "before these were enlarged?"

@@ -46,7 +46,7 @@ from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_landmarks
 from swapfast.faces.folder import FaceFolder, make_report
 from swapfast.faces.jpeg import read_jpeg
-from swapfast.faces.reader import BadFace, printable
+from swapfast.faces.reader import BadFace
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import ENCODINGS, KINDS, FaceTable, Packed, check_columns, pack
 from swapfast.files import (
@@ -60,6 +60,7 @@ from swapfast.files import (
     try_lock,
 )
 from swapfast.mapped import open_arrays, write_arrays
+from swapfast.printing import shown_name
 from swapfast.system import on_all_cores
 
 INDEX = "index.safetensors"
@@ -367,18 +368,18 @@ def open_prepared(path: Path) -> PreparedSet:
         columns, metadata = open_arrays(index)
     except (FileNotFoundError, NotADirectoryError):
         raise SwapfastError(
-            f"{printable(path)}: no prepared set, it has no {INDEX}; make one with swapfast prepare"
+            f"{shown_name(path)}: no prepared set, it has no {INDEX}; make one with swapfast prepare"
         ) from None
     except OSError as error:
-        raise SwapfastError(f"{printable(index)}: cannot be read ({error.strerror or error})") from error
+        raise SwapfastError(f"{shown_name(index)}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise _damaged(index, error) from error
     if metadata.get("what") != "swapfast prepared set":
-        raise SwapfastError(f"{printable(index)}: not the index of a prepared set; make one with swapfast prepare")
+        raise SwapfastError(f"{shown_name(index)}: not the index of a prepared set; make one with swapfast prepare")
     if metadata.get("format") != str(PREPARED_FORMAT):
         raise SwapfastError(
-            f"{printable(index)}: written by another version of swapfast (format "
-            f"{printable(metadata.get('format'))}, this one reads {PREPARED_FORMAT}); make the set again with "
+            f"{shown_name(index)}: written by another version of swapfast (format "
+            f"{shown_name(metadata.get('format'))}, this one reads {PREPARED_FORMAT}); make the set again with "
             "swapfast prepare"
         )
     try:
@@ -393,18 +394,18 @@ def open_prepared(path: Path) -> PreparedSet:
 
 
 def _damaged(index: Path, reason: object) -> SwapfastError:
-    return SwapfastError(f"{printable(index)}: damaged: {printable(reason)}; {_AGAIN}")
+    return SwapfastError(f"{shown_name(index)}: damaged: {shown_name(reason)}; {_AGAIN}")
 
 
 def _check_shard(path: Path, size: int) -> None:
     try:
         actual = os.stat(path).st_size
     except FileNotFoundError:
-        raise SwapfastError(f"{printable(path)}: missing; {_AGAIN}") from None
+        raise SwapfastError(f"{shown_name(path)}: missing; {_AGAIN}") from None
     except OSError as error:
-        raise SwapfastError(f"{printable(path)}: cannot be read ({error.strerror or error})") from error
+        raise SwapfastError(f"{shown_name(path)}: cannot be read ({error.strerror or error})") from error
     if actual != size:
-        raise SwapfastError(f"{printable(path)}: {actual} bytes, the index says {size}; {_AGAIN}")
+        raise SwapfastError(f"{shown_name(path)}: {actual} bytes, the index says {size}; {_AGAIN}")
 
 
 def _parsed(path: Path, columns: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> PreparedSet:
@@ -533,7 +534,7 @@ class NewPreparedSet:
 
     def _check_free(self) -> None:
         if os.path.lexists(self.out):
-            raise SwapfastError(f"{printable(self.out)}: exists already; give a new folder, or remove that one first")
+            raise SwapfastError(f"{shown_name(self.out)}: exists already; give a new folder, or remove that one first")
 
     def add(self, sample: Sample) -> None:
         """Append one face, to a new shard if the last one is full."""

@@ -26,6 +26,7 @@ from swapfast.faces.image import read_bytes
 from swapfast.faces.orientation import UPRIGHT, roll_of, stored_landmarks
 from swapfast.faces.other_kinds import kind_of
 from swapfast.faces.record import FaceRecord
+from swapfast.printing import shown_name
 
 MIN_EDGE = 16
 MIN_SPAN = 8  # px between the outermost landmarks of the smallest face
@@ -50,13 +51,6 @@ class BadFace:
 
     path: Path
     reason: str
-
-
-def printable(name: object) -> str:
-    """Return a file name as printable text on one line."""
-    text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def read_face(folder: Path, name: str, file_names: frozenset[str]) -> FaceRecord | BadFace | None:
@@ -158,7 +152,7 @@ def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord
 def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str]) -> FaceRecord:
     json_name = find_file(f"{path.stem}.json", file_names)
     if json_name is None:
-        raise ValueError(f"no faceswap header in it and no {printable(path.stem)}.json with landmarks beside it")
+        raise ValueError(f"no faceswap header in it and no {shown_name(path.stem)}.json with landmarks beside it")
     json_data = _read_json(path.with_name(json_name))
     description = _parse_json(json_data, path.with_name(json_name))
     landmarks, remarks = _placed_landmarks(_json_landmarks(description), info, description)
@@ -253,7 +247,7 @@ def _is_size_of(description: dict, info: PictureInfo, orientation: int) -> bool:
 def _read_json(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{printable(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
+        raise ValueError(f"{shown_name(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
     return data
 
 
@@ -261,11 +255,11 @@ def _parse_json(data: bytes, path: Path) -> dict:
     try:
         description = json.loads(data)
     except RecursionError:
-        raise ValueError(f"{printable(path.name)} is nested too deep") from None
+        raise ValueError(f"{shown_name(path.name)} is nested too deep") from None
     except ValueError as error:
-        raise ValueError(f"{printable(path.name)} is not valid JSON") from error
+        raise ValueError(f"{shown_name(path.name)} is not valid JSON") from error
     if not isinstance(description, dict):
-        raise ValueError(f"{printable(path.name)} is not a table with landmarks")
+        raise ValueError(f"{shown_name(path.name)} is not a table with landmarks")
     return description
 
 
@@ -294,20 +288,20 @@ def _mask_file(
         return None, b"", ("", 'its json\'s "mask" is not a file name')
     file_name = find_file(name, file_names)
     if file_name is None:
-        lost = name, f"its mask {printable(name)[:100]!r}, named by the json, is not beside it"
+        lost = name, f"its mask {shown_name(name)[:100]!r}, named by the json, is not beside it"
         return None, b"", None if json_name is None else lost
     try:
         data = read_bytes(path.with_name(file_name))
         mask_info = _picture_info(data, "") if data else None
     except ValueError as error:
-        return None, b"", (file_name, f"its mask {printable(file_name)} is {error}")
+        return None, b"", (file_name, f"its mask {shown_name(file_name)} is {error}")
     if mask_info is None:
-        return None, b"", (file_name, f"its mask {printable(file_name)} is empty (zero bytes)")
+        return None, b"", (file_name, f"its mask {shown_name(file_name)} is empty (zero bytes)")
     if json_name is None and isinstance(mask_info, png.PngInfo) and mask_info.faceswap_text is not None:
         return None, b"", None  # a face of its own that is only named like a mask
     if (mask_info.width, mask_info.height) != (info.width, info.height):
         sizes = f"{mask_info.width}x{mask_info.height} px, the picture {info.width}x{info.height}"
-        return None, b"", (file_name, f"its mask {printable(file_name)} is {sizes}")
+        return None, b"", (file_name, f"its mask {shown_name(file_name)} is {sizes}")
     return path.with_name(file_name), data, None
 
 

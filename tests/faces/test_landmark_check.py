@@ -184,7 +184,7 @@ def test_two_pictures_of_one_json_must_have_one_size(tmp_path):
     write_plain(tmp_path / "two.png", a_picture(400, 400), a_face())
     folder = scan_folder(tmp_path)
     assert [face.path.name for face in folder.bad] == ["one.jpg", "one.png"] and len(folder.records) == 1
-    assert "shares one.json with one.png, which has another size than its 500x500 px" in folder.bad[0].reason
+    assert "shares one.json with one.png, of another size than its 500x500 px" in folder.bad[0].reason
 
 
 def test_a_json_that_gives_another_size_is_told_of(tmp_path):
