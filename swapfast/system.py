@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swapfast.cgroup import core_limit, memory_limits
 from swapfast.threads import PATIENCE_S, ThreadPool, is_thread_refused, note_refusal
@@ -120,37 +121,50 @@ def start_worker(parent: int) -> None:
 # processes. Below this many items starting processes does not pay.
 PROCESSES_FROM = 32
 _CHUNK = 16
+# A fork copies locks that other threads hold at that moment, OpenCV's own among them, and nobody is left to release
+# them: a worker then sleeps for ever. Sleepers are given up, and threads do what is left.
+STALL_S = 20.0
+_LOOK_S = 0.5
 
 _task: Callable | None = None  # what this worker process does; set before the fork, so that it is never pickled
 
 
-def _run_task(item: Any) -> Any:
+class _StalledWorkers(BrokenExecutor):
+    """All workers sleep and no result comes."""
+
+
+def _run_tasks(items: Sequence) -> list:
     assert _task is not None, "set before the fork"
-    return _task(item)
+    return [_task(item) for item in items]
 
 
 def on_all_cores(
-    task: Callable, items: Sequence, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+    task: Callable,
+    items: Sequence,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stall_s: float = STALL_S,
 ) -> Iterator:
     """Yield ``task(item)`` of every item, in order: by forked processes where there are enough items, else by threads.
 
     A worker sees the task and what it refers to as they were at the call; memory of ``NewArrays`` is shared. Results
-    travel by pipe: keep them small. Workers touch no device. Where a process is killed or cannot be had, threads do
-    what is left. ``progress`` is told (done, total).
+    travel by pipe: keep them small. Workers touch no device. Where a process is killed or cannot be had, or all of them
+    have slept for ``stall_s``, threads do what is left, some items perhaps a second time. ``progress`` is told (done,
+    total).
     """
     workers = min(workers or available_cores(), len(items))
     may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
     count = 0
     if may_fork and workers > 1 and len(items) >= PROCESSES_FROM:
         try:
-            for result in _in_processes(task, items, workers):
+            for result in _in_processes(task, items, workers, stall_s):
                 yield result
                 count += 1
                 if progress:
                     progress(count, len(items))
             return
         except BrokenExecutor:
-            pass  # one was killed: threads need none
+            pass  # one was killed, or all sleep: threads need none
         except (OSError, RuntimeError) as error:  # no room for processes, or for the thread that feeds them
             if isinstance(error, RuntimeError) and not is_thread_refused(error):
                 raise
@@ -163,7 +177,31 @@ def on_all_cores(
                 progress(count, len(items))
 
 
-def _in_processes(task: Callable, items: Sequence, workers: int) -> Iterator:
+def _cpu_ticks(processes: Iterable[multiprocessing.process.BaseProcess]) -> int:
+    """Return the CPU time that processes have taken, in ticks of the system."""
+    ticks = 0
+    for process in processes:
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks
+
+
+def _result_of(future: Future, processes: Iterable[multiprocessing.process.BaseProcess], stall_s: float) -> list:
+    """Return a future's result. Raises BrokenExecutor where ``processes`` take no CPU time for ``stall_s``."""
+    ticks, since = -1, time.monotonic()
+    while True:
+        with suppress(TimeoutError):
+            return future.result(_LOOK_S)
+        if future.done():  # what the task itself has raised is a TimeoutError
+            return future.result()
+        if (now := _cpu_ticks(processes)) != ticks:
+            ticks, since = now, time.monotonic()
+        elif time.monotonic() - since > stall_s:
+            raise _StalledWorkers
+
+
+def _in_processes(task: Callable, items: Sequence, workers: int, stall_s: float) -> Iterator:
     global _task
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("fork"), initializer=start_worker, initargs=(os.getpid(),)
@@ -171,9 +209,12 @@ def _in_processes(task: Callable, items: Sequence, workers: int) -> Iterator:
     _task = task
     earlier = set(multiprocessing.active_children())
     try:
+        size = max(1, min(_CHUNK, len(items) // (4 * workers)))
         with signals_held():  # this forks
-            results = pool.map(_run_task, items, chunksize=max(1, min(_CHUNK, len(items) // (4 * workers))))
-        yield from results
+            futures = [pool.submit(_run_tasks, items[start : start + size]) for start in range(0, len(items), size)]
+        processes = set(multiprocessing.active_children()) - earlier
+        for future in futures:
+            yield from _result_of(future, processes, stall_s)
     except BaseException:
         # It would wait for a worker whose read never returns; and where its own thread was refused, it never had one
         # that could tell the workers to leave.

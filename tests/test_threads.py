@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -147,3 +149,31 @@ def test_a_call_in_a_thread_gives_what_it_returns_or_raises():
     assert wait_in_thread(lambda: 5, "five") == 5
     with pytest.raises(ValueError, match="no"):
         wait_in_thread(lambda: int("no"), "no")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_workers_that_sleep_for_ever_are_given_up():
+    """As a fork does that finds a lock which another thread held."""
+    parent, earlier = os.getpid(), set(multiprocessing.active_children())
+
+    def task(number: int) -> int:
+        if number == 40 and os.getpid() != parent:
+            threading.Event().wait()
+        return 2 * number
+
+    assert list(on_all_cores(task, range(64), workers=2, stall_s=1.0)) == [2 * number for number in range(64)]
+    assert set(multiprocessing.active_children()) <= earlier
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_workers_that_work_are_waited_for():
+    """One item takes longer than the patience with sleepers."""
+    parent = os.getpid()
+
+    def task(number: int) -> bool:
+        end = time.monotonic() + (1.5 if number == 40 else 0)
+        while time.monotonic() < end:
+            pass
+        return os.getpid() != parent
+
+    assert all(on_all_cores(task, range(64), workers=2, stall_s=1.0))
