@@ -592,8 +592,7 @@ def _alone(rank, faces, model, *flags, address="127.0.0.1"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("how", ["SIGTERM", "--max-time"])
+@pytest.mark.parametrize(("rank", "how"), [(0, "SIGTERM"), (1, "SIGTERM"), (1, "--max-time")])
 def test_whoever_waits_for_the_others_hears_a_request_to_stop(rank, how, faces, tmp_path):
     process = _alone(rank, faces, tmp_path / "model", "--max-time", "12" if how == "--max-time" else "500")
     try:

@@ -23,7 +23,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
 from swapfast.faces.other_kinds import hint_for, is_archive
-from swapfast.faces.reader import MASK_UNUSABLE, BadFace, has_face_header, read_face
+from swapfast.faces.reader import MASK_UNUSABLE, NO_LANDMARKS, BadFace, has_face_header, read_face
 from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import KINDS, FaceTable, Packed, pack
 from swapfast.files import not_a_folder
@@ -89,6 +89,8 @@ class FaceFolder:
         way_out = (
             "mend or remove them, or train on the rest with --skip-bad" if len(self.records) else "no face is left"
         )
+        if not len(self.records) and all(bad.reason.startswith(NO_LANDMARKS) for bad in self.bad):
+            way_out += ": if these are frames, give the folder of the faces that faceswap extract cut from them"
         lines = [f"{shown_name(self.path)}: {len(self.bad)} of {total} files cannot be used; {way_out}"]
         lines += [f"  {shown_name(bad.path.name)}: {bad.reason}" for bad in self.bad]
         raise SwapfastError("\n".join(lines))

@@ -36,6 +36,7 @@ UPRIGHT_NOTE = "upright landmarks beside EXIF orientation "
 SIZE_NOTE = "another size in its json"
 
 MASK_UNUSABLE = "mask file unusable"  # note of a face whose mask file is lost, damaged or of another size
+NO_LANDMARKS = "no faceswap header in it"
 # Pictures of these types are recognised only to report that they are not read.
 _OTHER_SUFFIXES = (
     *(".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"),
@@ -152,7 +153,7 @@ def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord
 def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str]) -> FaceRecord:
     json_name = find_file(f"{path.stem}.json", file_names)
     if json_name is None:
-        raise ValueError(f"no faceswap header in it and no {shown_name(path.stem)}.json with landmarks beside it")
+        raise ValueError(f"{NO_LANDMARKS} and no {shown_name(path.stem)}.json with landmarks beside it")
     json_data = _read_json(path.with_name(json_name))
     description = _parse_json(json_data, path.with_name(json_name))
     landmarks, remarks = _placed_landmarks(_json_landmarks(description), info, description)

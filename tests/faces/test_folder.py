@@ -35,6 +35,13 @@ def reasons(folder) -> dict[str, str]:
     return {bad.path.name: bad.reason for bad in scan_folder(folder).bad}
 
 
+def test_frames_are_told_from_faces(tmp_path):
+    for name in ("one.jpg", "two.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(SwapfastError, match="2 of 2 files cannot be used; no face is left: if these are frames, give"):
+        scan_folder(tmp_path).require_all_good()
+
+
 def test_both_kinds_are_found_in_the_order_of_their_names(tmp_path):
     write_head(tmp_path / "b.png")
     write_plain(tmp_path / "c.jpg", a_picture(400, 380), a_face(), np.zeros((380, 400), np.uint8))
