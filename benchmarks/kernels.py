@@ -1,0 +1,166 @@
+"""The fused kernels compiled without a GPU: registers, spills, shared memory, instructions per pixel.
+
+    python -m benchmarks.kernels --size 256 --arch 90
+
+Triton's wheel has the assembler and the disassembler in it. Instructions are those of the kernel's machine code from
+its first line to its last exit, a loop counted once: what a program of the ordinary case runs, all branches together.
+For the colour kernel that is a face with CLAHE, for the geometry one px of the feed and one of target and masks.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks.common import parser, save, show
+from swapfast.augment.fused import operators
+from swapfast.augment.fused.amounts import NODES
+
+ARCHITECTURES = (80, 90, 120)  # A100, H100 and H200, RTX 50
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+GRID = 6  # tiles per edge of the finest CLAHE grid at up to 256 px
+INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
+TYPES = {"fp32": "*fp32", "bf16": "*bf16"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a compiled kernel takes."""
+
+    registers: int  # of a thread
+    spills: int  # bytes of a thread that lie in memory, stack included
+    shared: int  # bytes of a program
+    instructions: int
+    instructions_per_pixel: float  # of a warp, per px of a thread
+
+
+def compile_kernel(
+    kernel: Any, pointers: Mapping[str, str], constants: Mapping[str, Any], arch: int, warps: int
+) -> Any:
+    """Return a kernel compiled for an architecture such as 90.
+
+    pointers: type of each argument that is a tensor, aligned to 16 bytes as torch's are
+    constants: the other arguments
+    """
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: pointers.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
+
+
+def resources(compiled: Any, pixels: int, warps: int) -> Resources:
+    """Return what a compiled kernel takes. pixels: of a program."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
+        used = _run("cuobjdump", "-res-usage", binary)
+        code = _run("cuobjdump", "-sass", binary)
+    figures = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", used)}
+    instructions = INSTRUCTION.findall(code)
+    last = max(k for k, name in enumerate(instructions) if name == "EXIT")
+    count = sum(name != "NOP" for name in instructions[: last + 1])
+    return Resources(
+        registers=figures["REG"],
+        spills=figures["STACK"] + figures["LOCAL"],
+        shared=compiled.metadata.shared,
+        instructions=count,
+        instructions_per_pixel=round(count * warps * 32 / pixels, 1),
+    )
+
+
+def _run(tool: str, *arguments: object) -> str:
+    command = [str(TOOLS / tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def compiled_curves(size: int, arch: int, channels: int = 4) -> Resources:
+    """Return what the kernel of CLAHE's curves takes."""
+    constants = operators.curves_constants(size, NODES + 50, GRID, channels)
+    pointers = {
+        "faces": "*i32" if channels == 4 else "*u8",
+        "rows": "*i64",
+        "amounts": "*fp32",
+        "steps": "*i32",
+        "levels": "*u8",
+        "curves": "*u8",
+    }
+    warps = operators.CURVES_WARPS
+    compiled = compile_kernel(operators.curves_kernel, pointers, constants, arch, warps)
+    return resources(compiled, int(constants["BLOCK"]), warps)
+
+
+def compiled_color(size: int, arch: int, channels: int = 4, extra: int = 2, grid: int = GRID) -> Resources:
+    """Return what the colour kernel takes. extra: masks beside the face's. grid: 0 without CLAHE."""
+    constants = operators.color_constants(size, NODES + 50, grid, channels, extra)
+    pointers = {
+        "faces": "*i32" if channels == 4 else "*u8",
+        "extra_masks": "*u8",
+        "rows": "*i64",
+        "amounts": "*fp32",
+        "steps": "*i32",
+        "levels": "*u8",
+        "light": "*fp32",
+        "curves": "*u8",
+        "colors": "*i32",
+        "masks": "*i32",
+    }
+    warps = operators.COLOR_WARPS
+    compiled = compile_kernel(operators.color_kernel, pointers, constants, arch, warps)
+    return resources(compiled, int(constants["BLOCK"]), warps)
+
+
+def compiled_geometry(
+    size: int, arch: int, dtype: str = "fp32", feed: int | None = None, target: int | None = None, nodes: int = 5
+) -> Resources:
+    """Return what the geometry kernel takes with three masks. feed, target: their px, by default those of the face."""
+    feed, target = size if feed is None else feed, size if target is None else target
+    constants = operators.geometry_constants(size, NODES + 2 * nodes**2, feed, target, 3, False)
+    pointers = {
+        "colors": "*i32",
+        "mask_words": "*i32",
+        "amounts": "*fp32",
+        "feed": TYPES[dtype],
+        "target": TYPES[dtype],
+        "masks": TYPES[dtype],
+        "one_bits": "i32",
+    }
+    warps = operators.GEOMETRY_WARPS
+    compiled = compile_kernel(operators.geometry_kernel, pointers, constants, arch, warps)
+    return resources(compiled, int(constants["TH"]) * int(constants["TW"]), warps)
+
+
+def main() -> None:
+    flags = parser("registers, spills and instructions of the fused kernels, compiled without a GPU")
+    flags.add_argument("--size", type=int, nargs="+", default=[64, 256])
+    flags.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES))
+    arguments = flags.parse_args()
+    results = []
+    for size in arguments.size:
+        for arch in arguments.arch:
+            kernels = {
+                "curves": compiled_curves(size, arch),
+                "color": compiled_color(size, arch),
+                **{f"geometry, {dtype}": compiled_geometry(size, arch, dtype) for dtype in TYPES},
+                "geometry, landmarks": compiled_geometry(size, arch, nodes=33),
+                "geometry, half size": compiled_geometry(size, arch, feed=size // 2, target=size // 2),
+            }
+            results += [{"size": size, "arch": arch, "kernel": name, **vars(r)} for name, r in kernels.items()]
+    show(results)
+    save(results, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

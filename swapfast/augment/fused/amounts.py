@@ -1,0 +1,55 @@
+"""What the fused kernels take from the host: a row of amounts for each face, and tables of levels.
+
+Computed in float64 and rounded once, so that all that the kernels round is pixels. Nothing here needs Triton.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from swapfast.augment.draws import Draws
+
+# Columns of the amounts. From NODES on: x and y of every node of the feed, row by row.
+FACTOR_L, OFFSET_L, FACTOR_A, FACTOR_B, RISE_L, RISE_A, RISE_B, GRID, LIMIT, RECOLORED, MATRIX, NODES = range(12)
+NODES += 5  # the matrix has six
+BINS = 256
+QUARTERS = 4  # of a level: what ten bits of a packed pixel count, 0..1020
+STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
+
+
+def pack_amounts(draws: Draws) -> np.ndarray:
+    """Return (N, 16 + 2 K^2) float32 with the columns above; positions are px of the face, x before y.
+
+    The way to LAB, the jitter and the way back meet in LAB's cube roots f(Y), f(X), f(Z): f(Y) times the factor of L*
+    plus a rise, and the other two as distances from f(Y), times the factor of a* or b* plus a rise.
+    """
+    n, size = len(draws), draws.size
+    factor, offset = draws.lab_affine()
+    # L = 2.55 (116 f(Y) - 16), a = 500 (f(X) - f(Y)) + 128, b = 200 (f(Y) - f(Z)) + 128
+    black, grey = np.array([-2.55 * 16, 128, 128]), np.array([2.55 * 116, 500, -200])
+    rise = (black * factor + offset - black) / grey
+    tile = -(-size // np.maximum(draws.clahe_grid, 1))
+    limit = np.clip(np.floor(np.minimum(draws.clip_limit, BINS) * tile**2 / BINS), 1, None)
+    recolored = (draws.clahe_grid > 0) | (factor != 1).any(1) | (offset != 0).any(1)
+    columns = [factor[:, 0], offset[:, 0], factor[:, 1], factor[:, 2], *rise.T, draws.clahe_grid, limit, recolored]
+    parts = [np.stack(columns, axis=1), draws.inverse().reshape(n, 6), draws.control_grid().reshape(n, -1)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def light_of_quarters() -> np.ndarray:
+    """Return (1021,) float32 linear light 0..1 of each quarter level of sRGB."""
+    srgb = np.arange(255 * QUARTERS + 1) / (255 * QUARTERS)
+    return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92).astype(np.float32)
+
+
+def steps_of_quarters() -> np.ndarray:
+    """Return (1021,) int32 light of each quarter level in 2040ths, the whole numbers OpenCV's conversion counts in."""
+    return np.rint(light_of_quarters().astype(np.float64) * STEPS).astype(np.int32)
+
+
+def levels_of_luminance() -> np.ndarray:
+    """Return (2041,) uint8 L of each luminance in 2040ths, to the bit as OpenCV's 8-bit conversion rounds it."""
+    luminance = np.arange(STEPS + 1) / STEPS
+    root = np.where(luminance > 216 / 24389, np.cbrt(luminance), luminance * 841 / 108 + 16 / 116)
+    # The root in 32768ths, times 296 for 2.55 * 116, less 2.55 * 16.
+    return ((np.rint(root * 2**15) * 296 - 1336934 + 2**14) // 2**15).astype(np.uint8)
