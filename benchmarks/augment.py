@@ -3,10 +3,8 @@
 Backends take turns on the same faces with 3 masks, each from bytes to floats:
     peer_loop        one image after another, six channels together: benchmarks/peer.py
     opencv           OpenCVAugmenter, and the plain functions that it is made of
-    torch_cpu        DeviceAugmenter on tensors of the CPU, not compiled
-    kornia           kornia's functions put together as a user of kornia would
-    torch_eager      DeviceAugmenter on a GPU, not compiled; only where there is one
-    torch_compiled   the same compiled; without a GPU on the CPU, where it takes minutes, with --compile
+    kornia_cpu       DeviceAugmenter on tensors of the CPU
+    kornia_gpu       the same on a GPU; only where there is one
 
 Rows by ``name``:
     color            LAB jitter and CLAHE, LAB there and back included
@@ -52,22 +50,19 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks import graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
-from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
 from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send
-from swapfast.augment.draws import GRID, Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host import geometry as host_geometry
 from swapfast.augment.host import stacked
 from swapfast.augment.host.augmenter import OpenCVAugmenter, strips
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
-from swapfast.augment.result import Augmented
 from swapfast.batch import MASK_NAMES, SIDES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face, crop_shares
@@ -242,65 +237,46 @@ def in_strips(
     list(pool.map(one, parts))
 
 
-# ---- the torch backend ---------------------------------------------------------------------------------------
+# ---- kornia --------------------------------------------------------------------------------------------------
 
 
-def device_calls(data: Data, device: str, compiled: bool) -> dict[str, Call]:
-    """Steps by the functions of ``_augment``, each compiled on its own where that is wanted.
+def kornia_calls(data: Data, device: str) -> dict[str, Call]:
+    """Steps by the functions that ``DeviceAugmenter`` is made of.
 
     Faces are on the device. Amounts are too, but for the warp to landmarks, which includes the host's part, and the
     whole.
     """
     size, half, draws = data.size, data.size // 2, data.draw()
     faces, extra_masks = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.extra_masks).to(device)
-    amounts = Amounts.unpack(send(packed_amounts(draws), device))
-    largest = clahe.largest_grid(ConstantsColor.from_config(size, CONFIG))
-    augment = DeviceAugmenter(size, size, [size], CONFIG, compile=compiled)
+    amounts, groups = Amounts.unpack(send(packed_amounts(draws), device)), clahe.groups(draws)
+    augment = DeviceAugmenter(size, size, [size], CONFIG)
 
-    def floats(faces: Tensor, extra_masks: Tensor) -> tuple[Tensor, Tensor]:
+    def floats() -> tuple[Tensor, Tensor]:
         pixels = faces.permute(0, 3, 1, 2)
         return to_unit(pixels[:, :3]), to_unit(torch.cat([pixels[:, 3:], extra_masks], dim=1))
 
-    images, masks = floats(faces, extra_masks)
-    lightness = color.bgr_to_lab(images)[0].contiguous()
+    images, masks = floats()
+    lightness = color.bgr_to_lab(images)[:, 0].contiguous()
 
-    def transform(images: Tensor, masks: Tensor, inverse: Tensor) -> list[Tensor]:
-        at = geometry.affine_map(inverse, size)
-        return [geometry.read(images, at), geometry.read(masks, at)]
+    def equalize() -> list[Tensor]:
+        rows = [amounts.order[group.first : group.last] for group in groups]
+        return [clahe.equalize(lightness[r], group.grid, group.limit) for r, group in zip(rows, groups)]
 
-    def warp(images: Tensor, nodes: Tensor) -> Tensor:
+    def warp(nodes: Tensor) -> Tensor:
         return geometry.read(images, geometry.control_map(nodes, size))
 
-    def shrink(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def shrink() -> tuple[Tensor, Tensor]:
         small = geometry.shrink(images, half).contiguous(memory_format=torch.channels_last)
         return small, geometry.shrink(masks, half)
 
-    def recolor(images: Tensor, factor: Tensor, offset: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
-        return color.color_adjust(images, factor, offset, grids, limits, largest)
-
-    def equalize(lightness: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
-        return clahe.equalize(lightness, grids, limits, largest)
-
-    def samples(step: Callable, *first: Tensor) -> Callable:
-        """The step, compiled if wanted; it has been called before, as what it looks up must be there by then."""
-        if not compiled:
-            return step
-        step(*first)
-        return torch.compile(step, fullgraph=True, dynamic=False)
-
-    recolor = samples(recolor, images, *amounts.color)
-    equalize = samples(equalize, lightness, amounts.grids, amounts.limits)
-    transform = samples(transform, images, masks, amounts.inverse)
-    warp, bend = samples(warp, images, amounts.nodes), samples(warp, images, landmark_places(data, draws, device))
-    shrink, floats = samples(shrink, images, masks), samples(floats, faces, extra_masks)
     return {
-        "color": lambda: recolor(images, *amounts.color),
-        "clahe": lambda: equalize(lightness, amounts.grids, amounts.limits),
-        "transform": lambda: transform(images, masks, amounts.inverse),
-        "warp": lambda: warp(images, amounts.nodes),
-        "warp_landmarks": lambda: bend(images, landmark_places(data, draws, device)),
-        "masks_targets": lambda: shrink(images, masks),
-        "to_float": lambda: floats(faces, extra_masks),
+        "color": lambda: color.color_adjust(images, *amounts.color, groups),
+        "clahe": equalize,
+        "transform": lambda: [geometry.move(part, amounts.matrix) for part in (images, masks)],
+        "warp": lambda: warp(amounts.nodes),
+        "warp_landmarks": lambda: warp(landmark_places(data, draws, device)),
+        "masks_targets": shrink,
+        "to_float": floats,
         "whole": lambda: augment(faces, extra_masks, data.draw()),
         "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
     }
@@ -310,91 +286,6 @@ def landmark_places(data: Data, draws: Draws, device: str) -> Tensor:
     """(N, K, K, 2) where the nodes of the warp to landmarks read, worked out on the host and sent."""
     nodes = geometry.relative(data.to_landmarks(draws).control_grid(), data.size)
     return send(nodes.astype(np.float32), device)
-
-
-# ---- kornia --------------------------------------------------------------------------------------------------
-
-
-def kornia_calls(data: Data, device: str) -> dict[str, Call]:
-    """Steps by kornia's functions, with amounts as they come from the host."""
-    from kornia.geometry.transform import resize
-
-    draws, half = data.draw(), data.size // 2
-    faces, extra_masks = torch.from_numpy(data.faces).to(device), torch.from_numpy(data.extra_masks).to(device)
-    six = kornia_float(faces, extra_masks)
-    images = six[:, :3].contiguous()
-    lightness = color.bgr_to_lab(images)[0][:, None] / 255
-    return {
-        "color": lambda: kornia_color(images, draws),
-        "clahe": lambda: kornia_clahe(lightness, draws.clahe_grid),
-        "transform": lambda: kornia_transform(six, draws),
-        "warp": lambda: kornia_warp(images, draws),
-        "warp_landmarks": lambda: kornia_warp(images, data.to_landmarks(draws)),
-        "masks_targets": lambda: resize(six, (half, half), interpolation="area"),
-        "to_float": lambda: kornia_float(faces, extra_masks),
-        "whole": lambda: kornia_whole(faces, extra_masks, data.draw()),
-        "whole_landmarks": lambda: kornia_whole(faces, extra_masks, data.draw_landmarks()),
-    }
-
-
-def kornia_float(faces: Tensor, extra_masks: Tensor) -> Tensor:
-    """(N, 6, S, S) floats in 0..1: BGR and the masks."""
-    return torch.cat([faces.permute(0, 3, 1, 2), extra_masks], dim=1).float() / 255
-
-
-def kornia_color(images: Tensor, draws: Draws) -> Tensor:
-    """Jitter and CLAHE of BGR images in kornia's LAB, L* 0..100."""
-    from kornia.color import lab_to_rgb, rgb_to_lab
-
-    factor, offset = draws.lab_affine()  # of L = 2.55 L*, a = a* + 128, b = b* + 128
-    offset = offset * (1 / 2.55, 1, 1) + (factor - 1) * (0, 128, 128)
-    factor, offset = (torch.from_numpy(a).to(images)[:, :, None, None] for a in (factor, offset))
-    lab = rgb_to_lab(images.flip(1)) * factor + offset
-    lightness = kornia_clahe((lab[:, :1] / 100).clamp(0, 1), draws.clahe_grid)
-    return lab_to_rgb(torch.cat([lightness * 100, lab[:, 1:]], dim=1)).flip(1)
-
-
-def kornia_clahe(lightness: Tensor, grids: np.ndarray) -> Tensor:
-    """(N, 1, S, S) in 0..1; kornia takes one grid for a call, so the faces of a grid go together."""
-    from kornia.enhance import equalize_clahe
-
-    result = lightness.clone()
-    for grid in np.unique(grids[grids > 0]).tolist():
-        subset = torch.from_numpy(np.flatnonzero(grids == grid)).to(lightness.device)
-        result[subset] = equalize_clahe(lightness[subset], CLIP_LIMIT, (grid, grid))
-    return result
-
-
-def kornia_transform(images: Tensor, draws: Draws) -> Tensor:
-    """Move, then flip where drawn."""
-    from kornia.geometry.transform import hflip, warp_affine
-
-    matrix = torch.from_numpy(draws.forward()[:, :2]).to(images)
-    moved = warp_affine(images, matrix, images.shape[-2:], padding_mode="border")
-    flip = torch.from_numpy(draws.flip).to(images.device)[:, None, None, None]
-    return torch.where(flip, hflip(moved), moved)
-
-
-def kornia_warp(images: Tensor, draws: Draws) -> Tensor:
-    """Nodes blown up to a map, which is read. kornia has no warp of triangles: its user needs nodes like ours."""
-    from kornia.geometry.transform import remap
-
-    size = images.shape[-1]
-    nodes = torch.from_numpy(draws.warp_nodes()).to(images).permute(0, 3, 1, 2)
-    if nodes.shape[-1] == GRID:
-        inner = slice(size // 8, size // 8 + size)
-        at = F.interpolate(nodes, size=size * 5 // 4, mode="bilinear")[:, :, inner, inner]
-    else:
-        at = F.interpolate(nodes, size=size, mode="bilinear", align_corners=True)
-    return remap(images, at[:, 0], at[:, 1], padding_mode="border", align_corners=True)
-
-
-def kornia_whole(faces: Tensor, extra_masks: Tensor, draws: Draws) -> Augmented:
-    """Colour, movement, warp: one after the other."""
-    six = kornia_float(faces, extra_masks)
-    moved = kornia_transform(torch.cat([kornia_color(six[:, :3], draws), six[:, 3:]], dim=1), draws)
-    target, masks = moved[:, :3], moved[:, 3:]
-    return Augmented(kornia_warp(target, draws), [target], [masks])
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------
@@ -407,36 +298,27 @@ class Backend:
     name: str
     device: str
     make: Callable[[Data], dict[str, Call]]
-    compiled: bool = False
 
     def labels(self, threads: int) -> dict[str, object]:
         return {"backend": self.name, "device": self.device, "threads": threads if self.device == "cpu" else None}
 
 
-def backends(threads: int, compile_on_cpu: bool) -> list[Backend]:
+def backends(threads: int) -> list[Backend]:
     """The peer first."""
     measured = [
         Backend("peer_loop", "cpu", partial(peer_calls, threads=threads)),
         Backend("opencv", "cpu", partial(opencv_calls, threads=threads)),
-        Backend("torch_cpu", "cpu", partial(device_calls, device="cpu", compiled=False)),
-        Backend("kornia", "cpu", partial(kornia_calls, device="cpu")),
+        Backend("kornia_cpu", "cpu", partial(kornia_calls, device="cpu")),
     ]
     if torch.cuda.is_available():
-        measured += [
-            Backend("kornia", "cuda", partial(kornia_calls, device="cuda")),
-            Backend("torch_eager", "cuda", partial(device_calls, device="cuda", compiled=False)),
-            Backend("torch_compiled", "cuda", partial(device_calls, device="cuda", compiled=True), compiled=True),
-        ]
-    elif compile_on_cpu:
-        measured.append(Backend("torch_compiled", "cpu", partial(device_calls, device="cpu", compiled=True), True))
+        measured.append(Backend("kornia_gpu", "cuda", partial(kornia_calls, device="cuda")))
     return measured
 
 
 def used_memory(call: Call, backend: Backend) -> dict[str, float]:
     """MiB at most in use during one call, how many the call added, and of these on a GPU those beside its results."""
-    if backend.compiled or backend.device == "cuda":
-        call()  # compiles, and loads what CUDA needs
     if backend.device == "cuda":
+        call()  # loads what CUDA needs
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         bytes_before = torch.cuda.memory_allocated()
@@ -455,10 +337,7 @@ def used_memory(call: Call, backend: Backend) -> dict[str, float]:
 
 
 def device_ms(call: Call, repeats: int) -> float:
-    """Median of the GPU's own time for a call. It is kept busy until the host has asked for all of it.
-
-    Where a call waits for the GPU (kornia's do), what the host does after that counts too.
-    """
+    """Median of the GPU's own time for a call. It is kept busy until the host has asked for all of it."""
     times = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -527,35 +406,27 @@ def step_rows(
     return rows
 
 
-def estimates(size: int, batch: int, eager_only: bool) -> list[dict]:
-    """Kernels and bytes of the torch backend where no GPU is there to be measured."""
-    cpu, masks = torch.device("cpu"), len(MASK_NAMES)
-    counts = {"torch_eager": graph_cost.eager_cost(size, batch, masks, CONFIG, cpu)}
-    if not eager_only:  # half a minute
-        counts["torch_compiled"] = graph_cost.compiled_cost(size, batch, masks, CONFIG, cpu)
+def estimate(size: int, batch: int) -> dict:
+    """Kernels and bytes of the kornia backend where no GPU is there to be measured."""
+    kernels, touched = graph_cost.operations(size, batch, len(MASK_NAMES), CONFIG, torch.device("cpu"))
     pixels = batch * size**2
-    return [
-        {
-            "name": "whole",
-            "size": size,
-            "backend": backend,
-            "device": "cuda",
-            "estimate": True,
-            "batch": batch,
-            "kernels": kernels,
-            "bytes_per_pixel": round(touched / pixels, 1),
-            "floor_bytes_per_pixel": FLOOR_BYTES,
-            "floor_fraction": round(FLOOR_BYTES * pixels / touched, 4),
-        }
-        for backend, (kernels, touched) in counts.items()
-    ]
+    return {
+        "name": "whole",
+        "size": size,
+        "backend": "kornia_gpu",
+        "device": "cuda",
+        "estimate": True,
+        "batch": batch,
+        "kernels": kernels,
+        "bytes_per_pixel": round(touched / pixels, 1),
+        "floor_bytes_per_pixel": FLOOR_BYTES,
+        "floor_fraction": round(FLOOR_BYTES * pixels / touched, 4),
+    }
 
 
 def size_rows(data: Data, chosen_backends: Sequence[Backend], repeats: int, threads: int, speed: float) -> list[dict]:
     """All steps of one size."""
     gc.collect()  # the last size's threads and memory
-    if any(backend.compiled for backend in chosen_backends):
-        torch._dynamo.reset()  # it makes eight functions of one and no more: those of the last size go
     steps = {backend: backend.make(data) for backend in chosen_backends}
     rows = []
     for name in next(iter(steps.values())):
@@ -571,7 +442,6 @@ def main() -> None:
     flags.add_argument("--batch", type=int, default=64, help="faces of both sides together; default 64")
     flags.add_argument("--faces", type=int, default=8, help="different ones of each side; default 8")
     flags.add_argument("--threads", type=int, default=available_cores(), help="of every backend; default all cores")
-    flags.add_argument("--compile", action="store_true", help="also compiled where there is no GPU: takes minutes")
     flags.add_argument("--backends", nargs="+", metavar="NAME", help="these only, and peer_loop; default all there are")
     options = flags.parse_args()
     if options.batch % 2:
@@ -581,7 +451,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     chosen_backends = [
         backend
-        for backend in backends(options.threads, options.compile)
+        for backend in backends(options.threads)
         if options.backends is None or backend.name in ("peer_loop", *options.backends)
     ]
     results, speed = [], 0.0
@@ -592,13 +462,12 @@ def main() -> None:
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as pool:
         records = make_records(Path(folder), options.faces)
         for backend in chosen_backends:  # libraries load what they need before any memory is looked at
-            if not backend.compiled:
-                for call in backend.make(make_data(records, 32, 2)).values():
-                    call()
+            for call in backend.make(make_data(records, 32, 2)).values():
+                call()
         for size in options.sizes:
             data = dataclasses.replace(make_data(records, size, options.batch), each=pool.map)
             results += size_rows(data, chosen_backends, repeats, options.threads, speed)
-            extra = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch, options.quick)
+            extra = [transfer_row(data, repeats) if on_gpu else estimate(size, options.batch)]
             show(extra)
             results += extra
             save(results, options.json)  # after each size: the large ones take long

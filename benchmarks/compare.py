@@ -24,10 +24,7 @@ from benchmarks.plot import (
     BLUE,
     DPI,
     GRAY,
-    GREEN,
-    ORANGE,
     PURPLE,
-    SAND,
     SKY,
     STYLES,
     WIDTH,
@@ -58,12 +55,8 @@ class Line:
 LINES = (
     Line("the peer's way, CPU", "peer_loop", "cpu", GRAY, ".", False),
     Line("OpenCV, CPU", "opencv", "cpu", BLUE, "o", True),
-    Line("torch, CPU", "torch_cpu", "cpu", SKY, "^", False),
-    Line("torch compiled, CPU", "torch_compiled", "cpu", PURPLE, "P", True),
-    Line("kornia, CPU", "kornia", "cpu", SAND, "s", False),
-    Line("kornia, GPU", "kornia", "cuda", ORANGE, "s", False),
-    Line("torch, GPU", "torch_eager", "cuda", PURPLE, "v", True),
-    Line("torch compiled, GPU", "torch_compiled", "cuda", GREEN, "D", True),
+    Line("kornia, CPU", "kornia_cpu", "cpu", SKY, "^", False),
+    Line("kornia, GPU", "kornia_gpu", "cuda", PURPLE, "v", True),
 )
 
 

@@ -42,7 +42,7 @@ for step in "${@:-tests}"; do
         ;;
     benchmarks)
         part 200 augment python3 -m benchmarks.augment --json "$out/augment.json" --sizes 256 64 128 512 \
-            --backends opencv torch_eager torch_compiled
+            --backends opencv kornia_gpu
         part 130 loader python3 -m benchmarks.loader --cold-faces 256 --json "$out/loader.json"
         part 70 decode python3 -m benchmarks.decode --json "$out/decode.json"
         part 90 losses python3 -m benchmarks.losses --json "$out/losses.json"

@@ -1,22 +1,16 @@
-"""What the torch backend's augmentation costs before any clock runs: kernels and bytes, eager and compiled.
+"""What the kornia backend's augmentation costs before any clock runs: kernels and bytes.
 
     python -m benchmarks.graph_cost --size 256 --batch 32
 
-Kernels are PyTorch's operations that are not views, or the groups of operations that the compiler fuses (one of them
-may become several kernels on a GPU, where outputs differ in shape). Bytes are what each of them reads and writes, each
-tensor once, as far as it is stored: no cache is assumed. A pixel is one of the processing size. The floor reads bytes
-once and writes float targets, masks and feed once: 42 bytes with three masks.
+Kernels are PyTorch's operations that are not views. Bytes are what each of them reads and writes, each tensor once, as
+far as it is stored: no cache is assumed. A pixel is one of the processing size. The floor reads bytes once and writes
+float targets, masks and feed once: 42 bytes with three masks. Bytes alone bound nothing where instructions take longer.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-
 import numpy as np
 import torch
-from torch._inductor import config as inductor
-from torch._inductor import metrics
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -59,38 +53,13 @@ def made_batch(size: int, batch: int, masks: int, device: torch.device) -> tuple
     )
 
 
-def eager_cost(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple[int, int]:
+def operations(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple[int, int]:
     """(kernels, bytes) of one batch."""
     augment, arguments = DeviceAugmenter(size, size, [size], config), made_batch(size, batch, masks, device)
     augment(*arguments)  # makes the tables
     with Operations() as counted:
         augment(*arguments)
     return len(counted.kernels), counted.bytes
-
-
-def compiled_cost(
-    size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device
-) -> tuple[int, int]:
-    """(kernels, bytes) of one batch, by the compiler's own account. Compiles anew: about half a minute."""
-    augment, arguments = (
-        DeviceAugmenter(size, size, [size], config, compile=True),
-        made_batch(size, batch, masks, device),
-    )
-    torch._dynamo.reset()
-    metrics.reset()
-    log = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")  # it counts bytes only when it tells them
-    level, silent = log.level, logging.NullHandler()
-    log.setLevel(logging.INFO)
-    log.addHandler(silent)
-    propagates, log.propagate = log.propagate, False
-    try:
-        with inductor.patch(force_disable_caches=True):
-            augment(*arguments)
-    finally:
-        log.setLevel(level)
-        log.removeHandler(silent)
-        log.propagate = propagates
-    return sum(elements > 0 for _, elements in metrics.nodes_num_elem), metrics.num_bytes_accessed
 
 
 def cost(
@@ -102,24 +71,21 @@ def cost(
     """
     config, device = config or AugmentationConfig(), torch.device(device)
     pixels = batch * size**2
-    kernels, touched = eager_cost(size, batch, masks, config, device)
-    compiled, touched_compiled = compiled_cost(size, batch, masks, config, device)
+    kernels, touched = operations(size, batch, masks, config, device)
     floor = (3 + masks) * (1 + 4) + 3 * 4
     return {
         "size": size,
         "batch": batch,
         "masks": masks,
-        "kernels_eager": kernels,
-        "kernels_compiled": compiled,
-        "bytes_per_pixel_eager": round(touched / pixels, 1),
-        "bytes_per_pixel": round(touched_compiled / pixels, 1),
+        "kernels": kernels,
+        "bytes_per_pixel": round(touched / pixels, 1),
         "floor_bytes_per_pixel": floor,
-        "floor_fraction_estimate": round(floor * pixels / touched_compiled, 4) if touched_compiled else math.nan,
+        "floor_fraction_estimate": round(floor * pixels / touched, 4),
     }
 
 
 def main() -> None:
-    flags = parser("kernels and bytes of the torch backend, eager and compiled")
+    flags = parser("kernels and bytes of the kornia backend")
     flags.add_argument("--size", type=int, nargs="+", default=[64, 256])
     flags.add_argument("--batch", type=int, default=32)
     flags.add_argument("--masks", type=int, default=3)

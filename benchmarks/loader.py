@@ -8,7 +8,7 @@ The whole, rows ``end_to_end``, by state:
                     --cold-faces a side, the drawn ones linked under other names
     warm            the store is there and mapped
     warm_uint8      the same, batches handed on as bytes: what the CPU does where a GPU makes the floats
-    cache_gpu       --cache gpu: the store in the device's memory; without a GPU that is torch's on the CPU
+    cache_gpu       --cache gpu: the store in the device's memory; without a GPU that is kornia's on the CPU
     cache_off       --cache off: every batch is decoded
 ``device`` says where batches end: with a GPU there are rows of both kinds, and the peer's are on the CPU either way.
 The files are in the system's page cache throughout.
@@ -79,14 +79,14 @@ ON_CPU = (
     WARM,
     Way("warm_uint8"),
     Way("cache_gpu", "gpu"),
-    Way("cache_gpu", "gpu", "torch"),
+    Way("cache_gpu", "gpu", "kornia"),
     Way("cache_off", "off"),
 )
 ON_GPU = (
     Way("warm", device="cuda"),
-    Way("warm", "host", "torch", "cuda"),
-    Way("cache_gpu", "gpu", "torch", "cuda"),
-    Way("cache_off", "off", "torch", "cuda"),
+    Way("warm", "host", "kornia", "cuda"),
+    Way("cache_gpu", "gpu", "kornia", "cuda"),
+    Way("cache_off", "off", "kornia", "cuda"),
 )
 
 
@@ -125,7 +125,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
-        batch_collate = Collate(augment, way.backend == "torch", MASK_NAMES, device=device)
+        batch_collate = Collate(augment, way.backend == "kornia", MASK_NAMES, device=device)
     feed = make_feed(way.cache_mode, sets, sampler, device, way.backend, no_log)
     return TrainLoader(feed, sampler, batch_collate, AugmentationConfig(), size, schedule=schedule)
 

@@ -45,8 +45,8 @@ class Line:
 
 
 LINES = (
-    Line("GPU, faces in its memory", "torch", "cache_gpu", "cuda", GREEN, "D", True),
-    Line("GPU, faces in host memory", "torch", "warm", "cuda", PURPLE, "v", False),
+    Line("GPU, faces in its memory", "kornia", "cache_gpu", "cuda", GREEN, "D", True),
+    Line("GPU, faces in host memory", "kornia", "warm", "cuda", PURPLE, "v", False),
     Line("warm, handed on as uint8", "opencv", "warm_uint8", "cpu", SKY, "^", True),
     Line("warm, float32", "opencv", "warm", "cpu", BLUE, "o", False),
     Line("first epoch, decoding included", "opencv", "cold", "cpu", ORANGE, "s", True),

@@ -7,8 +7,8 @@ import platform
 import torch
 
 from pipelines.run.run_state import versions
-from swapfast.augment.kernels.jit import numba_problem
 from swapfast.device import pick_backend, pick_device
+from swapfast.requirements import import_problem
 from swapfast.system import available_cores, total_memory
 
 
@@ -36,7 +36,8 @@ def examine() -> dict:
         "memory_gib": memory_gib() and round(memory_gib(), 1),
         "gpus": gpus(),
         "versions": have,
-        "numba_problem": numba_problem(),
+        "numba_problem": import_problem("numba"),
+        "kornia_problem": import_problem("kornia"),
         "will_use": {
             "decoder": "DALI on the CPU" if have["dali"] else "OpenCV",
             "augmentation": pick_backend("auto", device),
@@ -62,5 +63,10 @@ def describe(report: dict) -> str:
         lines.append(
             f"note       Numba cannot run ({report['numba_problem']}): --backend opencv, -M and `swapfast augment` "
             "need it; `pip install -U numba`"
+        )
+    if report["kornia_problem"]:
+        lines.append(
+            f"note       kornia cannot run ({report['kornia_problem']}): --backend kornia and `evaluate --test` need "
+            "it; `pip install -U kornia`"
         )
     return "\n".join(lines)

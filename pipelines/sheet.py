@@ -14,7 +14,6 @@ from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
 from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
-from swapfast.augment.kernels.jit import check_numba
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
@@ -23,6 +22,7 @@ from swapfast.faces.matching import LandmarkMatcher
 from swapfast.files import check_new_file, real_path, write_file
 from swapfast.preview.contact import contact_sheet
 from swapfast.printing import shown_name
+from swapfast.requirements import check_import
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -48,7 +48,7 @@ class SheetRequest:
 
 def check_request(request: SheetRequest) -> None:
     """Raise SwapfastError naming the flag of an impossible request."""
-    check_numba("swapfast augment")
+    check_import("Numba", "swapfast augment")
     check_new_file(request.out, "-o/--out", SUFFIXES)
     for folder in (request.folder, request.landmarks_folder or request.folder):
         if real_path(folder) in real_path(request.out).parents:

@@ -119,15 +119,15 @@ class RunConfig(Config):
     )
     compile: bool = option(
         False,
-        "Compile the model and, with the torch backend, the augmentation by torch: a slower start, faster steps.",
+        "Compile the model by torch: a slower start, faster steps.",
         flag="--compile",
     )
     backend: str = option(
         "auto",
-        "What augments faces: opencv, on the CPU; torch, on the device; auto, the one that is faster there.",
-        choices=("auto", "opencv", "torch"),
+        "What augments faces: opencv, on the CPU; kornia, on the device; auto, the one that is faster there.",
+        choices=("auto", "opencv", "kornia"),
         flag="--backend",
-        former={"device": "torch"},
+        former={"torch": "kornia", "device": "kornia"},
     )
     lr_finder: bool = option(
         False,

@@ -246,16 +246,16 @@ def test_ctrl_c_with_nobody_left_to_read(faces, tmp_path, device):
 
 
 @pytest.mark.slow
-def test_the_torch_backend_trains(faces, tmp_path, run):
-    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 3, "--backend", "torch"))
-    assert code == 0 and "torch augmentation" in out, err
+def test_the_kornia_backend_trains(faces, tmp_path, run):
+    code, out, err = run(*_train(faces, tmp_path / "m", "-i", 3, "--backend", "kornia"))
+    assert code == 0 and "kornia augmentation" in out, err
 
 
 def test_former_names_are_taken_with_a_note(faces, tmp_path, run):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 1, "--backend", "device", "--cache", "device"))
-    assert code == 0 and "torch augmentation" in out and "cache: gpu" in out, err
+    assert code == 0 and "kornia augmentation" in out and "cache: gpu" in out, err
     assert err.splitlines() == [
-        "swapfast: --backend device is called torch now",
+        "swapfast: --backend device is called kornia now",
         "swapfast: --cache device is called gpu now",
     ]
 
@@ -764,7 +764,7 @@ def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_warping_to_landmarks_trains(faces, tmp_path, run, backend):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 2, "-M", "--backend", backend))
     assert code == 0 and "done: 2 iterations" in out, err

@@ -12,6 +12,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from kornia.color import lab_to_rgb, rgb_to_lab
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -115,7 +116,7 @@ def sets(tmp_path_factory) -> list[TrainSet]:
 
 def _loader(sets) -> TrainLoader:
     sampler = Sampler(1, tuple(map(len, sets)), FACES)
-    collate = Collate(make_augmenter("torch", 64, 64, (64,), META), True, MASK_NAMES, "bgr", META)
+    collate = Collate(make_augmenter("kornia", 64, 64, (64,), META), True, MASK_NAMES, "bgr", META)
     return TrainLoader(DeviceFeed(sets, META), sampler, collate, AugmentationConfig(), 64)
 
 
@@ -148,6 +149,13 @@ def test_a_batch_takes_two_copies_and_no_answer(sets):
             batch = loader.batch(step)
         assert batch.inputs[0].shape == (FACES, 3, 64, 64) and batch.inputs[0].is_meta
         assert watch.copies == ["aten._to_copy.default"] * 2 and watch.mixed == []
+
+
+def test_kornias_lab_would_wait():
+    """Why ours stands in its place. Once this fails, kornia's own may do."""
+    with Watch() as watch:
+        lab_to_rgb(rgb_to_lab(torch.empty(FACES, 3, 64, 64, device=META)))
+    assert watch.copies == ["tensor"] * 4
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("lpips")])

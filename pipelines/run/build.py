@@ -115,8 +115,6 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
-        if backend == "torch":
-            loader.batch(plan.step)  # compiled here, where a signal interrupts it, and not in the loader's thread
     loss_line = ProgressLine() if processes.is_first else NoProgress()
     observers = make_observers(plan, sides, backend, threads, loss_line, log)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
@@ -212,10 +210,9 @@ def make_loader(
     schedule = BatchSchedule.for_training(
         cache_mode, backend, device, threads, len(sides) * sampler.batch_size * size**2
     )
-    compiles, callers = plan.config.run.compile, schedule.workers
-    augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, compiles, callers)
+    augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, schedule.workers)
     feed = make_feed(cache_mode, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
-    collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
+    collate = Collate(augment, backend == "kornia", plan.spec.masks, model.color_order, device)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
@@ -268,7 +265,7 @@ def held_out_faces(plan: Plan, sides: list[TrainSet], backend: str, threads: int
     """Return the faces to validate with, as ``backend`` makes them."""
     model, size, device = plan.model, plan.spec.size, plan.device
     augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, NO_AUGMENTATION, threads)
-    collate = Collate(augment, backend == "torch", plan.spec.masks, model.color_order, device)
+    collate = Collate(augment, backend == "kornia", plan.spec.masks, model.color_order, device)
     return HeldOut(sides, collate, size, plan.config.batch_size, warn)
 
 

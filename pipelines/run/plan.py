@@ -20,7 +20,6 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
-from swapfast.augment.kernels.jit import check_numba
 from swapfast.checkpoints.folder import Checkpoint, model_folder
 from swapfast.checkpoints.trained import load_weights
 from swapfast.checkpoints.transfer import freeze, load_weights_from
@@ -34,6 +33,7 @@ from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
 from swapfast.preview.samples import Samples
 from swapfast.processes import SINGLE_PROCESS, Processes
+from swapfast.requirements import check_import
 
 
 def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> None:
@@ -53,11 +53,12 @@ def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> Non
 
 
 def check_kernels(config: TrainConfig, device: torch.device) -> None:
-    """Raise SwapfastError where the run needs Numba and Numba cannot run."""
-    if pick_backend(config.run.backend, device) == "opencv":
-        check_numba(f"--backend {config.run.backend}", "give --backend torch")
+    """Raise SwapfastError where the run needs Numba or kornia and that cannot run."""
+    backend = pick_backend(config.run.backend, device)
+    name, other = {"opencv": ("Numba", "kornia"), "kornia": ("kornia", "opencv")}[backend]
+    check_import(name, f"--backend {config.run.backend}", f"give --backend {other}")
     if config.augmentation.warp_to_landmarks:
-        check_numba("-M/--warp-to-landmarks", "leave it out")
+        check_import("Numba", "-M/--warp-to-landmarks", "leave it out")
 
 
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:

@@ -98,7 +98,7 @@ def reconstruct(
     device = next(model.parameters()).device
     masks = needed_masks(config)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    augment = make_augmenter("torch", spec.size, model.input_size, model.output_sizes, device, NO_AUGMENTATION)
+    augment = make_augmenter("kornia", spec.size, model.input_size, model.output_sizes, device, NO_AUGMENTATION)
     collate = Collate(augment, True, masks, model.color_order, device)
     loss = loss_collator(config, model)
     sources = {side: scan_side(folders[side], config.mask.mask_type, True, progress) for side in SIDES}

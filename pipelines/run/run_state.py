@@ -65,20 +65,16 @@ def make_state(plan: Plan, sides: list[TrainSet]) -> dict:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of what a result depends on, None for what is missing.
-
-    kornia, which only tests and benchmarks compare with, is named where it is installed.
-    """
-    compared_with = {"kornia": version} if (version := package_version("kornia")) else {}
+    """Return the versions of what a result depends on, None for what is missing."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "dali": dali_version(),
+        "kornia": package_version("kornia"),
         "kornia_rs": package_version("kornia_rs"),
         "opencv": cv2.__version__,
         "numpy": np.__version__,
         "numba": package_version("numba"),
-        **compared_with,
     }
 
 

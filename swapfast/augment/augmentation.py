@@ -1,4 +1,4 @@
-"""``ImageAugmentation``: the single steps of the augmentation, for arrays (OpenCV) and tensors (torch) alike."""
+"""``ImageAugmentation``: the single steps of the augmentation, for arrays (OpenCV) and tensors (kornia) alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swapfast.augment.constants import (
     ConstantsTransform,
     ConstantsWarp,
 )
-from swapfast.augment.device import color, geometry
+from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send
 from swapfast.augment.draws import Draws, draw, flip_points, landmark_noise
@@ -47,7 +47,7 @@ class ImageAugmentation:
     seed: of those draws; two objects with the same seed and calls give the same
 
     Batches are (N, S, S, C) as in the API: uint8 arrays go through OpenCV, torch tensors (uint8, or float32 in 0..1)
-    through the torch backend's functions, and come back in the type they had.
+    through the kornia backend's functions, and come back in the type they had.
 
     Peer: draws inside each step from a hidden state and changes its arguments. Ours: a call takes its amounts from
     ``draws``, or from the seed and the number of faces before, and returns new arrays.
@@ -94,11 +94,9 @@ class ImageAugmentation:
             grids, clip_limit = draws.clahe_grid.tolist(), draws.clip_limit
             return recolor(batch, matrices, grids, Scratch(), clip_limit).copy()
 
-        largest_grid = int(draws.clahe_grid.max(initial=0))
-
         def adjust(images: Tensor) -> Tensor:
             amounts = Amounts.unpack(send(packed_amounts(draws), images.device))
-            return color.color_adjust(images, *amounts.color, largest_grid)
+            return color.color_adjust(images, *amounts.color, clahe.groups(draws))
 
         return _on_device(batch, adjust)
 
@@ -114,19 +112,14 @@ class ImageAugmentation:
         forward = self._next_draws().forward()
         if points is not None:
             points = transform_points(forward, points).astype(np.result_type(points, np.float32))
-        inverse = np.linalg.inv(forward)[:, :2]
         if isinstance(batch, np.ndarray):
-            result = np.empty_like(batch)
+            inverse, result = np.linalg.inv(forward)[:, :2], np.empty_like(batch)
             for image, matrix, out in zip(batch, inverse, result):
                 out[...] = _move_any(image, matrix)
             return result, points
 
-        matrices = geometry.relative_matrix(inverse, self.processing_size).astype(np.float32)
-
-        def move(images: Tensor) -> Tensor:
-            return geometry.read(images, geometry.affine_map(send(matrices, images.device), self.processing_size))
-
-        return _on_device(batch, move), points
+        matrices = np.ascontiguousarray(forward[:, :2], np.float32)
+        return _on_device(batch, lambda images: geometry.move(images, send(matrices, images.device))), points
 
     def random_flip(self, batch: Images, points: np.ndarray | None = None) -> tuple[Images, np.ndarray | None]:
         """Return images and points, mirrored where that is drawn.
@@ -140,7 +133,7 @@ class ImageAugmentation:
             points = flip_points(points, flags, self.processing_size)
         if isinstance(batch, np.ndarray):
             return np.where(flags[:, None, None, None], batch[:, :, ::-1], batch), points
-        return torch.where(send(flags, batch.device)[:, None, None, None], batch.flip(2), batch), points
+        return geometry.flip(batch.permute(0, 3, 1, 2), send(flags, batch.device)).permute(0, 2, 3, 1), points
 
     def warp(
         self,

@@ -122,13 +122,21 @@ class Draws:
         matrix[:, 2, 2] = 1
         return matrix
 
+    def matrix(self) -> np.ndarray:
+        """Return (N, 2, 3) float64: px of the face -> px of the target, movement and flip in one matrix."""
+        return (self._mirror() @ self.forward())[:, :2]
+
     def inverse(self) -> np.ndarray:
         """Return (N, 2, 3) float64: px of the target -> px of the face, flip and movement undone in one matrix."""
+        return (np.linalg.inv(self.forward()) @ self._mirror())[:, :2]
+
+    def _mirror(self) -> np.ndarray:
+        """Return (N, 3, 3) float64, the flip: its own inverse."""
         flip = np.zeros((len(self), 3, 3))
         flip[:, 0, 0] = np.where(self.flip, -1, 1)
         flip[:, 0, 2] = np.where(self.flip, self.size - 1, 0)
         flip[:, 1, 1] = flip[:, 2, 2] = 1
-        return (np.linalg.inv(self.forward()) @ flip)[:, :2]
+        return flip
 
     def move_points(self, points: np.ndarray) -> np.ndarray:
         """Return where points (N, ..., 2) of the faces, px (x, y), lie in the targets: moved and flipped."""

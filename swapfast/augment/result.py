@@ -13,7 +13,7 @@ from torch import Tensor
 class Augmented:
     """A batch of N augmented faces, all sides together, in BGR.
 
-    The OpenCV backend makes uint8 0..255, the torch backend float32 0..1. Images are channels_last in memory;
+    The OpenCV backend makes uint8 0..255, the kornia backend float32 0..1. Images are channels_last in memory;
     masks lie one after another, so that a single mask is a view without gaps.
     """
 

@@ -41,7 +41,7 @@ def tensors(result: Augmented) -> list[torch.Tensor]:
     return [result.feed, *result.targets, *(result.masks or [])]
 
 
-BACKENDS = ("opencv", "torch")
+BACKENDS = ("opencv", "kornia")
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_backends_agree(device, at_least, size, sizes):
     ):
         d = draw(1, np.arange(8), 0, size, config)
         a = run("opencv", device, sizes, faces, extra_masks, d).to_float()
-        b = run("torch", device, sizes, faces, extra_masks, d)
+        b = run("kornia", device, sizes, faces, extra_masks, d)
         at_least(f"{what} at {size} px: feed, dB", psnr(a.feed, b.feed.cpu(), 1), feed)
         for x, y in zip(a.targets, b.targets):
             at_least(f"{what} at {size} px: target of {x.shape[-1]} px, dB", psnr(x, y.cpu(), 1), target)
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused(device, backend):
         for case in cases:
             with pytest.raises(ValueError, match=what):
                 run(backend, device, (64, 64, [64]), *case)
-    other_backend = {"opencv": DeviceAugmenter, "torch": OpenCVAugmenter}[backend](64, 64, [64])
+    other_backend = {"opencv": DeviceAugmenter, "kornia": OpenCVAugmenter}[backend](64, 64, [64])
     with pytest.raises(ValueError, match="faces"):
         other_backend(
             *((faces, extra_masks) if backend == "opencv" else map(torch.from_numpy, (faces, extra_masks))), d

@@ -93,14 +93,14 @@ def put_back(maps: np.ndarray) -> np.ndarray:
     return np.stack([maps[:, 1].transpose(0, 2, 1), maps[:, 0].transpose(0, 2, 1)], axis=-1).astype(np.float64)
 
 
-@pytest.fixture(params=["opencv", "torch"])
+@pytest.fixture(params=["opencv", "kornia"])
 def backend(request) -> str:
     return request.param
 
 
 def maps_of(backend: str, nodes: np.ndarray, size: int, device) -> np.ndarray:
     """(N, size, size, 2) where each px reads, as a backend fills the nodes in."""
-    if backend == "torch":
+    if backend == "kornia":
         return control_map(torch.from_numpy(nodes.astype(np.float32)).to(device), size).cpu().numpy()
     weights = host_geometry.node_weights(size, nodes.shape[1])
     return np.stack([host_geometry.fill_rows(row, weights) for row in host_geometry.node_rows(nodes, weights)])
@@ -109,7 +109,7 @@ def maps_of(backend: str, nodes: np.ndarray, size: int, device) -> np.ndarray:
 def feed_of(backend: str, images: np.ndarray, draws: Draws, device) -> np.ndarray:
     """(N, size, size, 3) levels."""
     size = draws.size
-    if backend == "torch":
+    if backend == "kornia":
         result = DeviceAugmenter(size, size, [size])(torch.from_numpy(images).to(device), None, draws)
         return 255 * result.feed.permute(0, 2, 3, 1).cpu().numpy()
     with OpenCVAugmenter(size, size, [size], threads=1) as augment:
@@ -146,7 +146,7 @@ def test_map_is_the_peers_put_back_the_right_way_round(golden, device, within, m
     ours, warped = landmark_nodes(*inputs, size)
     assert warped.all()
     report(within, f"{backend} {size} px, ours", maps_of(backend, ours, size, device) - theirs, 0.16, 0.7, 4)
-    if backend == "torch":
+    if backend == "kornia":
         return  # what follows is made on the host, for both
     report(within, f"{size} px, moved by", theirs - lattice(size, size), 1.2, 3.6, 6)
 

@@ -353,13 +353,13 @@ def test_listing_and_clearing(folder, tmp_path):
 
 
 def test_where_faces_are_kept(tmp_path, device):
-    cpu = choose_cache("auto", 10**6, tmp_path / "cache", device, "torch")
+    cpu = choose_cache("auto", 10**6, tmp_path / "cache", device, "kornia")
     assert cpu[0] == ("gpu" if device.type == "cuda" else "host") and "1.0 MiB" in cpu[1]
-    assert choose_cache("off", 10**6, tmp_path, device, "torch")[0] == "off"
-    assert choose_cache("host", 10**18, tmp_path, device, "torch")[0] == "host"
-    assert choose_cache("auto", 10**18, tmp_path, device, "torch")[0] == "off", "no disk and no memory has room"
+    assert choose_cache("off", 10**6, tmp_path, device, "kornia")[0] == "off"
+    assert choose_cache("host", 10**18, tmp_path, device, "kornia")[0] == "host"
+    assert choose_cache("auto", 10**18, tmp_path, device, "kornia")[0] == "off", "no disk and no memory has room"
     with pytest.raises(SwapfastError, match="--cache gpu: the faces take"):
-        choose_cache("gpu", 10**18, tmp_path, device, "torch")
+        choose_cache("gpu", 10**18, tmp_path, device, "kornia")
 
 
 # --- prepared sets ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 
 from pipelines.collate import Collate
 from pipelines.run.build import make_augmenter
-from swapfast.augment.device import color
+from swapfast.augment.device import clahe, color
 from swapfast.augment.device.augmenter import Amounts, packed_amounts
 from swapfast.augment.draws import Draws
 from swapfast.batch import MASK_NAMES
@@ -149,7 +149,7 @@ def device_color(bgr: np.ndarray, drawn: Draws) -> np.ndarray:
     """(N, S, S, 3) bytes: what LAB in floats makes of them, CLAHE on whole levels; rounded once."""
     images = torch.from_numpy(np.ascontiguousarray(bgr)).permute(0, 3, 1, 2).float() / 255
     amounts = Amounts.unpack(torch.from_numpy(packed_amounts(drawn)))
-    adjusted = color.color_adjust(images, *amounts.color, int(drawn.clahe_grid.max()))
+    adjusted = color.color_adjust(images, *amounts.color, clahe.groups(drawn))
     return (255 * adjusted).round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -178,7 +178,7 @@ def test_the_draws_are_read_as_the_peer_meant_them(case, drawn, within):
     within("feed, levels", worst(area(np.concatenate([feed] * 2, -1), feed_size)[..., :3], theirs), 1)
 
 
-@pytest.fixture(params=["opencv", "torch"])
+@pytest.fixture(params=["opencv", "kornia"])
 def backend(request) -> str:
     return request.param
 
@@ -189,7 +189,7 @@ def batch(case, drawn, backend, device):
     name, g = case
     feed_size, sizes, order = CASES[name]
     collate = Collate(
-        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "torch", MASK_NAMES, order, device
+        make_augmenter(backend, drawn.size, feed_size, sizes, device), backend == "kornia", MASK_NAMES, order, device
     )
     items = [
         tuple((pixels, 10 * side + row) for side, pixels in enumerate(item))
@@ -298,7 +298,7 @@ def _items(rng, size: int, masks: int, sides: int = 2, rows: int = 3):
 @pytest.mark.parametrize("masks", [(), ("face",), ("eye",), ("face", "mouth"), ("eye", "mouth"), MASK_NAMES])
 def test_any_set_of_masks_finds_its_place(masks, backend, device):
     items = _items(np.random.default_rng(1), 32, len(masks))
-    collate = Collate(make_augmenter(backend, 32, 32, (16, 32), device), backend == "torch", masks, "bgr", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (16, 32), device), backend == "kornia", masks, "bgr", device)
     made = collate(items, Draws.identity(6, 32))
     assert [tuple(target.shape) for target in made.targets] == [(3, 2, 3, 16, 16), (3, 2, 3, 32, 32)]
     for row, item in enumerate(items):
@@ -317,7 +317,7 @@ def test_any_set_of_masks_finds_its_place(masks, backend, device):
 def test_a_collate_leaves_what_it_is_given_alone(backend, device):
     items = _items(np.random.default_rng(2), 32, 3)
     before = [[pixels.copy() for pixels, _ in item] for item in items]
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASK_NAMES, "rgb", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "kornia", MASK_NAMES, "rgb", device)
     d = dataclasses.replace(Draws.identity(6, 32), lab=np.full((6, 3), 0.3), flip=np.ones(6, bool))
     one, two = collate(items, d), collate(items, d)
     assert all(np.array_equal(a, b) for item, kept in zip(items, before) for (a, _), b in zip(item, kept))
@@ -326,7 +326,7 @@ def test_a_collate_leaves_what_it_is_given_alone(backend, device):
 
 def test_wrong_items_are_refused(backend, device):
     rng = np.random.default_rng(3)
-    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "torch", MASK_NAMES, "bgr", device)
+    collate = Collate(make_augmenter(backend, 32, 32, (32,), device), backend == "kornia", MASK_NAMES, "bgr", device)
     with pytest.raises(ValueError):
         collate(_items(rng, 32, 3), Draws.identity(5, 32))
     with pytest.raises(ValueError):

@@ -61,12 +61,12 @@ def make(sides, device):
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
         collate = Collate(
             make_augmenter(backend, 64, 64, (64,), device, callers=workers),
-            backend == "torch",
+            backend == "kornia",
             MASK_NAMES,
             color_order,
             device,
         )
-        feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "torch" else None)
+        feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "kornia" else None)
         config = config or AugmentationConfig()
         schedule = BatchSchedule(prefetch, workers, batches_per_call, threads)
         return TrainLoader(feed, sampler, collate, config, 64, start, matcher, schedule)
@@ -87,7 +87,7 @@ def _equal(one, two) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_tensors(one), _tensors(two), strict=True))
 
 
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_shapes_and_ranges(make, device, backend):
     batch = make(backend).batch(3)
     assert batch.step == 3 and batch.faces == 12
@@ -102,7 +102,7 @@ def test_shapes_and_ranges(make, device, backend):
     assert torch.equal(side.mask_eye[0], batch.meta.mask_eye[0][:, 1]) and side.mask_eye[0].shape == (6, 1, 64, 64)
 
 
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_with_everything_off_a_batch_is_what_the_store_holds(make, sides, backend):
     """The right face in the right place, its own masks, A first, BGR."""
     batch = make(backend, config=AugmentationConfig(**STILL)).batch(0)
@@ -125,7 +125,7 @@ def test_a_model_that_wants_rgb_gets_it_once(make):
     assert not torch.equal(bgr.targets[0], rgb.targets[0])
 
 
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_a_batch_is_a_function_of_seed_and_step(make, backend):
     straight = list(itertools.islice(make(backend), 5))
     late = list(itertools.islice(make(backend, start=3, prefetch=1), 2))
@@ -168,9 +168,9 @@ def test_batches_made_together_are_those_made_one_by_one(make, matcher, batches_
     [
         ("host", "opencv", "cpu", BatchSchedule(prefetch=0, batches_per_call=8, threads=4)),
         ("off", "opencv", "cpu", BatchSchedule(threads=1)),
-        ("host", "torch", "cpu", BatchSchedule(threads=1)),
+        ("host", "kornia", "cpu", BatchSchedule(threads=1)),
         ("host", "opencv", "cuda", BatchSchedule(workers=2, threads=4)),
-        ("gpu", "torch", "cuda", BatchSchedule(threads=4)),
+        ("gpu", "kornia", "cuda", BatchSchedule(threads=4)),
     ],
 )
 def test_when_batches_are_made(cache, backend, device, expected):
@@ -196,7 +196,7 @@ def test_the_two_backends_agree(make, at_least):
         "all": (AugmentationConfig(), 43, 38),
     }
     for name, (config, target, feed) in cases.items():
-        one, two = make("opencv", batch=32, config=config).batch(0), make("torch", batch=32, config=config).batch(0)
+        one, two = make("opencv", batch=32, config=config).batch(0), make("kornia", batch=32, config=config).batch(0)
         at_least(f"{name}: target, dB", psnr(one.targets[0], two.targets[0]), target)
         at_least(f"{name}: feed, dB", psnr(torch.cat(one.inputs), torch.cat(two.inputs)), feed)
         at_least(f"{name}: face mask, dB", psnr(one.meta.mask_face[0], two.meta.mask_face[0]), 55)
@@ -212,7 +212,7 @@ def test_an_error_while_making_a_batch_reaches_the_trainer(make):
 # --- warp to landmarks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_warping_to_landmarks_changes_the_feed_alone(make, matcher, backend):
     plain, warped = make(backend).batch(2), make(backend, matcher=matcher).batch(2)
     assert torch.equal(plain.targets[0], warped.targets[0])
@@ -251,7 +251,7 @@ def test_faces_that_cannot_be_warped_are_counted_and_fed_as_they_are(make, sides
 def _feeds(sides, device, cache, backend="opencv"):
     """The same faces from a mapped file, from the device and from DALI, batch for batch."""
     stored = [cached_store(cache, one.spec, one.source).store for one in sides]
-    to_device = device if backend == "torch" else None
+    to_device = device if backend == "kornia" else None
     mapped = [dataclasses.replace(one, store=store) for one, store in zip(sides, stored)]
     return {
         "host": lambda sets, sampler: HostFeed(mapped, to_device),
@@ -262,7 +262,7 @@ def _feeds(sides, device, cache, backend="opencv"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_gpu_host_and_off_give_the_same_bits(make, sides, device, tmp_path, backend):
     """Over two epochs of the smaller side (9 faces, 6 a step), started anew in the middle, and backwards."""
     expected = [make(backend).batch(step) for step in range(4)]
@@ -484,7 +484,7 @@ def test_a_timelapse_that_cannot_be_written_is_refused_before_the_run(sides, tmp
 # --- from folders -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_a_loader_of_folders_gives_what_its_parts_give(made_faces, make, device, backend):
     """With the names of the API, in its order; ``get_loader`` and ``iter`` are one."""
     folders, config = [made_faces / "a", made_faces / "b"], TrainConfig(batch_size=6, seed=7)

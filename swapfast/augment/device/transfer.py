@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import cache, wraps
 
 import numpy as np
 import torch
@@ -25,24 +25,15 @@ def send_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-@lru_cache(maxsize=64)
-def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return (len(values),) on ``device``: sent on first use and cached, not to be written to."""
-    return torch.tensor(values, dtype=dtype).to(device)
-
-
 def table(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
     """Turn a function of plain values to an array into one of the same values and a device to a tensor.
 
-    The tensor is made and sent on first use and cached; it is not to be written to. The cache is a plain dictionary,
-    because ``torch.compile`` takes what is in one for an input, and looks behind ``lru_cache``.
+    The tensor is made and sent on first use and cached; it is not to be written to.
     """
-    tensors: dict[tuple, Tensor] = {}
 
+    @cache
     @wraps(make)
     def on_device(*values) -> Tensor:
-        if values not in tensors:
-            tensors[values] = torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
-        return tensors[values]
+        return torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
 
     return on_device

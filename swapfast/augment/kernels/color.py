@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 from numba import types
 
-from swapfast.augment.device.color import FROM_XYZ, LUMINANCE, STEPS, TO_XYZ, WHITE, levels_of_luminance
 from swapfast.augment.kernels.jit import inline, kernel, read
+from swapfast.augment.lab import FROM_XYZ, LUMINANCE, STEPS, TO_XYZ, WHITE, levels_of_luminance
 
 BLOCK = 256  # px: 32 x 32, the smallest face, is four of them
 

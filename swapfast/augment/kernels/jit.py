@@ -1,4 +1,4 @@
-"""Numba for the kernels of this folder: how they are compiled, and what is said where it cannot run.
+"""Numba for the kernels of this folder: how they are compiled.
 
 The first import of a kernel file compiles it, which takes some seconds. Numba keeps the result beside the file or in
 the user's cache folder.
@@ -11,37 +11,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 
-from swapfast.errors import SwapfastError
+from swapfast.requirements import check_import
 
 HOST_KERNELS = ("color", "copies", "maps", "masks")  # of the OpenCV backend; "nodes" serves every backend
-
-
-@lru_cache(maxsize=1)
-def numba_problem() -> str | None:
-    """Return why Numba cannot run here, or None where it can. The first call imports it, which takes 0.4 s."""
-    try:
-        importlib.import_module("numba")
-    except (ImportError, OSError) as error:  # missing, made for another NumPy, or without its LLVM
-        return " ".join(str(error).split()).rstrip(".")
-    return None
-
-
-def check_numba(user: str, alternative: str = "") -> None:
-    """Raise SwapfastError where Numba cannot run.
-
-    user: what needs it, a flag and its value
-    alternative: what to do instead of installing it
-    """
-    problem = numba_problem()
-    if problem is not None:
-        way_out = f", or {alternative}" if alternative else ""
-        raise SwapfastError(f"{user}: needs Numba, which cannot run here ({problem}); `pip install -U numba`{way_out}")
 
 
 @lru_cache(maxsize=8)
 def load_kernels(name: str) -> ModuleType:
     """Return ``swapfast.augment.kernels.NAME``, compiled. Raises SwapfastError where Numba cannot run."""
-    check_numba("the warp to landmarks" if name == "nodes" else "augmentation by OpenCV")
+    check_import("Numba", "the warp to landmarks" if name == "nodes" else "augmentation by OpenCV")
     return importlib.import_module(f"swapfast.augment.kernels.{name}")
 
 

@@ -223,6 +223,15 @@ def test_the_two_ways_to_write_a_map_agree(within):
 # ---- properties ----------------------------------------------------------------------------------------------
 
 
+def test_gradients_pass_through_movement_and_warp(device):
+    d = draw(2, [0], 0, 32, AugmentationConfig(color=False))
+    images = torch.rand(1, 1, 32, 32, dtype=torch.float64, device=device, requires_grad=True)
+    matrix = torch.from_numpy(d.matrix()).to(device)
+    positions = geometry.control_map(torch.from_numpy(geometry.relative(d.control_grid(), 32)).to(device), 32)
+    for function in (lambda x: geometry.move(x, matrix), lambda x: geometry.read(x, positions)):
+        assert torch.autograd.gradcheck(function, images, fast_mode=True)
+
+
 def test_no_amounts_change_nothing(device):
     faces, extra_masks = pictures(3, 96, 4), pictures(3, 96, 2).transpose(0, 3, 1, 2).copy()
     d = Draws.identity(3, 96)

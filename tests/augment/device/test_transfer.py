@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from swapfast.augment.augmentation import ImageAugmentation
 from swapfast.augment.device.augmenter import DeviceAugmenter
-from swapfast.augment.device.transfer import constant, send
+from swapfast.augment.device.transfer import send, table
 from swapfast.augment.draws import draw
 
 
@@ -69,7 +69,6 @@ def test_what_is_sent_arrives(device):
         arrived = send(amounts, device)
         assert arrived.device.type == device.type
         np.testing.assert_array_equal(arrived.cpu().numpy(), amounts, strict=True)
-    cached = constant((1.0, 0.1), device, torch.float64)
-    assert cached.tolist() == [1.0, 0.1] and cached.dtype == torch.float64
-    assert constant((1.0, 0.1), device, torch.float64) is cached
-    assert constant((1.0, 0.1), device, torch.float32).dtype == torch.float32
+    ramp = table(lambda length: np.arange(length, dtype=np.float32)[::-1])
+    assert ramp(3, device).tolist() == [2, 1, 0] and ramp(3, device).device.type == device.type
+    assert ramp(3, device) is ramp(3, device) and len(ramp(4, device)) == 4

@@ -37,7 +37,7 @@ def sets(made_faces):
 
 def _held_out(sets, device, backend="opencv", batch=2):
     augment = make_augmenter(backend, 64, 64, (64,), device, NO_AUGMENTATION)
-    return HeldOut(sets, Collate(augment, backend == "torch", MASK_NAMES, "bgr", device), 64, batch)
+    return HeldOut(sets, Collate(augment, backend == "kornia", MASK_NAMES, "bgr", device), 64, batch)
 
 
 def _tensors(held):
@@ -47,7 +47,7 @@ def _tensors(held):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["opencv", "torch"])
+@pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_they_are_the_faces_held_out_and_not_augmented(sets, device, backend):
     seen = {0: [], 1: []}
     for side, batch in _held_out(sets["host"], device, backend):

@@ -1,4 +1,4 @@
-"""Where Numba cannot run, what needs it says so in one line, and what does not need it runs."""
+"""Where Numba or kornia cannot run, what needs it says so in one line, and what does not need it runs."""
 
 from __future__ import annotations
 
@@ -37,20 +37,31 @@ def reason(request) -> str:
     return REASONS[request.param]
 
 
+def _train(made_faces: Path) -> list[str]:
+    faces = ["-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "--no-logs", "--device", "cpu", "-b", "2"]
+    return ["train", *faces, "-i", "1"]
+
+
 @pytest.fixture(scope="module")
 def results(reason, made_faces, tmp_path_factory) -> dict[str, tuple[int, str, str]]:
     folder = tmp_path_factory.mktemp("no numba")
     (folder / "numba.py").write_text(f"raise ImportError({reason!r})\n")
-    faces = ["-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "--no-logs", "--device", "cpu", "-b", "2"]
-    train = ["train", *faces, "-i", "1"]
+    train = _train(made_faces)
     requests = {
         "opencv": [*train, "-m", str(folder / "opencv"), "--backend", "opencv"],
         "auto": [*train, "-m", str(folder / "auto")],
-        "landmarks": [*train, "-m", str(folder / "landmarks"), "--backend", "torch", "-M"],
+        "landmarks": [*train, "-m", str(folder / "landmarks"), "--backend", "kornia", "-M"],
         "sheet": ["augment", str(made_faces / "a"), "-o", str(folder / "sheet.png")],
         "doctor": ["doctor"],
-        "torch": [*train, "-m", str(folder / "torch"), "--backend", "torch"],
+        "kornia": [*train, "-m", str(folder / "kornia"), "--backend", "kornia"],
     }
+    results = _answers(folder, requests)
+    assert not any((folder / name).exists() for name in ("opencv", "auto", "landmarks", "sheet.png"))
+    return results
+
+
+def _answers(folder: Path, requests: dict[str, list[str]]) -> dict[str, tuple[int, str, str]]:
+    """Return what the requests give where the modules in ``folder`` stand before the installed ones."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -61,15 +72,14 @@ def results(reason, made_faces, tmp_path_factory) -> dict[str, tuple[int, str, s
         cwd=folder,
     )
     assert run.returncode == 0, run.stderr
-    assert not any((folder / name).exists() for name in ("opencv", "auto", "landmarks", "sheet.png"))
     return json.loads(run.stdout)
 
 
 @pytest.mark.parametrize(
     ("name", "flag", "way_out"),
     [
-        ("opencv", "--backend opencv", "give --backend torch"),
-        ("auto", "--backend auto", "give --backend torch"),
+        ("opencv", "--backend opencv", "give --backend kornia"),
+        ("auto", "--backend auto", "give --backend kornia"),
         ("landmarks", "-M/--warp-to-landmarks", "leave it out"),
         ("sheet", "swapfast augment", "`pip install -U numba`"),
     ],
@@ -88,6 +98,27 @@ def test_the_doctor_tells(results, reason):
     assert reason.rstrip(".") in note and "pip install -U numba" in note
 
 
-def test_the_torch_backend_trains_without_it(results):
-    code, _, err = results["torch"]
+def test_the_kornia_backend_trains_without_it(results):
+    code, _, err = results["kornia"]
     assert code == 0, err
+
+
+def test_what_needs_kornia_says_so_in_one_line(made_faces, tmp_path):
+    """And OpenCV's backend trains without it; a former name says so too."""
+    (tmp_path / "kornia.py").write_text("raise ImportError(\"No module named 'kornia'\")\n")
+    train = _train(made_faces)
+    requests = {
+        "kornia": [*train, "-m", str(tmp_path / "model"), "--backend", "kornia"],
+        "torch": [*train, "-m", str(tmp_path / "model"), "--backend", "torch"],
+        "doctor": ["doctor"],
+        "opencv": [*train, "-m", str(tmp_path / "opencv"), "--backend", "opencv"],
+    }
+    results = _answers(tmp_path, requests)
+    for name, lines in (("kornia", 1), ("torch", 2)):
+        code, out, err = results[name]
+        assert code == 2 and not out and len(err.splitlines()) == lines
+        assert re.search(r"--backend kornia: needs kornia, .*No module named 'kornia'.*give --backend opencv\n$", err)
+    assert not (tmp_path / "model").exists()
+    (note,) = [line for line in results["doctor"][1].splitlines() if line.startswith("note       kornia")]
+    assert results["doctor"][0] == 0 and "pip install -U kornia" in note
+    assert results["opencv"][0] == 0, results["opencv"][2]
