@@ -66,6 +66,9 @@ def main() -> int:
     if not scripts:
         print(f"there are no scripts in {CASES}")
         return 1
+    for number, handler in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}.items():
+        if signal.getsignal(number) == signal.SIG_IGN:  # nohup and the background of a shell: scripts would inherit it
+            signal.signal(number, handler)
     codes = []
     for script in scripts:
         start = time.monotonic()
