@@ -218,15 +218,28 @@ def _in_processes(task: Callable, items: Sequence, workers: int, stall_s: float)
     except BaseException:
         # It would wait for a worker whose read never returns; and where its own thread was refused, it never had one
         # that could tell the workers to leave.
-        pool.shutdown(wait=False, cancel_futures=True)
-        end_processes([process for process in multiprocessing.active_children() if process not in earlier])
+        abandon_pool(pool, earlier)
         raise
     finally:
         _task = None
     pool.shutdown()
 
 
-def end_processes(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+def abandon_pool(pool: ProcessPoolExecutor, earlier: set[multiprocessing.process.BaseProcess]) -> None:
+    """End a pool whose results are no longer wanted, and its processes: the children that are not among ``earlier``.
+
+    The pool's own thread may be reading what a worker was writing as it was killed. It would read for ever, and Python
+    would wait for it at the end of the program: this process must not hold the other end of that pipe open.
+    """
+    results = getattr(pool, "_result_queue", None)
+    pool.shutdown(wait=False, cancel_futures=True)
+    _end_processes([process for process in multiprocessing.active_children() if process not in earlier])
+    writer = getattr(results, "_writer", None)
+    if writer is not None:
+        writer.close()
+
+
+def _end_processes(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
     """Give worker processes a moment to end what they have begun, and kill those that do not."""
     end = time.monotonic() + PATIENCE_S
     for process in processes:

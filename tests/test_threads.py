@@ -177,3 +177,32 @@ def test_workers_that_work_are_waited_for():
         return os.getpid() != parent
 
     assert all(on_all_cores(task, range(64), workers=2, stall_s=1.0))
+
+
+# A worker stops in the middle of the pipe's message that holds its results, and is killed there.
+CUT_OFF = """
+import os, signal
+from multiprocessing.connection import Connection
+from swapfast.system import on_all_cores
+parent = os.getpid()
+def send_half(self, message):
+    os.write(self.fileno(), bytes(message)[: len(message) // 2])
+    os.kill(os.getpid(), signal.SIGSTOP)
+def task(number):
+    if number >= 8 and os.getpid() != parent:
+        Connection._send = send_half
+    return b"result"
+try:
+    for number, result in enumerate(on_all_cores(task, range(64), workers=2)):
+        if number == 7:
+            raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_worker_that_is_killed_within_a_result_keeps_nobody_from_leaving():
+    result = subprocess.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "stopped\n", "")

@@ -24,7 +24,7 @@ import numpy as np
 
 from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
 from swapfast.files import code_of, not_a_folder, real_path
-from swapfast.system import available_cores, end_processes, start_worker
+from swapfast.system import abandon_pool, available_cores, start_worker
 from swapfast.threads import is_thread_refused, note_refusal
 
 from .identity import draw_identities
@@ -204,8 +204,7 @@ def _drawn_by_processes(jobs: list[_Job], workers: int) -> Iterator[Scene]:
     try:
         yield from pool.map(_draw, jobs, chunksize=_CHUNK)
     except RuntimeError:  # without its own thread it waits for the workers for ever
-        pool.shutdown(wait=False, cancel_futures=True)
-        end_processes([process for process in multiprocessing.active_children() if process not in earlier])
+        abandon_pool(pool, earlier)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -295,8 +295,11 @@ def test_of_two_writers_of_one_set_the_first_wins(small_set, tmp_path):
 def test_stopped_while_writing(heads, tmp_path, number):
     process = _started(heads, tmp_path / "sets" / "set")
     _writes(process, tmp_path / "sets" / "set")
-    process.send_signal(number)
-    assert process.communicate(timeout=60)[0] == "stopped\n" and process.returncode == 0
+    try:
+        process.send_signal(number)
+        assert process.communicate(timeout=60)[0] == "stopped\n" and process.returncode == 0
+    finally:
+        process.kill()
     assert list(tmp_path.iterdir()) == []
 
 
