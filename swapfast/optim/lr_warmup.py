@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 class WarmupScheduler:
@@ -13,14 +14,24 @@ class WarmupScheduler:
     warm-up. A step that is left out, for a loss or gradient that
     is not finite, counts too.
     last_epoch: the last step that was made, counted from 0 (torch's word); -1 for none. The rates the optimizer has
-    when this is made are the base ones.
+    when this is made are the base ones. tensor_device: keep the rates in float32 scalars there, written in place, as
+    fused optimizers take them and a CUDA graph needs them; by default they are numbers.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        last_epoch: int = -1,
+        tensor_device: torch.device | str | None = None,
+    ) -> None:
         self.optimizer = optimizer
         self.steps = steps
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch + 1
+        self._tensors: list[Tensor] | None = None
+        if tensor_device is not None:
+            self._tensors = [torch.zeros((), device=tensor_device) for _ in self.base_lrs]
         self._apply()
 
     def get_lr(self) -> list[float]:
@@ -45,5 +56,8 @@ class WarmupScheduler:
         self._apply()
 
     def _apply(self) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
+        rates: list[float] | list[Tensor] = self.get_lr()
+        if self._tensors is not None:
+            rates = [tensor.fill_(rate) for tensor, rate in zip(self._tensors, self.get_lr(), strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate

@@ -113,7 +113,12 @@ class Optimizer:
         )
         self._device = next(iter(self._parameters.values())).device
         self._on_device = getattr(self._torch, "_step_supports_amp_scaling", False)  # torch's name for found_inf
-        self._warmup = WarmupScheduler(self._torch, warmup_steps)
+        keeps_rate_there = self._on_device and self._device.type == "cuda"
+        for settings in self._torch.param_groups if keeps_rate_there else ():
+            settings["capturable"] = True  # their counters lie on the device already, being fused
+        self._warmup = WarmupScheduler(
+            self._torch, warmup_steps, tensor_device=self._device if keeps_rate_there else None
+        )
         self._scaler = LossScaler(self._device) if mixed_precision else None
         self._clip: GradClip | None = None
         if config.gradient_clipping != "none":
@@ -126,16 +131,14 @@ class Optimizer:
         self.rollbacks = 0
         self._configured = config.learning_rate
         self._collected = 0  # losses whose gradients wait for the rest of their step
-        self._lost = self._no()  # whether one of them was not finite
+        # Whether one of them was not finite. torch.tensor(False) would wait for a GPU.
+        self._lost = torch.zeros((), dtype=torch.bool, device=self._device)
         self._moved: list[str] = []  # names of the weights that had a gradient in the last step
-
-    def _no(self) -> Tensor:
-        return torch.zeros((), dtype=torch.bool, device=self._device)  # torch.tensor(False) would wait for a GPU
 
     @property
     def learning_rate(self) -> float:
         """The step size in use: during warm-up, that of the next step."""
-        return self._torch.param_groups[0]["lr"]
+        return self._warmup.get_lr()[0]
 
     @property
     def base_rate(self) -> float:
@@ -154,7 +157,7 @@ class Optimizer:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` (a scalar) to the weights', as its share of a mean over the accumulation."""
         bad = ~loss.detach().isfinite()
-        self._lost = self._lost | bad
+        self._lost |= bad
         self.report = {"nonfinite/loss": bad}
         if self.accumulation > 1:
             loss = loss / self.accumulation
@@ -173,7 +176,7 @@ class Optimizer:
         if self._collected < self.accumulation:
             return
         # A loss is one process' own, and all must leave out the same step.
-        self._lost = self.processes.any_on_devices(self._lost)
+        lost = self.processes.any_on_devices(self._lost)
         with_gradient = {name: p for name, p in self._parameters.items() if p.grad is not None}
         self._moved = list(with_gradient)
         gradients = [p.grad for p in with_gradient.values() if p.grad is not None]
@@ -182,15 +185,15 @@ class Optimizer:
             norms = norms / self._scaler.scale
         norm = torch.linalg.vector_norm(norms)
         bad = ~norm.isfinite()
-        self._report(norm, norms, bad)
-        self._apply(norm, bad | self._lost, gradients, list(with_gradient.values()))
+        self._report(norm, norms, bad, lost)
+        self._apply(norm, bad | lost, gradients, list(with_gradient.values()))
         if self._scaler is not None:
-            self._scaler.update(bad & ~self._lost)
+            self._scaler.update(bad & ~lost)
         self._warmup.step()
         self._start_over()
 
-    def _report(self, norm: Tensor, norms: Tensor, bad: Tensor) -> None:
-        broken = bad & ~self._lost
+    def _report(self, norm: Tensor, norms: Tensor, bad: Tensor, lost: Tensor) -> None:
+        broken = bad & ~lost
         if self._scaler is not None:
             broken = broken & self._scaler.exhausted  # else it is an overflow of float16 and no surprise
         first = norms.nan_to_num(nan=torch.inf, posinf=torch.inf).argmax()
@@ -198,7 +201,7 @@ class Optimizer:
             "gradient/norm": norm,
             "nonfinite/gradient": broken,
             "nonfinite/parameter": first,
-            "nonfinite/step": broken | self._lost,
+            "nonfinite/step": broken | lost,
         }
 
     def _apply(self, norm: Tensor, skip: Tensor, gradients: list[Tensor], parameters: list[Parameter]) -> None:
@@ -231,7 +234,7 @@ class Optimizer:
     def _start_over(self) -> None:
         self._torch.zero_grad(set_to_none=True)
         self._collected = 0
-        self._lost = self._no()
+        self._lost.zero_()
 
     def set_lr(self, lr: float) -> None:
         """Use step size ``lr`` from here on; what is left of a warm-up leads up to it."""
@@ -275,6 +278,7 @@ class Optimizer:
         """Follow a model that has been moved to ``device``."""
         state = self.state_dict()
         self._device = torch.device(device)
+        self._lost = self._lost.to(device)
         if self._clip is not None:
             self._clip.to(device)
         if self._scaler is not None:
@@ -294,8 +298,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that a run needs to go on bit for bit: averages, counters, gradients that wait, history, scale.
 
-        The tensors are those in use, not copies. Of several processes all must ask, where gradients wait: they are
-        given as the mean, which is what all can go on from.
+        Averages and gradients are those in use, not copies. Of several processes all must ask, where gradients wait:
+        they are given as the mean, which is what all can go on from.
         """
         state = {
             f"{name}.{quantity}": value
@@ -306,7 +310,7 @@ class Optimizer:
         state["@rate"] = torch.tensor([self._configured, self.rollbacks], dtype=torch.float64)
         if self._collected:
             state["@collected"] = torch.tensor([self._collected, self.accumulation])
-            state["@lost"] = self.processes.any_on_devices(self._lost)
+            state["@lost"] = self.processes.any_on_devices(self._lost.clone())
             waiting = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
             waiting = self.processes.mean_over_processes(waiting)
             state |= {f"{name}.waiting_grad": gradient for name, gradient in waiting.items()}
@@ -318,7 +322,7 @@ class Optimizer:
         """Restore what ``state_dict`` gave; SwapfastError where it belongs to other weights or lacks entries.
 
         Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
-        of past roll-backs where another rate is configured.
+        of past roll-backs where another rate is configured. Tensors that exist already and fit are written in place.
         """
         counters = {key: value for key, value in state.items() if key.startswith("@")}
         waiting: dict[str, Tensor] = {}
@@ -338,7 +342,8 @@ class Optimizer:
             # They are as many times too large as the loss was: that may have changed with --precision.
             scale = 1.0 if self._scaler is None else float(self._scaler.scale)
             waiting = {name: g * (scale / float(counters.get("@scaler.scale", 1.0))) for name, g in waiting.items()}
-            self._collected, self._lost = collected, counters["@lost"].to(self._device, copy=True)
+            self._collected = collected
+            self._lost.copy_(counters["@lost"])
             for name, gradient in waiting.items():
                 self._parameters[name].grad = gradient
         self._warmup.go_to(int(counters.get("@steps", 0)))
@@ -352,22 +357,49 @@ class Optimizer:
             name, _, quantity = key.rpartition(".")
             if name not in indices or (value.ndim and value.shape != self._parameters[name].shape):
                 raise SwapfastError(f"the stored optimizer state belongs to another model: it has {key!r}")
-            parameter = self._parameters[name]
-            if value.shape == parameter.shape:
-                # Files know no memory format, and the fused kernel walks weights and averages side by side.
-                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-            else:
-                value = value.clone()
             if quantity == "waiting_grad":
-                waiting[name] = value
+                waiting[name] = _copy_like(self._parameters[name], value)
             else:
                 by_index.setdefault(indices[name], {})[quantity] = value
         names, quantities = list(self._parameters), set().union(*by_index.values())
         for index, stored in by_index.items():
             if missing := sorted(quantities - stored.keys()):
                 raise _lacking(f"{names[index]}.{missing[0]}")
+        if not self._overwrite_averages(by_index):
+            self._replace_averages(by_index)
+
+    def _overwrite_averages(self, by_index: dict[int, dict[str, Tensor]]) -> bool:
+        """Copy averages and counters into those in use; False, and nothing done, where these are others."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for index, parameter in enumerate(self._parameters.values()):
+            in_use, stored = self._torch.state.get(parameter, {}), by_index.get(index, {})
+            if in_use.keys() != stored.keys():
+                return False
+            pairs += [(in_use[quantity], value) for quantity, value in stored.items()]
+            if any(average.ndim and average.device != parameter.device for average in in_use.values()):
+                return False
+        if any(average.shape != value.shape for average, value in pairs):
+            return False
+        for average, value in pairs:
+            average.copy_(value)
+        return True
+
+    def _replace_averages(self, by_index: dict[int, dict[str, Tensor]]) -> None:
+        parameters = list(self._parameters.values())
+        copies = {
+            index: {quantity: _copy_like(parameters[index], value) for quantity, value in stored.items()}
+            for index, stored in by_index.items()
+        }
         groups = self._torch.state_dict()["param_groups"]
-        self._torch.load_state_dict({"state": by_index, "param_groups": groups})
-        for parameter, averages in zip(self._parameters.values(), map(by_index.get, range(len(self._parameters)))):
-            if averages and "mu_product" in averages:  # of nadam: the host reads it, and torch has moved it away
-                self._torch.state[parameter]["mu_product"] = averages["mu_product"].cpu()
+        self._torch.load_state_dict({"state": copies, "param_groups": groups})
+        for index, averages in copies.items():
+            if "mu_product" in averages:  # of nadam: the host reads it, and torch has moved it away
+                self._torch.state[parameters[index]]["mu_product"] = averages["mu_product"].cpu()
+
+
+def _copy_like(parameter: Parameter, value: Tensor) -> Tensor:
+    """Return a copy of ``value``, where it has the weight's shape with its device and memory format."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    # Files know no memory format, and the fused kernel walks weights and averages side by side.
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -134,6 +134,31 @@ def test_warm_up_goes_on_where_it_was():
     assert WarmupScheduler(torch_optimizer, 0).get_lr() == [1.0]
 
 
+def test_rates_in_tensors_are_written_in_place(within):
+    """As fused optimizers on CUDA have them; fused Adam takes them on a CPU too."""
+    numbers, tensors = Toy("cpu"), Toy("cpu")
+    plain, there = (torch.optim.Adam(toy.parameters(), lr=0.5, fused=True) for toy in (numbers, tensors))
+    schedules = WarmupScheduler(plain, 4), WarmupScheduler(there, 4, tensor_device="cpu")
+    address = there.param_groups[0]["lr"].data_ptr()
+    for step in range(7):
+        if step == 5:
+            for schedule in schedules:
+                schedule.set_base(0.3)
+        if step == 6:
+            for schedule in schedules:
+                schedule.go_to(1)
+        rate = there.param_groups[0]["lr"]
+        assert rate.data_ptr() == address and float(rate) == np.float32(plain.param_groups[0]["lr"])
+        for toy, optimizer, schedule in zip((numbers, tensors), (plain, there), schedules):
+            optimizer.zero_grad()
+            toy.loss(_gradients(step)).backward()
+            optimizer.step()
+            schedule.step()
+    apart = max((a - b).abs().max().item() for a, b in zip(numbers.parameters(), tensors.parameters()))
+    # The rates are rounded to float32 once, and weights below 4 seven times on each side.
+    within("weights", apart, 7 * (0.5 + 2 * 4) * ROUNDING)
+
+
 def _adabelief_64(start, gradients, lr, betas, eps, decay, amsgrad):
     """The paper's algorithm 2 with RAdam's rectification, plainly, for one array."""
     weight, mean, variance, largest = start.astype(np.float64), 0.0, 0.0, 0.0
@@ -240,6 +265,39 @@ def test_state_goes_out_and_in_to_the_bit(name, method, device):
         ours, theirs = straight.state_dict(), resumed.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(value.cpu(), theirs[key].cpu()) for key, value in ours.items())
+
+
+def _addresses(optimizer) -> dict[str, int]:
+    """Where all lies that a step reads and writes beside weights and gradients."""
+    state = {key: value for key, value in optimizer.state_dict().items() if key[0] != "@" and "waiting" not in key}
+    history, scaler = optimizer._clip.history, optimizer._scaler
+    state |= {"lost": optimizer._lost, "scale": scaler.scale, "good_steps": scaler._good_steps}
+    state |= {"ring": history._ring, "sorted": history._sorted, "seen": history._seen}
+    return {name: tensor.data_ptr() for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+def test_state_stays_where_it_lies(name, device):
+    """A CUDA graph goes on reading and writing there, whatever has been restored in between."""
+    config = OptimizerConfig(
+        optimizer=name, gradient_clipping="autoclip", autoclip_history=4, gradient_accumulation=2, amsgrad=True
+    )
+    toy = Toy(device)
+    optimizer = Optimizer(toy, config, mixed_precision=True, warmup_steps=3)
+    _train(toy, optimizer, range(2))
+    addresses = _addresses(optimizer)
+    _train(toy, optimizer, range(2, 7))  # the last of which waits for the rest of its step
+    state = {key: value.clone() for key, value in optimizer.state_dict().items()}
+    assert _addresses(optimizer) == addresses
+    _train(toy, optimizer, range(7, 12))
+    optimizer.load_state_dict(state)
+    assert _addresses(optimizer) == addresses
+    restored = optimizer.state_dict()
+    assert restored.keys() == state.keys() and all(torch.equal(restored[key], value) for key, value in state.items())
+    optimizer.roll_back(state)
+    _train(toy, optimizer, range(3))
+    optimizer.set_lr(1e-3)
+    assert _addresses(optimizer) == addresses
 
 
 def test_accumulated_gradients_are_a_mean(device, within):
