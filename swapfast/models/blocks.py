@@ -13,17 +13,36 @@ class SameConv(nn.Conv2d):
     """A convolution whose output is its input's size divided by the stride, as Keras' padding 'same'.
 
     With stride 2 and an even input Keras pads one pixel less before than after, so torch's symmetric padding
-    would shift the picture by a pixel against a model trained there.
+    would shift the picture by a pixel against a model trained there. Where both edges are equal the convolution pads
+    for itself: the same sums, and neither a launch nor a copy of the picture for it.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride)
         total = kernel - stride
         self.edges = (total // 2, total - total // 2) * 2
+        self.pads_itself = total % 2 == 0
+        super().__init__(inputs, outputs, kernel, stride, padding=total // 2 if self.pads_itself else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, outputs, H / stride, W / stride) of ``x`` (N, inputs, H, W)."""
-        return super().forward(F.pad(x, self.edges))
+        return super().forward(x if self.pads_itself else F.pad(x, self.edges))
+
+
+class PixelShuffle(nn.PixelShuffle):
+    """torch's, but that a picture in channels_last stays so on every device, by one copy.
+
+    torch's own does that on a CPU only: elsewhere it writes NCHW, and each convolution that follows turns it back.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (N, C, r H, r W) of ``input`` (N, C r r, H, W), with r the factor."""
+        if not input.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(input)
+        factor = self.upscale_factor
+        count, channels, height, width = input.shape
+        blocks = input.permute(0, 2, 3, 1).view(count, height, width, channels // factor**2, factor, factor)
+        shape = (count, factor * height, factor * width, channels // factor**2)
+        return blocks.permute(0, 1, 4, 2, 5, 3).reshape(shape).permute(0, 3, 1, 2)
 
 
 def down(inputs: int, outputs: int, kernel: int = 5) -> nn.Sequential:
@@ -33,7 +52,7 @@ def down(inputs: int, outputs: int, kernel: int = 5) -> nn.Sequential:
 
 def up(inputs: int, outputs: int) -> nn.Sequential:
     """Return what doubles the size: convolution to four times the channels, leaky ReLU, pixel shuffle."""
-    return nn.Sequential(SameConv(inputs, 4 * outputs, 3), nn.LeakyReLU(LEAK), nn.PixelShuffle(2))
+    return nn.Sequential(SameConv(inputs, 4 * outputs, 3), nn.LeakyReLU(LEAK), PixelShuffle(2))
 
 
 class Unflatten(nn.Module):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
 from swapfast.models import MODELS, build_model
+from swapfast.models.blocks import PixelShuffle, SameConv
 from swapfast.models.keras import from_keras, to_keras
 from swapfast.models.original import original
 from swapfast.models.registry import ModelEntry
@@ -35,6 +37,45 @@ def test_a_swap_to_nobody_or_of_other_pictures_is_refused():
         model.swap(torch.zeros(1, 3, 64, 64), to="c")
     with pytest.raises(SwapfastError, match=r"images of shape \(1, 3, 32, 32\): tiny takes \(N, 3, 64, 64\)"):
         model.swap(torch.zeros(1, 3, 32, 32), to="a")
+
+
+def _out_and_gradients(function, picture, *weights):
+    picture = picture.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = function(picture)
+    generator = torch.Generator().manual_seed(2)
+    slope = torch.randn(out.shape, generator=generator).to(out.device)
+    return out.detach(), torch.autograd.grad(out, (picture, *weights), slope)
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (3, 2), (5, 2)])
+def test_a_convolution_pads_as_keras_does(kernel, stride, device, within):
+    """Both ways give the same sums; only a GPU may take them by another algorithm."""
+    torch.manual_seed(1)
+    conv = SameConv(8, 16, kernel, stride).to(device, memory_format=torch.channels_last)
+    picture = torch.randn(2, 8, 16, 16).to(device, memory_format=torch.channels_last)
+
+    def padded_before(x):
+        return F.conv2d(F.pad(x, conv.edges), conv.weight, conv.bias, stride)
+
+    ours, gradients = _out_and_gradients(conv, picture, conv.weight, conv.bias)
+    plain, expected = _out_and_gradients(padded_before, picture, conv.weight, conv.bias)
+    assert ours.shape == (2, 16, 16 // stride, 16 // stride)
+    assert conv.pads_itself == (stride == 1)
+    # Sums of at most 16 * 25 products for a pixel, and of 2 * 16 * 16 for a weight: each addition rounds by 2^-24 of
+    # the sum, which is below 100 here.
+    within("output", (ours - plain).abs().max(), 400 * 100 * 2**-24)
+    for name, gradient, wanted in zip(("picture", "weight", "bias"), gradients, expected):
+        within(name, (gradient - wanted).abs().max(), 512 * 100 * 2**-24)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle_is_torchs_and_keeps_the_layout(memory_format, factor, device):
+    picture = torch.rand(2, 5 * factor**2, 4, 6).to(device, memory_format=memory_format)
+    ours, (gradient,) = _out_and_gradients(PixelShuffle(factor), picture)
+    plain, (expected,) = _out_and_gradients(torch.nn.PixelShuffle(factor), picture)
+    assert torch.equal(ours, plain) and torch.equal(gradient, expected)
+    assert ours.is_contiguous(memory_format=memory_format)
 
 
 @pytest.mark.slow
