@@ -117,8 +117,7 @@ def measure(processes: Processes, device: str, model_name: str, per_side: int, r
 
     def step() -> None:
         trainer.train_one_batch()
-        processes.any_on_hosts(False)
-        processes.any_on_hosts(False, False)
+        processes.any_on_hosts(False, False, False)
 
     reset_peak()
     for _ in range(2):

@@ -168,6 +168,16 @@ def stop_on_the_last(processes, folder):
     return trainer.step, bool(trainer.run.stop)
 
 
+def count_exchanges(processes, folder):
+    """How many more times the hosts speak in a run of ten steps than in one of four."""
+    counts = []
+    for iterations in (4, 10):
+        before = processes.host._get_sequence_number_for_group()
+        _trainer(processes, folder / str(iterations), iterations).train()
+        counts.append(processes.host._get_sequence_number_for_group() - before)
+    return counts[1] - counts[0]
+
+
 def find_rate(processes, folder):
     trainer = _trainer(processes, folder, 50)
     finder = LearningRateFinder(trainer, steps=12, start_lr=1e-5, folder=folder / f"found{processes.rank}")
@@ -338,6 +348,11 @@ def test_a_request_to_one_stops_all_at_the_same_step(tmp_path):
     stopped = together(3, stop_on_the_last, tmp_path)
     assert stopped == [(4, True)] * 3
     assert CheckpointFolder(tmp_path / "model0").steps() == [4]
+
+
+@pytest.mark.slow
+def test_hosts_speak_once_a_step(tmp_path):
+    assert together(2, count_exchanges, tmp_path) == [6, 6]
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ class Trainer:
         self._meter = SpeedMeter()
         self._shown_at = float("-inf")  # when the loss line was last shown
         self._skipped = SkippedSteps()
+        self._stops = False  # whether all stop now
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -122,7 +123,8 @@ class Trainer:
         if self.run.nan == "rollback" and self.run.saved_step is None:
             self.save()  # something to go back to
         try:
-            while not self.exit_early and not self.asked_to_stop():
+            self._stops = self.asked_to_stop()
+            while not self.exit_early and not self._stops:
                 try:
                     self.train_one_step()
                 except StopIteration:
@@ -155,9 +157,7 @@ class Trainer:
         self.stop.training = True  # from here on there is something to save
         values = step_values(losses) | self.optimizer.report
         self._pending.add(self.step, time.time(), self._ordinals, values, {"learning_rate": rate})
-        # Fetching and saving are done together; when, one decides.
-        is_late = time.perf_counter() - self._shown_at >= self.run.progress.interval_s
-        shows, saves = self.processes.any_on_hosts(is_late, self.stop.save_asked())
+        shows, saves = self._agree()
         if shows or self.exit_early:
             is_first = self._shown_at < 0  # a person wants to see at once that it goes
             self._show_losses(wait=self.exit_early or is_first)  # may go back to a checkpoint: then more is to do
@@ -171,6 +171,18 @@ class Trainer:
                 observer.on_view(viewer)
             if do_timelapse:
                 observer.on_timelapse(self.step)
+        if self.processes.world == 1:
+            self._stops = bool(self.stop)  # what was asked for while observers worked
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Return whether to show losses and to save, and note whether to stop: what one asks for, all do.
+
+        One exchange for all three: at steps of a millisecond a second one would cost as much as the gradients'.
+        """
+        is_late = time.perf_counter() - self._shown_at >= self.run.progress.interval_s
+        shows, saves, stops = self.processes.any_on_hosts(is_late, self.stop.save_asked(), bool(self.stop))
+        self._note_stop(stops)
+        return shows, saves
 
     def train_one_batch(self) -> list[BatchLoss]:
         """Move the weights by the next batch; return the losses of side A, B, ... still on the device.
@@ -232,10 +244,13 @@ class Trainer:
 
     def asked_to_stop(self) -> bool:
         """Return whether any process is asked to stop, so that all stop at the same step. Every process must call."""
-        if self.processes.any_on_hosts(bool(self.stop))[0]:
+        return self._note_stop(self.processes.any_on_hosts(bool(self.stop))[0])
+
+    def _note_stop(self, stops: bool) -> bool:
+        self._stops = stops
+        if stops:
             self.stop.request("another process")
-            return True
-        return False
+        return stops
 
     def _end(self, error: BaseException | None = None) -> None:
         try:
