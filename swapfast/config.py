@@ -122,6 +122,11 @@ class RunConfig(Config):
         "Compile the model by torch: a slower start, faster steps.",
         flag="--compile",
     )
+    deterministic: bool = option(
+        False,
+        "Compute the same bits each time on a GPU too, more slowly; on a CPU it is so anyway.",
+        flag="--deterministic",
+    )
     backend: str = option(
         "auto",
         "What augments faces: opencv, on the CPU; kornia, on the device; auto, the one that is faster there.",
@@ -477,8 +482,8 @@ class TrainConfig(Config):
     )
     precision: str = option(
         "auto",
-        "What the model computes in: auto (bf16 on a GPU that has it, else fp32), fp32, bf16, or fp16 with a scaled "
-        "loss. The weights are kept in fp32.",
+        "What the model computes in: auto (bf16 on a GPU that has it, else fp32), fp32 (no TF32 in it), bf16, or fp16 "
+        "with a scaled loss. The weights are kept in fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
         flag="--precision",
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import torch
 
 from swapfast.errors import SwapfastError
@@ -36,3 +39,35 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def set_products(precision: str, device: torch.device) -> None:
+    """Let 'fp32' mean products of float32 on a GPU, in convolutions too.
+
+    torch rounds the factors of convolutions to TF32, of 10 bits, where nobody says otherwise. Whoever wants speed takes
+    bf16, which is the default there. Of the other precisions nothing is changed.
+    """
+    if device.type != "cuda" or precision != "fp32":
+        return
+    if not hasattr(torch.backends.cudnn, "conv"):  # before torch 2.9
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        return
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    for backend in backends:  # RNNs too: torch refuses to tell what cuDNN does where the two differ
+        backend.fp32_precision = "ieee"
+
+
+def set_deterministic(device: torch.device) -> None:
+    """Let a GPU compute the same bits from the same numbers each time, which a CPU does anyway.
+
+    Call it before the first product: cuBLAS reads its variable once. An operation that has no such algorithm is named
+    by a warning of torch and runs all the same.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    switches: Any = torch.utils.deterministic
+    switches.fill_uninitialized_memory = False  # no step reads what it has not written

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from swapfast.device import set_deterministic
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
 
@@ -37,6 +39,7 @@ def device(request) -> torch.device:
     name = request.config.getoption("--device")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.exit("--device cuda: torch sees no CUDA device", returncode=2)
+    set_deterministic(torch.device(name))  # Adam makes of a sum's last bit a whole step
     return torch.device(name)
 
 

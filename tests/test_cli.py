@@ -210,6 +210,7 @@ def _start(faces: Path, model: Path, device) -> subprocess.Popen:
         *map(str, _train(faces, model, "-i", 100_000)),
         "--device",
         device.type,
+        "--deterministic",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "[#" not in process.stdout.readline():

@@ -40,7 +40,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import trained_state
-from swapfast.device import pick_backend
+from swapfast.device import pick_backend, set_deterministic, set_products
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.table import index_path
@@ -85,6 +85,9 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         *changed_faces(plan.checkpoint, state["data"], plan.known.remarks),
     ):
         log(line)
+    set_products(plan.precision, device)
+    if config.run.deterministic:
+        set_deterministic(device)
     model = plan.model.to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
     if plan.checkpoint is not None:

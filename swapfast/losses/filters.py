@@ -86,8 +86,9 @@ def _products() -> tuple[Any, ...]:
     """Return torch's switches for the products a filter is made of, on GPUs and on CPUs; none before torch 2.9."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return ()
-    cpu: Any = torch.backends.mkldnn  # its ``conv`` is not in torch's types
-    return torch.backends.cuda.matmul, cpu.matmul, cpu.conv
+    cpu: Any = torch.backends.mkldnn  # of neither is ``conv`` in torch's types
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn.conv, cpu.matmul, cpu.conv
 
 
 def _product_precision() -> list[str] | str:

@@ -402,7 +402,8 @@ def test_the_precision_of_products_is_left_as_it_was(device):
     """However it was set: torch's older way to ask refuses to answer after the newer way to set."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         pytest.skip("torch before 2.9 has one way only")
-    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    on_cpu, on_gpu = torch.backends.mkldnn, torch.backends
+    kinds = on_gpu.cuda.matmul, on_gpu.cudnn.conv, on_cpu.matmul, on_cpu.conv
     original = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
@@ -410,7 +411,7 @@ def test_the_precision_of_products_is_left_as_it_was(device):
         image = torch.rand(1, 3, 32, 32, device=device, requires_grad=True)
         for name in ("ssim", "gmsd"):  # products, windows
             get_loss(name).function(torch.zeros_like(image), image).mean().backward()
-        assert [kind.fp32_precision for kind in kinds] == ["tf32"] * 3
+        assert [kind.fp32_precision for kind in kinds] == ["tf32"] * 4
     finally:
         for kind, precision in zip(kinds, original):
             kind.fp32_precision = precision
