@@ -8,7 +8,9 @@ The runs are built as ``swapfast train`` builds them, on made-up faces whose cac
     live        steps with live augmentation beside the same steps on one fixed batch, in turns: slower is the median of
                 the pairs, 0.05 for 5 %, slower_iqr its quartiles. cpu_ms is what all threads used. Other --threads: of
                 torch, for the step
-    compiled    on a GPU: steps of a compiled run beside an eager one of the same precision; faster is their ratio
+    graphed, compiled, both
+                on a GPU: steps by CUDA graphs, of a compiled model, or both, beside steps of the same precision whose
+                operations are launched one by one; faster is their ratio. host_ms is what the host does for a step
     logging     the share of the time that logs and loss lines cost at their interval and the preview at its own
     start       from the request to the end of the first step in a new process, imports apart, when caches exist
 """
@@ -62,7 +64,7 @@ class Setup:
     device: str
     precision: str
 
-    def open(self, name: str, logs: bool = False, compiled: bool = False) -> Trainer:
+    def open(self, name: str, logs: bool = False, compiled: bool = False, graphed: bool = True) -> Trainer:
         """A run of a new model, ready for its first step."""
         run = RunConfig(
             input_a=str(self.folder / "faces" / "a"),
@@ -73,6 +75,7 @@ class Setup:
             cache_dir=str(self.folder / "cache"),
             logs=logs,
             compile=compiled,
+            cuda_graph="auto" if graphed else "off",
         )
         model = ModelConfig(name=self.model)
         config = TrainConfig(run=run, model=model, batch_size=self.batch, precision=self.precision)
@@ -160,14 +163,14 @@ class _Watched:
 
 def parts(setup: Setup, steps: int) -> dict:
     """The row of a step's parts: medians."""
-    with opened(setup, "parts") as trainer:
+    with opened(setup, "parts", graphed=False) as trainer:
         for _ in range(WARM_UP):
             trainer.train_one_step()
         watch = Stopwatch(torch.device(setup.device).type == "cuda")
         trainer.batches = _Watched(trainer.batches, watch)
         trainer._forward = watch.around("forward", trainer._forward)
-        trainer.optimizer.backward = watch.around("backward", trainer.optimizer.backward)
-        trainer.optimizer.step = watch.around("optimizer", trainer.optimizer.step)
+        trainer.optimizer.add_gradients = watch.around("backward", trainer.optimizer.add_gradients)
+        trainer.optimizer.move_weights = watch.around("optimizer", trainer.optimizer.move_weights)
         reset_peak()
         seconds = [timed(trainer.train_one_step) for _ in range(steps)]
         row = summary(Timing(seconds, peak_mib()), 2 * setup.batch, name="parts", **setup.labels(trainer))
@@ -213,13 +216,29 @@ def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
         return rows
 
 
-def compiled(setup: Setup, steps: int, pairs: int) -> dict:
-    """The row of a compiled run beside an eager one."""
-    with opened(setup, "eager") as eager, opened(setup, "compiled", compiled=True) as fast:
+FASTER = {"graphed": {}, "compiled": {"compiled": True, "graphed": False}, "both": {"compiled": True}}
+
+
+def faster(setup: Setup, name: str, steps: int, pairs: int) -> dict:
+    """The row of one of FASTER beside a run that launches operation by operation."""
+    with opened(setup, f"eager_{name}", graphed=False) as eager, opened(setup, name, **FASTER[name]) as fast:
         seconds_of = {trainer: [_block(trainer, steps)[0] for _ in range(pairs + 1)][1:] for trainer in (eager, fast)}
         timing = Timing(seconds_of[fast], peak_mib())
-        row = summary(timing, 2 * setup.batch, name="compiled", steps_each=steps, **setup.labels(fast))
+        row = summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(fast))
+        fast.batches = itertools.repeat(next(fast.batches))
+        row["host_ms"] = round(1000 * _launch_seconds(fast, steps), 4)
         return row | {"faster": round(statistics.median(a / b for a, b in zip(seconds_of[eager], seconds_of[fast])), 4)}
+
+
+def _launch_seconds(trainer: Trainer, steps: int) -> float:
+    """Seconds until the host is done with a step, whose batch is there, and may begin the next one."""
+    seconds = []
+    for _ in range(steps):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        trainer.train_one_batch()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
 
 
 def logging(setup: Setup, steps: int, repeats: int) -> dict:
@@ -294,7 +313,7 @@ def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
     finally:
         torch.set_num_threads(default)
     if setup.device == "cuda":
-        rows.append(compiled(setup, block, pairs))
+        rows += [faster(setup, name, block, pairs) for name in FASTER]
     rows.append(logging(setup, logged, repeats))
     rows.append(start(setup, repeats))
     return rows

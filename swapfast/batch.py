@@ -50,22 +50,24 @@ class BatchMeta:
     mask_eye: list[Tensor] | None = None
     mask_mouth: list[Tensor] | None = None
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> BatchMeta:
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchMeta:
+        """Return the masks of what ``function`` makes of each."""
+
         def mapped(masks: list[Tensor] | None) -> list[Tensor] | None:
             return None if masks is None else [function(mask) for mask in masks]
 
         return BatchMeta(mapped(self.mask_face), mapped(self.mask_eye), mapped(self.mask_mouth))
 
     def __getitem__(self, side: int) -> BatchMeta:
-        return self._map(lambda mask: mask[:, side])
+        return self.map(lambda mask: mask[:, side])
 
     def faces(self, rows: slice) -> BatchMeta:
         """Return views of the masks of those faces."""
-        return self._map(lambda mask: mask[rows])
+        return self.map(lambda mask: mask[rows])
 
     def to(self, device: str | torch.device) -> BatchMeta:
         """Return the masks on ``device``."""
-        return self._map(lambda mask: mask.to(device, non_blocking=True))
+        return self.map(lambda mask: mask.to(device, non_blocking=True))
 
 
 @dataclass
@@ -92,12 +94,18 @@ class Batch:
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on ``device``; copies from pinned memory do not wait."""
 
-        def move(tensors: list[Tensor]) -> list[Tensor]:
-            return [tensor.to(device, non_blocking=True) for tensor in tensors]
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return dataclasses.replace(
-            self, inputs=move(self.inputs), targets=move(self.targets), meta=self.meta.to(device)
-        )
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch of what ``function`` makes of each tensor."""
+        inputs, targets = ([function(tensor) for tensor in tensors] for tensors in (self.inputs, self.targets))
+        return dataclasses.replace(self, inputs=inputs, targets=targets, meta=self.meta.map(function))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All its tensors: inputs, targets, masks."""
+        masks = (self.meta.mask_face, self.meta.mask_eye, self.meta.mask_mouth)
+        return [*self.inputs, *self.targets, *(mask for sizes in masks for mask in sizes or ())]
 
     def split(self, count: int) -> list[Batch]:
         """Return the batches of ``count`` steps, whose faces lie in this one step after step.

@@ -122,6 +122,13 @@ class RunConfig(Config):
         "Compile the model by torch: a slower start, faster steps.",
         flag="--compile",
     )
+    cuda_graph: str = option(
+        "auto",
+        "Launch each step on a GPU as one CUDA graph: auto, where that can be; on, or refuse to begin; off, one "
+        "operation at a time.",
+        choices=("auto", "on", "off"),
+        flag="--cuda-graph",
+    )
     deterministic: bool = option(
         False,
         "Compute the same bits each time on a GPU too, more slowly; on a CPU it is so anyway.",

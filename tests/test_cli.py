@@ -537,6 +537,12 @@ def test_a_wrong_request_is_one_clear_line(case, faces, tmp_path, run):
     assert sorted(tmp_path.rglob("*")) == files, "nothing is written, not even a folder"
 
 
+def test_cuda_graphs_are_refused_on_a_cpu(faces, tmp_path, run):
+    code, _, err = run(*_train(faces, tmp_path / "model", "-i", 1, "--device", "cpu", "--cuda-graph", "on"))
+    assert code == 2 and err == "swapfast: --cuda-graph on: a CPU has none; give --cuda-graph auto\n"
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
     """Beside the model or elsewhere, of the preview's faces or of others; a run that goes on adds to it."""

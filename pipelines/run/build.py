@@ -54,6 +54,7 @@ from swapfast.processes import Processes
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores
 from swapfast.training.core_watch import CoreWatch
+from swapfast.training.graphed import CudaGraphs
 from swapfast.training.observers import Observer
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
@@ -95,8 +96,9 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
             trained_state(model, processes.broadcast_tensors(plan.checkpoint.tensors)["optimizer"])
         )
     frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
+    graphs = ", a CUDA graph a step" if plan.uses_cuda_graph else ""
     log(
-        f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}, "
+        f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}{graphs}, "
         f"batch {config.batch_size} per side"
     )
     sampler = Sampler(
@@ -135,7 +137,18 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         progress=loss_line,
         stop=stop,
     )
-    return Trainer(model, plan.loss, optimizer, loader, run, plan.step, plan.precision, processes, config.batch_size)
+    return Trainer(
+        model,
+        plan.loss,
+        optimizer,
+        loader,
+        run,
+        plan.step,
+        plan.precision,
+        processes,
+        config.batch_size,
+        CudaGraphs(device) if plan.uses_cuda_graph else None,
+    )
 
 
 def make_sides(plan: Plan, backend: str, log: Log, progress: ProgressFactory) -> tuple[str, list[TrainSet]]:

@@ -34,6 +34,7 @@ from swapfast.models.summary import summary
 from swapfast.preview.samples import Samples
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.requirements import check_import
+from swapfast.training.graphed import pick_cuda_graph
 
 
 def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> None:
@@ -98,6 +99,7 @@ def plan_run(
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_multipliers(config, request.changes)
     check_kernels(config, device)
+    pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
     look = config.preview
     masks = needed_masks(config)
     samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)

@@ -18,6 +18,7 @@ from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
 from swapfast.processes import SINGLE_PROCESS, Processes
+from swapfast.training.graphed import pick_cuda_graph
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Plan:
     def precision(self) -> str:
         """What the model computes in: 'fp32', 'bf16' or 'fp16'."""
         return pick_precision(self.config.precision, self.device)
+
+    @property
+    def uses_cuda_graph(self) -> bool:
+        """Whether to make a CUDA graph of a step; SwapfastError where it is asked for and cannot be."""
+        config = self.config
+        return pick_cuda_graph(config.run.cuda_graph, self.device, config.optimizer, self.processes.world)
 
     @property
     def only_graph(self) -> bool:

@@ -40,12 +40,18 @@ class BatchLoss:
 
     def to_cpu(self) -> BatchLoss:
         """Return the values detached and on the CPU. Waits for the device."""
+        return self._map(lambda value: value.detach().cpu())
 
-        def move(outputs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-            return [{name: value.detach().cpu() for name, value in output.items()} for output in outputs]
+    def detach(self) -> BatchLoss:
+        """Return the values without what made them."""
+        return self._map(Tensor.detach)
 
-        mask = None if self.mask is None else self.mask.detach().cpu()
-        return dataclasses.replace(self, unweighted=move(self.unweighted), weighted=move(self.weighted), mask=mask)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> BatchLoss:
+        def mapped(outputs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+            return [{name: function(value) for name, value in output.items()} for output in outputs]
+
+        mask = None if self.mask is None else function(self.mask)
+        return dataclasses.replace(self, unweighted=mapped(self.unweighted), weighted=mapped(self.weighted), mask=mask)
 
 
 MOST_FUNCTIONS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,16 @@ OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimi
     "nadam": lambda groups, c: torch.optim.NAdam(groups, **_usual(c), foreach=True),
     "rms-prop": _rms_prop,
 }
+
+
+HOST_FREE = ("adam", "adamw")  # those that leave a broken step out on the device
+
+
+class Phase(NamedTuple):
+    """Where a batch stands among those of which the weights make one step."""
+
+    is_first: bool
+    is_last: bool
 
 
 def get_parameter_group_ids(trainable_variables: Iterable[Parameter | tuple[str, Parameter]]) -> dict[int, Group]:
@@ -128,6 +138,8 @@ class Optimizer:
         self.processes = processes
         self.report: dict[str, Tensor] = {}
         self.finder: LearningRateFinder | None = None  # of the last search
+        self.is_searching = False  # whether a search for a learning rate is under way
+        self.generation = 0  # goes up where tensors of the state were replaced and not written in place
         self.rollbacks = 0
         self._configured = config.learning_rate
         self._collected = 0  # losses whose gradients wait for the rest of their step
@@ -154,16 +166,14 @@ class Optimizer:
         """Whether the next loss is the last one that ``step`` waits for."""
         return self._collected + 1 >= self.accumulation
 
+    @property
+    def phase(self) -> Phase:
+        """Where the next loss stands among those that are accumulated."""
+        return Phase(self._collected == 0, self.completes_step)
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` (a scalar) to the weights', as its share of a mean over the accumulation."""
-        bad = ~loss.detach().isfinite()
-        self._lost |= bad
-        self.report = {"nonfinite/loss": bad}
-        if self.accumulation > 1:
-            loss = loss / self.accumulation
-        if self._scaler is not None:
-            loss = loss * self._scaler.scale
-        loss.backward()
+        self.add_gradients(loss)
         self._collected += 1
 
     def step(self) -> None:
@@ -173,8 +183,25 @@ class Optimizer:
         were finite), 'nonfinite/parameter' (the first that has such a one, or the largest where only the norm of all
         overflows) and 'nonfinite/step' (it was left out for one of both).
         """
-        if self._collected < self.accumulation:
-            return
+        if self._collected >= self.accumulation:
+            self.move_weights()
+            self._end_step()
+
+    # ``backward`` and ``step`` in two shares: the device's can be a CUDA graph, the host's is made each time.
+
+    def add_gradients(self, loss: Tensor) -> None:
+        """Do what ``backward`` does on the device."""
+        bad = ~loss.detach().isfinite()
+        self._lost |= bad
+        self.report = {"nonfinite/loss": bad}
+        if self.accumulation > 1:
+            loss = loss / self.accumulation
+        if self._scaler is not None:
+            loss = loss * self._scaler.scale
+        loss.backward()
+
+    def move_weights(self) -> None:
+        """Do what a complete ``step`` does on the device; gradients stay until ``count_batch``."""
         # A loss is one process' own, and all must leave out the same step.
         lost = self.processes.any_on_devices(self._lost)
         with_gradient = {name: p for name, p in self._parameters.items() if p.grad is not None}
@@ -189,8 +216,36 @@ class Optimizer:
         self._apply(norm, bad | lost, gradients, list(with_gradient.values()))
         if self._scaler is not None:
             self._scaler.update(bad & ~lost)
+        self._lost.zero_()
+
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """The gradient of each weight, in one order."""
+        return [parameter.grad for parameter in self._parameters.values()]
+
+    def count_batch(self, report: dict[str, Tensor], gradients: list[Tensor | None]) -> None:
+        """Do what ``backward`` and ``step`` do on the host.
+
+        report, gradients: what there was after the device's share; a graph that is replayed writes into them, but sets
+        neither ``report`` nor any weight's ``grad``. Gradients are not looked at where the step is complete.
+        """
+        self.report = report
+        if self.completes_step:
+            self._end_step()
+            return
+        self._collected += 1
+        for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+    def _end_step(self) -> None:
         self._warmup.step()
-        self._start_over()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients that wait for the rest of their step."""
+        self._torch.zero_grad(set_to_none=True)
+        self._collected = 0
 
     def _report(self, norm: Tensor, norms: Tensor, bad: Tensor, lost: Tensor) -> None:
         broken = bad & ~lost
@@ -231,11 +286,6 @@ class Optimizer:
         finally:
             del fused.found_inf, fused.grad_scale
 
-    def _start_over(self) -> None:
-        self._torch.zero_grad(set_to_none=True)
-        self._collected = 0
-        self._lost.zero_()
-
     def set_lr(self, lr: float) -> None:
         """Use step size ``lr`` from here on; what is left of a warm-up leads up to it."""
         self._configured = lr
@@ -246,10 +296,12 @@ class Optimizer:
     def sweeping(self) -> Iterator[Callable[[float], None]]:
         """Give a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
         steps, self._warmup.steps = self._warmup.steps, 0
+        self.is_searching = True
         try:
             yield self._warmup.set_base
         finally:
             self._warmup.steps = steps
+            self.is_searching = False
 
     def find_learning_rate(
         self,
@@ -277,6 +329,7 @@ class Optimizer:
     def to(self, device: torch.device | str) -> None:
         """Follow a model that has been moved to ``device``."""
         state = self.state_dict()
+        self.generation += 1
         self._device = torch.device(device)
         self._lost = self._lost.to(device)
         if self._clip is not None:
@@ -334,7 +387,8 @@ class Optimizer:
                     part.load_state_dict(stored)
                 except KeyError as error:
                     raise _lacking(f"{prefix}{error.args[0]}") from error
-        self._start_over()
+        self.drop_gradients()
+        self._lost.zero_()
         collected, of = counters.get("@collected", torch.tensor([0, 1])).tolist()
         if collected and of == self.accumulation:
             if "@lost" not in counters:
@@ -385,6 +439,7 @@ class Optimizer:
         return True
 
     def _replace_averages(self, by_index: dict[int, dict[str, Tensor]]) -> None:
+        self.generation += 1
         parameters = list(self._parameters.values())
         copies = {
             index: {quantity: _copy_like(parameters[index], value) for quantity, value in stored.items()}

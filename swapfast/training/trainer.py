@@ -21,6 +21,7 @@ from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.stop import StalledWait, StopRequest, interruptible
 from swapfast.system import memory_in_use
+from swapfast.training.graphed import Capturing, GraphedStep, StepResult
 from swapfast.training.nonfinite import (
     MAX_ROLLBACKS,
     Faces,
@@ -72,6 +73,7 @@ class Trainer:
                 optimizer made with ``mixed_precision``
     processes   those that train this model together, each with batches of its own
     batch_size  faces a side of one step, of all processes
+    capturing   what makes a CUDA graph of a step (``CudaGraphs``), or None to launch its operations one by one
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Trainer:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         processes: Processes = SINGLE_PROCESS,
         batch_size: int | None = None,
+        capturing: Capturing | None = None,
     ) -> None:
         if batch_size is None and processes.world > 1:
             raise ValueError(f"batch_size: {processes.world} processes need to know how many faces a step has in all")
@@ -109,6 +112,10 @@ class Trainer:
         self._shown_at = float("-inf")  # when the loss line was last shown
         self._skipped = SkippedSteps()
         self._stops = False  # whether all stop now
+        self._values: dict[str, Tensor] = {}  # the last batch's scalars, for the logs
+        self._graphed: GraphedStep | None = None
+        if capturing is not None:
+            self._graphed = GraphedStep(self._compute, optimizer, capturing, self.run.progress.log)
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -153,9 +160,9 @@ class Trainer:
         batch.
         """
         rate = self.optimizer.learning_rate
-        losses = self.train_one_batch()
+        self.train_one_batch()
         self.stop.training = True  # from here on there is something to save
-        values = step_values(losses) | self.optimizer.report
+        values = self._values | self.optimizer.report
         self._pending.add(self.step, time.time(), self._ordinals, values, {"learning_rate": rate})
         shows, saves = self._agree()
         if shows or self.exit_early:
@@ -187,7 +194,8 @@ class Trainer:
     def train_one_batch(self) -> list[BatchLoss]:
         """Move the weights by the next batch; return the losses of side A, B, ... still on the device.
 
-        Raises StopIteration where there is no further batch.
+        Where steps are CUDA graphs the next one writes into the same tensors. Raises StopIteration where there is no
+        further batch.
         """
         start = time.perf_counter()
         with interruptible():
@@ -199,16 +207,29 @@ class Trainer:
         self.unwarped += batch.unwarped
         self._ordinals = self._ordinals_of_all(batch)
 
-        with self.processes.gradient_sync(self._parallel, self.optimizer.completes_step):
+        if self._graphed is None:
+            result = self._compute(batch, self.optimizer.completes_step)
+        else:
+            result = self._graphed(batch)
+        self.optimizer.count_batch(result.report, result.gradients)
+        self._values = result.values
+        self.step += 1
+        return result.losses
+
+    def _compute(self, batch: Batch, completes_step: bool) -> StepResult:
+        """Do what an iteration does on the device, all in tensors that stay where they are but for the result's."""
+        with self.processes.gradient_sync(self._parallel, completes_step):
             losses = self._forward(batch)
             total = reduce(torch.add, (loss.total for loss in losses))
             if self.processes.world > 1:
                 # Gradients become means over processes; they should be means over faces, and some have one more.
                 total = total * (self._share * self.processes.world)
-            self.optimizer.backward(total)
-        self.optimizer.step()
-        self.step += 1
-        return losses
+            self.optimizer.add_gradients(total)
+        if completes_step:
+            self.optimizer.move_weights()
+        losses = [loss.detach() for loss in losses]
+        gradients = [] if completes_step else self.optimizer.gradients
+        return StepResult(losses, step_values(losses), self.optimizer.report, gradients)
 
     def _ordinals_of_all(self, batch: Batch) -> Faces:
         """Return the ordinals of all processes' faces: whichever has a loss that is not finite, all skip the step."""

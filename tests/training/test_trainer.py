@@ -221,14 +221,14 @@ def test_a_broken_loss_stops_the_run_and_is_never_saved(tmp_path, device):
 
 def _poison_gradient(trainer, *steps):
     """One infinite gradient in each of these steps; their losses are finite."""
-    backward = trainer.optimizer.backward
+    add_gradients = trainer.optimizer.add_gradients
 
     def poisoned(loss):
-        backward(loss)
+        add_gradients(loss)
         if trainer.step in steps:
             trainer.model.encoder[2][0].weight.grad[0, 0, 0, 0] = float("inf")
 
-    trainer.optimizer.backward = poisoned
+    trainer.optimizer.add_gradients = poisoned
     return trainer
 
 
