@@ -129,6 +129,12 @@ class RunConfig(Config):
         choices=("auto", "on", "off"),
         flag="--cuda-graph",
     )
+    gradient_exchange: str = option(
+        "fp32",
+        "What several processes send each other their gradients in: fp32, or bf16 for half the bytes, of 8 bits each.",
+        choices=("fp32", "bf16"),
+        flag="--gradient-exchange",
+    )
     deterministic: bool = option(
         False,
         "Compute the same bits each time on a GPU too, more slowly; on a CPU it is so anyway.",

@@ -95,7 +95,7 @@ class Shares:
 
 def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5, stop_at=None, **given):
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
-    run = {"nan": given.pop("nan", "stop")}
+    run, exchange = {"nan": given.pop("nan", "stop")}, given.pop("exchange", "fp32")
     model = tiny().initialise(seed).to(memory_format=torch.channels_last)
     start = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
     config = OptimizerConfig(learning_rate=LEARNING_RATE, epsilon_exponent=EPSILON, **given)
@@ -116,7 +116,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     batches = Shares(processes.rank, processes.world, step, poison)
     if stop_at is not None:
         batches = _stopping(batches, run.stop, stop_at)
-    trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES)
+    trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES, exchange=exchange)
     trainer.lines, trainer.start = lines, start
     return trainer
 
@@ -305,6 +305,7 @@ SCENARIOS = {
     "autoclip": {"iterations": 6, "gradient_clipping": "autoclip"},
     "a NaN on one": {"iterations": 6, "poison": (2,), "nan": "skip"},
     "bf16": {"iterations": 3, "precision": "bf16"},
+    "gradients in bf16": {"iterations": 6, "exchange": "bf16", "gradient_accumulation": 2},
 }  # fmt: skip
 
 
@@ -320,8 +321,11 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
         assert several[0][name]["named"] == expected["named"] == (["13 to 17"] if "NaN" in name else [])
         for one in several:
             assert all(np.array_equal(several[0][name]["weights"][k], v) for k, v in one[name]["weights"].items())
-        tolerances = (BFLOAT16_TOLERANCE, 1e-3) if name == "bf16" else ()
+        tolerances = (BFLOAT16_TOLERANCE, 1e-3) if "bf16" in name else ()
         _equal(several[0][name], expected, within, f"{world} processes, {name}", *tolerances)
+        if name == "gradients in bf16":
+            apart = _difference(several[0][name]["weights"], expected["weights"], expected["start"])
+            assert apart > 3e-4, "8 bits part them by more than float32 does"
     assert not (tmp_path / "several" / "plain" / "model1").exists(), "rank 0 alone writes"
 
 

@@ -148,6 +148,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         processes,
         config.batch_size,
         CudaGraphs(device) if plan.uses_cuda_graph else None,
+        config.run.gradient_exchange,
     )
 
 

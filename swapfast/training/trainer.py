@@ -73,6 +73,7 @@ class Trainer:
                 optimizer made with ``mixed_precision``
     processes   those that train this model together, each with batches of its own
     batch_size  faces a side of one step, of all processes
+    exchange    what several processes send gradients in, 'fp32' or 'bf16'
     capturing   what makes a CUDA graph of a step (``CudaGraphs``), or None to launch its operations one by one
     """
 
@@ -88,6 +89,7 @@ class Trainer:
         processes: Processes = SINGLE_PROCESS,
         batch_size: int | None = None,
         capturing: Capturing | None = None,
+        exchange: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         if batch_size is None and processes.world > 1:
             raise ValueError(f"batch_size: {processes.world} processes need to know how many faces a step has in all")
@@ -104,7 +106,7 @@ class Trainer:
         self._batch_size = batch_size or 0  # 0 only where each batch is a whole step
         self._share = 1.0  # of a step's faces that are this process'
         self._ordinals: Faces = None  # of the last step
-        self._parallel = processes.wrap(model)
+        self._parallel = processes.wrap(model, exchange)
         self._device = next(model.parameters()).device
         self._saver = Saver(self.run, processes)
         self._pending = Pending(self.mean_over_faces)
