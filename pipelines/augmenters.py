@@ -1,12 +1,14 @@
-"""Makes the augmentation of a backend, OpenCV's or kornia's."""
+"""Makes the augmentation of a backend: OpenCV's, kornia's or Triton's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
+from swapfast.augment.fused.verified import Augment, VerifiedAugmenter
 from swapfast.config import AugmentationConfig
+from swapfast.printing import complain
 from swapfast.requirements import check_import
 
 
@@ -19,13 +21,15 @@ def make_augmenter(
     config: AugmentationConfig | None = None,
     threads: int | None = None,
     callers: int = 1,
+    warn: Callable[[str], None] = complain,
 ):
-    """Return the augmentation of ``backend``, 'opencv' or 'kornia', for batches that end on ``device``.
+    """Return the augmentation of ``backend``, 'opencv', 'kornia' or 'triton', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.
 
     threads  of OpenCV, by default one per core
     callers  how many threads call it at the same time and share OpenCV's
+    warn     prints the line that says why kornia takes Triton's place
 
     Raises SwapfastError where kornia cannot be imported.
     """
@@ -37,4 +41,13 @@ def make_augmenter(
     check_import("kornia", "augmentation by kornia")
     from swapfast.augment.device.augmenter import DeviceAugmenter
 
-    return DeviceAugmenter(processing_size, input_size, output_sizes, config)
+    composed = DeviceAugmenter(processing_size, input_size, output_sizes, config)
+    if backend == "kornia":
+        return composed
+
+    def fused() -> Augment:
+        from swapfast.augment.fused.augmenter import FusedAugmenter
+
+        return FusedAugmenter(processing_size, input_size, output_sizes, config)
+
+    return VerifiedAugmenter(fused, composed, warn)

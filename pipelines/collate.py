@@ -11,11 +11,12 @@ from torch import Tensor
 
 from swapfast.augment.device.transfer import send_tensor
 from swapfast.augment.draws import Draws
+from swapfast.augment.fused.rows import StoredRows
 from swapfast.augment.host.rows import Rows
 from swapfast.augment.result import Augmented
 from swapfast.batch import MASK_NAMES, Batch, BatchMeta
 
-Pixels = np.ndarray | Tensor | Rows
+Pixels = np.ndarray | Tensor | Rows | StoredRows
 Augment = Callable[[Pixels, Pixels, Draws], Augmented]
 
 
@@ -101,7 +102,9 @@ class Collate:
         return self.batch(np.ascontiguousarray(faces), np.ascontiguousarray(extra_masks), draws, ids)
 
 
-def _to_tensor(pixels: Pixels, device: torch.device) -> Tensor:
+def _to_tensor(pixels: Pixels, device: torch.device) -> Tensor | StoredRows:
+    if isinstance(pixels, StoredRows):
+        return pixels
     return send_tensor(pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.asarray(pixels)), device)
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from dataclasses import asdict
 
+import numpy as np
 import torch
 
+from pipelines.augmenters import make_augmenter
 from pipelines.run.run_state import versions
+from swapfast.augment.draws import draw
+from swapfast.augment.fused.verified import LEAST_DB, compare, reason
 from swapfast.device import pick_backend, pick_device
 from swapfast.requirements import import_problem
 from swapfast.system import available_cores, total_memory
@@ -26,10 +32,49 @@ def gpus() -> list[str]:
     return names
 
 
+def compare_fused(device: torch.device, size: int = 256, count: int = 64) -> dict:
+    """Return how far the fused augmentation is from kornia's, in dB, and the microseconds that both take of a batch.
+
+    size: px of the drawn-up faces. count: of them in a batch. Where the kernels cannot run, "problem" says why. Times
+    are of a GPU, its waits for the host included; None elsewhere.
+    """
+    coarse = torch.rand((count, 4, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    faces = torch.nn.functional.interpolate(coarse * 255, (size, size), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    batch = faces.permute(0, 2, 3, 1).contiguous().to(device), None, draw(0, np.arange(count), 0, size)
+    composed = make_augmenter("kornia", size, size, [size], device)
+    try:
+        from swapfast.augment.fused.augmenter import FusedAugmenter
+
+        fused = FusedAugmenter(size, size, [size])
+        comparison = compare(fused(*batch), composed(*batch))
+    except Exception as error:  # Triton, its compiler, the driver: whatever it is, it is what a user wants to know
+        return {"problem": reason(error)}
+    return {
+        "problem": None if comparison.worst >= LEAST_DB else f"differs from kornia on this card, {comparison}",
+        **asdict(comparison),
+        "triton_us": _microseconds(lambda: fused(*batch), device),
+        "kornia_us": _microseconds(lambda: composed(*batch), device),
+    }
+
+
+def _microseconds(call: Callable[[], object], device: torch.device, repeats: int = 20) -> float | None:
+    if device.type != "cuda":
+        return None
+    call()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return round(1000 * start.elapsed_time(end) / repeats, 1)
+
+
 def examine() -> dict:
     """Return what this machine has and what will be used, as plain values."""
     device = pick_device("auto")
     have = versions()
+    kornia_problem = import_problem("kornia")
     return {
         "system": platform.platform(),
         "cores": available_cores(),
@@ -37,7 +82,8 @@ def examine() -> dict:
         "gpus": gpus(),
         "versions": have,
         "numba_problem": import_problem("numba"),
-        "kornia_problem": import_problem("kornia"),
+        "kornia_problem": kornia_problem,
+        "fused_kernels": compare_fused(device) if device.type == "cuda" and kornia_problem is None else None,
         "will_use": {
             "decoder": "DALI on the CPU" if have["dali"] else "OpenCV",
             "augmentation": pick_backend("auto", device),
@@ -57,6 +103,14 @@ def describe(report: dict) -> str:
         f"versions   {versions}",
         f"will use   decode: {use['decoder']}; augment: {use['augmentation']}; train: {use['training']}",
     ]
+    fused = report["fused_kernels"]
+    if fused and fused["problem"]:
+        lines.append(f"triton     {fused['problem']}; kornia augments instead")
+    elif fused:
+        lines.append(
+            f"triton     64 faces of 256 px in {fused['triton_us']} us, kornia {fused['kornia_us']} us; apart by "
+            f"{fused['feed']:.0f} dB in the feed, {fused['target']:.0f} in targets, {fused['masks']:.0f} in masks"
+        )
     if not report["versions"]["dali"]:
         lines.append("note       DALI is missing (it has wheels for Linux only): faces are decoded by OpenCV instead")
     if report["numba_problem"]:

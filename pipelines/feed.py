@@ -1,7 +1,7 @@
 """Feeds give the bytes of a step: ``feed(step, ids)`` -> faces, extra masks, ids of all sides, A's first.
 
 HostFeed        from stores in host memory; to a GPU through two pinned buffers, on the loader's stream
-DeviceFeed      from a store in device memory, by one gather
+DeviceFeed      from a store in device memory, by one gather or none
 DecodeFeed      without a store: DALI decodes the batch
 PreparedFeed    without a store, from prepared JPEGs: DALI decodes the batch where it is augmented
 
@@ -27,6 +27,7 @@ from pipelines.fill import UNUSABLE, put_prepared
 from pipelines.sampler import Sampler
 from pipelines.store import DeviceStore
 from swapfast.augment.device.transfer import send
+from swapfast.augment.fused.rows import StoredRows
 from swapfast.augment.host.rows import Rows
 from swapfast.batch import MASK_NAMES
 from swapfast.errors import EXIT_FAILED, SwapfastError
@@ -90,16 +91,22 @@ class HostFeed:
 
 
 class DeviceFeed:
-    """Gathers batches on the device that holds the faces and augments them."""
+    """Gathers batches on the device that holds the faces and augments them.
 
-    def __init__(self, sets: Sequence[TrainSet], device: torch.device) -> None:
-        self.sets, self.device = sets, device
+    gathers: whether batches are tensors, or rows of the store for an augmentation that reads them there.
+    """
+
+    def __init__(self, sets: Sequence[TrainSet], device: torch.device, gathers: bool = True) -> None:
+        self.sets, self.device, self.gathers = sets, device, gathers
         self.store = DeviceStore([side.store for side in sets], device)
 
-    def __call__(self, step: int, ids: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         sides = zip(self.store.first, self.sets, ids, strict=True)
         rows = [first + side.rows[side_ids] for first, side, side_ids in sides]
-        return *self.store.gather(send(np.concatenate(rows), self.device)), ids
+        sent = send(np.concatenate(rows), self.device)
+        if self.gathers:
+            return *self.store.gather(sent), ids
+        return StoredRows(self.store.faces, sent), StoredRows(self.store.extra_masks, sent), ids
 
 
 class DecodeFeed:

@@ -142,7 +142,7 @@ class TrainLoader:
         """Return the loader of folders of faces or prepared sets, one per side, decoded into memory.
 
         config: gives the batch size, the seed, and what is cropped, masked and augmented.
-        backend: "opencv" or "kornia", by default the one that is faster on ``device``.
+        backend: "opencv", "kornia" or "triton", by default the one that is faster on ``device``.
         Raises SwapfastError for folders without faces, and listing every bad file.
         """
         config, device = config or TrainConfig(), torch.device(device)
@@ -156,12 +156,12 @@ class TrainLoader:
         sampler = Sampler(config.seed, tuple(map(len, sets)), config.batch_size)
         augmentation = config.augmentation
         augment = make_augmenter(backend, size, input_size, output_sizes, device, augmentation)
-        collate = Collate(augment, backend == "kornia", masks, color_order, device)
+        collate = Collate(augment, backend != "opencv", masks, color_order, device)
         matcher = None
         if augmentation.warp_to_landmarks:
             records = [side.source.folder.records for side in sets]
             matcher = LandmarkMatcher.from_records(records, size, config.crop.centering, *crop_shares(config.crop))
-        feed = HostFeed(sets, device if backend == "kornia" else None)
+        feed = HostFeed(sets, device if backend != "opencv" else None)
         return cls(feed, sampler, collate, augmentation, size, start, matcher)
 
     def get_loader(self) -> Iterator[Batch]:

@@ -103,7 +103,7 @@ def choose_cache(
     """
     size = format_bytes(needed)
     on_gpu = device.type == "cuda"
-    if requested == "gpu" or (requested == "auto" and on_gpu and backend == "kornia"):
+    if requested == "gpu" or (requested == "auto" and on_gpu and backend != "opencv"):
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
         share = DEVICE_SHARE if on_gpu else MEMORY_SHARE
         if needed * (1 if on_gpu else processes) <= share * free:
@@ -200,10 +200,10 @@ def make_feed(
     if cache_mode == "off":
         device_id = (device.index or 0) if device.type == "cuda" else None
         feed = DecodeFeed(sets, sampler, threads, device_id, warn=log)
-        return PreparedFeed(feed) if backend == "kornia" and PreparedFeed.fits(sets) else feed
+        return PreparedFeed(feed) if backend != "opencv" and PreparedFeed.fits(sets) else feed
     if cache_mode == "gpu":
-        return DeviceFeed(sets, device)
-    return HostFeed(sets, device if backend == "kornia" else None)
+        return DeviceFeed(sets, device, gathers=backend != "triton")
+    return HostFeed(sets, device if backend != "opencv" else None)
 
 
 def make_matcher(

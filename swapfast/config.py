@@ -142,8 +142,9 @@ class RunConfig(Config):
     )
     backend: str = option(
         "auto",
-        "What augments faces: opencv, on the CPU; kornia, on the device; auto, the one that is faster there.",
-        choices=("auto", "opencv", "kornia"),
+        "What augments faces: opencv, on the CPU; kornia, on the device; triton, on CUDA, by fused kernels; auto, the "
+        "fastest there.",
+        choices=("auto", "opencv", "kornia", "triton"),
         flag="--backend",
         former={"torch": "kornia", "device": "kornia"},
     )

@@ -140,7 +140,7 @@ def test_former_names_are_taken_everywhere_with_a_note(tmp_path):
         ({"SWAPFAST_BATCH_SIZE": "0"}, r"SWAPFAST_BATCH_SIZE 0: must lie within 1 and 65536"),
         ({"SWAPFAST_COMPILE": "maybe"}, r"SWAPFAST_COMPILE 'maybe': expected true or false"),
         ({"SWAPFAST_LOSS_WEIGHTS": "1, x"}, r"SWAPFAST_LOSS_WEIGHTS '1, x': expected a list, each a number"),
-        ({"SWAPFAST_BACKEND": "triton"}, r"unknown SWAPFAST_BACKEND 'triton'.*Known: auto, kornia, opencv$"),
+        ({"SWAPFAST_BACKEND": "cupy"}, r"unknown SWAPFAST_BACKEND 'cupy'.*Known: auto, kornia, opencv, triton$"),
         ({"SWAPFAST_MAX_TIME": "soon"}, r"SWAPFAST_MAX_TIME: 'soon' is no duration: give seconds or such as 3h30m"),
         (
             {"SWAPFAST_COVERAGE": "80", "SWAPFAST_CROP_COVERAGE": "90"},

@@ -227,9 +227,10 @@ def make_loader(
     schedule = BatchSchedule.for_training(
         cache_mode, backend, device, threads, len(sides) * sampler.batch_size * size**2
     )
-    augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, schedule.workers)
-    feed = make_feed(cache_mode, sides, sampler, device, backend, _warn_of(plan.processes, log), threads)
-    collate = Collate(augment, backend == "kornia", plan.spec.masks, model.color_order, device)
+    warn = _warn_of(plan.processes, log)
+    augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, schedule.workers, warn)
+    feed = make_feed(cache_mode, sides, sampler, device, backend, warn, threads)
+    collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
@@ -281,8 +282,9 @@ def _warn_of(processes: Processes, log: Log) -> Log:
 def held_out_faces(plan: Plan, sides: list[TrainSet], backend: str, threads: int, warn: Log) -> HeldOut:
     """Return the faces to validate with, as ``backend`` makes them."""
     model, size, device = plan.model, plan.spec.size, plan.device
+    backend = "kornia" if backend == "triton" else backend  # faces that nothing happens to; and one warning is enough
     augment = make_augmenter(backend, size, model.input_size, model.output_sizes, device, NO_AUGMENTATION, threads)
-    collate = Collate(augment, backend == "kornia", plan.spec.masks, model.color_order, device)
+    collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device)
     return HeldOut(sides, collate, size, plan.config.batch_size, warn)
 
 

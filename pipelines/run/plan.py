@@ -56,7 +56,7 @@ def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> Non
 def check_kernels(config: TrainConfig, device: torch.device) -> None:
     """Raise SwapfastError where the run needs Numba or kornia and that cannot run."""
     backend = pick_backend(config.run.backend, device)
-    name, other = {"opencv": ("Numba", "kornia"), "kornia": ("kornia", "opencv")}[backend]
+    name, other = ("Numba", "kornia") if backend == "opencv" else ("kornia", "opencv")
     check_import(name, f"--backend {config.run.backend}", f"give --backend {other}")
     if config.augmentation.warp_to_landmarks:
         check_import("Numba", "-M/--warp-to-landmarks", "leave it out")

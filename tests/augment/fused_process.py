@@ -13,8 +13,11 @@ import warnings
 import torch
 from torch import Tensor
 
+from pipelines.augmenters import make_augmenter
+from pipelines.doctor import compare_fused
 from swapfast.augment.fused import amounts, operators
 from swapfast.augment.fused.augmenter import FusedAugmenter
+from swapfast.augment.fused.rows import StoredRows
 
 
 def _moved(value, device: torch.device):
@@ -43,7 +46,7 @@ def _check_operators(device: torch.device) -> None:
     packed[:, 7:9] = 2
     steps, levels, light = (
         torch.from_numpy(make()).to(device)
-        for make in (amounts.steps_of_quarters, amounts.levels_of_luminance, amounts.light_of_quarters)
+        for make in (amounts.steps_of_quarters, amounts.level_bytes, amounts.light_of_quarters)
     )
     curves = torch.zeros((n, 4, 256), dtype=torch.uint8, device=device)
     colors = torch.zeros((n, size, size), dtype=torch.int32, device=device)
@@ -62,11 +65,26 @@ def _check_operators(device: torch.device) -> None:
         torch.library.opcheck(operator, arguments, test_utils=tests)
 
 
+def _check_verified(case: dict, device: torch.device) -> None:
+    """See that what compares the kernels with kornia keeps them, and that the doctor does."""
+    arguments = [_moved(case[name], device) for name in ("faces", "extra_masks", "draws")]
+    lines: list[str] = []
+    augment = make_augmenter("triton", **case["make"], device=device, warn=lines.append)
+    result, fused = augment(*arguments), FusedAugmenter(**case["make"])(*arguments)
+    rows = torch.tensor([0], device=device)
+    again = augment(StoredRows(arguments[0], rows), StoredRows(arguments[1], rows), arguments[2])
+    assert torch.equal(again.feed, result.feed) and not lines, lines
+    assert torch.equal(result.feed, fused.feed) and not torch.equal(result.feed, augment.reference(*arguments).feed)
+    report = compare_fused(device, size=32, count=1)
+    assert report["problem"] is None and min(report["feed"], report["target"], report["masks"]) > 60, report
+
+
 def main() -> None:
     cases, results, device = sys.argv[1:]
     warnings.simplefilter("ignore", RuntimeWarning)  # logarithms of what is not taken
     _check_operators(torch.device(device))
     loaded = torch.load(cases, weights_only=False)
+    _check_verified(loaded.pop("verified"), torch.device(device))
     torch.save({name: _results(case, torch.device(device)) for name, case in loaded.items()}, results)
 
 

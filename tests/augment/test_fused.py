@@ -66,11 +66,13 @@ def _cases() -> dict[str, dict]:
     )
     plain, few_tiles = AugmentationConfig(color=False), AugmentationConfig(color_clahe_max_size=2)
     landmarks = dataclasses.replace(draw(4, np.arange(2), 0, 64, plain), landmark_nodes=_shifted(64, 33))
+    one = np.arange(1)
     small = _case(32, 1, 32, [32], draw(7, [2], 0, 32, few_tiles), config=few_tiles)
     return {
         "color": _case(32, 5, 32, [32], colors, channels=3, extra=0, config=few_tiles),
         "whole": _case(64, 2, 64, [64], draw(7, np.arange(2), 0, 64)),
         "small": small | {"twice": True},
+        "verified": small | {name: small[name][one] for name in ("faces", "extra_masks")},
         "float": small | {"faces": small["faces"].float().div(255)},
         "bf16": small | {"make": small["make"] | {"dtype": torch.bfloat16}},
         "odd": _case(50, 2, 50, [50], draw(8, np.arange(2), 0, 50, plain), 3, 1, config=plain, color_order="rgb"),
@@ -213,4 +215,4 @@ def test_levels_are_those_of_opencv():
     steps = amounts.steps_of_quarters()[colors * 4]
     luminance = (steps @ [296, 2929, 871] + 2048) >> 12
     theirs = cv2.cvtColor(colors[None].astype(np.uint8), cv2.COLOR_BGR2LAB)[0, :, 0]
-    np.testing.assert_array_equal(amounts.levels_of_luminance()[luminance], theirs)
+    np.testing.assert_array_equal(amounts.level_bytes()[luminance], theirs)

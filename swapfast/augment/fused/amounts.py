@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from swapfast.augment.draws import Draws
+from swapfast.augment.lab import STEPS, levels_of_luminance
 
 # Columns of the amounts. From NODES on: x and y of every node of the feed, row by row.
 FACTOR_L, OFFSET_L, FACTOR_A, FACTOR_B, RISE_L, RISE_A, RISE_B, GRID, LIMIT, RECOLORED, MATRIX, NODES = range(12)
 NODES += 5  # the matrix has six
 BINS = 256
 QUARTERS = 4  # of a level: what ten bits of a packed pixel count, 0..1020
-STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
 
 
 def pack_amounts(draws: Draws) -> np.ndarray:
@@ -47,9 +47,6 @@ def steps_of_quarters() -> np.ndarray:
     return np.rint(light_of_quarters().astype(np.float64) * STEPS).astype(np.int32)
 
 
-def levels_of_luminance() -> np.ndarray:
+def level_bytes() -> np.ndarray:
     """Return (2041,) uint8 L of each luminance in 2040ths, to the bit as OpenCV's 8-bit conversion rounds it."""
-    luminance = np.arange(STEPS + 1) / STEPS
-    root = np.where(luminance > 216 / 24389, np.cbrt(luminance), luminance * 841 / 108 + 16 / 116)
-    # The root in 32768ths, times 296 for 2.55 * 116, less 2.55 * 16.
-    return ((np.rint(root * 2**15) * 296 - 1336934 + 2**14) // 2**15).astype(np.uint8)
+    return levels_of_luminance().astype(np.uint8)

@@ -22,7 +22,7 @@ MAX_MASKS = 4  # bytes of a word
 
 light_of_quarters = table(amounts.light_of_quarters)
 steps_of_quarters = table(amounts.steps_of_quarters)
-levels_of_luminance = table(amounts.levels_of_luminance)
+level_bytes = table(amounts.level_bytes)
 
 
 class FusedAugmenter:
@@ -83,16 +83,20 @@ class FusedAugmenter:
             out = self._empty(n, masks, device)
         if n == 0:
             return out
-        if rows is None:
-            rows = _in_turn(n, device)
-        packed = send(amounts.pack_amounts(draws), device)
+        with torch.cuda.device_of(faces):  # Triton launches on the current device, whatever its tensors lie on
+            self._launch(faces, extra_masks, draws, _in_turn(n, device) if rows is None else rows, masks, out)
+        return out
+
+    def _launch(
+        self, faces: Tensor, extra_masks: Tensor | None, draws: Draws, rows: Tensor, masks: int, out: Augmented
+    ) -> None:
+        packed = send(amounts.pack_amounts(draws), faces.device)
         colors, mask_words = self._recolored(faces, extra_masks, rows, packed, masks)
         feed = out.feed
         for k, target in enumerate(out.targets):
             target_masks = out.masks[k] if out.masks is not None else mask_words
             operators.geometry(colors, mask_words, packed, feed, target, target_masks, self.rgb)
             feed = feed[:0]  # made by the first launch
-        return out
 
     def _recolored(
         self, faces: Tensor, extra_masks: Tensor | None, rows: Tensor, packed: Tensor, masks: int
@@ -101,7 +105,7 @@ class FusedAugmenter:
         device, n, size = faces.device, len(packed), self.processing_size
         faces = faces.contiguous()
         extra_masks = faces.new_empty(0, dtype=torch.uint8) if extra_masks is None else extra_masks.contiguous()
-        steps, levels = steps_of_quarters(device), levels_of_luminance(device)
+        steps, levels = steps_of_quarters(device), level_bytes(device)
         curves = torch.empty((n, self.largest_grid**2, amounts.BINS), dtype=torch.uint8, device=device)
         colors = torch.empty((n, size, size), dtype=torch.int32, device=device)
         mask_words = torch.empty_like(colors) if masks else colors[:0]

@@ -95,7 +95,7 @@ def color_kernel(
         r = tl.load(light + red)
         g = tl.load(light + green)
         b = tl.load(light + blue)
-        # X, Y and Z over D65's white, with kornia's constants.
+        # X, Y and Z over D65's white. The numbers are those of ``lab.py``: a kernel takes no tuples of a module.
         x = _root(r * (0.412453 / 0.95047) + g * (0.357580 / 0.95047) + b * (0.180423 / 0.95047))
         y = _root(r * 0.212671 + g * 0.715160 + b * 0.072169)
         z = _root(r * (0.019334 / 1.08883) + g * (0.119193 / 1.08883) + b * (0.950227 / 1.08883))
