@@ -1,13 +1,17 @@
-"""What the kornia backend's augmentation costs before any clock runs: kernels and bytes.
+"""What the augmentation of the device backends costs before any clock runs: launches, bytes, instructions.
 
     python -m benchmarks.graph_cost --size 256 --batch 32
 
 Kernels are PyTorch's operations that are not views. Bytes are what each of them reads and writes, each tensor once, as
 far as it is stored: no cache is assumed. A pixel is one of the processing size. The floor reads bytes once and writes
-float targets, masks and feed once: 42 bytes with three masks. Bytes alone bound nothing where instructions take longer.
+float targets, masks and feed once: 42 bytes with three masks. Bytes alone bound nothing where instructions take longer:
+those of the fused kernels are counted in their machine code (``benchmarks/kernels.py``), those of torch's own kernels
+are not known here.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -37,7 +41,7 @@ class Operations(TorchDispatchMode):
         if not func.is_view and name not in _FREE:
             self.kernels.append(name)
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
-            stored = {(x.data_ptr(), x.shape): min(x.nbytes, x.untyped_storage().nbytes()) for x in tensors}
+            stored = {(x.data_ptr() or id(x), x.shape): min(x.nbytes, x.untyped_storage().nbytes()) for x in tensors}
             self.bytes += sum(stored.values())
         return result
 
@@ -62,36 +66,85 @@ def operations(size: int, batch: int, masks: int, config: AugmentationConfig, de
     return len(counted.kernels), counted.bytes
 
 
-def cost(
-    size: int, batch: int, masks: int, config: AugmentationConfig | None = None, device: str | torch.device = "cpu"
-) -> dict:
-    """Kernels of a batch and bytes per px, and the share of the memory's speed that the bytes alone would allow.
+def fused_operations(size: int, batch: int, masks: int, config: AugmentationConfig) -> tuple[int, int]:
+    """(launches, bytes) of one batch by the fused kernels, on tensors without values.
 
-    masks: 0 to any, the face's first. One feed and one target of the processing size.
+    The curves' kernel counts as if each face had CLAHE. The copy of the amounts is no launch.
     """
-    config, device = config or AugmentationConfig(), torch.device(device)
+    from swapfast.augment.fused.augmenter import FusedAugmenter
+
+    augment, arguments = (
+        FusedAugmenter(size, size, [size], config),
+        made_batch(size, batch, masks, torch.device("meta")),
+    )
+    augment(*arguments)  # makes the tables
+    with Operations() as counted:
+        augment(*arguments)
+    return sum(name != "_to_copy" for name in counted.kernels), counted.bytes
+
+
+def fused_instructions(size: int, masks: int, config: AugmentationConfig, arch: int) -> float:
+    """A warp's instructions for a px of each of its threads: of feed, target and masks together, on average."""
+    from benchmarks import kernels
+
+    share = config.color_clahe_chance / 100 * config.color
+    channels, extra = (4, masks - 1) if masks else (3, 0)
+    with_clahe = kernels.compiled_color(size, arch, channels, extra).instructions_per_pixel
+    without = kernels.compiled_color(size, arch, channels, extra, grid=0).instructions_per_pixel
+    curves = kernels.compiled_curves(size, arch, channels).instructions_per_pixel
+    color = share * (curves + with_clahe) + (1 - share) * without
+    return round(color + kernels.compiled_geometry(size, arch, masks=masks).instructions_per_pixel, 1)
+
+
+def cost(
+    size: int,
+    batch: int,
+    masks: int,
+    config: AugmentationConfig | None = None,
+    device: str | torch.device = "cpu",
+    arch: int = 90,
+) -> list[dict]:
+    """Launches of a batch and bytes per px, and the share of the memory's speed that the bytes alone would allow.
+
+    masks: 0 to 4, the face's first. One feed and one target of the processing size.
+    arch: the GPU whose instructions are counted. Without Triton there is no row of the fused kernels.
+    """
+    config = config or AugmentationConfig()
+    counts = {"kornia": (*operations(size, batch, masks, config, torch.device(device)), None)}
+    if find_spec("triton"):
+        instructions = fused_instructions(size, masks, config, arch)
+        counts["triton"] = (*fused_operations(size, batch, masks, config), instructions)
     pixels = batch * size**2
-    kernels, touched = operations(size, batch, masks, config, device)
     floor = (3 + masks) * (1 + 4) + 3 * 4
-    return {
-        "size": size,
-        "batch": batch,
-        "masks": masks,
-        "kernels": kernels,
-        "bytes_per_pixel": round(touched / pixels, 1),
-        "floor_bytes_per_pixel": floor,
-        "floor_fraction_estimate": round(floor * pixels / touched, 4),
-    }
+    return [
+        {
+            "backend": backend,
+            "size": size,
+            "batch": batch,
+            "masks": masks,
+            "kernels": launches,
+            "bytes_per_pixel": round(touched / pixels, 1),
+            "floor_bytes_per_pixel": floor,
+            "floor_fraction_estimate": round(floor * pixels / touched, 4),
+            "instructions_per_pixel": instructions,
+        }
+        for backend, (launches, touched, instructions) in counts.items()
+    ]
 
 
 def main() -> None:
-    flags = parser("kernels and bytes of the kornia backend")
+    flags = parser("launches, bytes and instructions of the device backends")
     flags.add_argument("--size", type=int, nargs="+", default=[64, 256])
     flags.add_argument("--batch", type=int, default=32)
     flags.add_argument("--masks", type=int, default=3)
     flags.add_argument("--device", default="cpu")
+    flags.add_argument("--arch", type=int, default=90)
     arguments = flags.parse_args()
-    results = [cost(size, arguments.batch, arguments.masks, device=arguments.device) for size in arguments.size]
+    results = [
+        row
+        for size in arguments.size
+        for row in cost(size, arguments.batch, arguments.masks, device=arguments.device, arch=arguments.arch)
+    ]
     show(results)
     save(results, arguments.json)
 

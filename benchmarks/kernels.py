@@ -123,11 +123,17 @@ def compiled_color(size: int, arch: int, channels: int = 4, extra: int = 2, grid
 
 
 def compiled_geometry(
-    size: int, arch: int, dtype: str = "fp32", feed: int | None = None, target: int | None = None, nodes: int = 5
+    size: int,
+    arch: int,
+    dtype: str = "fp32",
+    feed: int | None = None,
+    target: int | None = None,
+    nodes: int = 5,
+    masks: int = 3,
 ) -> Resources:
-    """Return what the geometry kernel takes with three masks. feed, target: their px, by default those of the face."""
+    """Return what the geometry kernel takes. feed, target: their px, by default those of the face."""
     feed, target = size if feed is None else feed, size if target is None else target
-    constants = operators.geometry_constants(size, NODES + 2 * nodes**2, feed, target, 3, False)
+    constants = operators.geometry_constants(size, NODES + 2 * nodes**2, feed, target, masks, False)
     pointers = {
         "colors": "*i32",
         "mask_words": "*i32",
