@@ -46,20 +46,20 @@ class Operations(TorchDispatchMode):
         return result
 
 
-def made_batch(size: int, batch: int, masks: int, device: torch.device) -> tuple:
+def made_batch(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple:
     """Faces with their mask, the other masks, and draws: noise, as kernels and bytes do not depend on pixels."""
     pixels = torch.randint(0, 256, (batch, size, size, 4 if masks else 3), dtype=torch.uint8)
     extra_masks = torch.randint(0, 256, (batch, masks - 1, size, size), dtype=torch.uint8) if masks > 1 else None
     return (
         pixels.to(device),
         None if extra_masks is None else extra_masks.to(device),
-        draw(0, np.arange(batch), 0, size),
+        draw(0, np.arange(batch), 0, size, config),
     )
 
 
 def operations(size: int, batch: int, masks: int, config: AugmentationConfig, device: torch.device) -> tuple[int, int]:
     """(kernels, bytes) of one batch."""
-    augment, arguments = DeviceAugmenter(size, size, [size], config), made_batch(size, batch, masks, device)
+    augment, arguments = DeviceAugmenter(size, size, [size], config), made_batch(size, batch, masks, config, device)
     augment(*arguments)  # makes the tables
     with Operations() as counted:
         augment(*arguments)
@@ -75,7 +75,7 @@ def fused_operations(size: int, batch: int, masks: int, config: AugmentationConf
 
     augment, arguments = (
         FusedAugmenter(size, size, [size], config),
-        made_batch(size, batch, masks, torch.device("meta")),
+        made_batch(size, batch, masks, config, torch.device("meta")),
     )
     augment(*arguments)  # makes the tables
     with Operations() as counted:

@@ -7,6 +7,8 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from benchmarks import kernels
+from benchmarks.graph_cost import fused_operations
+from swapfast.config import AugmentationConfig
 
 MOST_REGISTERS = 128  # of a thread: at 128, 512 threads at a time on each multiprocessor
 
@@ -42,3 +44,17 @@ def test_every_other_case_fits_the_registers(within):
     _check(within, "geometry at 250 px", 90, kernels.compiled_geometry(250, 90), 350)
     _check(within, "geometry with 65 nodes", 90, kernels.compiled_geometry(256, 90, nodes=65), 350)
     _check(within, "geometry of two sizes", 90, kernels.compiled_geometry(256, 90, feed=128, target=192), 500)
+
+
+@pytest.mark.parametrize(
+    ("masks", "config", "launches", "least", "most"),
+    [
+        (3, AugmentationConfig(), 3, 60, 75),  # 4 for the curves, 14 for colour, 12 + 24 + 8 for geometry, and tables
+        (3, AugmentationConfig(color_clahe_chance=0), 2, 50, 60),
+        (0, AugmentationConfig(color=False), 2, 35, 40),
+    ],
+)
+def test_a_batch_is_few_launches_and_few_bytes(masks, config, launches, least, most):
+    """Counted on tensors without values, from which nothing can be asked."""
+    counted, touched = fused_operations(64, 16, masks, config)
+    assert counted == launches and least < touched / (16 * 64**2) < most

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines.augmenters import make_augmenter
+from pipelines.doctor import compare_fused, describe, examine
 from swapfast.augment.draws import draw
 from swapfast.augment.fused.rows import StoredRows
 from swapfast.augment.fused.verified import VerifiedAugmenter, compare
@@ -97,3 +98,15 @@ def test_auto_is_the_fastest_that_the_device_has():
     assert pick_backend("triton", torch.device("cuda", 1)) == "triton"
     with pytest.raises(SwapfastError, match="--backend triton: needs a CUDA device, and this is for cpu; give kornia"):
         pick_backend("triton", CPU)
+
+
+def test_the_doctor_says_what_the_kernels_do_on_a_gpu():
+    """On a CPU they fail for want of a driver, or of Triton; what a GPU would show is written down here."""
+    problem = compare_fused(CPU, size=32, count=2)
+    assert list(problem) == ["problem"]
+    text = describe(examine() | {"fused_kernels": problem})
+    assert "\ntriton     the fused kernels cannot run here (" in text and "); kornia augments instead" in text
+    figures = {"feed": 74.2, "target": 74.4, "masks": float("inf"), "triton_us": 105.3, "kornia_us": 4210.0}
+    text = describe(examine() | {"fused_kernels": {"problem": None} | figures})
+    line = "64 faces of 256 px in 105.3 us, kornia 4210.0 us; apart by 74 dB in the feed, 74 in targets, inf in masks"
+    assert f"\ntriton     {line}\n" in text + "\n"

@@ -76,7 +76,7 @@ def _words(faces: Tensor) -> Tensor:
     return faces.view(torch.int32) if faces.dtype == torch.uint8 and faces.shape[-1] == 4 else faces
 
 
-@torch.library.impl("swapfast::curves", ("CPU", "CUDA"))
+@torch.library.impl("swapfast::curves", ("cpu", "cuda"))
 def _curves(faces: Tensor, rows: Tensor, amounts: Tensor, steps: Tensor, levels: Tensor, curves: Tensor) -> None:
     n, tiles, _ = curves.shape
     curves_kernel[(tiles, n)](
@@ -96,7 +96,7 @@ def curves_constants(size: int, width: int, grid: int, channels: int) -> dict[st
     return {"A": width, "S": size, "G": grid, "CHANNELS": channels, "BLOCK": CURVES_BLOCK}
 
 
-@torch.library.impl("swapfast::color", ("CPU", "CUDA"))
+@torch.library.impl("swapfast::color", ("cpu", "cuda"))
 def _color(
     faces: Tensor,
     extra_masks: Tensor,
@@ -134,7 +134,7 @@ def color_constants(size: int, width: int, grid: int, channels: int, extra: int)
     return {"A": width, "S": size, "G": grid, "CHANNELS": channels, "EXTRA": extra, "BLOCK": block}
 
 
-@torch.library.impl("swapfast::geometry", ("CPU", "CUDA"))
+@torch.library.impl("swapfast::geometry", ("cpu", "cuda"))
 def _geometry(
     colors: Tensor, mask_words: Tensor, amounts: Tensor, feed: Tensor, target: Tensor, masks: Tensor, rgb: bool
 ) -> None:
