@@ -114,6 +114,7 @@ def _bgr_of_lab(lab: np.ndarray) -> np.ndarray:
     return 255 * np.clip(srgb, 0, 1)[..., ::-1]
 
 
+@pytest.mark.slow
 @triton
 def test_color_is_that_of_float64(cases, results, device, within):
     case = cases["color"]
@@ -152,6 +153,7 @@ def _moved(case: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(still), np.stack(warped)
 
 
+@pytest.mark.slow
 @triton
 @pytest.mark.parametrize("name", ["odd", "smaller", "landmarks"])
 def test_geometry_is_that_of_float64(cases, results, within, name):
@@ -168,6 +170,7 @@ def test_geometry_is_that_of_float64(cases, results, within, name):
         within(f"{name}: masks of {size} px, levels", np.abs(others[len(sizes) + k] - small[:, 3:]).max(), FLOAT)
 
 
+@pytest.mark.slow
 @triton
 def test_a_batch_is_that_of_the_other_device_backend(cases, results, device, at_least):
     case = cases["whole"]
@@ -185,12 +188,14 @@ def test_a_batch_is_that_of_the_other_device_backend(cases, results, device, at_
         at_least(f"{name} of the two device backends, dB", psnr(ours, theirs.double().cpu().numpy() * 255), floor)
 
 
+@pytest.mark.slow
 @triton
 def test_floats_in_give_what_their_bytes_give(results):
     for ours, of_bytes in zip(results["float"], results["small"]):
         np.testing.assert_array_equal(ours, of_bytes)
 
 
+@pytest.mark.slow
 @triton
 def test_bf16_is_the_same_but_rounded(results, within):
     """A GPU rounds to the nearest, half a level; the interpreter cuts off, a whole one."""
