@@ -6,7 +6,19 @@ import pytest
 
 from tests.run_cases import CASES, NOT_TRIED, run_case
 
-QUICK = ("hostile/odd_arguments.sh", "hostile/empty_paths.sh")
+QUICK = (
+    "field/case04.sh",
+    "field/case13.sh",
+    "field/case16.sh",
+    "field/case17.sh",
+    "field/case19.sh",
+    "field/case21.sh",
+    "head_shift.py",
+    "hostile/empty_paths.sh",
+    "hostile/odd_arguments.sh",
+    "ms_ssim_spikes.py",
+    "plain_scale.py",
+)
 
 
 @pytest.mark.slow
