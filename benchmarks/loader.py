@@ -125,7 +125,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
         )
-        batch_collate = Collate(augment, way.backend == "kornia", MASK_NAMES, device=device)
+        batch_collate = Collate(augment, way.backend != "opencv", MASK_NAMES, device=device)
     feed = make_feed(way.cache_mode, sets, sampler, device, way.backend, no_log)
     return TrainLoader(feed, sampler, batch_collate, AugmentationConfig(), size, schedule=schedule)
 

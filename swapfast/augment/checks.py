@@ -39,13 +39,26 @@ def check_inputs(faces: Any, extra_masks: Any, draws: Draws, size: int, kinds: t
                 f"{name}: expected a {kinds[0].__module__}.{kinds[0].__name__} of bytes, got {type(array)} "
                 f"{getattr(array, 'dtype', '')}"
             )
+    check_faces(faces, size)
+    if extra_masks is not None:
+        check_masks(extra_masks, len(faces), size)
+    check_draws(draws, len(faces), size)
+
+
+def check_faces(faces: Any, size: int) -> None:
+    """Raise ValueError where faces are not (N, size, size, 3 or 4)."""
     if faces.ndim != 4 or tuple(faces.shape[1:3]) != (size, size) or faces.shape[-1] not in (3, 4):
         raise ValueError(f"faces: expected (N, {size}, {size}, 3 or 4), got {tuple(faces.shape)}")
-    n = len(faces)
-    if extra_masks is not None and (
-        extra_masks.ndim != 4 or tuple(extra_masks.shape) != (n, extra_masks.shape[1], size, size)
-    ):
+
+
+def check_masks(extra_masks: Any, n: int, size: int) -> None:
+    """Raise ValueError where masks beside those of n faces are not (n, K, size, size)."""
+    if extra_masks.ndim != 4 or tuple(extra_masks.shape) != (n, extra_masks.shape[1], size, size):
         raise ValueError(f"extra_masks: expected ({n}, K, {size}, {size}), got {tuple(extra_masks.shape)}")
+
+
+def check_draws(draws: Draws, n: int, size: int) -> None:
+    """Raise ValueError where draws are not of n faces for ``size`` px."""
     if len(draws) != n or draws.size != size:
         raise ValueError(f"draws: {len(draws)} made for {draws.size} px do not fit {n} faces of {size} px")
 

@@ -14,6 +14,7 @@ from swapfast.config import AugmentationConfig
 SMALLEST_SIZE = 32  # px: below this a CLAHE tile or a cell of the warp grid would hold almost no pixels
 LARGEST_SIZE = 1024  # px: a face crop above that is a mistake, and positions are exact to 1e-4 px up to it
 DEFAULT = AugmentationConfig()
+ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration can have
 CLIP_LIMIT = DEFAULT.color_clahe_clip_limit
 
 
@@ -39,6 +40,18 @@ class ConstantsColor:
             lab_adjust=(on * config.color_lightness / 100, ab, ab),
             clahe_clip_limit=config.color_clahe_clip_limit,
         )
+
+    @property
+    def largest_grid(self) -> int:
+        """Return the most tiles per edge that can be drawn; 0 where CLAHE is off."""
+        if self.clahe_chance == 0:
+            return 0
+        return self.clahe_base_contrast + self.clahe_max_size * (self.clahe_base_contrast // 2)
+
+    @property
+    def recolors(self) -> bool:
+        """Return whether colours can change at all."""
+        return self.largest_grid > 0 or any(self.lab_adjust)
 
 
 @dataclass(frozen=True)

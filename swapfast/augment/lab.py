@@ -16,6 +16,11 @@ STEPS = 2040  # of light, as fine as OpenCV's 8-bit conversion counts it
 LUMINANCE = (296, 2929, 871)  # the shares of blue, green and red, in 4096ths
 
 
+def linear_light(srgb: np.ndarray) -> np.ndarray:
+    """Return linear light 0..1 of sRGB 0..1, in float64."""
+    return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+
+
 def levels_of_luminance() -> np.ndarray:
     """Return (2041,) float32: L of each luminance in 2040ths. A root in float32 would put five one level off."""
     luminance = np.arange(STEPS + 1) / STEPS

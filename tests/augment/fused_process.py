@@ -1,8 +1,6 @@
 """Run the fused augmentation in a process of its own: ``TRITON_INTERPRET`` has to be set before Triton is imported.
 
-    python -m tests.augment.fused_process cases.pt results.pt cpu
-
-A case is what ``FusedAugmenter`` takes: {"make": {...}, "faces", "extra_masks", "draws", "rows"}.
+python -m tests.augment.fused_process results.pt cpu
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from pipelines.doctor import compare_fused
 from swapfast.augment.fused import amounts, operators
 from swapfast.augment.fused.augmenter import FusedAugmenter
 from swapfast.augment.fused.rows import StoredRows
+from tests.augment.fused_cases import make_cases
 
 
 def _moved(value, device: torch.device):
@@ -80,12 +79,12 @@ def _check_verified(case: dict, device: torch.device) -> None:
 
 
 def main() -> None:
-    cases, results, device = sys.argv[1:]
+    results, device = sys.argv[1:]
     warnings.simplefilter("ignore", RuntimeWarning)  # logarithms of what is not taken
     _check_operators(torch.device(device))
-    loaded = torch.load(cases, weights_only=False)
-    _check_verified(loaded.pop("verified"), torch.device(device))
-    torch.save({name: _results(case, torch.device(device)) for name, case in loaded.items()}, results)
+    cases = make_cases()
+    _check_verified(cases.pop("verified"), torch.device(device))
+    torch.save({name: _results(case, torch.device(device)) for name, case in cases.items()}, results)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from swapfast.augment.checks import check_colors, check_inputs, check_sizes
-from swapfast.augment.constants import ConstantsColor
+from swapfast.augment.constants import ANY_CONFIG, ConstantsColor
 from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.transfer import send
 from swapfast.augment.draws import Draws
 from swapfast.augment.result import Augmented
 from swapfast.config import AugmentationConfig
-
-ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration can have
 
 
 class DeviceAugmenter:
@@ -43,8 +41,7 @@ class DeviceAugmenter:
         sizes = check_sizes(processing_size, input_size, output_sizes)
         self.processing_size, self.input_size, self.output_sizes = sizes
         constants = ConstantsColor.from_config(self.processing_size, config or ANY_CONFIG)
-        self.largest_grid = clahe.largest_grid(constants)
-        self.recolors = self.largest_grid > 0 or any(constants.lab_adjust)
+        self.largest_grid, self.recolors = constants.largest_grid, constants.recolors
 
     def __call__(self, faces: Tensor, extra_masks: Tensor | None, draws: Draws) -> Augmented:
         """Return N faces augmented, float32 0..1 on their device.

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swapfast.augment.constants import ConstantsColor
 from swapfast.augment.device.transfer import table
 from swapfast.augment.draws import Draws
 
@@ -31,13 +30,6 @@ class Group(NamedTuple):
     limit: int  # the highest a bin may be, px
     first: int
     last: int
-
-
-def largest_grid(color: ConstantsColor) -> int:
-    """Return the most tiles per edge that can be drawn; 0 where CLAHE is off."""
-    if color.clahe_chance == 0:
-        return 0
-    return color.clahe_base_contrast + color.clahe_max_size * (color.clahe_base_contrast // 2)
 
 
 def tile_size(size: int, grid: int) -> int:

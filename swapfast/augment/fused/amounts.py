@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from swapfast.augment.draws import Draws
-from swapfast.augment.lab import STEPS, levels_of_luminance
+from swapfast.augment.lab import STEPS, levels_of_luminance, linear_light
 
 # Columns of the amounts. From NODES on: x and y of every node of the feed, row by row.
 FACTOR_L, OFFSET_L, FACTOR_A, FACTOR_B, RISE_L, RISE_A, RISE_B, GRID, LIMIT, RECOLORED, MATRIX, NODES = range(12)
@@ -38,8 +38,7 @@ def pack_amounts(draws: Draws) -> np.ndarray:
 
 def light_of_quarters() -> np.ndarray:
     """Return (1021,) float32 linear light 0..1 of each quarter level of sRGB."""
-    srgb = np.arange(255 * QUARTERS + 1) / (255 * QUARTERS)
-    return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92).astype(np.float32)
+    return linear_light(np.arange(255 * QUARTERS + 1) / (255 * QUARTERS)).astype(np.float32)
 
 
 def steps_of_quarters() -> np.ndarray:

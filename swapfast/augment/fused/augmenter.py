@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapfast.augment.checks import check_colors, check_sizes
-from swapfast.augment.constants import ConstantsColor
+from swapfast.augment.checks import check_colors, check_draws, check_faces, check_masks, check_sizes
+from swapfast.augment.constants import ANY_CONFIG, ConstantsColor
 from swapfast.augment.device.transfer import send, table
 from swapfast.augment.draws import Draws
 from swapfast.augment.fused import amounts, operators
 from swapfast.augment.result import Augmented
 from swapfast.config import AugmentationConfig
 
-ANY_CONFIG = AugmentationConfig(color_clahe_max_size=8)  # the finest grids that a configuration can have
 MAX_MASKS = 4  # bytes of a word
 
 light_of_quarters = table(amounts.light_of_quarters)
@@ -51,9 +50,7 @@ class FusedAugmenter:
         sizes = check_sizes(processing_size, input_size, output_sizes)
         self.processing_size, self.input_size, self.output_sizes = sizes
         color = ConstantsColor.from_config(self.processing_size, config or ANY_CONFIG)
-        tiles = color.clahe_base_contrast + color.clahe_max_size * (color.clahe_base_contrast // 2)
-        self.largest_grid = tiles if color.clahe_chance else 0
-        self.recolors = self.largest_grid > 0 or any(color.lab_adjust)
+        self.largest_grid, self.recolors = color.largest_grid, color.recolors
         self.dtype, self.rgb = dtype, color_order == "rgb"
 
     def __call__(
@@ -131,23 +128,17 @@ class FusedAugmenter:
 
     def _check(self, faces: Tensor, extra_masks: Tensor | None, draws: Draws, rows: Tensor | None) -> None:
         size = self.processing_size
-        if faces.ndim != 4 or tuple(faces.shape[1:3]) != (size, size) or faces.shape[-1] not in (3, 4):
-            raise ValueError(f"faces: expected (M, {size}, {size}, 3 or 4), got {tuple(faces.shape)}")
+        check_faces(faces, size)
         if faces.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"faces: expected uint8 or float32, got {faces.dtype}")
-        count = 0
         if extra_masks is not None:
-            count = extra_masks.shape[1] if extra_masks.ndim == 4 else -1
-            if tuple(extra_masks.shape) != (len(faces), count, size, size) or extra_masks.dtype != torch.uint8:
-                raise ValueError(
-                    f"extra_masks: expected ({len(faces)}, K, {size}, {size}) bytes, got {tuple(extra_masks.shape)} "
-                    f"{extra_masks.dtype}"
-                )
-        if faces.shape[-1] - 3 + count > MAX_MASKS:
-            raise ValueError(f"{faces.shape[-1] - 3 + count} masks: the fused kernels take {MAX_MASKS}")
-        n = len(faces) if rows is None else len(rows)
-        if len(draws) != n or draws.size != size:
-            raise ValueError(f"draws: {len(draws)} made for {draws.size} px do not fit {n} faces of {size} px")
+            check_masks(extra_masks, len(faces), size)
+            if extra_masks.dtype != torch.uint8:
+                raise ValueError(f"extra_masks: expected uint8, got {extra_masks.dtype}")
+        count = faces.shape[-1] - 3 + (0 if extra_masks is None else extra_masks.shape[1])
+        if count > MAX_MASKS:
+            raise ValueError(f"{count} masks: the fused kernels take {MAX_MASKS}")
+        check_draws(draws, len(faces) if rows is None else len(rows), size)
 
 
 @lru_cache(maxsize=16)

@@ -19,7 +19,7 @@ import numpy as np
 from numba import types
 
 from swapfast.augment.kernels.jit import inline, kernel, read
-from swapfast.augment.lab import FROM_XYZ, LUMINANCE, STEPS, TO_XYZ, WHITE, levels_of_luminance
+from swapfast.augment.lab import FROM_XYZ, LUMINANCE, STEPS, TO_XYZ, WHITE, levels_of_luminance, linear_light
 
 BLOCK = 256  # px: 32 x 32, the smallest face, is four of them
 
@@ -236,8 +236,7 @@ def lightness_tables() -> tuple[np.ndarray, np.ndarray]:
 
     Luminance is counted in 4096ths of a step.
     """
-    level = np.arange(256) / 255
-    steps = np.rint(STEPS * np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92))
+    steps = np.rint(STEPS * linear_light(np.arange(256) / 255))
     luminance = np.outer(LUMINANCE, steps).astype(np.int32)
     luminance[0] += 2048  # to round to nearest
     return luminance, levels_of_luminance()

@@ -11,9 +11,9 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_lab, rgb_to_linear_rgb
 
 from swapfast.augment.augmentation import ImageAugmentation
-from swapfast.augment.constants import CLIP_LIMIT, ConstantsColor
+from swapfast.augment.constants import ANY_CONFIG, CLIP_LIMIT, ConstantsColor
 from swapfast.augment.device import clahe, color
-from swapfast.augment.device.augmenter import ANY_CONFIG, Amounts, DeviceAugmenter, packed_amounts
+from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host.augmenter import OpenCVAugmenter
@@ -311,7 +311,7 @@ def test_clahe_is_opencvs(device, within, size):
 
     Of a small size and many tiles whole tiles may lie in the border that OpenCV adds.
     """
-    largest = clahe.largest_grid(ConstantsColor.from_config(size, ANY_CONFIG))
+    largest = ConstantsColor.from_config(size, ANY_CONFIG).largest_grid
     grids = np.arange(largest + 1)
     for kind in KINDS if size <= 256 else KINDS[:2]:
         lightness = lightness_of(kind, len(grids), size)
@@ -325,7 +325,7 @@ def test_clahe_is_opencvs(device, within, size):
 @pytest.mark.parametrize("clip_limit", [1.0, 2.0, 3.3, 4.0, 40.0])
 @pytest.mark.parametrize("size", [33, 64, 100, 256])
 def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):
-    largest = clahe.largest_grid(ConstantsColor.from_config(size, ANY_CONFIG))
+    largest = ConstantsColor.from_config(size, ANY_CONFIG).largest_grid
     grids = np.tile(np.arange(1, largest + 1), len(KINDS))
     lightness = np.concatenate([lightness_of(kind, largest, size) for kind in KINDS])
     expected = [cv2.createCLAHE(clip_limit, (int(g), int(g))).apply(p) for p, g in zip(lightness, grids)]
