@@ -41,7 +41,7 @@ def limit_spinning() -> None:
     """Let threads that wait for others sleep soon, unless the user has chosen; before torch loads its OpenMP.
 
     They spin for 300,000 rounds and more. Where one of them has no core, because another program has it, the others
-    spin in vain: beside one busy process tiny trained at 0.6 it/s on two cores, and at 3.9 with 10,000 rounds.
+    spin in vain: how much that costs depends on the machine, from nothing (benchmarks/beside.py) to most of the speed.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"

@@ -13,7 +13,7 @@ import torch
 from swapfast.training.observers import Observer, Training
 
 WINDOW_S = 20.0  # how long is looked at in one go: a compiler or a backup that passes is no reason
-STARVED = 0.25  # cores that the process lacked all the time
+STARVED = 0.25  # cores that the process lacked all the time: 0.02 alone, 0.6 to 0.8 beside one (benchmarks/beside.py)
 FREE = 0.75  # cores that nobody used all the time
 WINDOWS = 2  # starved ones in a row before anything changes
 
