@@ -34,10 +34,10 @@ demo: $(READY)
 	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
 	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
 
-# Two tests at a time. Threads that wait for work sleep: those that spin, as they do while training, would take the other
-# test's core.
+# Three tests at a time on two cores: many wait, for a process, a limit or a disk. Threads that wait for work sleep: those
+# that spin, as they do while training, would take another test's core.
 test: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # The tests that are not marked slow: under a minute on two cores.
 quick: $(READY)

@@ -34,6 +34,11 @@ def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors live in the suite")
 
 
+def pytest_collection_modifyitems(items):
+    """Put whole programs first, so that no long one is left when the others have nothing more to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def device(request) -> torch.device:
     name = request.config.getoption("--device")

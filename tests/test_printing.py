@@ -315,10 +315,6 @@ def test_a_signal_within_an_import(faces, tmp_path, module, insists):
         _signal_until_gone(process, signal.SIGTERM)
     complaints = process.communicate(timeout=60)[1]
     assert process.returncode == 3
-    if insists and _saved(tmp_path / "m"):  # what was asked for within an import may be heard as training begins
-        assert _saved(tmp_path / "m") == ["checkpoint-00000000"]
-        assert complaints.count("\n") <= 1 and "Traceback" not in complaints
-        return
     assert not _saved(tmp_path / "m")
     assert complaints.count("\n") == 1 and "stopped by SIGTERM before anything new was saved" in complaints, complaints
 

@@ -26,7 +26,7 @@ from tests.crash_harness import TrainingProcess
 
 pytestmark = pytest.mark.slow  # whole programs
 
-KILLS = 8
+KILLS = 6
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -19,7 +19,7 @@ from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
-from swapfast.stop import StalledWait, StopRequest, interruptible
+from swapfast.stop import StalledWait, Stopped, StopRequest, interruptible
 from swapfast.system import memory_in_use
 from swapfast.training.graphed import Capturing, GraphedStep, StepResult
 from swapfast.training.nonfinite import (
@@ -133,6 +133,8 @@ class Trainer:
             self.save()  # something to go back to
         try:
             self._stops = self.asked_to_stop()
+            if self._stops and not self.stop.training:  # put off by an import that was awaited
+                raise Stopped(self.stop.reason)
             while not self.exit_early and not self._stops:
                 try:
                     self.train_one_step()

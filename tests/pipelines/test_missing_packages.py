@@ -39,7 +39,7 @@ def reason(request) -> str:
 
 def _train(made_faces: Path) -> list[str]:
     faces = ["-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "--no-logs", "--device", "cpu", "-b", "2"]
-    return ["train", *faces, "-i", "1"]
+    return ["train", *faces, "-t", "tiny", "-i", "1"]
 
 
 @pytest.fixture(scope="module")

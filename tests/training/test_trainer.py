@@ -171,6 +171,14 @@ def test_a_request_to_stop_saves_that_step(tmp_path, device):
     assert trainer.run.stop.reason == "SIGTERM" and trainer.run.checkpoints.steps() == [3]
 
 
+def test_a_request_that_came_before_saves_nothing(tmp_path, device):
+    trainer = _trainer(tmp_path, device, 100)
+    trainer.run.stop.request("SIGTERM")
+    with pytest.raises(Stopped, match="SIGTERM"):
+        trainer.train()
+    assert trainer.step == 0 and not trainer.run.checkpoints.steps()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_resuming_is_exact_in_the_middle_of_everything(name, tmp_path, device):
