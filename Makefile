@@ -34,14 +34,13 @@ demo: $(READY)
 	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
 	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
 
-# Three tests at a time on two cores: many wait, for a process, a limit or a disk. Threads that wait for work sleep: those
-# that spin, as they do while training, would take another test's core.
+# Three tests at a time on two cores: many wait, for a process, a limit or a disk.
 test: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # The tests that are not marked slow: under a minute on two cores.
 quick: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 # The scripts that show former faults, in ../shared/cases.
 cases: $(READY)

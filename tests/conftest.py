@@ -7,6 +7,10 @@ import signal
 import tempfile
 from pathlib import Path
 
+# Threads that wait for work sleep: those that spin, as they do while training, would take another test's core. The
+# program's own processes are told too. Before torch loads its OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 import torch
@@ -34,9 +38,20 @@ def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors live in the suite")
 
 
-def pytest_collection_modifyitems(items):
-    """Put whole programs first, so that no long one is left when the others have nothing more to do."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_collection_modifyitems(config, items):
+    """Let each of several processes (pytest-xdist) begin with its share of the whole programs.
+
+    It is given one piece of the list, and whoever is done takes from the end of another's: a long test there would
+    leave the others with nothing to do.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    kinds = [[item for item in items if bool(item.get_closest_marker("slow")) is slow] for slow in (True, False)]
+    items[:] = [
+        item
+        for worker in range(workers)
+        for kind in kinds
+        for item in kind[worker * len(kind) // workers : (worker + 1) * len(kind) // workers]
+    ]
 
 
 @pytest.fixture(scope="session")

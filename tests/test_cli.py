@@ -167,7 +167,7 @@ def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
 
 @pytest.mark.slow
 def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
-    search = ["-r", "--lr-finder-iterations", 50, "--lr-finder-mode", "graph_and_exit", "--lr-finder-start", 1e-5]
+    search = ["-r", "--lr-finder-iterations", 100, "--lr-finder-mode", "graph_and_exit", "--lr-finder-start", 1e-5]
     for already in (0, 2):
         model = tmp_path / f"m{already}"
         if already:

@@ -164,7 +164,6 @@ def weights(faces, tmp_path_factory) -> bytes:
 @pytest.mark.parametrize(
     ("redirection", "variables"),
     [
-        (">&-", {}),
         ("<&- >&- 2>&-", {}),
         (">/dev/full 2>/dev/full", {}),
         ("> >(exit 0) 2>&1", {}),
