@@ -287,6 +287,9 @@ def _make_parser() -> _Parser:
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     judge.add_argument("--json", action="store_true", help="print one JSON object")
 
+    models = command("models", _models, "list the models: sizes, parameters, work, memory, and what each is for")
+    models.add_argument("--json", action="store_true", help="print one JSON list")
+
     doctor = command("doctor", _doctor, "say what this machine has and what will be used")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -468,6 +471,14 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         mean_b = metadata.mean_faces["b"]
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
     say(json.dumps(result.to_dict()) if arguments.json else result)
+    return EXIT_DONE
+
+
+def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from swapfast.models.figures import all_figures, describe
+
+    figures = all_figures()
+    say(json.dumps([row.to_dict() for row in figures], indent=1) if arguments.json else describe(figures))
     return EXIT_DONE
 
 

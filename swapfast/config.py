@@ -431,22 +431,44 @@ class LearningRateFinderConfig(Config):
             )
 
 
+def _width(flag: str, most: int, help: str) -> int:
+    """Return an option that gives a network its shape, 0 for what is usual."""
+    return option(0, f"{help}; 0 for what is usual.", 0, most, fixed=True, flag=flag, shapes=True)
+
+
 @dataclass(kw_only=True)
 class ModelConfig(Config):
     """Which network is trained."""
 
     name: str = option(
         "original",
-        "The model: original (64 px, 82 M parameters) or tiny (0.84 M, to try things out).",
+        "The model: original, lightweight, df or liae with letters such as liae-ud, or tiny (to try things out). "
+        "`swapfast models` tells of each.",
         fixed=True,
         flag="-t/--trainer",
         shapes=True,
     )
     lowmem: bool = option(False, "original with a smaller encoder.", fixed=True, flag="--lowmem", shapes=True)
+    input_size: int = _width("--input-size", 512, "Edge of the faces that the model takes and makes, px")
+    bottleneck: str = option(
+        "",
+        "original: height, width and channels of the picture behind the dense layers, such as 8x8x512.",
+        fixed=True,
+        flag="--bottleneck",
+        metavar="HxWxC",
+        shapes=True,
+    )
+    encoder_width: int = _width("--encoder-width", 256, "original: channels of the encoder's first layer")
+    dense: int = _width("--dense", 4096, "original: size of the layer between encoder and bottleneck")
+    ae_dims: int = _width("--ae-dims", 1024, "df and liae: channels of the bottleneck")
+    e_dims: int = _width("--e-dims", 256, "df and liae: channels of the encoder's first layer")
+    d_dims: int = _width("--d-dims", 256, "df and liae: half of the channels of the decoder's last layer")
+    d_mask_dims: int = _width("--d-mask-dims", 256, "df and liae: the same of the branch that makes the mask")
     freeze: list[str] = option(
         [],
-        "Parts that are not trained: encoder, decoder_a, decoder_b, or none; without a value the encoder.",
-        choices=("encoder", "decoder_a", "decoder_b"),
+        "Parts that are not trained: encoder, decoder_a, decoder_b (of liae inter_a, inter_both, decoder_shared), or "
+        "none; without a value the encoder.",
+        choices=("encoder", "decoder_a", "decoder_b", "inter_a", "inter_both", "decoder_shared"),
         flag="-f/--freeze-weights",
         bare=["encoder"],
     )

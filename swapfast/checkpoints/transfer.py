@@ -8,19 +8,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
-from swapfast.errors import SwapfastError
+from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import not_a_folder
 from swapfast.models import FaceAutoencoder
 
-PARTS = ("encoder", *(f"decoder_{side}" for side in SIDES))  # as --freeze-weights names them
-
 
 def part_of(name: str) -> str:
-    """Return the part of a weight: 'encoder.0.0.weight' -> 'encoder', 'decoders.a.face.1.bias' -> 'decoder_a'."""
+    """Return the part of a weight: 'encoder.0.0.weight' -> 'encoder', 'decoders.a.face.1.bias' -> 'decoder_a'.
+
+    As FaceAutoencoder.parts and --freeze-weights name them.
+    """
     first, second, *_ = name.split(".")
-    return f"decoder_{second}" if first == "decoders" else first
+    return f"{first[:-1]}_{second}" if first in ("decoders", "inters") else first
 
 
 @dataclass
@@ -115,11 +115,15 @@ def _shape(tensor: Tensor) -> str:
 
 
 def freeze(model: FaceAutoencoder, parts: list[str]) -> None:
-    """Exclude the weights of these parts (see PARTS) from training, and train every other one.
+    """Exclude the weights of these parts (see FaceAutoencoder.parts) from training, and train every other one.
 
-    Raises SwapfastError where nothing is left to train.
+    Raises SwapfastError for a part that the model has not, and where nothing is left to train.
     """
-    if set(parts) >= set(PARTS):
+    known = list(model.parts())
+    for part in parts:
+        if part not in known:
+            raise unknown_name(f"-f/--freeze-weights: part of the model {model.name!r}", part, known)
+    if set(parts) >= set(known):
         raise SwapfastError(f"-f/--freeze-weights {' '.join(parts)}: nothing would be left to train; leave one out")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in parts)

@@ -1,8 +1,9 @@
-"""One shared encoder, one decoder per identity: the shape every model here has."""
+"""One shared encoder, one decoder per identity or for all: the shape every model here has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class Decoder(nn.Module):
 
 
 class FaceAutoencoder(nn.Module):
-    """A shared encoder and a decoder for each side.
+    """A shared encoder and a decoder for each side, or one for all sides (``decoders`` has one entry then).
 
     name: in the registry. input_size, output_sizes: px. color_order: of the images it takes and makes.
     standardise: the encoder sees each image with mean 0.5 and deviation 0.25, so light does not name the side.
+    glorot: convolutions are drawn Glorot-uniform, as dense layers are, and not He-uniform.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class FaceAutoencoder(nn.Module):
         decoders: Mapping[str, Decoder],
         color_order: str = "bgr",
         standardise: bool = False,
+        glorot: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -52,16 +55,17 @@ class FaceAutoencoder(nn.Module):
         self.output_sizes = output_sizes
         self.color_order = color_order
         self.standardise = standardise
+        self.glorot = glorot
         self.encoder = encoder
         self.decoders = nn.ModuleDict(dict(decoders))
 
     def initialise(self, seed: int) -> FaceAutoencoder:
         """Draw all weights from ``seed``; return the model."""
-        initialise(self, torch.Generator().manual_seed(seed % 2**63))
+        initialise(self, torch.Generator().manual_seed(seed % 2**63), self.glorot)
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the code that all decoders share.
+        """Return the features that all sides share, whatever the shape of a face's is.
 
         images: (N, 3, S, S) in 0..1.
         """
@@ -70,27 +74,56 @@ class FaceAutoencoder(nn.Module):
             images = ((images - mean) / (spread + 1e-3) * 0.25 + 0.5).to(images.dtype)
         return self.encoder(images)
 
-    def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Return each side's outputs of its own decoder, small to large, a mask last.
+    def side_code(self, features: Tensor, side: str) -> Tensor:
+        """Return what the decoder of ``side`` is given: the features themselves where a side owns its decoder.
 
-        images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
+        features: of ``encode``. side: 'a' or 'b'.
         """
-        codes = self.encode(torch.cat(list(images))).split([len(side) for side in images])
-        return [decoder(code) for decoder, code in zip(self.decoders.values(), codes, strict=True)]
+        return features
 
-    def swap(self, images: Tensor, to: str) -> list[Tensor]:
-        """Return the outputs of the decoder of side ``to``, 'a' or 'b'.
+    def code(self, images: Tensor, side: str) -> Tensor:
+        """Return what the decoder of ``side`` is given to make that side's face of ``images``: (N, C, s, s).
 
         images: (N, 3, S, S) in 0..1, of any side. Raises SwapfastError for another side or shape.
         """
-        if to not in self.decoders:
-            raise unknown_name("side of the model", to, list(self.decoders))
+        if side not in SIDES:
+            raise unknown_name("side of the model", side, list(SIDES))
         edge = self.input_size
         if images.dim() != 4 or images.shape[1:] != (3, edge, edge):
             raise SwapfastError(f"images of shape {tuple(images.shape)}: {self.name} takes (N, 3, {edge}, {edge})")
-        return self.decoders[to](self.encode(images))
+        return self.side_code(self.encode(images), side)
+
+    def decoder(self, side: str) -> Decoder:
+        """Return the decoder of ``side``, 'a' or 'b'."""
+        return cast(Decoder, self.decoders[side] if len(self.decoders) > 1 else next(iter(self.decoders.values())))
+
+    def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return each side's own face, outputs small to large, a mask last.
+
+        images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
+        """
+        features = self.encode(torch.cat(list(images))).split([len(side) for side in images])
+        return [
+            self.decoder(side)(self.side_code(of_side, side)) for side, of_side in zip(SIDES, features, strict=True)
+        ]
+
+    def swap(self, images: Tensor, to: str) -> list[Tensor]:
+        """Return the face of side ``to``, 'a' or 'b', with the pose and expression of ``images``; a mask last.
+
+        images: (N, 3, S, S) in 0..1, of any side. Raises SwapfastError for another side or shape.
+        """
+        code = self.code(images, to)
+        return self.decoder(to)(code)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts that can be frozen or counted by themselves, such as 'encoder' and 'decoder_a'."""
+        return {
+            name if part is child else f"{name[:-1]}_{part_name}": part
+            for name, child in self.named_children()
+            for part_name, part in (child.items() if isinstance(child, nn.ModuleDict) else [("", child)])
+        }
 
     @property
     def learns_mask(self) -> bool:
         """Whether the last output of a side is a mask."""
-        return self.decoders[SIDES[0]].mask is not None
+        return self.decoder(SIDES[0]).mask is not None

@@ -67,12 +67,15 @@ class Unflatten(nn.Module):
         return x.view(-1, *self.shape)
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw He-uniform convolutions and Glorot-uniform dense layers from ``generator``; set biases to zero."""
+def initialise(module: nn.Module, generator: torch.Generator, glorot: bool = False) -> None:
+    """Draw He-uniform convolutions and Glorot-uniform dense layers from ``generator``; set biases to zero.
+
+    glorot: convolutions too.
+    """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) and not glorot:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
-        elif isinstance(layer, nn.Linear):
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)

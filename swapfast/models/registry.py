@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError, unknown_name
+from swapfast.models import deepfacelab
 from swapfast.models.autoencoder import FaceAutoencoder
+from swapfast.models.deepfacelab import df, liae
+from swapfast.models.lightweight import lightweight
 from swapfast.models.original import original
 from swapfast.models.tiny import tiny
 from swapfast.options import settings
@@ -15,32 +18,80 @@ from swapfast.options import settings
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model: what builds the network, and which ModelConfig fields that takes beside ``learn_mask``."""
+    """A family of networks.
+
+    build: makes the network; takes ``learn_mask`` and the ModelConfig fields of ``options``, and the whole name where
+    ``letters`` may follow the family's.
+    purpose: what it is for, in a line. sizes: px it is usually trained at. example: a name with usual letters.
+    """
 
     build: Callable[..., FaceAutoencoder]
-    description: str
+    purpose: str
     options: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = (64,)
+    letters: str = ""
+    example: str = ""
 
 
 _OF_ALL = ("name", "freeze")  # fields that are no option of a single model
+_DIMS = ("input_size", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 
 MODELS = {
-    "original": ModelEntry(original, "64 px, 82 M parameters, faceswap's default", ("lowmem",)),
-    "tiny": ModelEntry(tiny, "64 px, 0.84 M parameters, for trying things out on a CPU"),
+    "original": ModelEntry(
+        original,
+        "faceswap's default; the plainest, at home at 64 px",
+        ("lowmem", "input_size", "bottleneck", "encoder_width", "dense"),
+        (64, 128, 256),
+    ),
+    "lightweight": ModelEntry(lightweight, "faceswap's for cards of 2 GiB: fewer weights, more work"),
+    "df": ModelEntry(
+        df,
+        "DeepFaceLab's with a decoder a person: closest to the face that is put in",
+        _DIMS,
+        (128, 256),
+        deepfacelab.LETTERS,
+        "df-ud",
+    ),
+    "liae": ModelEntry(
+        liae,
+        "DeepFaceLab's with one decoder: forgiving where light, shape and pose differ",
+        _DIMS,
+        (128, 256),
+        deepfacelab.LETTERS,
+        "liae-ud",
+    ),
+    "tiny": ModelEntry(tiny, "to try things out on a CPU, in minutes"),
 }
+
+
+def find_entry(name: str) -> ModelEntry:
+    """Return the family of a model's name, such as 'original' or 'liae-ud'. Raises SwapfastError for an unknown one."""
+    family, dash, _ = name.partition("-")
+    entry = MODELS.get(family)
+    if entry is None or (dash and not entry.letters):
+        raise unknown_name("model", name, [other.example or known for known, other in MODELS.items()])
+    return entry
 
 
 def build_model(config: ModelConfig, learn_mask: bool, seed: int) -> FaceAutoencoder:
     """Return the network that ``config`` names, its weights drawn from ``seed``.
 
-    Raises SwapfastError for an unknown model and for an option that the model does not take.
+    Raises SwapfastError for an unknown model, for an option that the model does not take, and for sizes that cannot be.
     """
-    if config.name not in MODELS:
-        raise unknown_name("model", config.name, MODELS)
-    entry = MODELS[config.name]
+    return plan_model(config, learn_mask).initialise(seed)
+
+
+def plan_model(config: ModelConfig, learn_mask: bool) -> FaceAutoencoder:
+    """Return the network that ``config`` names, its weights not drawn yet; raises as ``build_model``.
+
+    On torch's device 'meta' it takes no memory.
+    """
+    entry = find_entry(config.name)
     _refuse_other_options(config, entry)
     options = {name: getattr(config, name) for name in entry.options}
-    return entry.build(learn_mask=learn_mask, **options).initialise(seed)
+    if entry.letters:
+        options["name"] = config.name
+    return entry.build(learn_mask=learn_mask, **options)
 
 
 def _refuse_other_options(config: ModelConfig, entry: ModelEntry) -> None:

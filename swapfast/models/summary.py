@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from swapfast.batch import SIDES
 from swapfast.models.autoencoder import FaceAutoencoder
 
 _ROW = "{:<34} {:<14} {:<22} {:>14}"
@@ -18,7 +19,7 @@ def layer_rows(model: FaceAutoencoder) -> list[tuple[str, str, str, int, bool]]:
     Each is (name, kind, output shape of one face, number of parameters, whether they are trained).
     """
     ghost = copy.deepcopy(model).to("meta")
-    rows: list[tuple[str, str, str, int, bool]] = []
+    rows: dict[str, tuple[str, str, str, int, bool]] = {}  # a decoder of both sides runs twice
     hooks = []
     for name, layer in ghost.named_modules():
         if next(layer.children(), None) is None:
@@ -27,15 +28,15 @@ def layer_rows(model: FaceAutoencoder) -> list[tuple[str, str, str, int, bool]]:
                 parameters = list(layer.parameters())
                 shape = " x ".join(map(str, output.shape[1:]))
                 trained = any(parameter.requires_grad for parameter in parameters)
-                rows.append((name, type(layer).__name__, shape, sum(p.numel() for p in parameters), trained))
+                rows[name] = (name, type(layer).__name__, shape, sum(p.numel() for p in parameters), trained)
 
             hooks.append(layer.register_forward_hook(add_row))
     size = model.input_size
     with torch.no_grad():
-        ghost([torch.empty(1, 3, size, size, device="meta") for _ in model.decoders])
+        ghost([torch.empty(1, 3, size, size, device="meta") for _ in SIDES])
     for hook in hooks:
         hook.remove()
-    return rows
+    return list(rows.values())
 
 
 def summary(model: FaceAutoencoder) -> str:
@@ -48,10 +49,9 @@ def summary(model: FaceAutoencoder) -> str:
     for name, kind, shape, count, trained in layer_rows(model):
         mark = "*" if count and not trained else " "
         lines.append(_ROW.format(name, kind, shape, f"{count:,}{mark}" if count else ""))
-    parts = {"encoder": model.encoder, **{f"decoder {side}": decoder for side, decoder in model.decoders.items()}}
     lines.append("")
-    for name, part in parts.items():
-        lines.append(f"{name:<34} {_count(part):>14,} parameters")
+    for name, part in model.parts().items():
+        lines.append(f"{name.replace('_', ' '):<34} {_count(part):>14,} parameters")
     total = _count(model)
     total_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines.append(f"{'all':<34} {total:>14,} parameters, {total * 4 / 2**20:.1f} MiB in float32")

@@ -1,0 +1,115 @@
+"""What each model costs: parameters and work, counted, and the largest batch of a GPU, estimated."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from swapfast.batch import SIDES
+from swapfast.config import ModelConfig
+from swapfast.models.registry import MODELS, plan_model
+
+GPU_GIB = (8, 16, 24, 80)
+PASSES = 3  # the work of a training step in forward passes: the gradients of pictures and of weights take one each
+_TRAINED_BYTES = 4 * 4  # a parameter, its gradient, and Adam's two averages, float32
+_COPY_BYTES = 2  # of each parameter in bf16
+_KEPT_BYTES = 2  # of each number that is kept for the gradients, bf16
+_BESIDE = 1.5  # what the losses keep, gradients of pictures, workspaces and gaps, as a factor
+_CONTEXT_GIB = 0.8  # CUDA's own, and the libraries'
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What a model costs at one size.
+
+    name: as -t takes it. size: px in and out. parameters: number of them, without a learned mask. gflop: 10^9 floating
+    point operations to train on a face. trained_gib: weights, gradients and Adam's state in float32. largest_batch: by
+    GiB of a GPU, faces per side in bf16, an estimate, 0 where not even one fits. purpose: what it is for.
+    """
+
+    name: str
+    size: int
+    parameters: int
+    gflop: float
+    trained_gib: float
+    largest_batch: dict[int, int]
+    purpose: str
+
+    def to_dict(self) -> dict:
+        """Return what the JSON says."""
+        return asdict(self)
+
+
+def measure(config: ModelConfig, purpose: str = "") -> ModelFigures:
+    """Return the figures of the network that ``config`` names; nothing is computed and no memory is taken."""
+    with torch.device("meta"):
+        model = plan_model(config, learn_mask=False)
+        faces = [torch.empty(1, 3, model.input_size, model.input_size) for _ in SIDES]
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        owner = tensor if tensor._base is None else tensor._base  # dense layers keep a view of their weights
+        kept += 0 if isinstance(owner, nn.Parameter) else tensor.numel()
+        return tensor
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        model(faces)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelFigures(
+        config.name,
+        model.input_size,
+        parameters,
+        PASSES * counter.get_total_flops() / len(SIDES) / 1e9,
+        parameters * _TRAINED_BYTES / 2**30,
+        {gib: _largest_batch(gib, parameters, kept) for gib in GPU_GIB},
+        purpose,
+    )
+
+
+def _largest_batch(gib: int, parameters: int, kept: int) -> int:
+    """Return how many faces of each side fit. kept: numbers that one of each keeps for the gradients."""
+    room = (gib - _CONTEXT_GIB) * 2**30 - parameters * (_TRAINED_BYTES + _COPY_BYTES)
+    return max(0, int(room / (kept * _KEPT_BYTES * _BESIDE)))
+
+
+def all_figures() -> list[ModelFigures]:
+    """Return the figures of every model at its usual sizes."""
+    return [
+        measure(_config(entry.example or name, size, "input_size" in entry.options), entry.purpose)
+        for name, entry in MODELS.items()
+        for size in entry.sizes
+    ]
+
+
+def _config(name: str, size: int, has_sizes: bool) -> ModelConfig:
+    return ModelConfig(name=name, input_size=size) if has_sizes else ModelConfig(name=name)
+
+
+def describe(figures: list[ModelFigures]) -> str:
+    """Return the figures as a table, each model's purpose below."""
+    batches = "".join(f"{f'{gib} GiB':>8}" for gib in GPU_GIB)
+    lines = [
+        f"{'model':<12} {'px':>4} {'parameters':>12} {'GFLOP a face':>13} {'GiB trained':>12}  largest -b on {batches}"
+    ]
+    for row in figures:
+        numbers = "".join(f"{batch or '-':>8}" for batch in row.largest_batch.values())
+        lines.append(
+            f"{row.name:<12} {row.size:>4} {row.parameters:>12,} {row.gflop:>13.1f} {row.trained_gib:>12.2f}"
+            f"{'':<16}{numbers}"
+        )
+    lines += ["", *(f"{row.name:<12} {row.purpose}" for row in {row.name: row for row in figures}.values())]
+    lines += [
+        "",
+        "GFLOP: to train on a face. GiB trained: weights, gradients and Adam's averages in float32. The largest batch "
+        "per side is an estimate for bf16; no GPU was asked.",
+        "Letters behind df and liae: u normalises the features, d makes the picture of four, t adds layers, c changes "
+        "the activation.",
+    ]
+    return "\n".join(lines)
