@@ -1,6 +1,7 @@
 """Timing, the record of the environment and the form of results, for all benchmarks.
 
-``python -m benchmarks.NAME --json FILE`` writes {"environment": {...}, "results": [{...}, ...]}.
+``python -m benchmarks.NAME --json FILE`` writes {"environment": {...}, "results": [{...}, ...]}. Where the files are a
+copy without git, SWAPFAST_COMMIT says which commit they are of.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pipelines.run.run_state import versions
 from swapfast.system import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_GPU = 3  # exit code of a benchmark whose figures are of a GPU, where there is none
 PRELOADED = [
     "benchmarks.faces",
     "pipelines.run.build",
@@ -56,6 +58,8 @@ def _driver() -> str | None:
 
 
 def _commit() -> str | None:
+    if commit := os.environ.get("SWAPFAST_COMMIT"):
+        return commit
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=10"],
@@ -218,7 +222,30 @@ def show(results: list[dict]) -> None:
 
 
 def save(results: list[dict], file: Path | None) -> None:
-    """Write results and environment to ``file``, if given."""
+    """Write results and environment to ``file``, if given. Whoever is killed meanwhile leaves what was there before."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"environment": environment(), "results": results}, indent=1) + "\n")
+        unfinished = file.with_name(f"{file.name}.part")
+        unfinished.write_text(json.dumps({"environment": environment(), "results": results}, indent=1) + "\n")
+        unfinished.replace(file)
+
+
+class Results(list[dict]):
+    """Rows that are printed and written one by one, so that a time limit loses none of them."""
+
+    def __init__(self, file: Path | None) -> None:
+        super().__init__()
+        self._file = file
+
+    def add(self, row: dict) -> None:
+        """Append a row; numbers should be rounded."""
+        self.append(row)
+        show([row])
+        save(self, self._file)
+
+
+def leave_without_gpu() -> None:
+    """End the program with the exit code NO_GPU and one line where torch sees no GPU."""
+    if not torch.cuda.is_available():
+        print("no GPU", flush=True)
+        raise SystemExit(NO_GPU)

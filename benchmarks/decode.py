@@ -5,8 +5,8 @@
     mask_jpeg       its masks: gray, quality 100, three squares one below the other, in memory
     raw             pictures and masks of a raw prepared set, checksum included
 
-    dali_cpu, dali_mixed                DALI with all cores; mixed: on a GPU, where there is one, its JPEG engine first,
-                                        at several batch sizes, pixels left there or fetched
+    dali_cpu, dali_mixed                DALI with all cores; mixed: on a GPU, where there is one, at several batches,
+                                        pixels left there or fetched. hw_decoder_load: the share of its JPEG engine
     opencv_threads, opencv_processes    cv2.imdecode on all cores
     kornia_threads, kornia_processes    kornia_rs as in swapfast/faces/image.py, which takes PNGs only
     set_threads, set_processes          the raw set's own reader
@@ -96,12 +96,14 @@ class Pool:
 class Dali:
     """DALI on the CPU or, mixed, on GPU 0; fetch: whether pixels are wanted in host memory."""
 
-    def __init__(self, files: Files, batch: int, mixed: bool = False, fetch: bool = False) -> None:
+    def __init__(
+        self, files: Files, batch: int, mixed: bool = False, fetch: bool = False, hw_decoder_load: float = 1.0
+    ) -> None:
         self.labels = {"decoder": "dali_mixed" if mixed else "dali_cpu", "decode_batch": batch}
         if mixed:
-            self.labels["pixels_on"] = "host" if fetch else "gpu"
+            self.labels |= {"pixels_on": "host" if fetch else "gpu", "hw_decoder_load": hw_decoder_load}
         self.files, self.batch, self.mixed, self.fetch = files, batch, mixed, fetch
-        self.pipeline = _pipeline(files, batch, 0 if mixed else None)
+        self.pipeline = _pipeline(files, batch, 0 if mixed else None, hw_decoder_load)
         self.runs = 0
 
     def all(self) -> list[np.ndarray]:
@@ -132,7 +134,7 @@ class Dali:
         return [output.at(i) for i in range(len(output))]
 
 
-def _pipeline(files: Files, batch: int, device_id: int | None):
+def _pipeline(files: Files, batch: int, device_id: int | None, hw_decoder_load: float):
     """pipelines/graph.py's, for one kind of file."""
     from nvidia.dali import fn, pipeline_def, types
 
@@ -147,7 +149,8 @@ def _pipeline(files: Files, batch: int, device_id: int | None):
     @pipeline_def(batch_size=batch, num_threads=THREADS, device_id=device_id, prefetch_queue_depth=2)
     def graph():
         encoded = fn.external_source(some, batch=True, dtype=types.UINT8, ndim=1)
-        return decode(encoded, "cpu" if device_id is None else "mixed", gray=files.kind == "mask_jpeg")
+        device = "cpu" if device_id is None else "mixed"
+        return decode(encoded, device, files.kind == "mask_jpeg", hw_decoder_load)
 
     return graph()
 

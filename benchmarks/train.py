@@ -2,12 +2,14 @@
 
     python -m benchmarks.train --json benchmarks/results/train_MACHINE.json
 
-The runs are built as ``swapfast train`` builds them, on made-up faces whose cache exists. Rows for each model:
+The runs are built as ``swapfast train`` builds them, on made-up faces whose cache exists. Rows for each model and
+batch, written as they are measured, in the order of --rows:
     parts       a step: data_wait_ms (the mean, as several batches may be made at once), forward_ms (model and loss),
                 backward_ms, optimizer_ms, rest_ms. On a GPU the middle three are the device's, between CUDA events
     live        steps with live augmentation beside the same steps on one fixed batch, in turns: slower is the median of
                 the pairs, 0.05 for 5 %, slower_iqr its quartiles. cpu_ms is what all threads used. Other --threads: of
-                torch, for the step
+                torch, for the step. --cuda-graph auto off: both ways, of which only the first differs from the other
+                where a step can be a graph
     graphed, compiled, both
                 on a GPU: steps by CUDA graphs, of a compiled model, or both, beside steps of the same precision whose
                 operations are launched one by one; faster is their ratio. host_ms is what the host does for a step
@@ -23,14 +25,25 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.common import Timing, alone, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
+from benchmarks.common import (
+    Results,
+    Timing,
+    alone,
+    cpu_seconds,
+    leave_without_gpu,
+    parser,
+    peak_mib,
+    reset_peak,
+    summary,
+    timed,
+)
 from pipelines.loader import PREFETCH, BatchSchedule
 from pipelines.preview import PreviewWriter
 from pipelines.run.build import build_trainer
@@ -191,9 +204,9 @@ def _block(trainer: Trainer, steps: int) -> tuple[float, float]:
     return seconds / steps, (cpu_seconds() - cpu_start) / steps
 
 
-def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
+def live(setup: Setup, steps: int, pairs: int, cuda_graph: str = "auto") -> list[dict]:
     """The rows of live augmentation and of one fixed batch."""
-    with opened(setup, "live") as trainer:
+    with opened(setup, "live", graphed=cuda_graph == "auto") as trainer:
         batches = trainer.batches
         sources = {"live": batches, "fixed": itertools.repeat(next(batches))}
         blocks_of: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
@@ -211,6 +224,7 @@ def live(setup: Setup, steps: int, pairs: int) -> list[dict]:
         for name, blocks_of_name in blocks_of.items():
             timing = Timing([seconds for seconds, _ in blocks_of_name], peak)
             rows.append(summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(trainer)))
+            rows[-1]["cuda_graph"] = cuda_graph
             rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in blocks_of_name), 3)
         rows[0] |= {"slower": middle, "slower_iqr": [low, high]}
         return rows
@@ -285,59 +299,96 @@ def start(setup: Setup, repeats: int) -> dict:
     return summary(timing, 2 * setup.batch, name="start", **labels)
 
 
-def blocks(step: float, batches_per_call: int) -> tuple[int, int]:
+def blocks(step: float, batches_per_call: int, block_s: float = BLOCK_S, pairs: int | None = None) -> tuple[int, int]:
     """Return the number of steps of a timed block, and the number of pairs of blocks.
 
     step: seconds of one. batches_per_call: a block is a multiple of it, so that every block pays for its batches.
+    block_s: seconds of a block, about. pairs: by default by how long they take
     """
-    calls = max(1, min(400 // batches_per_call, round(BLOCK_S / step / batches_per_call)))
+    calls = max(1, min(400 // batches_per_call, round(block_s / step / batches_per_call)))
     block = batches_per_call * calls
-    return block, PAIRS if block * step < 2 * BLOCK_S else FEW_PAIRS
+    return block, pairs or (PAIRS if block * step < 2 * block_s else FEW_PAIRS)
 
 
-def measure(setup: Setup, quick: bool, threads: list[int]) -> list[dict]:
-    """All rows of one model."""
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured. block, pairs: see ``blocks``. logged: steps behind a loss line."""
+
+    block: int
+    pairs: int
+    logged: int
+    repeats: int
+
+
+def extent_of(setup: Setup, quick: bool, block_s: float, pairs: int | None) -> Extent:
+    """Return the extent that suits the speed of a model's step."""
     with opened(setup, "probe") as trainer:
         trainer.train_one_step()
         step = timed(trainer.train_one_step)
         batches_per_call = setup.batches_per_call(trainer)
-    block, pairs = (1, 2) if quick else blocks(step, batches_per_call)
-    repeats = 1 if quick else 5
-    logged = 2 if quick else max(2, min(400, round(LOGGED_S / step)))
-    rows = [parts(setup, 2 if quick else min(block * 4, 200))]
-    default = torch.get_num_threads()
-    try:
-        for count in threads:
-            torch.set_num_threads(count)
-            rows += live(setup, block, pairs)
-    finally:
-        torch.set_num_threads(default)
-    if setup.device == "cuda":
-        rows += [faster(setup, name, block, pairs) for name in FASTER]
-    rows.append(logging(setup, logged, repeats))
-    rows.append(start(setup, repeats))
-    return rows
+    if quick:
+        return Extent(block=1, pairs=2, logged=2, repeats=1)
+    block, pairs = blocks(step, batches_per_call, block_s, pairs)
+    return Extent(block, pairs, logged=max(2, min(400, round(LOGGED_S / step))), repeats=5)
+
+
+ROWS = ("parts", "live", *FASTER, "logging", "start")
+
+
+def measure(
+    setup: Setup, row: str, extent: Extent, threads: Sequence[int], cuda_graphs: Sequence[str]
+) -> Iterator[dict]:
+    """Yield the rows of one of ROWS, of one model and batch."""
+    if row == "parts":
+        yield parts(setup, 2 if extent.repeats == 1 else min(extent.block * 4, 200))
+    elif row == "live":
+        default = torch.get_num_threads()
+        try:
+            for cuda_graph in cuda_graphs:
+                for count in threads:
+                    torch.set_num_threads(count)
+                    yield from live(setup, extent.block, extent.pairs, cuda_graph)
+        finally:
+            torch.set_num_threads(default)
+    elif row in FASTER and setup.device == "cuda":
+        yield faster(setup, row, extent.block, extent.pairs)
+    elif row == "logging":
+        yield logging(setup, extent.logged, extent.repeats)
+    elif row == "start":
+        yield start(setup, extent.repeats)
 
 
 def main() -> None:
     """Run the benchmark."""
     flags = parser("Training steps: their parts, and what is around them")
     flags.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["tiny", "original"])
-    flags.add_argument("--batch", type=int, default=16, help="faces per side; default 16")
+    flags.add_argument("--batch", type=int, nargs="+", default=[16], help="faces per side; default 16")
+    flags.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="of what; default all")
     flags.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     flags.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     flags.add_argument("--threads", type=int, nargs="+", help="of torch, for the rows live; default as torch has it")
+    flags.add_argument("--cuda-graph", nargs="+", choices=("auto", "off"), default=["auto"], help="for the rows live")
+    flags.add_argument("--block", type=float, default=BLOCK_S, help="seconds of a timed block; default 1")
+    flags.add_argument("--pairs", type=int, help=f"of blocks; default {PAIRS}, or {FEW_PAIRS} where a step is slow")
     options = flags.parse_args()
+    if options.device == "cuda":
+        leave_without_gpu()
     device = pick_device(options.device).type
     faces = 12 if options.quick else FACES
-    rows = []
+    results = Results(options.json)
+    threads = options.threads or [torch.get_num_threads()]
     with TemporaryDirectory() as folder:
         synthesize(Path(folder) / "faces", faces=faces, size=128, pairs=0, seed=1, workers=available_cores())
-        for model in options.models:
-            setup = Setup(Path(folder), model, options.batch, device, options.precision)
-            rows += measure(setup, options.quick, options.threads or [torch.get_num_threads()])
-    show(rows)
-    save(rows, options.json)
+        setups = [
+            Setup(Path(folder), model, batch, device, options.precision)
+            for model in options.models
+            for batch in options.batch
+        ]
+        extents = {setup: extent_of(setup, options.quick, options.block, options.pairs) for setup in setups}
+        for row in options.rows:
+            for setup, extent in extents.items():
+                for measured in measure(setup, row, extent, threads, options.cuda_graph):
+                    results.add(measured)
 
 
 if __name__ == "__main__":

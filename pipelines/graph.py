@@ -14,12 +14,13 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 
-def decode(encoded: DataNode, device: str, gray: bool = False) -> DataNode:
+def decode(encoded: DataNode, device: str, gray: bool = False, hw_decoder_load: float = 1.0) -> DataNode:
     """Return nodes of decoded pictures, (H, W, 3) uint8 BGR or (H, W, 1) gray, without EXIF rotation.
 
-    device: "cpu" or "mixed". With "mixed" the GPU's JPEG engine gets all it can decode: fastest with few cores.
+    device: "cpu" or "mixed"
+    hw_decoder_load: the share of a batch that the GPU's JPEG engine gets with "mixed": all is fastest with few cores
     """
-    load = {} if device == "cpu" else {"hw_decoder_load": 1.0}
+    load = {} if device == "cpu" else {"hw_decoder_load": hw_decoder_load}
     kind = types.GRAY if gray else types.BGR
     return fn.decoders.image(encoded, device=device, output_type=kind, adjust_orientation=False, **load)
 
