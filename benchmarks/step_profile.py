@@ -30,7 +30,7 @@ from swapfast.device import pick_device
 from swapfast.models import MODELS
 from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
-from swapfast.training.graphed import WARM_UP_STEPS
+from swapfast.training.graphed import SETTLING_STEPS
 
 WAYS = {"eager": {"graphed": False}, "graphed": {}, "compiled": {"compiled": True, "graphed": False}}
 LAUNCHING = ("LaunchKernel", "GraphLaunch", "MemcpyAsync", "MemsetAsync", "LaunchCooperativeKernel")
@@ -89,7 +89,7 @@ def profiled(setup: Setup, way: str, steps: int, traces: Path | None) -> dict:
     on_gpu = setup.device == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with opened(setup, f"profile_{way}", **WAYS[way]) as trainer:
-        for _ in range(WARM_UP + WARM_UP_STEPS):
+        for _ in range(WARM_UP + SETTLING_STEPS):
             trainer.train_one_batch()
         if on_gpu:
             torch.cuda.synchronize()

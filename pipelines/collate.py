@@ -12,6 +12,7 @@ from torch import Tensor
 from swapfast.augment.device.transfer import send_tensor
 from swapfast.augment.draws import Draws
 from swapfast.augment.fused.rows import StoredRows
+from swapfast.augment.fused.verified import VerifiedAugmenter
 from swapfast.augment.host.rows import Rows
 from swapfast.augment.result import Augmented
 from swapfast.batch import MASK_NAMES, Batch, BatchMeta
@@ -60,6 +61,9 @@ class Collate:
     on_device: whether ``augment`` takes tensors on ``device`` or, as OpenCV's, arrays.
     masks: names of the stored masks, in their order.
     color_order: the model's, "bgr" or "rgb".
+    memories: number of memories in which the fused kernels write one batch after another. The batch of so many steps
+        later is written over a batch, which says so by its ``slot``. 0 gives each batch memory of its own, as do other
+        backends, and RGB, which is turned afterwards.
     """
 
     def __init__(
@@ -69,7 +73,10 @@ class Collate:
         masks: tuple[str, ...],
         color_order: str = "bgr",
         device: torch.device | str = "cpu",
+        memories: int = 0,
     ) -> None:
+        self.memories = memories if color_order == "bgr" and isinstance(augment, VerifiedAugmenter) else 0
+        self._written: dict[int, Augmented] = {}  # by slot
         self.augment, self.on_device = augment, on_device
         self.masks, self.color_order = masks, color_order
         self.device = torch.device(device)
@@ -84,11 +91,32 @@ class Collate:
         """
         if self.on_device:
             faces, extra_masks = (_to_tensor(pixels, self.device) for pixels in (faces, extra_masks))
+            if self.memories and isinstance(self.augment, VerifiedAugmenter):
+                return self._rewritten(self.augment, faces, extra_masks, draws, ids, step)
             augmented = self.augment(faces, extra_masks, draws)
         else:
             faces, extra_masks = (p.cpu().numpy() if isinstance(p, Tensor) else p for p in (faces, extra_masks))
             augmented = _to_device(self.augment(faces, extra_masks, draws), self.device)
         return collate(augmented.to_float(), ids, self.masks, self.color_order, step)
+
+    def _rewritten(
+        self,
+        augment: VerifiedAugmenter,
+        faces: Tensor | StoredRows,
+        extra_masks: Tensor | StoredRows,
+        draws: Draws,
+        ids: np.ndarray,
+        step: int,
+    ) -> Batch:
+        """Return the batch in the memory of an earlier one, where the fused kernels write it."""
+        slot = step % self.memories
+        out = self._written.get(slot)
+        augmented = augment(faces, extra_masks, draws, out if out is not None and len(out.feed) == len(draws) else None)
+        batch = collate(augmented, ids, self.masks, self.color_order, step)
+        if augment.is_fused:
+            self._written[slot] = augmented
+            batch.slot = slot
+        return batch
 
     def __call__(self, data: Sequence[tuple[tuple[np.ndarray, int], ...]], draws: Draws) -> Batch:
         """Return the batch of B items of a MultiDataset.

@@ -102,7 +102,8 @@ class TrainLoader:
 
     The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms, more than everything else
     where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation run beside the
-    training.
+    training. Where they are written over former ones (``Collate.memories``), a batch is valid until the next is taken;
+    what is launched until then may read it.
     """
 
     def __init__(
@@ -119,6 +120,10 @@ class TrainLoader:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
+        if collate.memories and collate.memories <= schedule.prefetch:
+            raise ValueError(
+                f"{collate.memories} memories for {schedule.prefetch} batches made ahead: one more is in use"
+            )
         if matcher is not None:
             load_kernels("nodes")  # compiled now and not in the first batch: it may take some seconds
         shared = matcher is not None and schedule.threads_per_batch > 1
@@ -202,10 +207,18 @@ class TrainLoader:
             batch.unwarped = int(unwarped_faces.sum())
         return batches
 
-    def _make(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+    def _released(self) -> torch.cuda.Event | None:
+        """Return the event behind all that reads the batches taken so far, where others are written over them."""
+        if self._stream is None or not self.collate.memories:
+            return None
+        return torch.cuda.current_stream(self.device).record_event()
+
+    def _make(self, step: int, released: torch.cuda.Event | None) -> tuple[Batch, torch.cuda.Event | None]:
         if self._stream is None:
             return self.batch(step), None
         with torch.cuda.stream(self._stream):
+            if released is not None:
+                self._stream.wait_event(released)
             batch = self.batch(step)
             return batch, self._stream.record_event()
 
@@ -241,10 +254,11 @@ class TrainLoader:
         patience_s: float | None = None
         try:
             steps = itertools.count(self.start)
-            queue = deque(worker.submit(self._make, next(steps)) for _ in range(self.schedule.prefetch))
+            released = self._released()
+            queue = deque(worker.submit(self._make, next(steps), released) for _ in range(self.schedule.prefetch))
             while True:
                 batch, ready = queue.popleft().result()
-                queue.append(worker.submit(self._make, next(steps)))
+                queue.append(worker.submit(self._make, next(steps), self._released()))
                 if ready is not None:
                     hand_over(batch, ready)
                 yield batch

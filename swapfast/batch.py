@@ -81,6 +81,8 @@ class Batch:
     ids: (sides, B) int, the faces' numbers in their folders
     ordinals: (B,) int, how many faces of its side were drawn before each; the same on every side
     unwarped: how many faces should have been warped to landmarks and could not be
+    slot: which memory of the loader the tensors lie in, where a later batch is written over this one; None where they
+        are the batch's own
     """
 
     inputs: list[Tensor]
@@ -90,6 +92,7 @@ class Batch:
     ids: np.ndarray | None = None
     ordinals: np.ndarray | None = None
     unwarped: int = 0
+    slot: int | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on ``device``; copies from pinned memory do not wait."""
@@ -123,6 +126,7 @@ class Batch:
                 step=self.step + index,
                 ids=None if self.ids is None else self.ids[:, rows],
                 ordinals=None if self.ordinals is None else self.ordinals[rows],
+                slot=self.slot if count == 1 else None,
             )
 
         return [part(index) for index in range(count)]

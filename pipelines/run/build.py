@@ -230,7 +230,9 @@ def make_loader(
     warn = _warn_of(plan.processes, log)
     augment = make_augmenter(backend, size, *sizes, device, config, schedule.threads, schedule.workers, warn)
     feed = make_feed(cache_mode, sides, sampler, device, backend, warn, threads)
-    collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device)
+    # A graph for each memory that batches are written in: one is trained on while the others are made.
+    memories = schedule.prefetch + 1 if plan.uses_cuda_graph and schedule.prefetch else 0
+    collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device, memories)
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 

@@ -117,7 +117,7 @@ class Trainer:
         self._values: dict[str, Tensor] = {}  # the last batch's scalars, for the logs
         self._graphed: GraphedStep | None = None
         if capturing is not None:
-            self._graphed = GraphedStep(self._compute, optimizer, capturing, self.run.progress.log)
+            self._graphed = GraphedStep(self._compute, model, optimizer, capturing, self.run.progress.log)
 
     # --- training ---------------------------------------------------------------------------------------------
 

@@ -72,7 +72,9 @@ def _check_verified(case: dict, device: torch.device) -> None:
     result, fused = augment(*arguments), FusedAugmenter(**case["make"])(*arguments)
     rows = torch.tensor([0], device=device)
     again = augment(StoredRows(arguments[0], rows), StoredRows(arguments[1], rows), arguments[2])
-    assert torch.equal(again.feed, result.feed) and not lines, lines
+    assert torch.equal(again.feed, result.feed) and augment.is_fused and not lines, lines
+    result.feed.zero_()
+    assert augment(*arguments, out=result) is result and torch.equal(again.feed, result.feed)
     assert torch.equal(result.feed, fused.feed) and not torch.equal(result.feed, augment.reference(*arguments).feed)
     report = compare_fused(device, size=32, count=1)
     assert report["problem"] is None and min(report["feed"], report["target"], report["masks"]) > 60, report

@@ -23,6 +23,7 @@ from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
+from swapfast.augment.fused.verified import VerifiedAugmenter
 from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig, ModelConfig, PreviewConfig, TrainConfig
 from swapfast.errors import SwapfastError
@@ -85,6 +86,44 @@ def _tensors(batch) -> list[torch.Tensor]:
 
 def _equal(one, two) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_tensors(one), _tensors(two), strict=True))
+
+
+@pytest.mark.parametrize(("noise", "color_order"), [(0.0, "bgr"), (0.0, "rgb"), (0.1, "bgr")])
+def test_kernels_write_batches_over_former_ones_where_a_step_reads_a_few_memories(make, device, noise, color_order):
+    """Not where channels are turned afterwards, nor where kornia takes the kernels' place."""
+    loader = make("kornia", color_order=color_order)
+    composed = loader.collate.augment
+
+    def writes(faces, extra_masks, draws, out=None):
+        result = composed(faces, extra_masks, draws)
+        result.feed.add_(noise)
+        for place, pixels in zip(_all(out or result), _all(result), strict=True):
+            place.copy_(pixels)
+        return out or result
+
+    augment = VerifiedAugmenter(lambda: writes, composed, lambda line: None)
+    loader.collate = Collate(augment, True, MASK_NAMES, color_order, device, memories=3)
+    places = []
+    for batch, wanted in zip(itertools.islice(loader, 8), make("kornia", color_order=color_order)):
+        assert _equal(batch, wanted)
+        places.append((batch.slot, *(tensor.data_ptr() for tensor in _tensors(batch))))
+    if noise or color_order == "rgb":
+        assert {slot for slot, *_ in places} == {None}
+    else:
+        assert [slot for slot, *_ in places] == [0, 1, 2, 0, 1, 2, 0, 1] and len(set(places)) == 3
+        with pytest.raises(ValueError, match="2 memories for 2 batches made ahead"):
+            TrainLoader(
+                loader.feed,
+                loader.sampler,
+                Collate(augment, True, MASK_NAMES, device=device, memories=2),
+                loader.config,
+                64,
+                schedule=loader.schedule,
+            )
+
+
+def _all(augmented) -> list[torch.Tensor]:
+    return [augmented.feed, *augmented.targets, *augmented.masks]
 
 
 @pytest.mark.parametrize("backend", ["opencv", "kornia"])

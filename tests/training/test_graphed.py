@@ -37,7 +37,10 @@ class Again:
     """
 
     def __init__(self, refuses: int | None = None) -> None:
-        self.refuses, self.captures, self.replays, self.warm_ups = refuses, 0, 0, 0
+        self.refuses, self.captures, self.replays, self.warm_ups, self.releases = refuses, 0, 0, 0, 0
+
+    def release(self):
+        self.releases += 1
 
     def warm_up(self, function):
         self.warm_ups += 1
@@ -61,7 +64,27 @@ class Again:
         return replay
 
 
-def _batches(device, poison=(), small=()):
+class Faulty(Again):
+    """Replays that are wrong from the second on, by ``spoil``, which is given what a replay gives."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def capture(self, function):
+        replay, counted = super().capture(function), itertools.count(1)
+
+        def faulty():
+            result = replay()
+            if next(counted) > 1:
+                self.spoil(result)
+            return result
+
+        return faulty
+
+
+def _batches(device, poison=(), small=(), memories=0):
+    written = {}
     for step in itertools.count():
         generator = torch.Generator().manual_seed(step)
         count = 1 if step in small else 2
@@ -71,7 +94,13 @@ def _batches(device, poison=(), small=()):
             faces[0, 0, 0, 0, 0] = float("nan")
         faces = faces.to(device)
         masks = torch.ones(count, 2, 1, 64, 64, device=device)
-        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        batch = Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        if memories:
+            batch.slot = step % memories
+            place = written.setdefault(batch.slot, batch)
+            torch._foreach_copy_(place.tensors, batch.tensors)
+            batch.inputs, batch.targets, batch.meta = place.inputs, place.targets, place.meta
+        yield batch
 
 
 def _trainer(device, capturing=None, precision="fp32", warmup=0, batches=None, **config) -> Trainer:
@@ -107,6 +136,8 @@ CASES = {
     "fp16, warm-up, clipped": {"precision": "fp16", "warmup": 8, "gradient_clipping": "norm", "poison": (6,)},
     "adamw, bf16": {"precision": "bf16", "optimizer": "adamw", "gradient_clipping": "autoclip"},
     "a smaller batch": {"gradient_accumulation": 2, "small": (11,)},
+    "memories in turn": {"memories": 3, "steps": 10},
+    "memories in turn, accumulated": {"memories": 3, "gradient_accumulation": 2},
 }
 
 
@@ -114,8 +145,8 @@ CASES = {
 def test_steps_by_graphs_are_those_without_to_the_bit(name):
     config = dict(CASES[name])
     accumulation = config.get("gradient_accumulation", 1)
-    given = {key: config.pop(key) for key in ("poison", "small") if key in config}
-    steps = 6 * accumulation + accumulation // 2  # in the middle of a step
+    given = {key: config.pop(key) for key in ("poison", "small", "memories") if key in config}
+    steps = config.pop("steps", 6 * accumulation + accumulation // 2)  # in the middle of a step
     cpu, again = torch.device("cpu"), Again()
     plain = _trainer(cpu, batches=_batches(cpu, **given), **config)
     graphed = _trainer(cpu, again, batches=_batches(cpu, **given), **config)
@@ -123,8 +154,20 @@ def test_steps_by_graphs_are_those_without_to_the_bit(name):
     torch.testing.assert_close(numbers, expected, rtol=0, atol=0, equal_nan=True)
     _assert_same(graphed, plain)
     without = WARM_UP_STEPS * accumulation + len(given.get("small", ()))  # whose step was begun by a graph
-    assert (again.replays, again.warm_ups) == (steps - without, without)
-    assert again.captures == min(accumulation, 3)
+    graphs = given.get("memories", 1) if accumulation == 1 else min(accumulation, 3)
+    tried = 2 * accumulation if accumulation > 1 else graphs + 1
+    assert (again.replays, again.warm_ups) == (steps - without, without + tried)
+    assert again.captures == graphs
+
+
+def test_memories_that_lie_elsewhere_all_at_once_are_copied():
+    """A loader that begins anew writes its batches in other memory."""
+    cpu, again = torch.device("cpu"), Again()
+    plain, graphed = _trainer(cpu), _trainer(cpu, again, batches=_batches(cpu, memories=2))
+    expected, numbers = _numbers(plain, 8), _numbers(graphed, 6)
+    graphed.batches = itertools.islice(_batches(cpu, memories=2), 6, None)
+    assert numbers + _numbers(graphed, 2) == expected
+    assert (again.captures, again.replays) == (3, 5)
 
 
 def test_graphs_hold_while_states_are_put_back():
@@ -169,11 +212,43 @@ def test_without_memory_for_a_graph_training_goes_on_without(refuses):
     graphed._graphed._log = said.append
     assert _numbers(graphed, 16) == _numbers(plain, 16)
     _assert_same(graphed, plain)
-    assert again.captures == again.replays == refuses
+    assert again.captures == again.replays == refuses and again.releases == 1
     assert said == [
         "warning: the step cannot be captured as a CUDA graph and is computed without one: CUDA out of memory. "
         "Tried to allocate 2.00 GiB."
     ]
+
+
+@pytest.mark.parametrize("apart", ["losses", "gradients", "weights", "memory"])
+def test_a_graph_that_gives_something_else_is_not_used(apart):
+    """And what it did is undone."""
+    cpu = torch.device("cpu")
+
+    def spoil(result):
+        if apart == "losses":
+            result.losses[0].unweighted[0]["mae"][1] *= 1.03
+        elif apart == "gradients":
+            result.report.get("gradient/norm", torch.ones(())).mul_(0.97)
+        elif apart == "weights":  # a former move once more
+            for weight in graphed.model.parameters():
+                weight.data.add_(weight.data.sign(), alpha=3e-4)
+        else:
+            again.warm_up = refuse
+
+    def refuse(function):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    again, said = Faulty(spoil), []
+    accumulation = 2 if apart == "memory" else 1
+    plain, graphed = (_trainer(cpu, c, gradient_accumulation=accumulation) for c in (None, again))
+    graphed._graphed._log = said.append
+    steps = 6 * accumulation
+    expected, numbers = _numbers(plain, steps), _numbers(graphed, steps)
+    assert numbers[-accumulation:] == expected[-accumulation:]
+    _assert_same(graphed, plain)
+    assert again.replays == 2 * accumulation and again.releases == 1
+    other = f"gives other {apart} than without" if apart != "memory" else "leaves no memory to compare it"
+    assert len(said) == 1 and said[0].startswith(f"warning: the step as a CUDA graph {other}"), said
 
 
 class Reports(Observer):

@@ -23,7 +23,7 @@ FACES = 8  # that are compared
 LEAST_DB = 55.0
 
 Pixels = Tensor | StoredRows
-Augment = Callable[..., Augmented]  # of faces, extra masks and draws as tensors; the fused one also of ``rows``
+Augment = Callable[..., Augmented]  # of faces, extra masks and draws; the fused one also of ``rows`` and ``out``
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ def _augment_gathered(augment: Augment, faces: Pixels, extra_masks: Pixels | Non
     return augment(*tensors, draws)
 
 
-def _augment_stored(augment: Augment, faces: Pixels, extra_masks: Pixels | None, draws: Draws) -> Augmented:
+def _augment_stored(
+    augment: Augment, faces: Pixels, extra_masks: Pixels | None, draws: Draws, **options: Augmented
+) -> Augmented:
     if not isinstance(faces, StoredRows):
-        return augment(faces, extra_masks, draws)
+        return augment(faces, extra_masks, draws, **options)
     stored = extra_masks.stored if isinstance(extra_masks, StoredRows) else extra_masks
-    return augment(faces.stored, stored, draws, rows=faces.rows)
+    return augment(faces.stored, stored, draws, rows=faces.rows, **options)
 
 
 class VerifiedAugmenter:
@@ -80,17 +82,25 @@ class VerifiedAugmenter:
         self._chosen: Augment | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, faces: Pixels, extra_masks: Pixels | None, draws: Draws) -> Augmented:
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused kernels are used; False before the first faces."""
+        return self._chosen is not None and self._chosen is not self.reference
+
+    def __call__(
+        self, faces: Pixels, extra_masks: Pixels | None, draws: Draws, out: Augmented | None = None
+    ) -> Augmented:
         """Return N faces augmented, float32 0..1 on their device; see ``DeviceAugmenter``.
 
         faces: as tensors or, with the extra masks, as rows of a store, which the kernels read without a gather
+        out: where the fused kernels write, a former result of theirs of the same shapes; by default new memory
         """
         with self._lock:
             if self._chosen is None and len(faces):
                 self._chosen = self._choose(faces, extra_masks, draws)
         if self._chosen is None or self._chosen is self.reference:
             return _augment_gathered(self.reference, faces, extra_masks, draws)
-        return _augment_stored(self._chosen, faces, extra_masks, draws)
+        return _augment_stored(self._chosen, faces, extra_masks, draws, **({} if out is None else {"out": out}))
 
     def _choose(self, faces: Pixels, extra_masks: Pixels | None, draws: Draws) -> Augment:
         batch = faces[:FACES], None if extra_masks is None else extra_masks[:FACES], draws[:FACES]
