@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.common import Timing, cpu_seconds, parser, peak_mib, reset_peak, save, show, summary, timed
+from benchmarks.common import Results, Timing, cpu_seconds, parser, peak_mib, reset_peak, summary, timed
 from benchmarks.faces import head_folders
 from pipelines.decode import BATCH, dali_version
 from pipelines.prepare import crop_and_masks, prepare
@@ -262,25 +262,23 @@ def main() -> None:
     if torch.cuda.is_available():
         torch.cuda.init()  # so that the timer waits for the GPU
         count = max(count, 4 * max(MIXED_BATCHES))
-    results = []
+    results = Results(options.json)
     with head_folders(options.faces, HEAD) as (folder, _), TemporaryDirectory() as work:
         files = png_files(folder)
-        results += measured(files, decoders_of(files), count, repeats)
-        show(results)
+        for row in measured(files, decoders_of(files), count, repeats):
+            results.add(row)
         for size in options.sizes:
             sets = {}
             for encoding in ("jpeg", "raw"):
                 out = Path(work) / f"{encoding}{size}"
                 prepare(folder, out, encoding, size, CropConfig(), MaskConfig())
                 sets[encoding] = open_prepared(out)
-            rows = []
             for files in (jpeg_files(sets["jpeg"], "jpeg"), jpeg_files(sets["jpeg"], "mask_jpeg")):
-                rows += measured(files, decoders_of(files), count, repeats)
+                for row in measured(files, decoders_of(files), count, repeats):
+                    results.add(row)
             files = raw_files(sets["raw"], folder)
-            rows += measured(files, decoders_of(files, sets["raw"]), count, repeats)
-            show(rows)
-            results += rows
-    save(results, options.json)
+            for row in measured(files, decoders_of(files, sets["raw"]), count, repeats):
+                results.add(row)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from swapfast.augment.result import Augmented
 
 STORED = 4  # batches in the store
 MASKS = 3
+SIZES = [64, 256, 128, 512]  # what matters most first
 CYCLES = 40_000_000  # of a GPU that sleeps, some 20 ms: the host asks for all of a call meanwhile
 COPIED = 1 << 30
 LAUNCHES = 100
@@ -265,7 +266,7 @@ def tiles(work: Work, results: Results, shapes=TILES, warps=WARPS) -> None:
 def main() -> None:
     """Run what this machine can."""
     flags = parser("The first minutes on a GPU")
-    flags.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 128, 512], help="px, first things first")
+    flags.add_argument("--sizes", type=int, nargs="+", help=f"px; default {SIZES}, on a CPU {SIZES[:1]}")
     flags.add_argument("--batch", type=int, default=64, help="faces; default 64")
     options = flags.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -284,7 +285,8 @@ def main() -> None:
     if device.type == "cuda":
         machine(results, repeats)
     with_triton = device.type == "cuda" or _is_interpreted()
-    for size in options.sizes:
+    sizes = options.sizes or (SIZES if device.type == "cuda" else SIZES[:1])
+    for size in sizes:
         work = Work.smooth(size, options.batch, repeats, device)
         attempt("gather", gathers, work, results)
         wanted = composed(work, results)
@@ -292,7 +294,7 @@ def main() -> None:
             attempt("augment", fused, work, wanted, dtype, results)
     if with_triton:
         shapes, warps = (TILES[:2], WARPS[:1]) if options.quick else (TILES, WARPS)
-        for size in options.sizes[:2]:
+        for size in sizes[:2]:
             work = Work.smooth(size, options.batch, repeats, device)
             attempt("tile", tiles, work, results, shapes, warps)
     leave_without_gpu()

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain_losses
-from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary, timed
+from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, summary, timed
 from swapfast.losses import get_loss
 from swapfast.system import available_cores
 
@@ -200,14 +200,12 @@ def main() -> None:
     options = flags.parse_args()
     torch.set_num_threads(options.threads)
     device, repeats = torch.device(options.device), 3 if options.quick else 11
-    results = []
+    results = Results(options.json)
     for size in options.sizes:
         for batch in options.batches:
             for name in options.names:
-                rows = rows_of(name, size, batch, device, repeats)
-                show(rows)
-                results += rows
-    save(results, options.json)
+                for row in rows_of(name, size, batch, device, repeats):
+                    results.add(row)
 
 
 if __name__ == "__main__":

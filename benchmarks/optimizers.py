@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import Timing, compare, parser, save, show, summary
+from benchmarks.common import Results, Timing, compare, parser, summary
 from pipelines.run.plan import loss_collator
 from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, ModelConfig, OptimizerConfig, TrainConfig
@@ -110,13 +110,13 @@ def _pairs(baseline: Timing, changed: Timing) -> tuple[float, float]:
 
 def measure(
     model_name: str, per_side: int, device: torch.device, config: TrainConfig, repeats: int, names: Sequence[str]
-) -> list[dict]:
-    """All rows."""
+) -> Iterator[dict]:
+    """Yield all rows."""
     model = build_model(ModelConfig(name=model_name), False, 1).to(device, memory_format=torch.channels_last)
     faces = 2 * per_side
     labels = {"model": model_name, "size": model.output_sizes[-1], "device": device.type}
     step = compare({"step": train_step(model, make_batch(model, per_side, device), config)}, repeats, 1)["step"]
-    rows = [summary(step, faces, name="train_step", precision=config.precision, **labels)]
+    yield summary(step, faces, name="train_step", precision=config.precision, **labels)
     step_ms = 1000 * statistics.median(step.seconds)
 
     stepper = Stepper(model)
@@ -124,19 +124,18 @@ def measure(
         candidate = stepper.torchs() if name == "torch_adam" else stepper.ours(name)
         timings = compare({"adam": stepper.ours(), name: candidate}, 3 * repeats)
         _, ratio = _pairs(timings["adam"], timings[name])
-        rows.append(summary(timings[name], faces, name="optimizer", optimizer=name, **labels))
-        rows[-1] |= _shared({"ratio_to_adam": ratio}, timings[name], step_ms)
-    rows.append(summary(timings["adam"], faces, name="optimizer", optimizer="adam", **labels))
-    rows[-1] |= _shared({"ratio_to_adam": 1.0}, timings["adam"], step_ms)
+        shares = _shared({"ratio_to_adam": ratio}, timings[name], step_ms)
+        yield summary(timings[name], faces, name="optimizer", optimizer=name, **labels) | shares
+    shares = _shared({"ratio_to_adam": 1.0}, timings["adam"], step_ms)
+    yield summary(timings["adam"], faces, name="optimizer", optimizer="adam", **labels) | shares
     del candidate, timings
     for method in (*METHODS, "torch_clip_grad_norm"):
         theirs = method == "torch_clip_grad_norm"
         plain, clipped = stepper.ours(), stepper.torchs(clip=True) if theirs else stepper.ours(clip=method)
         timings = compare({"plain": plain, "clipped": clipped}, 3 * repeats)
         added, _ = _pairs(timings["plain"], timings["clipped"])
-        rows.append(summary(timings["clipped"], faces, name="clip", method=method, **labels))
-        rows[-1] |= {"added_ms": round(added, 3), "share_of_train_step": round(added / step_ms, 5)}
-    return rows
+        shares = {"added_ms": round(added, 3), "share_of_train_step": round(added / step_ms, 5)}
+        yield summary(timings["clipped"], faces, name="clip", method=method, **labels) | shares
 
 
 def _shared(values: dict[str, float], timing: Timing, step_ms: float) -> dict:
@@ -156,9 +155,9 @@ def main() -> None:
     options = flags.parse_args()
     repeats = 2 if options.quick else options.repeats
     config = dataclasses.replace(TrainConfig(), precision=options.precision)
-    rows = measure(options.model, options.batch, pick_device(options.device), config, repeats, options.optimizers)
-    show(rows)
-    save(rows, options.json)
+    results = Results(options.json)
+    for row in measure(options.model, options.batch, pick_device(options.device), config, repeats, options.optimizers):
+        results.add(row)
 
 
 if __name__ == "__main__":
