@@ -14,6 +14,7 @@ import pytest
 from torch import Tensor
 
 from benchmarks import augment as augment_benchmark
+from benchmarks.step_cost import step_cost
 from swapfast.config import OPTIMIZER_NAMES
 from swapfast.optim.clip import METHODS
 
@@ -225,3 +226,11 @@ def test_every_function_of_kornia_that_is_used_is_right(tmp_path):
         # CLAHE in float64 may end a tie the other way; all else is float32's rounding of positions up to 256 px.
         assert row["exact"][0] <= (1 if row["step"].startswith("CLAHE") else 0.03), row
     assert all(row["exact"][0] > 1 for row in rows if "equalize_clahe" in row["function"])
+
+
+def test_a_step_in_bf16_casts_each_weight_and_each_gradient_once():
+    """Though both sides use the encoder: autocast remembers. Beside them the inputs, and outputs there and back."""
+    weights, sides = 30, 2  # of tiny, which has the layers of original
+    rows = {row["part"]: row for row in step_cost("tiny")}
+    assert [row["casts"] for row in rows.values()] == [weights + 1, sides, weights + sides, 0]
+    assert rows["optimizer"]["kernels"] < weights  # all weights at once

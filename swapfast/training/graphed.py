@@ -308,9 +308,13 @@ def _moved_alike(model: nn.Module, other: Mapping[str, Tensor], before: Mapping[
     """Return whether ``other`` weights are where the model's are, measured by how far these have moved."""
     difference, move = 0.0, 0.0
     for name, weight in model.state_dict().items():
-        difference += float((other[name].to(weight.device) - weight).double().square().sum())
-        move += float((before[name].to(weight.device) - weight).double().square().sum())
+        difference += _square_sum(other[name].to(weight.device) - weight)
+        move += _square_sum(before[name].to(weight.device) - weight)
     return difference <= MOVE_TOLERANCE**2 * move
+
+
+def _square_sum(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values.float(), dtype=torch.float64)) ** 2
 
 
 def obstacle_to_graphs(device: torch.device, config: OptimizerConfig, world: int) -> str:
