@@ -37,7 +37,7 @@ command_of() { # sets the array `command` to what a part runs
     first_minutes) command=("$python" -m benchmarks.first_minutes --json "$out/first_minutes.json") ;;
     train)
         command=("$python" -m benchmarks.train --json "$out/train.json" --device cuda --models original
-            --batch 16 64 256 --rows parts live graphed compiled --cuda-graph auto off --block 0.2 --pairs 7)
+            --batch 16 64 256 --rows parts live graphed compiled --block 0.2 --pairs 7)
         ;;
     profile)
         command=("$python" -m benchmarks.step_profile --json "$out/profile.json" --traces "$out/traces" --device cuda)

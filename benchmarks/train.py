@@ -208,6 +208,7 @@ def live(setup: Setup, steps: int, pairs: int, cuda_graph: str = "auto") -> list
     """The rows of live augmentation and of one fixed batch."""
     with opened(setup, "live", graphed=cuda_graph == "auto") as trainer:
         batches = trainer.batches
+        # The fixed batch may be written over by live ones, where these lie in a few memories in turn: the same work.
         sources = {"live": batches, "fixed": itertools.repeat(next(batches))}
         blocks_of: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
         reset_peak()
