@@ -140,6 +140,7 @@ class Optimizer:
         self.finder: LearningRateFinder | None = None  # of the last search
         self.is_searching = False  # whether a search for a learning rate is under way
         self.generation = 0  # goes up where tensors of the state were replaced and not written in place
+        self.loads = 0  # of a state; each replaces the gradients that wait
         self.rollbacks = 0
         self._configured = config.learning_rate
         self._collected = 0  # losses whose gradients wait for the rest of their step
@@ -377,6 +378,7 @@ class Optimizer:
         Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
         of past roll-backs where another rate is configured. Tensors that exist already and fit are written in place.
         """
+        self.loads += 1
         counters = {key: value for key, value in state.items() if key.startswith("@")}
         waiting: dict[str, Tensor] = {}
         self._load_averages({key: value for key, value in state.items() if key not in counters}, waiting)

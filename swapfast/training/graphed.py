@@ -120,9 +120,9 @@ class GraphedStep:
     A graph is captured for each phase of an accumulated step: the first batch, those between and the last one, or for
     the only one. Batches are copied to where the graphs read, but those that lie in a few memories in turn
     (``Batch.slot``): there each memory has a graph, unless gradients wait for another batch's graph. Without graphs are
-    made: the first WARM_UP_STEPS, again after the optimizer's state was replaced; a search for a learning rate; batches
-    of another shape, with what is left of their step; and all that follows where a step cannot be captured, which
-    ``log`` is told in one line.
+    made: the first WARM_UP_STEPS, again after the optimizer's state was replaced; a search for a learning rate; what is
+    left of a step behind a batch of another shape or gradients that were put back; and all that follows where a step
+    cannot be captured, which ``log`` is told in one line.
 
     Steps that capture a graph, and the next one, are made a second time without, from the same state; it is this second
     time that counts. Where the two differ ``log`` is told, and all that follows is made without graphs.
@@ -147,6 +147,7 @@ class GraphedStep:
         self._warm = 0  # steps since the optimizer's state lies where it does
         self._generation = optimizer.generation
         self._replays_this_step = False
+        self._loads = optimizer.loads  # before this step
         self._trial: _Trial | None = None
         self._is_proven = False
 
@@ -154,10 +155,10 @@ class GraphedStep:
         """Compute the next iteration; the optimizer's share of the host is the caller's (``count_batch``)."""
         phase = self._optimizer.phase
         if phase.is_first:
-            self._replays_this_step = self._is_ready()
+            self._replays_this_step, self._loads = self._is_ready(), self._optimizer.loads
             tries = self._replays_this_step and not self._is_proven
             self._trial = _Trial(_on_host(self._model), _on_host(self._optimizer)) if tries else None
-        if self._replays_this_step:
+        if self._replays_this_step and self._optimizer.loads == self._loads:
             result = self._replayed(batch, phase)
             if result is not None:
                 return result if self._trial is None else self._tried(self._trial, batch, phase, result)

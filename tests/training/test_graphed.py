@@ -189,6 +189,19 @@ def test_graphs_hold_while_states_are_put_back():
     assert _numbers(trainers[1], 2) == _numbers(trainers[0], 2) and again.captures == 2
 
 
+def test_gradients_that_are_put_back_within_a_step_are_not_those_of_a_graph():
+    cpu, again = torch.device("cpu"), Again()
+    trainers = _trainer(cpu, gradient_accumulation=2), _trainer(cpu, again, gradient_accumulation=2)
+    for trainer in trainers:
+        _numbers(trainer, 9)
+        waiting = trainer.snapshot()
+        _numbers(trainer, 2)
+        trainer.put_back(waiting)
+    before = again.replays
+    assert _numbers(trainers[1], 3) == _numbers(trainers[0], 3) and again.replays == before + 2
+    _assert_same(*trainers)
+
+
 def test_a_search_for_a_learning_rate_runs_without_graphs_and_they_come_back():
     cpu, again = torch.device("cpu"), Again()
     trainers = _trainer(cpu, gradient_accumulation=3), _trainer(cpu, again, gradient_accumulation=3)
