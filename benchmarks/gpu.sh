@@ -87,7 +87,9 @@ part() { # part NAME SECONDS
         code=$?
         tail -n "$([[ $name == facts ]] && echo 40 || echo 15)" "$out/$name.txt"
     fi
-    echo "== $name: exit code $code after $((SECONDS - begun)) of $seconds s"
+    local ending="exit code $code"
+    ((code == 124 || code == 137)) && ending="out of time"
+    echo "== $name: $ending after $((SECONDS - begun)) of $seconds s"
     if ((code == no_gpu)); then
         ((failed)) || failed=$no_gpu
     elif ((code)); then

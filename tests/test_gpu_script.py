@@ -36,15 +36,15 @@ def bare(tmp_path) -> dict[str, str]:
         if path is None:
             pytest.skip(f"{name} is not installed here")
         (folder / name).symlink_to(path)
-    return {
+    return os.environ | {
         "PATH": str(folder),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHON": sys.executable,
         "OUT": str(tmp_path / "out"),
         "SITE": str(tmp_path / "site"),
         "BUNDLE": str(tmp_path / "bundle"),
         "CUDA_VISIBLE_DEVICES": "",
         "SWAPFAST_COMMIT": "a1b2c3d4e5",
-        "HOME": os.environ.get("HOME", "/"),
     }
 
 
@@ -121,6 +121,17 @@ def test_every_part_says_that_there_is_no_gpu(bare, tmp_path):
     assert all(word in facts for word in ("Python.h", "gcc", "gpu", "cores", "xz", "a1b2c3d4e5"))
 
 
+def test_a_part_that_ends_late_keeps_no_other_from_running(bare, tmp_path):
+    program = tmp_path / "program"
+    waits = "if 'facts' in sys.argv[1]: time.sleep(100)"
+    program.write_text(f"#!{sys.executable}\nimport sys, time\nprint('begun', flush=True)\n{waits}\n")
+    program.chmod(0o755)
+    result = _run(bare | {"PYTHON": str(program)}, "facts", "unpack")
+    assert result.returncode == 1
+    assert "== facts: out of time" in result.stdout and "== unpack: exit code 0" in result.stdout
+    assert "KeyboardInterrupt" in (tmp_path / "out" / "facts.txt").read_text(), "told to end before it is killed"
+
+
 def test_a_name_that_is_no_part_is_refused(bare):
     result = _run(bare, "everything")
     assert result.returncode == 2 and "unknown part 'everything'" in result.stderr
@@ -132,7 +143,7 @@ def test_the_first_minutes_measure_what_a_cpu_can_and_carry_the_commit(bare, tmp
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env=bare | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"},
+        env=bare | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
     )
