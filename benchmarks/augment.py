@@ -1,10 +1,16 @@
 """How fast is the augmentation, step by step and whole, on every backend: python -m benchmarks.augment
 
+    python -m benchmarks.augment --sizes 64 256 --steps whole --peer-up-to 128 --backends opencv kornia:cuda triton
+
 Backends take turns on the same faces with 3 masks, each from bytes to floats:
     peer_loop        one image after another, six channels together: benchmarks/peer.py
     opencv           OpenCVAugmenter, and the plain functions that it is made of
-    kornia_cpu       DeviceAugmenter on tensors of the CPU
-    kornia_gpu       the same on a GPU; only where there is one
+    kornia           DeviceAugmenter on tensors of the CPU; where there is a GPU, of it too
+    triton           FusedAugmenter; only where there is a GPU, and only whole
+    dali_affine      what DALI alone can do: target and masks moved, flipped and resized; no LAB, no CLAHE, no 5x5 warp,
+                     so no feed: benchmarks/dali_affine.py. On the GPU where there is one
+Faces lie where the backend works. Where there is a GPU the whole ends on it: the peer's floats and OpenCV's bytes are
+copied there, and the bytes become floats there (``copied``).
 
 Rows by ``name``:
     color            LAB jitter and CLAHE, LAB there and back included
@@ -14,30 +20,37 @@ Rows by ``name``:
     warp_landmarks   the warp to landmarks: from points to nodes or to the peer's map of all pixels, and reading
     masks_targets    image and masks to target and masks of half the size (whole gives none smaller)
     to_float         bytes to floats in 0..1: the peer and OpenCV at the end, the others at the beginning
+    to_device        on a GPU: what of the whole of the peer and OpenCV is the copy
     whole            all that a batch needs with the 5x5 warp, its random amounts included; one feed and one target
     whole_landmarks  the same with the warp to landmarks
     host_to_device   the batch's bytes from pinned memory to the GPU
     copy_bandwidth   1 GiB from one place of the GPU's memory to another
+    unusable         a backend that could not make a small batch on this machine, with its error
 Steps do not add up to the whole: it shares work between them, and the peer's CLAHE is by a chance of its own.
 
 In a row:
-    threads          of the backend: OpenCV's own for the peer, PyTorch's, those of OpenCVAugmenter
+    threads          of the backend: OpenCV's own for the peer, PyTorch's, those of OpenCVAugmenter, DALI's
     median_ms        wall time from call to finished result, on a GPU with all that the host does
-    device_ms        on a GPU: its own time, measured while the host is ahead of it (CUDA events)
+    host_ms          where the result is on a GPU: until the call returns to the host, which is then free
+    device_ms        of a backend on a GPU: the GPU's own time, measured while the host is ahead of it (CUDA events).
+                     Not of DALI, whose streams are its own
     ratio_to_peer    the median of ratios, each of two runs in the same turn, each right after an untimed one
     peak_mib         most memory in use during a call: of the process, or on the GPU; all backends' inputs are in it
     added_mib        by how much the call raised it, results included; without a GPU at the first call
     beside_mib       on a GPU: the part of it that is not results
     floor_fraction   on a GPU: the share of device_ms that 42 bytes a px take at copy_bandwidth. With ``estimate``,
-                     where there is no GPU: from the bytes that benchmarks/graph_cost.py counts, not from a clock
+                     where there is no GPU: the bytes of the floor among those that benchmarks/graph_cost.py counts,
+                     beside launches and instructions. No clock ran, and such a row has no time
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import dataclasses
 import gc
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -51,11 +64,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import graph_cost, peer
+from benchmarks import dali_affine, graph_cost, peer
 from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
 from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
-from swapfast.augment.device.transfer import send
+from swapfast.augment.device.transfer import send, send_tensor
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.host import color as host_color
 from swapfast.augment.host import geometry as host_geometry
@@ -63,6 +76,7 @@ from swapfast.augment.host import stacked
 from swapfast.augment.host.augmenter import OpenCVAugmenter, strips
 from swapfast.augment.host.recycle import Scratch
 from swapfast.augment.landmarks import Each
+from swapfast.augment.result import Augmented
 from swapfast.batch import MASK_NAMES, SIDES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
 from swapfast.faces.crop import crop_face, crop_shares
@@ -80,6 +94,20 @@ PICTURE = 256  # px of the drawn pictures; crops above are smoother than real on
 SEED = 1
 COPIED = 2**30  # bytes
 HEAD_START = 6 * 10**7  # of the GPU's cycles, some 30 ms: longer than the host needs to ask for a batch
+
+STEPS = (
+    "color",
+    "clahe",
+    "transform",
+    "warp",
+    "warp_landmarks",
+    "masks_targets",
+    "to_float",
+    "to_device",
+    "whole",
+    "whole_landmarks",
+)
+PEER = "peer_loop"
 
 Call = Callable[[], object]
 
@@ -160,7 +188,19 @@ def peer_calls(data: Data, threads: int) -> dict[str, Call]:
         "whole": lambda: peer.augment(six.copy(), rng),
         "whole_landmarks": lambda: peer.augment_to_landmarks(six.copy(), pairs, rng),
     }
+    if torch.cuda.is_available():
+        calls |= copied(calls, lambda parts: [part.to("cuda") for part in parts])
     return {name: partial(with_opencv_threads, threads, call) for name, call in calls.items()}
+
+
+def copied(calls: dict[str, Call], copy: Callable[[object], object]) -> dict[str, Call]:
+    """The wholes of a backend of the CPU, their results copied to the GPU, and the copy by itself."""
+    made = calls["whole"]()
+    wholes = {name: calls[name] for name in ("whole", "whole_landmarks")}
+    return {"to_device": lambda: copy(made)} | {
+        name: lambda call=call: copy(call())
+        for name, call in wholes.items()  # each of its own
+    }
 
 
 def with_opencv_threads(threads: int, call: Call) -> object:
@@ -179,7 +219,8 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
     """Steps by the plain functions of ``opencv``, in strips on threads as ``OpenCVAugmenter`` does them."""
     size, half, count = data.size, data.size // 2, len(data)
     faces, extra_masks, draws = data.faces, data.extra_masks, data.draw()
-    augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=True)
+    on_gpu = torch.cuda.is_available()
+    augment = OpenCVAugmenter(size, size, [size], threads=threads, as_float=not on_gpu)
     as_bytes = OpenCVAugmenter(size, size, [size], threads=threads)(faces, extra_masks, draws)
     jitter, grids, inverse = host_color.jitter_matrices(draws), draws.clahe_grid.tolist(), draws.inverse().copy()
     moved, moved_masks, feed = faces.copy(), extra_masks.swapaxes(0, 1).copy(), np.empty_like(faces)
@@ -211,7 +252,7 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         for plane, mask in zip(moved_masks, masks[1:]):
             mask[strip] = host_geometry.shrink(plane[strip], half, scratch)
 
-    return {
+    calls = {
         "color": partial(run, recolor),
         "clahe": partial(run, equalize),
         "transform": partial(run, transform),
@@ -222,6 +263,16 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         "whole": lambda: augment(faces, extra_masks, data.draw()),
         "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
     }
+    return calls | (copied(calls, floats_on_gpu) if on_gpu else {})
+
+
+def floats_on_gpu(batch: Augmented) -> Augmented:
+    """A batch of bytes on the GPU, where they become floats."""
+
+    def copy(parts: Sequence[Tensor]) -> list[Tensor]:
+        return [send_tensor(part, "cuda") for part in parts]
+
+    return Augmented(*copy([batch.feed]), copy(batch.targets), copy(batch.masks)).to_float()
 
 
 def in_strips(
@@ -288,6 +339,26 @@ def landmark_places(data: Data, draws: Draws, device: str) -> Tensor:
     return send(nodes.astype(np.float32), device)
 
 
+# ---- triton and DALI -----------------------------------------------------------------------------------------
+
+
+def triton_calls(data: Data) -> dict[str, Call]:
+    """The wholes by the fused kernels; their steps are no launches of their own."""
+    from swapfast.augment.fused.augmenter import FusedAugmenter
+
+    faces, extra_masks = torch.from_numpy(data.faces).to("cuda"), torch.from_numpy(data.extra_masks).to("cuda")
+    augment = FusedAugmenter(data.size, data.size, [data.size], CONFIG)
+    return {
+        "whole": lambda: augment(faces, extra_masks, data.draw()),
+        "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
+    }
+
+
+def dali_calls(data: Data, threads: int, device: str) -> dict[str, Call]:
+    """The steps that DALI has."""
+    return dali_affine.affine_calls(data.six, data.draw, threads, device)
+
+
 # ---- measuring -----------------------------------------------------------------------------------------------
 
 
@@ -300,19 +371,50 @@ class Backend:
     make: Callable[[Data], dict[str, Call]]
 
     def labels(self, threads: int) -> dict[str, object]:
-        return {"backend": self.name, "device": self.device, "threads": threads if self.device == "cpu" else None}
+        own_threads = self.device == "cpu" or self.name == "dali_affine"
+        return {"backend": self.name, "device": self.device, "threads": threads if own_threads else None}
+
+    def is_one_of(self, names: Sequence[str] | None) -> bool:
+        """Whether it is meant by one of names such as "kornia" and "kornia:cuda". None means all, and so the peer."""
+        return names is None or self.name == PEER or bool({self.name, f"{self.name}:{self.device}"} & set(names))
 
 
 def backends(threads: int) -> list[Backend]:
-    """The peer first."""
+    """Those that this machine has a device for, the peer first."""
+    on_gpu = torch.cuda.is_available()
+    dali_device = "cuda" if on_gpu else "cpu"
     measured = [
-        Backend("peer_loop", "cpu", partial(peer_calls, threads=threads)),
+        Backend(PEER, "cpu", partial(peer_calls, threads=threads)),
         Backend("opencv", "cpu", partial(opencv_calls, threads=threads)),
-        Backend("kornia_cpu", "cpu", partial(kornia_calls, device="cpu")),
+        Backend("kornia", "cpu", partial(kornia_calls, device="cpu")),
+        Backend("dali_affine", dali_device, partial(dali_calls, threads=threads, device=dali_device)),
     ]
-    if torch.cuda.is_available():
-        measured.append(Backend("kornia_gpu", "cuda", partial(kornia_calls, device="cuda")))
+    if on_gpu:
+        measured += [
+            Backend("kornia", "cuda", partial(kornia_calls, device="cuda")),
+            Backend("triton", "cuda", triton_calls),
+        ]
     return measured
+
+
+def split_usable(chosen_backends: Sequence[Backend], data: Data) -> tuple[list[Backend], list[dict]]:
+    """Those that can make a small batch, and a row for each that cannot: one failure must not cost all others.
+
+    It also lets libraries load what they need before any memory is looked at.
+    """
+    usable, rows = [], []
+    for backend in chosen_backends:
+        try:
+            for call in backend.make(data).values():
+                call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            usable.append(backend)
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [""]
+            label = {"name": "unusable", "backend": backend.name, "device": backend.device}
+            rows.append(label | {"error": f"{type(error).__name__}: {reason[-1][:200]}"})
+    return usable, rows
 
 
 def used_memory(call: Call, backend: Backend) -> dict[str, float]:
@@ -350,6 +452,18 @@ def device_ms(call: Call, repeats: int) -> float:
     return round(statistics.median(times), 4)
 
 
+def host_ms(call: Call, repeats: int) -> float:
+    """Median of the time until a call returns to the host, begun when the GPU is idle."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    torch.cuda.synchronize()
+    return round(statistics.median(times), 4)
+
+
 def copy_row(repeats: int) -> dict:
     """How fast the GPU's memory is: bytes read and written, per second."""
     source, target = (torch.empty(COPIED, dtype=torch.uint8, device="cuda") for _ in range(2))
@@ -384,90 +498,111 @@ def ratio(theirs: Timing, ours: Timing) -> float:
     return round(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)), 3)
 
 
+def gpu_times(name: str, backend: Backend, call: Call, repeats: int) -> dict[str, float]:
+    """host_ms and device_ms, as far as the step ends on a GPU and CUDA events see it."""
+    on_device = backend.device == "cuda"
+    if not on_device and not (torch.cuda.is_available() and name in ("to_device", "whole", "whole_landmarks")):
+        return {}
+    measured = {"host_ms": host_ms(call, repeats)}
+    if backend.name != "dali_affine" and on_device:
+        measured["device_ms"] = device_ms(call, repeats)
+    return measured
+
+
 def step_rows(
     name: str, data: Data, calls: dict[Backend, Call], repeats: int, threads: int, speed: float
 ) -> list[dict]:
-    """One step on all backends. speed: the GPU's copy bandwidth, GB/s."""
+    """One step on all backends that have it. speed: the GPU's copy bandwidth, GB/s."""
     memory = {backend: used_memory(call, backend) for backend, call in calls.items()}
     times = compare(calls, repeats, warm_up=1, in_a_row=True)
-    theirs = next(iter(times.values()))
+    theirs = next((timing for backend, timing in times.items() if backend.name == PEER), None)
     rows = []
     for backend, timing in times.items():
-        extra = {"ratio_to_peer": ratio(theirs, timing)}
-        if backend.name == "peer_loop" and "landmarks" in name:
+        extra = {} if theirs is None else {"ratio_to_peer": ratio(theirs, timing)}
+        if backend.name == PEER and "landmarks" in name:
             extra["triangles"] = "opencv" if peer.griddata is None else "scipy"
-        if backend.device == "cuda":
-            extra["device_ms"] = device_ms(calls[backend], repeats)
-            if name.startswith("whole"):
-                floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
-                extra.update(floor_ms=round(floor, 4), floor_fraction=round(floor / extra["device_ms"], 4))
+        extra |= gpu_times(name, backend, calls[backend], repeats)
+        if backend.device == "cpu" and "host_ms" in extra:
+            extra["copied"] = True
+        if backend.device == "cuda" and "device_ms" in extra and name.startswith("whole"):
+            floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
+            extra.update(floor_ms=round(floor, 4), floor_fraction=round(floor / extra["device_ms"], 4))
         labels = {"name": name, "size": data.size, **backend.labels(threads), **extra}
         rows.append(summary(timing, len(data), **labels) | memory[backend])
     return rows
 
 
-def estimate(size: int, batch: int) -> dict:
-    """Kernels and bytes of the kornia backend where no GPU is there to be measured."""
-    kernels, touched = graph_cost.operations(size, batch, len(MASK_NAMES), CONFIG, torch.device("cpu"))
-    pixels = batch * size**2
-    return {
-        "name": "whole",
-        "size": size,
-        "backend": "kornia_gpu",
-        "device": "cuda",
-        "estimate": True,
-        "batch": batch,
-        "kernels": kernels,
-        "bytes_per_pixel": round(touched / pixels, 1),
-        "floor_bytes_per_pixel": FLOOR_BYTES,
-        "floor_fraction": round(FLOOR_BYTES * pixels / touched, 4),
-    }
+def estimates(size: int, batch: int) -> list[dict]:
+    """What is counted of the backends of a GPU where none is there to be measured: never a time."""
+    counted = graph_cost.cost(size, batch, len(MASK_NAMES), CONFIG, device="meta")
+    return [{"name": "whole", "device": "cuda", "estimate": True} | row for row in counted]
 
 
-def size_rows(data: Data, chosen_backends: Sequence[Backend], repeats: int, threads: int, speed: float) -> list[dict]:
-    """All steps of one size."""
+def size_rows(
+    data: Data,
+    chosen_backends: Sequence[Backend],
+    names: Sequence[str],
+    repeats: int,
+    threads: int,
+    speed: float,
+) -> list[dict]:
+    """The named steps of one size."""
     gc.collect()  # the last size's threads and memory
     steps = {backend: backend.make(data) for backend in chosen_backends}
     rows = []
-    for name in next(iter(steps.values())):
-        calls = {backend: steps[backend][name] for backend in chosen_backends}
-        rows += step_rows(name, data, calls, repeats, threads, speed)
-        show(rows[-len(calls) :])
+    for name in names:
+        calls = {backend: made[name] for backend, made in steps.items() if name in made}
+        if calls:
+            rows += step_rows(name, data, calls, repeats, threads, speed)
+            show(rows[-len(calls) :])
     return rows
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     flags = parser(__doc__)
+    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
     flags.add_argument("--batch", type=int, default=64, help="faces of both sides together; default 64")
     flags.add_argument("--faces", type=int, default=8, help="different ones of each side; default 8")
     flags.add_argument("--threads", type=int, default=available_cores(), help="of every backend; default all cores")
-    flags.add_argument("--backends", nargs="+", metavar="NAME", help="these only, and peer_loop; default all there are")
+    flags.add_argument("--repeats", type=int, help="timed runs of each step; default 11, 3 with --quick")
+    flags.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, metavar="NAME", help="these only")
+    names = "these only, and peer_loop; NAME:cpu or NAME:cuda is one of a name's two. Default all there are"
+    flags.add_argument("--backends", nargs="+", metavar="NAME", help=names)
+    flags.add_argument(
+        "--peer-up-to", type=int, metavar="PX", help="leave the peer, which is slow, out above this size"
+    )
     options = flags.parse_args()
     if options.batch % 2:
         flags.error(f"--batch {options.batch}: two sides need an even number")
-    repeats = 3 if options.quick else 11
+    known = {name for b in backends(1) for name in (b.name, f"{b.name}:{b.device}")} | {"triton", "kornia:cuda"}
+    if unknown := [name for name in options.backends or () if name not in known]:
+        flags.error(f"--backends {unknown[0]}: there are {', '.join(sorted(known))}")
+    if options.repeats is None:
+        options.repeats = 3 if options.quick else 11
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    repeats, on_gpu = options.repeats, torch.cuda.is_available()
     torch.set_num_threads(options.threads)
-    on_gpu = torch.cuda.is_available()
-    chosen_backends = [
-        backend
-        for backend in backends(options.threads)
-        if options.backends is None or backend.name in ("peer_loop", *options.backends)
-    ]
     results, speed = [], 0.0
     if on_gpu:
         results.append(copy_row(repeats))
         speed = results[0]["gb_per_s"]
-        show(results)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as pool:
         records = make_records(Path(folder), options.faces)
-        for backend in chosen_backends:  # libraries load what they need before any memory is looked at
-            for call in backend.make(make_data(records, 32, 2)).values():
-                call()
+        chosen_backends = [backend for backend in backends(options.threads) if backend.is_one_of(options.backends)]
+        chosen_backends, unusable = split_usable(chosen_backends, make_data(records, 32, 2))
+        results += unusable
+        show(results)
         for size in options.sizes:
             data = dataclasses.replace(make_data(records, size, options.batch), each=pool.map)
-            results += size_rows(data, chosen_backends, repeats, options.threads, speed)
-            extra = [transfer_row(data, repeats) if on_gpu else estimate(size, options.batch)]
+            without_peer = options.peer_up_to is not None and size > options.peer_up_to
+            present = [backend for backend in chosen_backends if not (without_peer and backend.name == PEER)]
+            results += size_rows(data, present, options.steps, repeats, options.threads, speed)
+            extra = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch)
             show(extra)
             results += extra
             save(results, options.json)  # after each size: the large ones take long

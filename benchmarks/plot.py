@@ -28,6 +28,7 @@ GRAY, BLUE, SKY, ORANGE, SAND, GREEN, PURPLE = (
     *("#555555", "#0B4F8A", "#3C9BD0", "#C8500A", "#F0B27A"),
     *("#008060", "#A04C86"),
 )
+LIBRARIES = {"torch": "torch", "opencv": "OpenCV", "kornia": "kornia"}  # key of the versions -> how it is written
 STYLES = ("-", "--", ":", "-.")  # one per machine
 
 
@@ -78,9 +79,7 @@ def gpu_names(environment: dict) -> list[str]:
 def hardware(environment: dict) -> str:
     """Return the line below a title: hardware, versions, commit and date."""
     versions = environment["versions"]
-    libraries = [
-        f"{title} {versions[key]}" for key, title in (("torch", "torch"), ("opencv", "OpenCV")) if key in versions
-    ]
+    libraries = [f"{title} {versions[key]}" for key, title in LIBRARIES.items() if key in versions]
     if versions.get("dali"):
         libraries.append(f"DALI {versions['dali']}")
     machine = ", ".join([environment["processor"], short_hardware(environment)])

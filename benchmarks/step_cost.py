@@ -55,7 +55,7 @@ def step_cost(name: str) -> list[dict]:
             optimizer.move_weights()
         optimizer.count_batch(optimizer.report, [])
     return [
-        {"part": part, "model": name, "kernels": len(c.kernels), "casts": c.casts, "cast_bytes": c.cast_bytes}
+        {"part": part, "model": name, "kernels": len(c.launches), "casts": c.casts, "cast_bytes": c.cast_bytes}
         for part, c in counted.items()
     ]
 
