@@ -51,7 +51,7 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -65,7 +65,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import dali_affine, graph_cost, peer
-from benchmarks.common import Timing, compare, parser, peak_mib, reset_peak, save, show, summary
+from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, summary
 from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send, send_tensor
@@ -545,17 +545,14 @@ def size_rows(
     repeats: int,
     threads: int,
     speed: float,
-) -> list[dict]:
-    """The named steps of one size."""
+) -> Iterator[dict]:
+    """The named steps of one size, each as soon as it is measured."""
     gc.collect()  # the last size's threads and memory
     steps = {backend: backend.make(data) for backend in chosen_backends}
-    rows = []
     for name in names:
         calls = {backend: made[name] for backend, made in steps.items() if name in made}
         if calls:
-            rows += step_rows(name, data, calls, repeats, threads, speed)
-            show(rows[-len(calls) :])
-    return rows
+            yield from step_rows(name, data, calls, repeats, threads, speed)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -587,25 +584,24 @@ def main() -> None:
     options = parse_arguments()
     repeats, on_gpu = options.repeats, torch.cuda.is_available()
     torch.set_num_threads(options.threads)
-    results, speed = [], 0.0
+    results, speed = Results(options.json), 0.0
     if on_gpu:
-        results.append(copy_row(repeats))
+        results.add(copy_row(repeats))
         speed = results[0]["gb_per_s"]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as pool:
         records = make_records(Path(folder), options.faces)
         chosen_backends = [backend for backend in backends(options.threads) if backend.is_one_of(options.backends)]
         chosen_backends, unusable = split_usable(chosen_backends, make_data(records, 32, 2))
-        results += unusable
-        show(results)
+        for row in unusable:
+            results.add(row)
         for size in options.sizes:
             data = dataclasses.replace(make_data(records, size, options.batch), each=pool.map)
             without_peer = options.peer_up_to is not None and size > options.peer_up_to
             present = [backend for backend in chosen_backends if not (without_peer and backend.name == PEER)]
-            results += size_rows(data, present, options.steps, repeats, options.threads, speed)
-            extra = [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch)
-            show(extra)
-            results += extra
-            save(results, options.json)  # after each size: the large ones take long
+            for row in size_rows(data, present, options.steps, repeats, options.threads, speed):
+                results.add(row)
+            for row in [transfer_row(data, repeats)] if on_gpu else estimates(size, options.batch):
+                results.add(row)
 
 
 if __name__ == "__main__":
