@@ -45,7 +45,10 @@ command_of() { # sets the array `command` to what a part runs
     checks) command=("$python" -m pytest -v --device cuda $(processes 4) "${checks[@]}") ;;
     tests) command=("$python" -m pytest -v --device cuda $(processes 12)) ;;
     mixed) command=("$python" -m benchmarks.mixed --json "$out/mixed.json") ;;
-    augment) command=("$python" -m benchmarks.augment --json "$out/augment.json" --sizes 256 64 128 512) ;;
+    augment)
+        command=("$python" -m benchmarks.augment --json "$out/augment.json" --sizes 256 64 128 512
+            --steps whole to_device whole_landmarks --backends opencv kornia:cuda triton dali_affine --peer-up-to 256)
+        ;;
     loader) command=("$python" -m benchmarks.loader --cold-faces 256 --json "$out/loader.json") ;;
     decode) command=("$python" -m benchmarks.decode --json "$out/decode.json") ;;
     losses) command=("$python" -m benchmarks.losses --json "$out/losses.json") ;;
