@@ -55,12 +55,13 @@ def _add_mask(mean, words, weights, one_bits, MASK: tl.constexpr):
 def _corners(x, y, weight, S: tl.constexpr):
     """Return the offset of the upper left px of the four around a position, and their weights, ``weight`` in sum.
 
-    Outside the face its edge is repeated. At the last px the one before is read with weight 0: no branch.
+    Outside the face its edge is repeated. Positions end at the float before the last px, so the four always exist.
     """
-    x = tl.minimum(tl.maximum(x, 0.0), S - 1.0)
-    y = tl.minimum(tl.maximum(y, 0.0), S - 1.0)
-    left = tl.minimum(x.to(tl.int32), S - 2)
-    top = tl.minimum(y.to(tl.int32), S - 2)
+    last: tl.constexpr = (S - 1.0) * (1 - 2.0**-24)
+    x = tl.minimum(tl.maximum(x, 0.0), last)
+    y = tl.minimum(tl.maximum(y, 0.0), last)
+    left = x.to(tl.int32)
+    top = y.to(tl.int32)
     right_share = x - left.to(tl.float32)
     lower = (y - top.to(tl.float32)) * weight
     upper = weight - lower
@@ -217,7 +218,9 @@ def _make_target(
             if MASKS > 3:
                 m3 = _add_mask(m3, bytes, weights, one_bits, 3)
     inside = (i < SIZE) & (j < SIZE)
-    px = i * SIZE + j
+    # Not a run of px to the compiler, which would write masks as vectors: the way there, through shared memory, is
+    # longer than what vectors save. A warp's px are neighbours all the same.
+    px = tl.max_contiguous(i * SIZE + j, [1, 1])
     even: tl.constexpr = SIZE % TH == 0 and SIZE % TW == 0
     _store_image(out, px, inside, b, g, r, RGB, even)
     if MASKS > 0:
