@@ -1,8 +1,9 @@
 """Colour as one Triton kernel: LAB jitter and CLAHE of the faces that a batch takes from the store.
 
 A program makes BLOCK px of a face. Its result is packed: blue, green and red in ten bits each of a word, 0..1020, and
-up to four masks as the bytes of another. Ten bits round by 0.07 of a level (root mean square), eight would by 0.29;
-levels 0..255 are exact in both. So the geometry reads a px by one load, its masks by a second.
+up to four masks in eight bits each of another, where the geometry gets at them by the fewest instructions. Ten bits
+round by 0.07 of a level (root mean square), eight would by 0.29; levels 0..255 are exact in both. So the geometry reads
+a px by one load, its masks by a second.
 """
 
 from __future__ import annotations
@@ -20,17 +21,42 @@ def _root(t):
 
 
 @triton.jit
-def _power(root):
-    """Return the inverse of ``_root``."""
-    return tl.where(root > 0.2068966, root * root * root, (root - 4 / 29) * (1 / 7.787))
+def _third_of_power(root):
+    """Return a third of the inverse of ``_root``: the cube, and its tangent near black.
+
+    At c, c^2 (3 root - 2 c) is the tangent of the cube, and at root itself the cube: no branch.
+    """
+    c = tl.maximum(root, 6 / 29)
+    return c * c * (root - c * (2 / 3))
 
 
 @triton.jit
 def _shown(light):
-    """Return sRGB of linear light in quarter levels, clipped. Below zero the logarithm is NaN and not taken."""
+    """Return sRGB of linear light in quarter levels, clipped: the ten lowest bits, what is above them is not zero.
+
+    Below zero the logarithm is NaN and not taken. A number of 2^23 has no fraction, so adding it rounds, and leaves
+    the whole number in the lowest bits: a conversion would be the dearer instruction.
+    """
     curve = tl.exp2(log2(light) * (1 / 2.4)) * (1.055 * 1020) - 0.055 * 1020
     level = tl.where(light > 0.0031308, curve, light * (12.92 * 1020))
-    return (tl.minimum(tl.maximum(level, 0.0), 1020.0) + 0.5).to(tl.int32)
+    return (tl.minimum(tl.maximum(level, 0.0), 1020.0) + 8388608.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _rotated(word, LEFT: tl.constexpr):
+    """Return 32 bits rotated to the left."""
+    bits = word.to(tl.uint32, bitcast=True)
+    return ((bits << LEFT) | (bits >> (32 - LEFT))).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _packed(blue, green, red):
+    """Return a px as one word: blue from bit 13 on, green from bit 1, red from bit 23 and round to bit 0.
+
+    So the geometry has blue at the top of a float's mantissa as it is, and the other two after one shift or rotation.
+    The ten lowest bits of each count. Those above must leave bits 10 to 18 of blue clear.
+    """
+    return (blue << 13) | ((green << 1) & 0x7FE) | (_rotated(red, 23) & -0x7FFFFF)
 
 
 @triton.jit
@@ -69,8 +95,9 @@ def color_kernel(
     levels,  # *uint8 (2041,)
     light,  # *float32 (1021,)
     curves,  # *uint8 (N, G * G, 256); not read where G is 0
-    colors,  # *int32 (N, S, S), written
-    masks,  # *int32 (N, S, S), written: face mask first; not written where there are none
+    colors,  # *int32 (N, S, S), written, see ``_packed``
+    masks,  # *int32 (N, S, S), written: from bit 15 on the face mask, from 23 and 7 two more, the fourth from 31 round
+    # to bit 0; not written where there are none
     A: tl.constexpr,
     S: tl.constexpr,
     G: tl.constexpr,
@@ -87,10 +114,11 @@ def color_kernel(
     blue, green, red, mask = load_quarters(faces + source * (S * S * WORDS), px, inside, CHANNELS)
     if EXTRA > 0:
         extra = extra_masks + source * (EXTRA * S * S) + px
+        # The fourth mask lies before the third: of four, one is torn apart by the rotation, best the rarest.
         for k in tl.static_range(EXTRA):
-            mask |= tl.load(extra + k * (S * S), mask=inside, other=0).to(tl.int32) << (8 * (CHANNELS - 3 + k))
+            mask |= tl.load(extra + k * (S * S), mask=inside, other=0).to(tl.int32) << (0, 8, 24, 16)[CHANNELS - 3 + k]
     if CHANNELS + EXTRA > 3:
-        tl.store(masks + n * (S * S) + px, mask, mask=inside)
+        tl.store(masks + n * (S * S) + px, _rotated(mask, 15), mask=inside)
     if tl.load(own + 9) != 0:  # else a face comes back as it was, not as close as LAB and back would bring it
         r = tl.load(light + red)
         g = tl.load(light + green)
@@ -108,10 +136,23 @@ def color_kernel(
                 level = whole_level(blue, green, red, steps, levels, tl.load(own), tl.load(own + 1))
                 equalized = _equalized(level, px, inside, curves + n * (G * G * 256), grid, S)
                 y = equalized * (1 / (2.55 * 116)) + 16 / 116
-        x = _power(y + a_star) * 0.95047
-        z = _power(tl.maximum(y + b_star, 0.0)) * 1.08883
-        y = _power(y)
-        red = _shown(3.2404813432005266 * x - 1.5371515162713185 * y - 0.4985363261688878 * z)
-        green = _shown(-0.9692549499965682 * x + 1.8759900014898907 * y + 0.0415559265582928 * z)
-        blue = _shown(0.0556466391351772 * x - 0.2040413383665112 * y + 1.0573110696453443 * z)
-    tl.store(colors + n * (S * S) + px, blue | (green << 10) | (red << 20), mask=inside)
+        x = _third_of_power(y + a_star)
+        z = _third_of_power(tl.maximum(y + b_star, 0.0))
+        y = _third_of_power(y)
+        # Each column times its white, and three.
+        red = _shown(
+            (3 * 0.95047 * 3.2404813432005266) * x
+            - (3 * 1.5371515162713185) * y
+            - (3 * 1.08883 * 0.4985363261688878) * z
+        )
+        green = _shown(
+            (3 * 1.8759900014898907) * y
+            - (3 * 0.95047 * 0.9692549499965682) * x
+            + (3 * 1.08883 * 0.0415559265582928) * z
+        )
+        blue = _shown(
+            (3 * 0.95047 * 0.0556466391351772) * x
+            - (3 * 0.2040413383665112) * y
+            + (3 * 1.08883 * 1.0573110696453443) * z
+        )
+    tl.store(colors + n * (S * S) + px, _packed(blue, green, red), mask=inside)

@@ -19,16 +19,14 @@ def _unit(word, one_bits, LEFT: tl.constexpr, MANTISSA: tl.constexpr):
     """Return 1 + a channel of a packed word, a channel's largest number being just below 1.
 
     one_bits: those of the float 1. An argument, as the assembler would make two instructions of two constants
-    LEFT: by how many bits the channel lies below the top of a float's mantissa
+    LEFT: by how many bits the word is rotated for the channel to lie at the top of a float's mantissa
     MANTISSA: its bits there
 
     Bits in a mantissa are a number already: two cheap instructions in place of a conversion, of which a GPU does a
     quarter as many. The ones of the four corners add up to the sum of their weights, which is known: ONE.
     """
     if LEFT > 0:
-        word = word << LEFT
-    elif LEFT < 0:
-        word = word >> -LEFT
+        word = (word << LEFT) | (word >> (32 - LEFT))
     return ((word & MANTISSA) | one_bits).to(tl.float32, bitcast=True)
 
 
@@ -43,12 +41,12 @@ def _add(mean, words, weights, one_bits, LEFT: tl.constexpr, MANTISSA: tl.conste
 
 @triton.jit
 def _add_color(mean, words, weights, one_bits, CHANNEL: tl.constexpr):
-    return _add(mean, words, weights, one_bits, 13 - 10 * CHANNEL, 0x7FE000)
+    return _add(mean, words, weights, one_bits, (0, 12, 22)[CHANNEL], 0x7FE000)
 
 
 @triton.jit
 def _add_mask(mean, words, weights, one_bits, MASK: tl.constexpr):
-    return _add(mean, words, weights, one_bits, 15 - 8 * MASK, 0x7F8000)
+    return _add(mean, words, weights, one_bits, (0, 24, 8, 16)[MASK], 0x7F8000)
 
 
 @triton.jit
@@ -111,6 +109,7 @@ def _bilinear(node, u, v, K: tl.constexpr):
 @triton.jit
 def _read(words, at, S: tl.constexpr):
     """Return the four words around a position: upper left, upper right, lower left, lower right."""
+    words = words.to(tl.pointer_type(tl.uint32), bitcast=True)
     return tl.load(words + at), tl.load(words + at + 1), tl.load(words + at + S), tl.load(words + at + S + 1)
 
 
@@ -235,8 +234,8 @@ def _make_target(
 
 @triton.jit
 def geometry_kernel(
-    colors,  # *int32 (N, S, S) blue, green, red in ten bits each
-    mask_words,  # *int32 (N, S, S) a byte for each mask; not read where MASKS is 0
+    colors,  # *int32 (N, S, S) blue, green, red in ten bits each, as the colour kernel packs them
+    mask_words,  # *int32 (N, S, S) eight bits for each mask, the same way; not read where MASKS is 0
     amounts,  # *float32 (N, A), see ``amounts.py``
     feed,  # (N, FEED, FEED, 3) of any float, written; not where FEED is 0
     target,  # (N, TARGET, TARGET, 3), written; not where TARGET is 0
