@@ -3,12 +3,15 @@
     python -m benchmarks.kernels --size 256 --arch 90
 
 Triton's wheel has the assembler and the disassembler in it. Instructions are those of the kernel's machine code from
-its first line to its last exit, a loop counted once: what a program of the ordinary case runs, all branches together.
-For the colour kernel that is a face with CLAHE, for the geometry one px of the feed and one of target and masks.
+its first line to its last exit: what a program of the ordinary case runs, all branches together. For the colour kernel
+that is a face with CLAHE, for the geometry one px of the feed and one of target and masks. The loop of the curves'
+kernel counts as often as tiles of the grids drawn need it, each grid equally often.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import subprocess
 import tempfile
@@ -29,6 +32,8 @@ ARCHITECTURES = (80, 90, 120)  # A100, H100 and H200, RTX 50
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 GRID = 6  # tiles per edge of the finest CLAHE grid at up to 256 px
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
+JUMP = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/.*BRA[^;]* (0x[0-9a-f]+)", re.MULTILINE)
+INSTRUCTION_BYTES = 16
 TYPES = {"fp32": "*fp32", "bf16": "*bf16"}
 
 
@@ -81,13 +86,23 @@ def resources(compiled: Any, pixels: int, warps: int) -> Resources:
     )
 
 
+def loop_instructions(compiled: Any) -> int:
+    """Return the instructions of the longest loop of a compiled kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
+        jumps = JUMP.findall(_run("cuobjdump", "-sass", binary))
+    spans = [int(start, 16) - int(end, 16) for start, end in jumps]
+    return max(spans) // INSTRUCTION_BYTES + 1
+
+
 def _run(tool: str, *arguments: object) -> str:
     command = [str(TOOLS / tool), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def compiled_curves(size: int, arch: int, channels: int = 4) -> Resources:
-    """Return what the kernel of CLAHE's curves takes."""
+    """Return what the kernel of CLAHE's curves takes; a px is one of the face, on average of the grids drawn."""
     constants = operators.curves_constants(size, NODES + 50, GRID, channels)
     pointers = {
         "faces": "*i32" if channels == 4 else "*u8",
@@ -97,9 +112,15 @@ def compiled_curves(size: int, arch: int, channels: int = 4) -> Resources:
         "levels": "*u8",
         "curves": "*u8",
     }
-    warps = operators.CURVES_WARPS
+    warps = operators.curves_warps(size)
     compiled = compile_kernel(operators.curves_kernel, pointers, constants, arch, warps)
-    return resources(compiled, int(constants["BLOCK"]), warps)
+    used, turn = resources(compiled, int(constants["BLOCK"]), warps), loop_instructions(compiled)
+    coarsest = max(2, size // 128)
+    grids = [coarsest + step * (coarsest // 2) for step in range(5)]
+    turns = {grid: -(-(math.ceil(size / grid) ** 2) // int(constants["BLOCK"])) for grid in grids}
+    of_faces = [grid**2 * (used.instructions + (turns[grid] - 1) * turn) for grid in grids]
+    mean = sum(of_faces) / len(grids) * warps * 32 / size**2
+    return dataclasses.replace(used, instructions_per_pixel=round(mean, 1))
 
 
 def compiled_color(size: int, arch: int, channels: int = 4, extra: int = 2, grid: int = GRID) -> Resources:
@@ -143,7 +164,7 @@ def compiled_geometry(
         "masks": TYPES[dtype],
         "one_bits": "i32",
     }
-    warps = operators.GEOMETRY_WARPS
+    warps = operators.Tiling(int(constants["TH"]), int(constants["TW"]), bool(constants["ONE_CELL"])).warps
     compiled = compile_kernel(operators.geometry_kernel, pointers, constants, arch, warps)
     return resources(compiled, int(constants["TH"]) * int(constants["TW"]), warps)
 

@@ -41,8 +41,10 @@ def _check_operators(device: torch.device) -> None:
     """Let torch check schemas, mutated arguments and the kernels for tensors without values."""
     n, size = 1, 32
     face = torch.randint(0, 256, (n, size, size, 4), dtype=torch.uint8, device=device)
-    rows, packed = torch.zeros(n, dtype=torch.int64, device=device), torch.zeros((n, 66), device=device)
-    packed[:, 7:9] = 2
+    rows, packed = torch.zeros(n, dtype=torch.int64, device=device), torch.zeros((n, amounts.NODES + 50), device=device)
+    packed[:, amounts.GRID : amounts.LIMIT + 1] = 2
+    packed[:, amounts.TILE] = size / 2
+    packed[:, amounts.PER_TILE] = 2 / size
     steps, levels, light = (
         torch.from_numpy(make()).to(device)
         for make in (amounts.steps_of_quarters, amounts.level_bytes, amounts.light_of_quarters)

@@ -161,9 +161,11 @@ def test_amounts_hold_what_the_draws_say():
     draws = draw(3, np.arange(5), 1, 96)
     packed = amounts.pack_amounts(draws)
     assert packed.shape == (5, amounts.NODES + 50) and packed.dtype == np.float32
-    np.testing.assert_allclose(packed[:, amounts.MATRIX : amounts.NODES].reshape(-1, 2, 3), draws.inverse(), atol=1e-5)
+    np.testing.assert_allclose(packed[:, amounts.MATRIX : amounts.TILE].reshape(-1, 2, 3), draws.inverse(), atol=1e-5)
     np.testing.assert_allclose(packed[:, amounts.NODES :].reshape(-1, 5, 5, 2), draws.control_grid(), atol=1e-5)
     assert (packed[:, amounts.GRID] == draws.clahe_grid).all() and packed[:, amounts.RECOLORED].all()
+    assert (packed[:, amounts.TILE] == np.ceil(96 / np.maximum(draws.clahe_grid, 1))).all()
+    assert (packed[:, amounts.PER_TILE] == np.float32(1) / packed[:, amounts.TILE]).all()
     assert not amounts.pack_amounts(Draws.identity(2, 64))[:, amounts.RECOLORED].any()
 
 

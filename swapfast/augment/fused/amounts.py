@@ -11,14 +11,14 @@ from swapfast.augment.draws import Draws
 from swapfast.augment.lab import STEPS, levels_of_luminance, linear_light
 
 # Columns of the amounts. From NODES on: x and y of every node of the feed, row by row.
-FACTOR_L, OFFSET_L, FACTOR_A, FACTOR_B, RISE_L, RISE_A, RISE_B, GRID, LIMIT, RECOLORED, MATRIX, NODES = range(12)
-NODES += 5  # the matrix has six
+FACTOR_L, OFFSET_L, FACTOR_A, FACTOR_B, RISE_L, RISE_A, RISE_B, GRID, LIMIT, RECOLORED, MATRIX = range(11)
+TILE, PER_TILE, NODES = range(MATRIX + 6, MATRIX + 9)  # the matrix has six
 BINS = 256
 QUARTERS = 4  # of a level: what ten bits of a packed pixel count, 0..1020
 
 
 def pack_amounts(draws: Draws) -> np.ndarray:
-    """Return (N, 16 + 2 K^2) float32 with the columns above; positions are px of the face, x before y.
+    """Return (N, 18 + 2 K^2) float32 with the columns above; positions are px of the face, x before y.
 
     The way to LAB, the jitter and the way back meet in LAB's cube roots f(Y), f(X), f(Z): f(Y) times the factor of L*
     plus a rise, and the other two as distances from f(Y), times the factor of a* or b* plus a rise.
@@ -32,7 +32,8 @@ def pack_amounts(draws: Draws) -> np.ndarray:
     limit = np.clip(np.floor(np.minimum(draws.clip_limit, BINS) * tile**2 / BINS), 1, None)
     recolored = (draws.clahe_grid > 0) | (factor != 1).any(1) | (offset != 0).any(1)
     columns = [factor[:, 0], offset[:, 0], factor[:, 1], factor[:, 2], *rise.T, draws.clahe_grid, limit, recolored]
-    parts = [np.stack(columns, axis=1), draws.inverse().reshape(n, 6), draws.control_grid().reshape(n, -1)]
+    tiles = np.stack([tile, 1 / tile], axis=1)  # px per edge, so that no kernel divides by it
+    parts = [np.stack(columns, axis=1), draws.inverse().reshape(n, 6), tiles, draws.control_grid().reshape(n, -1)]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

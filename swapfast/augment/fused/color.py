@@ -60,12 +60,12 @@ def _packed(blue, green, red):
 
 
 @triton.jit
-def _equalized(level, px, inside, curves, grid, S: tl.constexpr):
+def _equalized(level, px, inside, curves, grid, per_tile, S: tl.constexpr):
     """Return whole levels through the curves of the four tiles around each px, bilinear, in OpenCV's order.
 
     curves: *uint8 (grid * grid, 256), those of the face
+    per_tile: one over the px of a tile's edge
     """
-    per_tile = tl.div_rn(1.0, ((S + grid - 1) // grid).to(tl.float32))
     down = (px // S).to(tl.float32) * per_tile - 0.5
     along = (px % S).to(tl.float32) * per_tile - 0.5
     above = tl.floor(down)
@@ -134,7 +134,7 @@ def color_kernel(
             grid = tl.load(own + 7).to(tl.int32)
             if grid > 0:
                 level = whole_level(blue, green, red, steps, levels, tl.load(own), tl.load(own + 1))
-                equalized = _equalized(level, px, inside, curves + n * (G * G * 256), grid, S)
+                equalized = _equalized(level, px, inside, curves + n * (G * G * 256), grid, tl.load(own + 17), S)
                 y = equalized * (1 / (2.55 * 116)) + 16 / 116
         x = _third_of_power(y + a_star)
         z = _third_of_power(tl.maximum(y + b_star, 0.0))

@@ -92,16 +92,17 @@ def curves_kernel(
     grid = tl.load(own + 7).to(tl.int32)
     if tile >= grid * grid:
         return
-    edge = (S + grid - 1) // grid
+    edge = tl.load(own + 16).to(tl.int32)
     area = edge * edge
-    top = (tile // grid) * edge
-    left = (tile % grid) * edge
+    # Half a tile, or px, from the next row at least: the quotient may be off by less than that.
+    tile_row = ((tile.to(tl.float32) + 0.5) / grid.to(tl.float32)).to(tl.int32)
+    top = tile_row * edge
+    left = (tile - tile_row * grid) * edge
     factor = tl.load(own)
     offset = tl.load(own + 1)
     WORDS: tl.constexpr = 1 if faces.dtype.element_ty == tl.int32 else CHANNELS
     face = faces + tl.load(rows + n) * (S * S * WORDS)
-    # Half a px from the next row at least: the quotient may be off by less than that.
-    rows_per_pixel = 1.0 / edge.to(tl.float32)
+    rows_per_pixel = tl.load(own + 17)
     histogram = tl.zeros([256], tl.int32)
     first = area * 0
     while first < area:  # no `for`: Triton 3.6's interpreter takes no bound from a tensor with NumPy 2.4

@@ -163,7 +163,7 @@ def _make_feed(
         else:
             node_row, v = _between(row, S, K)
             node_column, u = _between(column, S, K)
-        node = own + 16 + (node_row * K + node_column) * 2
+        node = own + 18 + (node_row * K + node_column) * 2
         weight = _weight(row_share, column_share, ONE, S, SIZE)
         at, weights = _corners(_bilinear(node, u, v, K), _bilinear(node + 1, u, v, K), weight, S)
         pixels = _read(image, at, S)

@@ -18,9 +18,8 @@ from swapfast.augment.fused.color import color_kernel
 from swapfast.augment.fused.curves import INTERPRETED, curves_kernel
 from swapfast.augment.fused.geometry import ONE_BITS, geometry_kernel
 
-CURVES_BLOCK, CURVES_WARPS = 1024, 4
 COLOR_BLOCK, COLOR_WARPS = 512, 4
-GEOMETRY_WARPS = 4
+CURVES_TURNS = 16  # of a program over its tile, at most, up to 256 px
 CELLS = 4  # of the random warp's five nodes per edge
 
 torch.library.define(
@@ -49,6 +48,11 @@ class Tiling(NamedTuple):
     width: int
     one_cell: bool  # whether the px of each tile of the feed lie between the same four nodes
 
+    @property
+    def warps(self) -> int:
+        """Return the warps of a program: four px a thread."""
+        return self.height * self.width // 128
+
 
 def tiling(size: int, feed: int, nodes: int) -> Tiling:
     """Return the tiling of a launch.
@@ -61,7 +65,7 @@ def tiling(size: int, feed: int, nodes: int) -> Tiling:
         for height, width in ((8, 64), (16, 32), (16, 16)):
             if (feed // CELLS) % height == 0 and (feed // CELLS) % width == 0:
                 return Tiling(height, width, True)
-    return Tiling(8, 32, False)
+    return Tiling(32, 64, False) if INTERPRETED else Tiling(8, 32, False)  # as for the colour kernel's block
 
 
 def taps(size: int, smaller: int) -> int:
@@ -87,13 +91,28 @@ def _curves(faces: Tensor, rows: Tensor, amounts: Tensor, steps: Tensor, levels:
         levels,
         curves,
         **curves_constants(faces.shape[1], amounts.shape[1], math.isqrt(tiles), faces.shape[-1]),
-        num_warps=CURVES_WARPS,
+        num_warps=curves_warps(faces.shape[1]),
     )
+
+
+def curves_block(size: int) -> int:
+    """Return how many px of a tile a program of the curves' kernel counts at a time.
+
+    Few for small faces, whose finest tiles would leave most of a larger block empty; enough for few turns over the
+    coarsest tile, of which a face has four.
+    """
+    coarsest = (min(size, 256) // 2) ** 2
+    return max(128, triton.next_power_of_2(coarsest // CURVES_TURNS))
+
+
+def curves_warps(size: int) -> int:
+    """Return the warps of a program of the curves' kernel: eight px a thread, four where a warp has no more."""
+    return max(1, curves_block(size) // 256)
 
 
 def curves_constants(size: int, width: int, grid: int, channels: int) -> dict[str, int]:
     """Return the compile-time values of the curves' kernel. width: columns of the amounts."""
-    return {"A": width, "S": size, "G": grid, "CHANNELS": channels, "BLOCK": CURVES_BLOCK}
+    return {"A": width, "S": size, "G": grid, "CHANNELS": channels, "BLOCK": curves_block(size)}
 
 
 @torch.library.impl("swapfast::color", ("cpu", "cuda"))
@@ -153,7 +172,7 @@ def _geometry(
         masks,
         ONE_BITS,
         **constants,
-        num_warps=GEOMETRY_WARPS,
+        num_warps=Tiling(height, width, constants["ONE_CELL"]).warps,
     )
 
 
