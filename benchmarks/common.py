@@ -79,7 +79,8 @@ def _command() -> str:
     if "--json" in arguments:
         at = arguments.index("--json")
         del arguments[at : at + 2]
-    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *arguments])
+    spec = sys.modules["__main__"].__spec__  # None where a benchmark is a library, as in a worker of its tests
+    return " ".join(["python -m", spec.name, *arguments] if spec else arguments)
 
 
 @functools.cache
