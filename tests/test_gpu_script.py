@@ -20,6 +20,8 @@ from torch.autograd import DeviceType
 from benchmarks.common import NO_GPU, Results
 from benchmarks.step_profile import covered, of_the_gpu
 
+pytestmark = pytest.mark.slow  # whole programs
+
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ("curves", "color", "geometry")
 CALL_S = 560  # of the ten minutes of a call

@@ -99,6 +99,7 @@ def test_a_stop_file_of_before_is_refused(tmp_path):
         raise AssertionError("not reached")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_early", [False, True])
 def test_a_wait_that_may_never_end_is_ended_while_training_too(is_early):
     never = threading.Event()
@@ -118,6 +119,7 @@ def test_a_wait_that_may_never_end_is_ended_while_training_too(is_early):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_a_wait_that_ends_in_time_is_not_disturbed():
     with StopRequest().listening() as stop:
         stop.training = True
@@ -128,6 +130,7 @@ def test_a_wait_that_ends_in_time_is_not_disturbed():
         pass  # nobody listens
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_such_a_wait():
     began = time.monotonic()
     with StopRequest().listening() as stop, stop.watching(max_time_s=1), pytest.raises(StalledWait, match="--max-time"):
@@ -150,6 +153,7 @@ def test_a_request_that_somebody_swallows_is_raised_again():
             time.sleep(20)
 
 
+@pytest.mark.slow
 def test_whoever_tidies_up_because_of_a_request_is_not_disturbed():
     with StopRequest().listening(), pytest.raises(Stopped):
         try:

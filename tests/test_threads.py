@@ -151,6 +151,7 @@ def test_a_call_in_a_thread_gives_what_it_returns_or_raises():
         wait_in_thread(lambda: int("no"), "no")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_workers_that_sleep_for_ever_are_given_up():
     """As a fork does that finds a lock which another thread held."""
@@ -165,6 +166,7 @@ def test_workers_that_sleep_for_ever_are_given_up():
     assert set(multiprocessing.active_children()) <= earlier
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_workers_that_work_are_waited_for():
     """One item takes longer than the patience with sleepers."""

@@ -10,6 +10,8 @@ from benchmarks import kernels
 from benchmarks.graph_cost import fused_instructions, fused_operations
 from swapfast.config import AugmentationConfig
 
+pytestmark = pytest.mark.slow  # compiles
+
 MOST_REGISTERS = 128  # of a thread: at 128, 512 threads at a time on each multiprocessor
 
 

@@ -192,6 +192,7 @@ def test_a_request_to_stop_ends_the_search(tmp_path, device):
     assert isinstance(trainer.run.progress, ProgressLine)
 
 
+@pytest.mark.slow
 def test_a_scheduler_gives_the_rates(tmp_path, device):
     """Its base rate and its ratio, as the ends of a search would; it is not stepped."""
     weight = torch.nn.Parameter(torch.zeros(1))

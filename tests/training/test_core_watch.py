@@ -105,6 +105,7 @@ def test_threads_that_share_a_core_lack_some():
     assert float(result.stdout) > 2 * STARVED
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_a_thread_comes_to_the_same(tmp_path, device, two_threads, within):
     """Losses differ by the rounding of sums taken in other parts: five printed digits, as with several processes."""
     if device.type != "cpu":

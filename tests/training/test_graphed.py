@@ -21,6 +21,8 @@ from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # dozens of training steps each
+
 CUDA = torch.device("cuda")
 
 
