@@ -212,9 +212,19 @@ def make_plan(
     )
 
 
+def _checked_plan(name: str, learn_mask: bool, sizes: dict[str, int]) -> Plan:
+    """Return the plan; raise SwapfastError too where a branch is given a width that there will not be."""
+    width = sizes.get("d_mask_dims", 0)
+    if width and not learn_mask:
+        raise SwapfastError(
+            f"--d-mask-dims {width}: is the width of the branch that learns a mask; add --learn-mask or leave it out"
+        )
+    return make_plan(name, **sizes)
+
+
 def df(name: str = "df", learn_mask: bool = False, **sizes: int) -> FaceAutoencoder:
     """Return the network with a decoder for each side, BGR. sizes: see ``make_plan``."""
-    plan = make_plan(name, **sizes)
+    plan = _checked_plan(name, learn_mask, sizes)
     encoder = nn.Sequential(OrderedDict(features=_encoder(plan), inter=_inter(plan, plan.ae)))
     decoders = {side: _decoder(plan, plan.ae, learn_mask) for side in SIDES}
     return FaceAutoencoder(name, plan.size, (plan.size,), encoder, decoders, glorot=True)
@@ -222,7 +232,7 @@ def df(name: str = "df", learn_mask: bool = False, **sizes: int) -> FaceAutoenco
 
 def liae(name: str = "liae", learn_mask: bool = False, **sizes: int) -> FaceAutoencoder:
     """Return the network with one decoder for both sides, BGR. sizes: see ``make_plan``."""
-    plan = make_plan(name, **sizes)
+    plan = _checked_plan(name, learn_mask, sizes)
     return SharedDecoderAutoencoder(
         name,
         plan.size,

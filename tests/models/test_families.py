@@ -21,7 +21,7 @@ from swapfast.models.figures import GPU_GIB, all_figures
 from swapfast.models.registry import MODELS, plan_model
 from swapfast.models.summary import layer_rows, summary
 
-SMALL = {"input_size": 64, "ae_dims": 32, "e_dims": 16, "d_dims": 16, "d_mask_dims": 16}
+SMALL = {"input_size": 64, "ae_dims": 32, "e_dims": 16, "d_dims": 16}
 
 
 def _planned(name: str, learn_mask: bool = False, **sizes) -> nn.Module:
@@ -158,6 +158,7 @@ def test_a_summary_counts_a_shared_decoder_once():
         ({"name": "df-ud", "input_size": 144}, r"--input-size 144: df-ud takes multiples of 32 px from 64 to 512"),
         ({"name": "df", "input_size": 72}, r"--input-size 72: df takes multiples of 16 px"),
         ({"name": "liae", "input_size": 48}, r"--input-size 48: "),
+        ({"name": "liae", "d_mask_dims": 16}, r"--d-mask-dims 16: .*; add --learn-mask or leave it out"),
         ({"name": "liae", "e_dims": 33}, r"--e-dims 33: must be even and positive; 64 is usual"),
         ({"input_size": 96}, r"--input-size 96: the model original takes 64, 128, 256 px"),
         ({"input_size": 128, "lowmem": True}, r"--lowmem with --input-size 128: is for 64 px"),
