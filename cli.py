@@ -12,6 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
+from swapfast.commands import export
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
@@ -287,6 +288,9 @@ def _make_parser() -> _Parser:
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     judge.add_argument("--json", action="store_true", help="print one JSON object")
 
+    leave = command("export", _export, "write a trained model as a file of another program")
+    export.add_arguments(leave, _path, _checkpoint)
+
     models = command("models", _models, "list the models: sizes, parameters, work, memory, and what each is for")
     models.add_argument("--json", action="store_true", help="print one JSON list")
 
@@ -472,6 +476,10 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
     say(json.dumps(result.to_dict()) if arguments.json else result)
     return EXIT_DONE
+
+
+def _export(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return export.run(arguments)
 
 
 def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:

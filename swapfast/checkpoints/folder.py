@@ -128,7 +128,7 @@ def _read_tensors(path: Path, expected: dict) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         if "os error" in str(error):  # such as no memory to map it
-            raise _as_os_error(error) from error
+            raise as_os_error(error) from error
         raise
 
 
@@ -176,7 +176,7 @@ class CheckpointFolder:
             flush(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            cause = error if isinstance(error, OSError) else _as_os_error(error)
+            cause = error if isinstance(error, OSError) else as_os_error(error)
             way_out = f"choose another --model-dir, then start again{self.assurance()}"
             raise cannot_write(final, cause, way_out) from error
         for step in self._superfluous():
@@ -351,7 +351,7 @@ class CheckpointFolder:
             first.rename(second)
             flush(self.folder)
         except (OSError, SafetensorError) as error:
-            cause = error if isinstance(error, OSError) else _as_os_error(error)
+            cause = error if isinstance(error, OSError) else as_os_error(error)
             if is_disk_full(cause) or cause.errno in _FAULTS:
                 raise cannot_write(self.folder / "a checkpoint", cause, "choose another --model-dir") from error
             raise SwapfastError(
@@ -378,7 +378,7 @@ def model_folder(path: str | Path) -> CheckpointFolder:
     return checkpoints
 
 
-def _as_os_error(error: SafetensorError) -> OSError:
+def as_os_error(error: SafetensorError) -> OSError:
     """Return the system's error that safetensors wraps in a text: 'I/O error: File too large (os error 27)'."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))

@@ -1,0 +1,61 @@
+"""`swapfast export`: a trained model as a file of another program."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from swapfast.errors import EXIT_DONE
+from swapfast.export.targets import TARGETS
+from swapfast.printing import say
+
+
+def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], checkpoint: Callable) -> None:
+    """Add the command's flags. path, checkpoint: types that check what a path or a checkpoint is."""
+    parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=path,
+        default=Path(),
+        metavar="FILE",
+        help="the file, or a folder for one that is named after model, crop and size; default: the working directory",
+    )
+    kinds = "; ".join(f"{name}: {target.purpose}" for name, target in TARGETS.items())
+    parser.add_argument("--to", required=True, metavar="KIND", help=kinds)
+    parser.add_argument("--side", metavar="SIDE", help="whose face comes out, a or b; default b")
+    parser.add_argument("--fp16", action="store_true", help="weights of 16 bits: half the size")
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        metavar="N",
+        help="the iteration to export, or best: the backup with the lowest average loss; default: the newest",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export as the command line asks for; return the exit code."""
+    from swapfast.export.export import ExportRequest, export
+
+    result = export(
+        ExportRequest(
+            arguments.model_dir,
+            arguments.to,
+            arguments.out,
+            arguments.side,
+            arguments.fp16,
+            arguments.checkpoint,
+            arguments.overwrite,
+        )
+    )
+    if arguments.json:
+        say(json.dumps(result.to_dict(), indent=1))
+        return EXIT_DONE
+    for note in result.notes:
+        say(note)
+    say(f"iteration {result.iteration} of {arguments.model_dir} is in {result.path}: {result.bytes / 2**20:.1f} MiB")
+    return EXIT_DONE

@@ -1,0 +1,40 @@
+"""The kinds of files that a model can leave as, by name. Each writer is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swapfast.export.request import Export
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file.
+
+    write: makes it at a path where nothing lies yet, in a folder that exists; returns lines to tell a person. Raises
+    SwapfastError, or OSError where the disk refuses. What it leaves is renamed once it is whole, or else removed.
+    purpose: what it is for. suffix: of the file's name; '' for a folder.
+    has_side: it makes the face of one side; otherwise it holds both, and --side is refused.
+    has_half: it can hold float16; otherwise --fp16 is refused.
+    """
+
+    write: Callable[[Export, Path], list[str]]
+    purpose: str
+    suffix: str
+    has_side: bool = False
+    has_half: bool = False
+
+
+def _safetensors(export: Export, path: Path) -> list[str]:
+    from swapfast.export.weights import write_safetensors
+
+    return write_safetensors(export, path)
+
+
+TARGETS = {
+    "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
+}

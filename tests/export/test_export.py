@@ -1,0 +1,167 @@
+"""`swapfast export`: what is written, what it says of itself, and requests that cannot be met."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import cli
+from swapfast import __version__
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
+from swapfast.config import CropConfig, ModelConfig, TrainConfig
+from swapfast.models import build_model
+
+CONFIG = TrainConfig(
+    model=ModelConfig(name="tiny"), crop=CropConfig(centering="face", coverage=90, vertical_offset=-7.5)
+)
+
+
+def save(folder: Path, step: int, config: TrainConfig = CONFIG, **changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Save a checkpoint of weights drawn from ``step``, some of them changed; return them."""
+    weights = build_model(config.model, config.loss.learn_mask, seed=step).state_dict()
+    weights |= {name.replace("__", "."): value for name, value in changes.items()}
+    faces = {f"mean_{side}": torch.full((64, 64, 3), 0.5) for side in "ab"}
+    state = {"config": config.to_dict(), "metrics": {"average_loss": 0.5}}
+    CheckpointFolder(folder).save(Checkpoint(step, {"model": weights, "optimizer": {}, "faces": faces}, state))
+    return weights
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A model folder: a backup of iteration 2, checkpoints of 4 and 6."""
+    folder = tmp_path_factory.mktemp("trained") / "anna"
+    for step in (2, 4, 6):
+        save(folder, step)
+        if step == 2:
+            Snapshots(CheckpointFolder(folder)).back_up(step)
+    return folder
+
+
+@pytest.fixture
+def export(trained, tmp_path, monkeypatch, capsys):
+    """Run the command on that folder with more words, in an empty folder; return its code, output and error."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def call(*words: str, model: Path = trained) -> tuple[int, str, str]:
+        code = cli.main(["export", "-m", str(model), *words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def refused(result: tuple[int, str, str], code: int = 2) -> str:
+    """Return the only line that was printed; nothing was left in the working directory."""
+    assert result[0] == code and result[1] == "", result
+    lines = result[2].splitlines()
+    assert len(lines) == 1 and lines[0].startswith("swapfast: "), lines
+    assert not [path.name for path in Path().iterdir() if path.name.startswith(".writing")]
+    return lines[0]
+
+
+def test_safetensors_hold_the_weights_and_say_what_they_are(export):
+    code, out, _ = export("--to", "safetensors", "-o", "w.safetensors")
+    assert code == 0 and "iteration 6 of" in out and "w.safetensors" in out
+    expected = build_model(CONFIG.model, False, seed=6).state_dict()
+    weights = load_file("w.safetensors")
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+    with safe_open("w.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["swapfast"] == __version__ and metadata["name"] == "anna" and metadata["iteration"] == "6"
+    assert (metadata["centering"], metadata["coverage"], metadata["vertical_offset"]) == ("face", "90", "-7.5")
+    assert metadata["model"] == "tiny" and metadata["synthetic_media"] == "true" and metadata["sides"] == "a b"
+    assert ModelConfig.from_dict(json.loads(metadata["model_settings"])) == CONFIG.model
+
+
+def test_half_the_bits(export):
+    assert export("--to", "safetensors", "-o", "w.safetensors", "--fp16")[0] == 0
+    expected = build_model(CONFIG.model, False, seed=6).state_dict()
+    weights = load_file("w.safetensors")
+    assert all(torch.equal(weights[name], expected[name].half()) for name in expected)
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 6), (("--checkpoint", "4"), 4), (("--checkpoint", "best"), 2)])
+def test_the_checkpoint_that_is_meant(export, words, step):
+    code, out, _ = export("--to", "safetensors", "-o", "w.safetensors", "--json", *words)
+    result = json.loads(out)
+    assert code == 0 and result["iteration"] == step and result["bytes"] == Path("w.safetensors").stat().st_size
+    expected = build_model(CONFIG.model, False, seed=step).state_dict()
+    assert torch.equal(load_file("w.safetensors")["encoder.0.0.weight"], expected["encoder.0.0.weight"])
+
+
+def test_a_folder_gets_a_file_named_after_model_crop_and_size(export):
+    Path("out").mkdir()
+    assert export("--to", "safetensors", "-o", "out", "--fp16")[0] == 0
+    assert export("--to", "safetensors")[0] == 0
+    assert [path.name for path in Path("out").iterdir()] == ["anna_face90-7.5_64_fp16.safetensors"]
+    assert Path("anna_face90-7.5_64.safetensors").is_file()
+
+
+def test_a_file_that_exists_is_replaced_only_when_asked(export):
+    Path("w.safetensors").write_text("mine")
+    assert "--overwrite" in refused(export("--to", "safetensors", "-o", "w.safetensors"))
+    assert Path("w.safetensors").read_text() == "mine"
+    assert export("--to", "safetensors", "-o", "w.safetensors", "--overwrite")[0] == 0
+    assert len(load_file("w.safetensors")) > 10
+    Path("anna_face90-7.5_64.safetensors").write_text("mine")
+    assert "anna_face90-7.5_64.safetensors: exists" in refused(export("--to", "safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--to", "tflite"), ("unknown --to 'tflite'", "safetensors")),
+        ((), ("--to",)),
+        (("--to", "safetensors", "--side", "b"), ("--side b", "both sides")),
+        (("--to", "safetensors", "-o", "w.onnx"), ("w.onnx", ".safetensors")),
+        (("--to", "safetensors", "-o", "no/w.safetensors"), ("no folder",)),
+        (("--to", "safetensors", "--checkpoint", "5"), ("--checkpoint 5", "2, 4, 6")),
+        (("--to", "safetensors", "--checkpoint", "good"), ("give an iteration, or best",)),
+        (("--to", "safetensors", "--side", "c"), ("unknown --side 'c'", "a, b")),
+    ],
+)
+def test_what_cannot_be_asked_for(export, words, parts):
+    line = refused(export(*words))
+    assert all(part in line for part in parts), line
+    assert not list(Path().iterdir())
+
+
+def test_models_that_cannot_be_exported(export, tmp_path, trained):
+    words = ("--to", "safetensors")
+    assert "no such folder" in refused(export(*words, model=tmp_path / "nobody"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no model" in refused(export(*words, model=tmp_path / "empty"))
+    bad = tmp_path / "bad"
+    save(bad, 3, encoder__0__0__bias=torch.full((16,), float("nan")))
+    line = refused(export(*words, model=bad))
+    assert "encoder.0.0.bias holds a number that is not finite" in line and "--checkpoint" in line
+    large = tmp_path / "large"
+    save(large, 3, encoder__0__0__bias=torch.full((16,), 1e5))
+    assert "leave --fp16 out" in refused(export(*words, "--fp16", model=large))
+    assert export(*words, model=large)[0] == 0
+    damaged = shutil.copytree(trained, tmp_path / "damaged")
+    for path in damaged.glob("checkpoint-*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert "no checkpoint can be read" in refused(export(*words, model=damaged))
+
+
+def test_a_full_disk_leaves_nothing(export):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        result = export("--to", "safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
+    assert "the disk is full" in refused(result, 1)
+    assert not list(Path().iterdir())
