@@ -1,4 +1,7 @@
-"""The mean training face of each side, kept with every checkpoint: what a swap is measured against (evaluate.py)."""
+"""The mean training face and mask of each side, kept with every checkpoint.
+
+A swap is measured against the face (evaluate.py), and the mask is exported with models that learn none.
+"""
 
 from __future__ import annotations
 
@@ -24,37 +27,41 @@ MEAN_OF_DECODED = 64  # where no store holds them
 def mean_faces(
     sides: Sequence[TrainSet], config: TrainConfig, checkpoint: Checkpoint | None, data: Mapping[str, Mapping]
 ) -> dict[str, Tensor]:
-    """Return each side's ``mean_face`` under its name in a checkpoint; the checkpoint's own where faces are the same.
+    """Return each side's mean face and, where a run has face masks, mean mask, under their names in a checkpoint.
 
-    data: as ``run_state`` has it. On a start that finds its store, means would else be most of the reading: a GiB a
-    side.
+    'mean_a' and 'mean_mask_a' are the channels of A's ``mean_crop``. The checkpoint's own are taken where faces are the
+    same. data: as ``run_state`` has it. On a start that finds its store, means would else be most of the reading: a GiB
+    a side.
     """
-    stored = stored_mean_faces(config, checkpoint, data)
-    named = {f"mean_{name}": side for name, side in zip(SIDES, sides, strict=True)}
-    return {
-        name: stored[name] if name in stored and stored[name].shape == _shape(side) else mean_face(side)
-        for name, side in named.items()
-    }
+    stored = stored_means(config, checkpoint, data)
+    means: dict[str, Tensor] = {}
+    for name, side in zip(SIDES, sides, strict=True):
+        size, _, channels = side.spec.face_shape
+        shapes = {f"mean_{name}": (size, size, 3)} | ({f"mean_mask_{name}": (size, size, 1)} if channels > 3 else {})
+        if all(key in stored and stored[key].shape == shape for key, shape in shapes.items()):
+            means |= {key: stored[key] for key in shapes}
+        else:
+            means |= zip(shapes, (part.contiguous() for part in mean_crop(side).split([3, channels - 3], dim=2)))
+    return means
 
 
-def stored_mean_faces(
-    config: TrainConfig, checkpoint: Checkpoint | None, data: Mapping[str, Mapping]
-) -> dict[str, Tensor]:
-    """Return the checkpoint's mean faces of the sides that show the same faces, cut in the same way."""
-    if checkpoint is None or TrainConfig.from_dict(checkpoint.state.get("config")).crop != config.crop:
+def stored_means(config: TrainConfig, checkpoint: Checkpoint | None, data: Mapping[str, Mapping]) -> dict[str, Tensor]:
+    """Return the checkpoint's means of the sides that show the same faces, cut and masked in the same way."""
+    if checkpoint is None:
         return {}
-    named = {f"mean_{side}" for side in same_faces(checkpoint, data)}
+    before = TrainConfig.from_dict(checkpoint.state.get("config"))
+    if before.crop != config.crop:
+        return {}
+    kinds = ("mean_", "mean_mask_") if before.mask == config.mask else ("mean_",)
+    named = {f"{kind}{side}" for kind in kinds for side in same_faces(checkpoint, data)}
     return {name: mean for name, mean in checkpoint.tensors.get("faces", {}).items() if name in named}
 
 
-def _shape(side: TrainSet) -> tuple[int, int, int]:
-    return side.spec.size, side.spec.size, 3
+def mean_crop(side: TrainSet) -> Tensor:
+    """Return the mean of the training crops, or of MEAN_OF spread over the folder.
 
-
-def mean_face(side: TrainSet) -> Tensor:
-    """Return the mean of the training crops, or of MEAN_OF spread over the folder: (S, S, 3) float32 in 0..1 BGR.
-
-    Raises SwapfastError where none of them can be read.
+    It is (S, S, 3) float32 in 0..1 BGR, or (S, S, 4) with the face mask as the last channel. Raises SwapfastError where
+    no face can be read.
     """
     total, count = np.zeros(side.spec.face_shape, np.float32), 0
     reason = None
@@ -67,7 +74,7 @@ def mean_face(side: TrainSet) -> Tensor:
         count += 1
     if not count:
         raise SwapfastError(f"{side.source.folder.path}: no face of it can be read: {reason}")
-    return torch.from_numpy((total[..., :3].astype(np.float64) / count / 255).astype(np.float32))
+    return torch.from_numpy((total.astype(np.float64) / count / 255).astype(np.float32))
 
 
 def face_of(side: TrainSet, index: int) -> np.ndarray | str:

@@ -32,6 +32,7 @@ class ModelMetadata:
     path        that folder
     state       what its state.json says: versions, training faces, losses
     mean_faces  the mean training face of each side, (H, W, 3) float32 in 0..1 BGR at the largest output size
+    mean_masks  the mean face mask of each side, (H, W, 1) float32 in 0..1 at that size; empty where none is kept
     known_faces digests of the faces that each side has been trained on, (n,) int64; empty for a model that keeps none
     remarks     a line for each damaged folder that was passed over, and where another one than the best was opened
     """
@@ -41,6 +42,7 @@ class ModelMetadata:
     path: Path
     state: dict
     mean_faces: dict[str, np.ndarray]
+    mean_masks: dict[str, np.ndarray]
     known_faces: dict[str, torch.Tensor]
     remarks: list[str]
 
@@ -79,6 +81,7 @@ def open_model(
         point,
         checkpoint.state,
         _mean_faces(checkpoint, point, model.output_sizes[-1]),
+        _mean_masks(checkpoint, model.output_sizes[-1]),
         checkpoint.tensors.get("known_faces", {}),
         remarks,
     )
@@ -152,3 +155,11 @@ def _mean_faces(checkpoint: Checkpoint, path: Path, size: int) -> dict[str, np.n
     if missing:
         raise SwapfastError(f"{path}: faces.safetensors has no mean_{missing[0]}; restore a copy of it")
     return {side: shrink(means[f"mean_{side}"].numpy(), size) for side in SIDES}
+
+
+def _mean_masks(checkpoint: Checkpoint, size: int) -> dict[str, np.ndarray]:
+    """Return each side's mean mask (H, W, 1) at ``size`` px; none unless there is one of each."""
+    means = checkpoint.tensors["faces"]
+    if any(f"mean_mask_{side}" not in means for side in SIDES):
+        return {}
+    return {side: shrink(means[f"mean_mask_{side}"].numpy(), size).reshape(size, size, 1) for side in SIDES}
