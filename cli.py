@@ -36,6 +36,7 @@ examples:
   swapfast augment faces/a -o sheet.png                         what training will see of a folder
   swapfast cache model                                          what the next start need not decode again
   swapfast restore model --list                                 backups and snapshots to go back to
+  swapfast import dfl/model -m model                            go on with a model of DeepFaceLab, -A dst -B src
   swapfast log model -o losses.png                              how training went, in numbers and as a picture
 """
 
@@ -291,6 +292,15 @@ def _make_parser() -> _Parser:
     leave = command("export", _export, "write a trained model as a file of another program")
     export.add_arguments(leave, _path, _checkpoint)
 
+    take = command("import", _import, "make a model folder of another program's model, with its training state")
+    take.add_argument(
+        "source",
+        type=_path,
+        metavar="SOURCE",
+        help="DeepFaceLab's SAEHD: a folder, or FOLDER/NAME where it holds several models; an autobackup's folder too",
+    )
+    take.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR", help="a new model folder")
+
     models = command("models", _models, "list the models: sizes, parameters, work, memory, and what each is for")
     models.add_argument("--json", action="store_true", help="print one JSON list")
 
@@ -480,6 +490,18 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 def _export(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return export.run(arguments)
+
+
+def _import(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from swapfast.interop.imported import check_new_model, write_model
+    from swapfast.interop.sources import read_foreign
+
+    checkpoints = check_new_model(arguments.model_dir)
+    imported = read_foreign(arguments.source)
+    write_model(imported, checkpoints)
+    for line in (*imported.lines, imported.summary(arguments.model_dir)):
+        say(line)
+    return EXIT_DONE
 
 
 def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:

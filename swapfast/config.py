@@ -335,7 +335,8 @@ class LossConfig(Config):
                 raise SwapfastError(f"--loss-weights {shortened(weight)}: must lie within 0 and 400 percent")
 
 
-OPTIMIZER_NAMES = ("adabelief", "adam", "adamax", "adamw", "lion", "nadam", "rms-prop")
+DEEPFACELABS_OPTIMIZERS = ("adabelief-dfl", "rms-prop-dfl")
+OPTIMIZER_NAMES = ("adabelief", "adam", "adamax", "adamw", "lion", "nadam", "rms-prop", *DEEPFACELABS_OPTIMIZERS)
 
 
 @dataclass(kw_only=True)
@@ -345,7 +346,8 @@ class OptimizerConfig(Config):
     optimizer: str = option(
         "adam",
         "adam and adamw, which never wait for a GPU, or adabelief (with --epsilon-exponent -16), adamax, lion (with a "
-        "tenth of adam's learning rate), nadam or rms-prop, which do once a step.",
+        "tenth of adam's learning rate), nadam or rms-prop, which do once a step. adabelief-dfl and rms-prop-dfl are "
+        "DeepFaceLab's, by the gradient of a batch's sum.",
         choices=OPTIMIZER_NAMES,
         fixed=True,
         flag="--optimizer",
@@ -360,7 +362,7 @@ class OptimizerConfig(Config):
     )
     epsilon_exponent: int = option(
         -7,
-        "What keeps a division from being by zero is ten to this power; lion has none.",
+        "What keeps a division from being by zero is ten to this power; lion has none, DeepFaceLab's have -6.",
         -20,
         0,
         flag="--epsilon-exponent",
@@ -389,7 +391,9 @@ class OptimizerConfig(Config):
         flag="--accumulation",
     )
     beta_1: float = option(0.9, "Decay of the gradient's mean; rms-prop has none.", 0.0, 0.9999)
-    beta_2: float = option(0.999, "Decay of the squared gradient's mean; rms-prop has its own, 0.99.", 0.0, 0.999999)
+    beta_2: float = option(
+        0.999, "Decay of the squared gradient's mean; rms-prop has its own, 0.99, and rms-prop-dfl 0.9.", 0.0, 0.999999
+    )
     amsgrad: bool = option(
         False, "Divide by the largest variance so far; adabelief, adam and adamw.", fixed=True, flag="--amsgrad"
     )

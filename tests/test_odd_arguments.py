@@ -42,6 +42,8 @@ PATHS = {
     "evaluate -m": (["evaluate", "--truth", "faces", "-m"], []),
     "evaluate -A": (["evaluate", "-m", "model", "--test", "-B", "faces/b", "-A"], []),
     "evaluate -B": (["evaluate", "-m", "model", "--test", "-A", "faces/a", "-B"], []),
+    "import SOURCE": (["import"], ["-m", "new"]),
+    "import -m": (["import", "faces/a", "-m"], []),
     "export -m": (["export", "--to", "safetensors", "-m"], []),
     "export -o": (["export", "--to", "safetensors", "-m", "model", "-o"], []),
     "evaluate --truth": (["evaluate", "-m", "model", "--truth"], []),

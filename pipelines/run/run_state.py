@@ -16,10 +16,10 @@ from pipelines.decode import dali_version
 from pipelines.run.request import Plan
 from pipelines.sides import faces_digest
 from swapfast.batch import SIDES
-from swapfast.checkpoints.folder import Checkpoint
+from swapfast.checkpoints.folder import SYNTHETIC_MEDIA, Checkpoint
 from swapfast.config import TrainConfig
 
-_INHERITED = ("lr_finder", "loaded_weights", "overrides", "runs")
+_INHERITED = ("imported", "lr_finder", "loaded_weights", "overrides", "runs")
 MAX_ORDINAL = 2**62  # a larger number was written by hand
 _LISTS = ("overrides", "runs")
 
@@ -28,7 +28,7 @@ def run_state(config: TrainConfig, sides: list[TrainSet]) -> dict:
     """Return what every checkpoint's JSON says beside the step: what was trained, on what, with what."""
     return {
         "model": config.model.name,
-        "synthetic_media": "pictures made with this model are synthetic and should say so",
+        "synthetic_media": SYNTHETIC_MEDIA,
         "config": config.checkpoint_dict(),  # a start's folders and intervals are not the model's
         "data": {
             name: {

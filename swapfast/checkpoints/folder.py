@@ -47,6 +47,7 @@ from swapfast.files import (
 
 FORMAT = 1
 KEPT = 2
+SYNTHETIC_MEDIA = "pictures made with this model are synthetic and should say so"  # in every state.json
 _NAME = re.compile(r"checkpoint-([0-9]{8,})")
 _STEP_IN_NAME = re.compile(r"(?:checkpoint|snapshot|backup)-([0-9]{8,})(?:-[0-9]+)?")
 _KEPT_ASIDE = re.compile(r"(?:snapshot|backup)-[0-9]{8,}(?:-[0-9]+)?")

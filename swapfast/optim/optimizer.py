@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from swapfast.config import OptimizerConfig
+from swapfast.config import DEEPFACELABS_OPTIMIZERS, OptimizerConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.optim.adabelief import AdaBelief
 from swapfast.optim.clip import GradClip
+from swapfast.optim.deepfacelab import EPSILON, RMS_DECAY, PlainAdaBelief
 from swapfast.optim.lion import Lion
 from swapfast.optim.loss_scale import LossScaler
 from swapfast.optim.lr_finder import LearningRateFinder, SearchTrainer
@@ -36,16 +37,22 @@ def _rms_prop(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimi
     return torch.optim.RMSprop(groups, lr=config.learning_rate, eps=10.0**config.epsilon_exponent, foreach=True)
 
 
+def _rms_prop_dfl(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr=config.learning_rate, alpha=RMS_DECAY, eps=EPSILON, foreach=True)
+
+
 # Fused: one kernel for all weights, on the CPU too. torch has it for Adam and AdamW; foreach is a few kernels each.
 # Weight decay is decoupled (of the weights, not of the gradient) for adamw, adabelief and lion.
 OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimizer]] = {
     "adabelief": lambda groups, c: AdaBelief(groups, **_usual(c), amsgrad=c.amsgrad),
+    "adabelief-dfl": lambda groups, c: PlainAdaBelief(groups, **_betas(c)),
     "adam": lambda groups, c: torch.optim.Adam(groups, **_usual(c), amsgrad=c.amsgrad, fused=True),
     "adamax": lambda groups, c: torch.optim.Adamax(groups, **_usual(c), foreach=True),
     "adamw": lambda groups, c: torch.optim.AdamW(groups, **_usual(c), amsgrad=c.amsgrad, fused=True),
     "lion": lambda groups, c: Lion(groups, **_betas(c)),
     "nadam": lambda groups, c: torch.optim.NAdam(groups, **_usual(c), foreach=True),
     "rms-prop": _rms_prop,
+    "rms-prop-dfl": _rms_prop_dfl,
 }
 
 
@@ -96,7 +103,8 @@ class Optimizer:
 
     mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
     so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
-    must be averaged. Make it after the model has been moved to its device.
+    must be averaged. batch_size: faces a side of a batch, of all processes, whose mean a loss is; only DeepFaceLab's
+    optimizers ask: they are given the gradient of the sum. Make it after the model has been moved to its device.
     State goes in and out as a flat dict of tensors, so it can be stored without pickle: '<parameter>.<quantity>', and
     '@...' for what belongs to no parameter.
     """
@@ -108,6 +116,7 @@ class Optimizer:
         mixed_precision: bool = False,
         warmup_steps: int = 0,
         processes: Processes = SINGLE_PROCESS,
+        batch_size: int = 1,
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
@@ -135,6 +144,9 @@ class Optimizer:
             self._clip = GradClip(config.gradient_clipping, config.clipping_value, config.autoclip_history)
             self._clip.to(self._device)
         self.accumulation = config.gradient_accumulation
+        self._summed = (
+            batch_size if config.optimizer in DEEPFACELABS_OPTIMIZERS else 0
+        )  # faces; 0 where the mean is taken
         self.processes = processes
         self.report: dict[str, Tensor] = {}
         self.finder: LearningRateFinder | None = None  # of the last search
@@ -195,7 +207,9 @@ class Optimizer:
         bad = ~loss.detach().isfinite()
         self._lost |= bad
         self.report = {"nonfinite/loss": bad}
-        if self.accumulation > 1:
+        if self._summed:
+            loss = loss * self._summed
+        elif self.accumulation > 1:
             loss = loss / self.accumulation
         if self._scaler is not None:
             loss = loss * self._scaler.scale

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import pickle
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -197,95 +193,6 @@ def test_figures_count_a_mask_of_no_model_and_no_weight_as_a_picture():
     """What a dense layer keeps of its own weights is no picture: half of the batch would not fit otherwise."""
     (row,) = [row for row in all_figures() if row.name == "tiny"]
     assert row.largest_batch[8] > 1000
-
-
-# --- against DeepFaceLab's own networks -------------------------------------------------------------------
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads the recorded models: arrays, and nothing that could do anything."""
-
-    def find_class(self, module: str, name: str) -> object:
-        assert module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _read(folder: Path, ending: str) -> dict:
-    (path,) = folder.glob(f"*_SAEHD_{ending}")
-    return _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-
-
-def _encoder_key(parts: list[str], deep: bool) -> str:
-    if parts[0].startswith("res"):
-        return f"{parts[0]}/{parts[1]}"
-    return f"{parts[0]}/conv1" if deep else f"down1/downs_{int(parts[0][4:]) - 1}/conv1"
-
-
-def _inter_key(parts: list[str], _deep: bool) -> str:
-    return f"{parts[0]}/conv1" if parts[0] == "upscale1" else parts[0]
-
-
-def _face_key(parts: list[str], _deep: bool) -> str:
-    if parts[0] == "output":
-        return "out_conv" + (parts[2] if len(parts) > 3 and parts[2] != "0" else "")
-    return f"{parts[0]}/{parts[1] if parts[0].startswith('res') else 'conv1'}"
-
-
-def _mask_key(parts: list[str], _deep: bool) -> str:
-    return "out_convm" if parts[0] == "output" else f"upscalem{parts[0].removeprefix('upscale')}/conv1"
-
-
-def _fill(module: nn.Module, weights: dict, key_of, deep: bool) -> set[str]:
-    """Put DeepFaceLab's weights into a part; return the names of those that were used."""
-    used = set()
-    for name, parameter in module.named_parameters():
-        parts = name.split(".")
-        key = f"{key_of(parts, deep)}/{parts[-1]}:0"
-        value = torch.from_numpy(np.array(weights[key]))
-        value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else value
-        if "upscale" in key:  # there a pixel shuffle counts channels fastest
-            value = value.reshape(2, 2, -1, *value.shape[1:]).movedim(2, 0).reshape(value.shape)
-        parameter.data.copy_(value)
-        used.add(key)
-    return used
-
-
-@pytest.mark.golden
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64"])
-def test_recorded_models_give_their_recorded_pictures(name, golden, within):
-    """A is whose frame it is, DeepFaceLab's dst, and B who is put in, its src."""
-    folder = golden.folder / "dfl" / name
-    if not folder.is_dir():
-        pytest.skip(f"there is no {folder}")
-    options = _read(folder, "data.dat")["options"]
-    deep = "t" in options["archi"].partition("-")[2]
-    dims = {key: options[key] for key in ("ae_dims", "e_dims", "d_dims", "d_mask_dims")}
-    model = build_model(ModelConfig(name=options["archi"], input_size=options["resolution"], **dims), True, 1)
-    if options["archi"].startswith("df"):
-        _fill(model.encoder.features, _read(folder, "encoder.npy"), _encoder_key, deep)
-        _fill(model.encoder.inter, _read(folder, "inter.npy"), _inter_key, deep)
-        decoders = {"a": "decoder_dst.npy", "b": "decoder_src.npy"}
-    else:
-        _fill(model.encoder, _read(folder, "encoder.npy"), _encoder_key, deep)
-        _fill(model.inters["both"], _read(folder, "inter_AB.npy"), _inter_key, deep)
-        _fill(model.inters["a"], _read(folder, "inter_B.npy"), _inter_key, deep)
-        decoders = {"a": "decoder.npy"}
-    for side, file in decoders.items():
-        weights, decoder = _read(folder, file), model.decoder(side)
-        used = _fill(decoder.face, weights, _face_key, deep) | _fill(decoder.mask, weights, _mask_key, deep)
-        assert used == set(weights)
-    with np.load(f"{folder}.npz") as recorded:
-        pictures = {
-            key: torch.from_numpy(recorded[key]).permute(0, 3, 1, 2) for key in recorded if recorded[key].ndim == 4
-        }
-    with torch.no_grad():
-        a, b = model([pictures["warped_dst"], pictures["warped_src"]])
-        swapped = model.swap(pictures["warped_dst"], "b")
-    for what, outputs in {"dst_dst": a, "src_src": b, "src_dst": swapped}.items():
-        for key, output in zip((what, f"{what}_mask"), outputs, strict=True):
-            # Sums of up to 9 * 512 products in float32 in twelve layers one after another, squashed into 0..1.
-            within(key, (output - pictures[key]).abs().max(), 1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,139 @@
+"""The options of a SAEHD model and our settings: which is which, and what we lack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swapfast.config import MOST_ITERATIONS, TrainConfig, updated
+from swapfast.errors import SwapfastError, shortened
+
+# Its crops as centering, coverage and vertical offset, percent.
+FACE_TYPES = {
+    "h": ("legacy", 62.5, 0.0),
+    "mf": ("legacy", 70.0, 0.0),
+    "f": ("legacy", 90.0, 0.0),
+    "wf": ("face", 90.0, -7.5),
+    "head": ("head", 90.0, 25.0),
+}
+_FORMER_FACE_TYPES = {"half": "h", "mid_full": "mf", "full": "f", "whole_face": "wf"}
+LEARNING_RATE = 5e-5
+_SIZES = {"input_size": "resolution", **{name: name for name in ("ae_dims", "e_dims", "d_dims", "d_mask_dims")}}
+# What an option is where it does nothing, for those that we lack.
+_LACKING: dict[str, Any] = {
+    "uniform_yaw": False,
+    "random_hsv_power": 0.0,
+    "true_face_power": 0.0,
+    "face_style_power": 0.0,
+    "bg_style_power": 0.0,
+    "ct_mode": "none",
+    "gan_power": 0.0,
+    "pretrain": False,
+    "eyes_mouth_prio": False,
+    "blur_out_mask": False,
+    "lr_dropout": "n",
+}
+_WITHOUT_EFFECT = (  # on how its weights move, or only with one of those above
+    "models_opt_on_gpu",
+    "gan_patch_size",
+    "gan_dims",
+    "autobackup_hour",
+    "write_preview_history",
+    "target_iter",
+    "session_name",
+)
+
+
+def whole_number(table: Mapping[str, object], name: str, source: str, most: int = 1 << 16, least: int = 1) -> int:
+    """Return the whole number that an option is; raise SwapfastError naming ``source`` for another value."""
+    value = table.get(name)
+    if type(value) is not int or not least <= value <= most:
+        raise SwapfastError(
+            f"{source}: {name} is {'missing' if name not in table else shortened(value)} and should be a whole number "
+            f"of {least} to {most}; give another copy of the model"
+        )
+    return value
+
+
+def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, list[str]]:
+    """Return our settings for a model with these options, and a line on those that we lack.
+
+    Raises SwapfastError naming ``source`` where an option that shapes the network is no such option.
+    """
+    name = options.get("archi")
+    if type(name) is not str or name.partition("-")[0] not in ("df", "liae"):
+        raise SwapfastError(f"{source}: archi is {shortened(name)}, where df and liae are read; give another model")
+    changes: dict[str, object] = {"model.name": name.removesuffix("-"), "loss.learn_mask": True}
+    changes |= {f"model.{ours}": whole_number(options, theirs, source, 1024) for ours, theirs in _SIZES.items()}
+    if "batch_size" in options:
+        changes["batch_size"] = whole_number(options, "batch_size", source)
+    crop = FACE_TYPES.get(face_type := _face_type(options))
+    if crop is not None:
+        changes |= dict(zip(("crop.centering", "crop.coverage", "crop.vertical_offset"), crop, strict=True))
+    changes |= _training(options)
+    try:
+        config = updated(TrainConfig(), changes)
+    except SwapfastError as error:
+        raise SwapfastError(f"{source}: cannot be settings of swapfast: {error}") from error
+    return config, _remarks(options, face_type if crop is None else "")
+
+
+def _face_type(options: Mapping[str, object]) -> str:
+    text = str(options.get("face_type", "f")) if type(options.get("face_type")) is str else "f"
+    return _FORMER_FACE_TYPES.get(text, text)
+
+
+def _is(options: Mapping[str, object], name: str, default: bool) -> bool:
+    value = options.get(name, default)
+    return value if type(value) is bool else default
+
+
+def _training(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of how it is trained; an option that is missing is what it is usually."""
+    clips, warps = _is(options, "clipgrad", False), _is(options, "random_warp", True)
+    changes: dict[str, object] = {
+        "optimizer.optimizer": "adabelief-dfl" if _is(options, "adabelief", True) else "rms-prop-dfl",
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.gradient_clipping": "global_norm" if clips else "none",
+        "optimizer.clipping_value": 1.0,
+        "loss.penalized_mask_loss": _is(options, "masked_training", True),
+        "augmentation.warp": warps,
+        "augmentation.flip": any(
+            _is(options, name, False) for name in ("random_flip", "random_src_flip", "random_dst_flip")
+        ),
+        "augmentation.color": False,
+    }
+    if not warps and str(options["archi"]).startswith("liae"):
+        changes["model.freeze"] = ["inter_both"]
+    return changes
+
+
+def _remarks(options: Mapping[str, object], face_type: str) -> list[str]:
+    lines = []
+    lacking = [f"{name} {shortened(value)}" for name, value in options.items() if _is_lacking(name, value)]
+    if face_type:
+        lacking.append(f"face_type {shortened(face_type)}")
+    if lacking:
+        rest = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
+        lines.append(f"options that swapfast lacks, kept for an export: {', '.join(lacking[:20])}{rest}")
+    if not _is(options, "random_warp", True) and str(options["archi"]).startswith("liae"):
+        lines.append("inter_both is frozen, as in DeepFaceLab where random_warp is off; train it with -f none")
+    return lines
+
+
+_KNOWN = {
+    *("archi", "face_type", "batch_size", "adabelief", "clipgrad", "masked_training", "random_warp"),
+    *("random_flip", "random_src_flip", "random_dst_flip", *_SIZES.values()),
+}
+
+
+def _is_lacking(name: str, value: object) -> bool:
+    if name in _LACKING:
+        usual = _LACKING[name]
+        return type(value) not in (type(usual), int) or value != usual
+    return name not in _KNOWN and name not in _WITHOUT_EFFECT
+
+
+def iteration_of(data: Mapping[str, object], source: str) -> int:
+    """Return how many iterations a model has had."""
+    return whole_number(data, "iter", source, MOST_ITERATIONS, 0)

@@ -1,0 +1,222 @@
+"""DeepFaceLab's SAEHD models in and out: four that its own code wrote, and folders that are none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cli
+from swapfast.checkpoints.trained import open_model
+from swapfast.errors import SwapfastError
+from swapfast.interop.imported import KEPT
+from swapfast.interop.pickle_writer import write_pickle
+from swapfast.interop.pickles import read_pickle_file
+from swapfast.interop.saehd_read import read_saehd
+
+NAMES = ("df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64")
+
+
+@pytest.fixture
+def recorded(golden):
+    """Return the folder of a model that DeepFaceLab wrote."""
+
+    def folder(name: str) -> Path:
+        path = golden.folder / "dfl" / name
+        if not path.is_dir():
+            pytest.skip(f"there is no {path}")
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def model_copy(recorded, tmp_path):
+    """Return a copy of a recorded model, to be damaged, and what changes a file of it."""
+
+    def copied(name: str = "df_64", called: str = "new") -> Path:
+        folder = tmp_path / "dfl"
+        folder.mkdir(exist_ok=True)
+        for path in recorded(name).iterdir():
+            shutil.copy(path, folder / path.name.replace("new", called, 1))
+        return folder
+
+    return copied
+
+
+def change(path: Path, edit) -> None:
+    """Read a pickle, let ``edit`` change its value or give another one, and write it."""
+    value = read_pickle_file(path)
+    value = edit(value) or value
+    path.unlink()
+    with open(path, "wb", buffering=0) as file:
+        write_pickle(file, value)
+
+
+def pictures_of(golden, name: str) -> dict[str, torch.Tensor]:
+    """Return the recorded pictures, (N, C, S, S)."""
+    with np.load(golden.folder / "dfl" / f"{name}.npz") as data:
+        return {key: torch.from_numpy(data[key]).permute(0, 3, 1, 2) for key in data if data[key].ndim == 4}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", NAMES)
+def test_an_imported_model_makes_the_recorded_pictures(name, recorded, golden, tmp_path, capsys, within):
+    source, model_dir = recorded(name), tmp_path / "model"
+    assert cli.main(["import", str(source), "-m", str(model_dir)]) == 0
+    said = capsys.readouterr().out
+    assert "iteration 3, with its optimizer's state" in said and f"swapfast train -A ... -B ... -m {model_dir}" in said
+    model, config, metadata = open_model(model_dir)
+    assert (metadata.step, config.optimizer.optimizer, config.batch_size) == (3, "adabelief-dfl", 2)
+    assert config.crop.centering == "legacy" and config.crop.coverage == 90
+    pictures = pictures_of(golden, name)
+    with torch.no_grad():
+        a, b = model([pictures["warped_dst"], pictures["warped_src"]])
+        swapped = model.swap(pictures["warped_dst"], "b")
+    for what, outputs in {"dst_dst": a, "src_src": b, "src_dst": swapped}.items():
+        for key, output in zip((what, f"{what}_mask"), outputs, strict=True):
+            # Sums of up to 9 * 512 products in float32 in twelve layers one after another, squashed into 0..1.
+            within(key, (output - pictures[key]).abs().max(), 1e-5)
+    assert metadata.mean_faces["a"].shape == (model.input_size, model.input_size, 3)
+    assert not np.array_equal(metadata.mean_faces["a"], metadata.mean_faces["b"])
+
+
+def test_a_model_is_found_by_its_name_and_in_a_backup(model_copy, tmp_path):
+    folder = model_copy("df_64", "my model_2")
+    model_copy("liae-ud_96", "other")
+    for name, family in {"my model_2": "df", "other": "liae-ud"}.items():
+        assert read_saehd(folder / name).model.name == family
+    assert read_saehd(folder / "other_SAEHD_data.dat").model.name == "liae-ud"
+    backup = folder / "my model_2_SAEHD_autobackups" / "01"
+    backup.mkdir(parents=True)
+    for path in folder.glob("my model_2_SAEHD_*.*"):
+        shutil.copy(path, backup)
+    assert read_saehd(backup).model.name == "df" and read_saehd(backup / "my model_2").step == 3
+    for path, said in {
+        folder: "holds 2 models; give one, as in .*There are my model_2, other",
+        folder / "third": "no model of that name; there are my model_2, other",
+        backup.parent: "holds folders of models; give one of 01",
+    }.items():
+        with pytest.raises(SwapfastError, match=said):
+            read_saehd(path)
+
+
+def test_a_model_without_its_optimizer_is_said(model_copy, tmp_path, capsys):
+    folder = model_copy()
+    (folder / "new_SAEHD_src_dst_opt.npy").unlink()
+    (folder / "new_SAEHD_GAN.npy").touch()
+    change(folder / "new_SAEHD_data.dat", lambda data: data["options"].update(gan_power=0.1, uniform_yaw=True, x_y=1))
+    assert cli.main(["import", str(folder), "-m", str(tmp_path / "model")]) == 0
+    said = capsys.readouterr().out
+    assert "there is no new_SAEHD_src_dst_opt.npy: the optimizer begins anew" in said
+    assert "options that swapfast lacks, kept for an export: uniform_yaw True, gan_power 0.1, x_y 1\n" in said
+    assert "left behind: GAN.npy" in said and "without an optimizer's state" in said
+
+
+def _without(folder: Path, file: str) -> None:
+    (folder / f"new_SAEHD_{file}").unlink()
+
+
+def _options(**values):
+    return "data.dat", lambda data: data["options"].update(values)
+
+
+def _weights(file: str, **values):
+    return file, lambda weights: weights.update({f"{key.replace('__', '/')}:0": value for key, value in values.items()})
+
+
+DAMAGE = {
+    "options of no network": (_options(archi="df-x"), r"options that make no network: .*df-x: a name may end"),
+    "another family": (_options(archi="dfhd"), r"archi is 'dfhd', where df and liae are read"),
+    "no family": (_options(archi=[1]), r"archi is \[1\]"),
+    "no size": (_options(resolution="64"), r"resolution is '64' and should be a whole number"),
+    "a size of no network": (_options(resolution=72), r"--input-size 72: df takes multiples of 16"),
+    "a huge size": (_options(ae_dims=10**30), r"ae_dims is \d+ and should be"),
+    "too many dims": (_options(d_dims=1000), r"options: cannot be settings of swapfast: .*1000"),
+    "no batch": (_options(batch_size=0), r"batch_size is 0 and should"),
+    "another size": (_options(resolution=128), r"_inter.npy: dense1/weight:0 is 512x8 and should be 2048x8"),
+    "other widths": (
+        _options(e_dims=8),
+        r"_encoder.npy: down1/downs_0/conv1/weight:0 is 5x5x3x4 and should be 5x5x3x8",
+    ),
+    "no table": (("data.dat", lambda _: [1]), r"data.dat: is a list and no table"),
+    "no options": (("data.dat", lambda data: {"iter": 3}), r"data.dat: options: is a NoneType"),
+    "no iteration": (("data.dat", lambda data: data.pop("iter") and None), r"iter is missing"),
+    "iterations before 0": (("data.dat", lambda data: data.update(iter=-1)), r"iter is -1"),
+    "a weight missing": (
+        ("inter.npy", lambda weights: weights.pop("dense1/bias:0") is None),
+        r"_inter.npy: lacks dense1/bias:0",
+    ),
+    "a weight too many": (_weights("inter.npy", dense3__bias=np.zeros(2, np.float32)), r"has not: 'dense3/bias:0'"),
+    "a weight of text": (_weights("inter.npy", dense1__bias="x"), r"dense1/bias:0 is str and should be an array"),
+    "a weight of double": (_weights("inter.npy", dense1__bias=np.zeros(8)), r"is float64 and should be .*float32"),
+    "a weight that is none": (
+        _weights("inter.npy", dense1__bias=np.full(8, np.nan, np.float32)),
+        r"dense1/bias:0 has values that are not finite",
+    ),
+    "an average missing": (
+        ("src_dst_opt.npy", lambda averages: averages.pop("vs_inter/dense1/bias_0:0") is None),
+        r"_src_dst_opt.npy: lacks vs_inter/dense1/bias_0:0",
+    ),
+    "averages of another size": (
+        _weights("src_dst_opt.npy", ms_inter__dense1__bias_0=np.zeros(9, np.float32)),
+        r"ms_inter/dense1/bias_0:0 is 9 and should be 8",
+    ),
+    "no count": (_weights("src_dst_opt.npy", iters="x"), r"iters:0 is 'x' and should be a count"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_model_is_refused_in_one_line(name, model_copy, tmp_path, capsys):
+    (file, edit), said = DAMAGE[name]
+    folder = model_copy()
+
+    def edited(value):
+        result = edit(value)
+        return result if isinstance(result, (list, dict)) else None
+
+    change(folder / f"new_SAEHD_{file}", edited)
+    assert cli.main(["import", str(folder), "-m", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(folder) in error
+    assert re.search(said, error), error
+    assert not (tmp_path / "model").exists()
+
+
+def test_parts_that_are_missing_are_named(model_copy):
+    folder = model_copy()
+    _without(folder, "inter.npy")
+    _without(folder, "decoder_dst.npy")
+    with pytest.raises(SwapfastError, match=r"lacks new_SAEHD_inter.npy, new_SAEHD_decoder_dst.npy; give a whole copy"):
+        read_saehd(folder)
+    _without(folder, "data.dat")
+    with pytest.raises(SwapfastError, match=r"has no new_SAEHD_data.dat, which tells of the network"):
+        read_saehd(folder)
+
+
+def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
+    folder, model_dir = model_copy(), tmp_path / "model"
+    amp = tmp_path / "amp"
+    amp.mkdir()
+    (amp / "x_AMP_data.dat").touch()
+    (tmp_path / "file.txt").touch()
+    for source, said in {
+        amp: "holds a model of DeepFaceLab's AMP, and only SAEHD is read",
+        tmp_path / "nowhere": "no such file or folder",
+        tmp_path / "file.txt": "is no model that can be read",
+        tmp_path: "holds folders of models; give one of dfl",
+    }.items():
+        assert cli.main(["import", str(source), "-m", str(model_dir)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and str(source) in error and error.count("\n") == 1
+    assert not model_dir.exists()
+    assert cli.main(["import", str(folder), "-m", str(model_dir)]) == 0
+    assert cli.main(["import", str(folder), "-m", str(model_dir)]) == 2
+    assert "holds a model already; give a new folder" in capsys.readouterr().err
+    assert cli.main(["import", str(folder), "-m", str(folder)]) == 2
+    assert "holds another program's model" in capsys.readouterr().err
+    assert sorted(path.name for path in model_dir.iterdir() if path.is_dir()) == ["checkpoint-00000003", KEPT]
