@@ -35,6 +35,13 @@ def _safetensors(export: Export, path: Path) -> list[str]:
     return write_safetensors(export, path)
 
 
+def _saehd(export: Export, path: Path) -> list[str]:
+    from swapfast.interop.saehd_write import write_saehd
+
+    return write_saehd(export, path)
+
+
 TARGETS = {
     "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
+    "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", ""),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from swapfast.checkpoints.folder import SYNTHETIC_MEDIA, Checkpoint, CheckpointF
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.files import cannot_write, flush, open_new, temporary_name, write_all
+from swapfast.logs.steplog import StepLog
 from swapfast.models import FaceAutoencoder
 
+MOST_LOGGED = 20_000  # losses
 KEPT = "imported"  # folder in the model folder: what only the other program has a use for
 
 
@@ -34,6 +36,7 @@ class Imported:
     optimizer   the optimizer's state, see Optimizer.state_dict; empty where it begins anew
     mean_faces  side -> (H, W, 3) float32 in 0..1 BGR, where faces came with it
     origin      what the checkpoints say of it beside kind and source, as JSON
+    losses      [of A, of B] of each iteration, as far as they are known
     kept        name -> content of files that its export gives back
     lines       what to tell a person
     """
@@ -46,6 +49,7 @@ class Imported:
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     mean_faces: Mapping[str, Tensor] = field(default_factory=dict)
     origin: Mapping[str, object] = field(default_factory=dict)
+    losses: Sequence[tuple[float, float]] = ()
     kept: Mapping[str, bytes | memoryview] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -63,8 +67,9 @@ def check_new_model(folder: Path) -> CheckpointFolder:
     checkpoints = model_folder(folder)
     if checkpoints.steps() or checkpoints.kept_aside():
         raise SwapfastError(f"--model-dir {folder}: holds a model already; give a new folder")
-    if (folder / KEPT).exists():
-        raise SwapfastError(f"--model-dir {folder}: holds {KEPT} of another model; give a new folder")
+    for name in (KEPT, "logs"):
+        if (folder / name).exists():
+            raise SwapfastError(f"--model-dir {folder}: holds {name} of another model; give a new folder")
     return checkpoints
 
 
@@ -77,11 +82,13 @@ def write_model(imported: Imported, checkpoints: CheckpointFolder) -> None:
     try:
         with checkpoints.locked():
             check_new_model(checkpoints.folder)
-            _write_kept(imported.kept, checkpoints.folder / KEPT)
             try:
+                _write_kept(imported.kept, checkpoints.folder / KEPT)
+                _write_losses(imported, checkpoints.folder / "logs")
                 checkpoints.save(_checkpoint(imported))
             except BaseException:
-                shutil.rmtree(checkpoints.folder / KEPT, ignore_errors=True)
+                for made in (KEPT, "logs"):
+                    shutil.rmtree(checkpoints.folder / made, ignore_errors=True)
                 raise
     except BaseException:
         if not existed:
@@ -91,8 +98,7 @@ def write_model(imported: Imported, checkpoints: CheckpointFolder) -> None:
 
 def _checkpoint(imported: Imported) -> Checkpoint:
     size = imported.model.output_sizes[-1]
-    grey = torch.full((size, size, 3), 0.5)
-    means = {f"mean_{side}": imported.mean_faces.get(side, grey) for side in SIDES}
+    means = {f"mean_{side}": imported.mean_faces.get(side, torch.full((size, size, 3), 0.5)) for side in SIDES}
     origin = {"kind": imported.kind, "from": str(imported.source), "iteration": imported.step, **imported.origin}
     state = {
         "model": imported.config.model.name,
@@ -122,6 +128,18 @@ def _write_kept(files: Mapping[str, bytes | memoryview], folder: Path) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise cannot_write(folder, error, "choose another --model-dir") from error
+
+
+def _write_losses(imported: Imported, folder: Path) -> None:
+    """Write what is known of the losses as the log of a run, for `swapfast log`; of very many, some."""
+    if not imported.losses:
+        return
+    every = -(-len(imported.losses) // MOST_LOGGED)
+    log = StepLog(folder, 0, {"imported": imported.kind}, update_freq=every)
+    for step, (of_a, of_b) in enumerate(imported.losses, 1):
+        if step <= imported.step:
+            log.on_train_batch_end(step, {"batch_total": of_a + of_b, "batch_face_A": of_a, "batch_face_B": of_b})
+    log.on_train_end()
 
 
 def kept_file(model_dir: Path, name: str) -> Path | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from swapfast.config import MOST_ITERATIONS, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened
+from swapfast.models import FaceAutoencoder
+from swapfast.models.deepfacelab import make_plan
 
 # Its crops as centering, coverage and vertical offset, percent.
 FACE_TYPES = {
@@ -137,3 +139,50 @@ def _is_lacking(name: str, value: object) -> bool:
 def iteration_of(data: Mapping[str, object], source: str) -> int:
     """Return how many iterations a model has had."""
     return whole_number(data, "iter", source, MOST_ITERATIONS, 0)
+
+
+def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) -> dict[str, object]:
+    """Return the options of a model of ours, as DeepFaceLab would have asked for them.
+
+    lines: is told where a setting has no option.
+    """
+    crop = (config.crop.centering, config.crop.coverage, config.crop.vertical_offset)
+    face_type = next((name for name, known in FACE_TYPES.items() if known == crop), "")
+    if not face_type:
+        face_type = {"legacy": "f", "head": "head"}.get(crop[0], "wf")
+        lines.append(f"face_type {face_type} is the nearest to the crop {crop[0]} {crop[1]:g} {crop[2]:g}, but not it")
+    plan = make_plan(model.name, **{ours: getattr(config.model, ours) for ours in _SIZES})
+    flips, clips = config.augmentation.flip, config.optimizer.gradient_clipping == "global_norm"
+    return {
+        "resolution": plan.size,
+        "face_type": face_type,
+        "models_opt_on_gpu": True,
+        "archi": model.name,
+        "ae_dims": plan.ae,
+        "e_dims": plan.e,
+        "d_dims": plan.d,
+        "d_mask_dims": plan.mask,
+        "masked_training": config.loss.penalized_mask_loss,
+        "eyes_mouth_prio": False,
+        "uniform_yaw": False,
+        "blur_out_mask": False,
+        "adabelief": config.optimizer.optimizer != "rms-prop-dfl",
+        "lr_dropout": "n",
+        "random_warp": config.augmentation.warp,
+        "random_hsv_power": 0.0,
+        "true_face_power": 0.0,
+        "face_style_power": 0.0,
+        "bg_style_power": 0.0,
+        "ct_mode": "none",
+        "clipgrad": clips and config.optimizer.clipping_value == 1,
+        "pretrain": False,
+        "autobackup_hour": 0,
+        "write_preview_history": False,
+        "target_iter": 0,
+        "random_src_flip": flips,
+        "random_dst_flip": flips,
+        "batch_size": config.batch_size,
+        "gan_power": 0.0,
+        "gan_patch_size": plan.size // 8,
+        "gan_dims": 16,
+    }

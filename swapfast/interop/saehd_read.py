@@ -73,7 +73,8 @@ def read_saehd(path: Path) -> Imported:
         lines.append(f"left behind: {', '.join(left)}; DeepFaceLab draws these anew")
     kept: dict[str, bytes | memoryview] = {KEPT_DATA: data_bytes}
     means = _mean_faces(data.get("sample_for_preview"), config.model.input_size)
-    return Imported("saehd", path, step, config, model, optimizer, means, {"name": found.name}, kept, lines)
+    losses = _losses(data.get("loss_history"))
+    return Imported("saehd", path, step, config, model, optimizer, means, {"name": found.name}, losses, kept, lines)
 
 
 # --- finding ------------------------------------------------------------------------------------------------
@@ -191,6 +192,14 @@ def _iterations(value: object, path: Path) -> int:
     if type(number) is not int or not 0 <= number < 1 << 24:  # counted in float32
         raise SwapfastError(f"{path}: iters:0 is {shortened(number)} and should be a count; give another copy")
     return number
+
+
+def _losses(history: object) -> list[tuple[float, float]]:
+    """Return the losses of A and B of each iteration: it keeps [src, dst]."""
+    pairs = history if type(history) is list else []
+    if not all(type(pair) in (list, tuple) and len(pair) == 2 and set(map(type, pair)) <= {float} for pair in pairs):
+        return []
+    return [(dst, src) for src, dst in pairs]
 
 
 def _mean_faces(samples: object, size: int) -> dict[str, Tensor]:

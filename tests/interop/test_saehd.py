@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -11,12 +13,17 @@ import pytest
 import torch
 
 import cli
+from swapfast.batch import SIDES
 from swapfast.checkpoints.trained import open_model
+from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
-from swapfast.interop.imported import KEPT
+from swapfast.interop.imported import KEPT, Imported, check_new_model, write_model
 from swapfast.interop.pickle_writer import write_pickle
 from swapfast.interop.pickles import read_pickle_file
 from swapfast.interop.saehd_read import read_saehd
+from swapfast.models import build_model
+from swapfast.optim.optimizer import Optimizer
+from tests.interop.test_pickles import same
 
 NAMES = ("df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64")
 
@@ -219,4 +226,97 @@ def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
     assert "holds a model already; give a new folder" in capsys.readouterr().err
     assert cli.main(["import", str(folder), "-m", str(folder)]) == 2
     assert "holds another program's model" in capsys.readouterr().err
-    assert sorted(path.name for path in model_dir.iterdir() if path.is_dir()) == ["checkpoint-00000003", KEPT]
+    assert sorted(path.name for path in model_dir.iterdir() if path.is_dir()) == ["checkpoint-00000003", KEPT, "logs"]
+
+
+# --- and back -----------------------------------------------------------------------------------------------
+
+
+class _BeforeNumpy2(pickle.Unpickler):
+    """An unpickler that knows only the names of numpy before 2, as the one that DeepFaceLab has."""
+
+    def find_class(self, module: str, name: str) -> object:
+        known = {"numpy.core.multiarray": ("_reconstruct", "scalar"), "numpy": ("ndarray", "dtype")}
+        assert name in known[module]
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def files_of(folder: Path) -> dict[str, dict]:
+    """Return what the files of a model hold, as DeepFaceLab would read them."""
+    return {path.name: _BeforeNumpy2(io.BytesIO(path.read_bytes())).load() for path in folder.iterdir()}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_goes_back_to_the_bit(name, recorded, tmp_path, capsys):
+    model_dir, back = tmp_path / "model", tmp_path / "back"
+    assert cli.main(["import", str(recorded(name)), "-m", str(model_dir)]) == 0
+    assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(back)]) == 0
+    before, after = files_of(recorded(name)), files_of(back)
+    assert before.keys() == after.keys() and "new_SAEHD_src_dst_opt.npy" in after
+    for file, values in before.items():
+        assert values.keys() == after[file].keys()
+        assert all(same(values[key], after[file][key]) for key in values), file
+    assert type(after["new_SAEHD_src_dst_opt.npy"]["iters:0"]) is np.int64
+    for path in back.iterdir():
+        assert path.read_bytes().startswith(b"\x80\x04") and b"numpy._core" not in path.read_bytes()
+
+
+def test_a_model_of_ours_goes_there(tmp_path, capsys):
+    """With the optimizer's state where DeepFaceLab has such an optimizer, and read again as what it was."""
+    model_dir = tmp_path / "mine"
+    config = updated(
+        TrainConfig(),
+        {
+            **{"model.name": "liae-ud", "model.input_size": 64, "model.ae_dims": 8, "model.e_dims": 4},
+            **{"model.d_dims": 4, "loss.learn_mask": True, "crop.coverage": 90.0, "crop.vertical_offset": -7.5},
+            **{"optimizer.optimizer": "rms-prop-dfl", "batch_size": 3, "augmentation.warp": False},
+        },
+    )
+    model = build_model(config.model, True, 1)
+    optimizer = Optimizer(model, config.optimizer, batch_size=3)
+    for _ in range(2):
+        faces = [torch.rand(2, 3, 64, 64) for _ in SIDES]
+        optimizer.backward(sum(output.square().mean() for side in model(faces) for output in side))
+        optimizer.step()
+    write_model(Imported("test", Path(), 2, config, model, optimizer.state_dict()), check_new_model(model_dir))
+    assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(tmp_path / "there")]) == 0
+    capsys.readouterr()
+    files = files_of(tmp_path / "there")
+    data = files["mine_SAEHD_data.dat"]
+    assert data["iter"] == 2 and len(data["loss_history"]) == 2  # means are taken of them by number
+    options = {"archi": "liae-ud", "resolution": 64, "face_type": "wf", "d_mask_dims": 2, "random_warp": False}
+    options |= {"adabelief": False, "batch_size": 3}
+    assert files.keys() == {
+        f"mine_SAEHD_{name}"
+        for name in ("data.dat", "encoder.npy", "inter_AB.npy", "inter_B.npy", "decoder.npy", "src_dst_opt.npy")
+    }
+    assert {key: data["options"][key] for key in options} == options
+    again = read_saehd(tmp_path / "there" / "mine")
+    assert again.config.crop == config.crop and again.config.model.freeze == ["inter_both"]
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in model.state_dict().items())
+    expected = optimizer.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.optimizer.items())
+
+
+def test_what_does_not_go_there(tmp_path, capsys):
+    """Another family, an optimizer that DeepFaceLab has not, and a mask that is not learned."""
+    for name, code in {"tiny": 2, "df": 0}.items():
+        sizes = {"input_size": 64, "ae_dims": 8, "e_dims": 4, "d_dims": 4} if name == "df" else {}
+        config = updated(TrainConfig(), {"model.name": name, **{f"model.{key}": size for key, size in sizes.items()}})
+        model_dir, out = tmp_path / name, tmp_path / f"{name} there"
+        model = build_model(config.model, False, 1)
+        write_model(Imported("test", Path(), 0, config, model), check_new_model(model_dir))
+        assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(out)]) == code
+        assert out.exists() == (code == 0)
+        said = capsys.readouterr()
+        if code:
+            assert (
+                said.err.startswith("swapfast: --to saehd: DeepFaceLab has df and liae") and said.err.count("\n") == 1
+            )
+            continue
+        assert "DeepFaceLab has no adam: the optimizer begins anew there" in said.out
+        assert "no mask is learned here" in said.out and "is the nearest to the crop face 100 0" in said.out
+        assert not any("upscalem" in key for key in files_of(out)["df_SAEHD_decoder_src.npy"])
+        assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(out)]) == 2
+        assert "exists" in capsys.readouterr().err
