@@ -347,7 +347,7 @@ class OptimizerConfig(Config):
         "adam",
         "adam and adamw, which never wait for a GPU, or adabelief (with --epsilon-exponent -16), adamax, lion (with a "
         "tenth of adam's learning rate), nadam or rms-prop, which do once a step. adabelief-dfl and rms-prop-dfl are "
-        "DeepFaceLab's, by the gradient of a batch's sum.",
+        "DeepFaceLab's own forms.",
         choices=OPTIMIZER_NAMES,
         fixed=True,
         flag="--optimizer",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from swapfast.config import DEEPFACELABS_OPTIMIZERS, OptimizerConfig
+from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.optim.adabelief import AdaBelief
 from swapfast.optim.clip import GradClip
@@ -103,8 +103,7 @@ class Optimizer:
 
     mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
     so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
-    must be averaged. batch_size: faces a side of a batch, of all processes, whose mean a loss is; only DeepFaceLab's
-    optimizers ask: they are given the gradient of the sum. Make it after the model has been moved to its device.
+    must be averaged. Make it after the model has been moved to its device.
     State goes in and out as a flat dict of tensors, so it can be stored without pickle: '<parameter>.<quantity>', and
     '@...' for what belongs to no parameter.
     """
@@ -116,7 +115,6 @@ class Optimizer:
         mixed_precision: bool = False,
         warmup_steps: int = 0,
         processes: Processes = SINGLE_PROCESS,
-        batch_size: int = 1,
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
@@ -144,9 +142,6 @@ class Optimizer:
             self._clip = GradClip(config.gradient_clipping, config.clipping_value, config.autoclip_history)
             self._clip.to(self._device)
         self.accumulation = config.gradient_accumulation
-        self._summed = (
-            batch_size if config.optimizer in DEEPFACELABS_OPTIMIZERS else 0
-        )  # faces; 0 where the mean is taken
         self.processes = processes
         self.report: dict[str, Tensor] = {}
         self.finder: LearningRateFinder | None = None  # of the last search
@@ -207,9 +202,7 @@ class Optimizer:
         bad = ~loss.detach().isfinite()
         self._lost |= bad
         self.report = {"nonfinite/loss": bad}
-        if self._summed:
-            loss = loss * self._summed
-        elif self.accumulation > 1:
+        if self.accumulation > 1:
             loss = loss / self.accumulation
         if self._scaler is not None:
             loss = loss * self._scaler.scale

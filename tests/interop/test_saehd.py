@@ -274,7 +274,7 @@ def test_a_model_of_ours_goes_there(tmp_path, capsys):
         },
     )
     model = build_model(config.model, True, 1)
-    optimizer = Optimizer(model, config.optimizer, batch_size=3)
+    optimizer = Optimizer(model, config.optimizer)
     for _ in range(2):
         faces = [torch.rand(2, 3, 64, 64) for _ in SIDES]
         optimizer.backward(sum(output.square().mean() for side in model(faces) for output in side))

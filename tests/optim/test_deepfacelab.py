@@ -22,9 +22,9 @@ class Weight(nn.Module):
         super().__init__()
         self.w = nn.Parameter(torch.tensor(value, device=device))
 
-    def step(self, optimizer: Optimizer, gradient: np.ndarray, share: float = 1.0) -> None:
-        """Move it as the sum over a batch does whose mean has ``share`` of the gradient."""
-        optimizer.backward((self.w * torch.from_numpy(gradient).to(self.w)).sum() * share)
+    def step(self, optimizer: Optimizer, gradient: np.ndarray) -> None:
+        """Move it by a gradient."""
+        optimizer.backward((self.w * torch.from_numpy(gradient).to(self.w)).sum())
         optimizer.step()
 
 
@@ -67,34 +67,6 @@ def test_steps_along_a_cosine_are_deepfacelabs(recorded, device, within):
         before = after
     # Each of the weights, below 4, is rounded by 2^-23 at most; a step is the difference of two.
     within("a step outside of both", worst, 1e-6)
-
-
-@pytest.mark.golden
-def test_a_batch_of_eight_moves_by_its_sum(recorded, device):
-    """Its loss is a mean here and a sum there; the epsilon beside a root tells them apart where gradients are small."""
-    config = OptimizerConfig(optimizer="adabelief-dfl", learning_rate=RATE)
-    one, eight, mean = (Weight(recorded["w0"], device) for _ in range(3))
-    optimizers = Optimizer(one, config), Optimizer(eight, config, batch_size=8), Optimizer(mean, config)
-    for gradient in recorded["grads"] * np.float32(2e-6):
-        one.step(optimizers[0], gradient)
-        eight.step(optimizers[1], gradient, 1 / 8)
-        mean.step(optimizers[2], gradient, 1 / 8)
-    assert torch.equal(one.w, eight.w)
-    assert (one.w - mean.w).abs().max() > 1e-4
-
-
-def test_batches_that_are_accumulated_are_added(device):
-    config = {"optimizer": "rms-prop-dfl", "learning_rate": RATE, "gradient_clipping": "global_norm"}
-    gradients = np.random.default_rng(1).normal(size=(8, 4, 3)).astype(np.float32)
-    once, twice = Weight(gradients[0], device), Weight(gradients[0], device)
-    whole = Optimizer(once, OptimizerConfig(**config), batch_size=16)
-    halves = Optimizer(twice, OptimizerConfig(**config, gradient_accumulation=2), batch_size=8)
-    for gradient in gradients:
-        once.step(whole, gradient)
-        twice.step(halves, gradient)
-        twice.step(halves, gradient)
-        torch.testing.assert_close(halves.report["gradient/norm"], whole.report["gradient/norm"])
-    torch.testing.assert_close(once.w, twice.w)
 
 
 @pytest.mark.parametrize("name", ["adabelief-dfl", "rms-prop-dfl"])
