@@ -46,6 +46,7 @@ PATHS = {
     "import -m": (["import", "faces/a", "-m"], []),
     "export -m": (["export", "--to", "safetensors", "-m"], []),
     "export -o": (["export", "--to", "safetensors", "-m", "model", "-o"], []),
+    "export --template": (["export", "--to", "keras", "-m", "model", "--template"], []),
     "evaluate --truth": (["evaluate", "-m", "model", "--truth"], []),
 }
 

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
         metavar="N",
         help="the iteration to export, or best: the backup with the lowest average loss; default: the newest",
     )
+    parser.add_argument(
+        "--template",
+        type=path,
+        metavar="FILE",
+        help="with --to keras: a .keras of the same network that faceswap saved, for a model that was not imported",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -50,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.fp16,
             arguments.checkpoint,
             arguments.overwrite,
+            arguments.template,
         )
     )
     if arguments.json:

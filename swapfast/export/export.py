@@ -26,6 +26,7 @@ class ExportRequest:
     is_half     float16 weights
     checkpoint  see ``open_model``
     overwrite   replace a file that exists
+    template    a file of the other program's to make it from
     """
 
     model_dir: Path
@@ -35,6 +36,7 @@ class ExportRequest:
     is_half: bool = False
     checkpoint: Literal["best"] | int | None = None
     overwrite: bool = False
+    template: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def export(request: ExportRequest) -> Exported:
     else:
         _check_out(request, target, request.out)
     opened = open_model(request.model_dir, request.checkpoint)
-    job = Export(real_path(request.model_dir).name, opened, request.side or SIDES[1], request.is_half)
+    job = Export(real_path(request.model_dir).name, opened, request.side or SIDES[1], request.is_half, request.template)
     job.check_weights()
     out = request.out
     if out.is_dir() and target.suffix:
@@ -85,6 +87,8 @@ def _target(request: ExportRequest) -> Target:
         raise SwapfastError(f"--side {request.side} with --to {request.to}: it holds both sides; leave --side out")
     if request.is_half and not target.has_half:
         raise SwapfastError(f"--fp16 with --to {request.to}: it holds float32 only; leave --fp16 out")
+    if request.template is not None and not target.has_template:
+        raise SwapfastError(f"--template with --to {request.to}: it is made from the model alone; leave --template out")
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from swapfast import __version__
 from swapfast.batch import SIDES
@@ -19,12 +20,14 @@ class Export:
     opened   the trained model and where it comes from
     side     'a' or 'b', whose face comes out of pictures of the other side
     is_half  weights as float16
+    template a file of the other program's to make it from, None for what was kept of an import
     """
 
     name: str
     opened: OpenedModel
     side: str = SIDES[1]
     is_half: bool = False
+    template: Path | None = None
 
     @property
     def other_side(self) -> str:

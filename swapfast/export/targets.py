@@ -20,6 +20,7 @@ class Target:
     purpose: what it is for. suffix: of the file's name; '' for a folder.
     has_side: it makes the face of one side; otherwise it holds both, and --side is refused.
     has_half: it can hold float16; otherwise --fp16 is refused.
+    has_template: it is made from a file of the other program; otherwise --template is refused.
     """
 
     write: Callable[[Export, Path], list[str]]
@@ -27,6 +28,7 @@ class Target:
     suffix: str
     has_side: bool = False
     has_half: bool = False
+    has_template: bool = False
 
 
 def _safetensors(export: Export, path: Path) -> list[str]:
@@ -41,7 +43,16 @@ def _saehd(export: Export, path: Path) -> list[str]:
     return write_saehd(export, path)
 
 
+def _keras(export: Export, path: Path) -> list[str]:
+    from swapfast.interop.keras import export_keras
+
+    return export_keras(export.opened, export.template, path)
+
+
 TARGETS = {
     "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
     "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", ""),
+    "keras": Target(
+        _keras, "for faceswap, whose file was imported or is given by --template", ".keras", has_template=True
+    ),
 }

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from swapfast.errors import SwapfastError
 from swapfast.interop.imported import Imported
+from swapfast.interop.keras import read_keras
+from swapfast.interop.keras_archive import looks_like_keras
 from swapfast.interop.saehd_read import looks_like_saehd, read_saehd
 
 
@@ -23,6 +25,7 @@ class SourceKind(NamedTuple):
 
 
 SOURCES = {
+    "keras": SourceKind(looks_like_keras, read_keras, "a .keras file of faceswap's original or lightweight"),
     "saehd": SourceKind(
         looks_like_saehd, read_saehd, "a folder of DeepFaceLab's SAEHD models, with /NAME where several"
     ),

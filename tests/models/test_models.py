@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
+from swapfast.interop.keras_layout import keras_layers
 from swapfast.models import MODELS, build_model
 from swapfast.models.blocks import PixelShuffle, SameConv
-from swapfast.models.keras import from_keras, to_keras
 from swapfast.models.original import original
 from swapfast.models.registry import ModelEntry
 from swapfast.models.tiny import tiny
@@ -143,11 +143,12 @@ def _keras_forward(image: np.ndarray, layers: list, plan: str) -> np.ndarray:
 def test_keras_layout_computes_the_same(within):
     """Written against Keras' conventions (interop notes), so a mistake in either direction shows."""
     model = original().initialise(3).eval()
-    weights = to_keras(model)
-    assert [k.shape for k, _ in weights["encoder"]][:5:4] == [(5, 5, 3, 128), (16384, 1024)]
+    encoder = [layer.numbers() for layer in keras_layers(model.encoder)]
+    decoder = [layer.numbers() for layer in keras_layers(model.decoder("b").face)]
+    assert [k.shape for k, _ in encoder][:5:4] == [(5, 5, 3, 128), (16384, 1024)]
     image = np.random.default_rng(1).random((64, 64, 3)).astype(np.float32)
-    code = _keras_forward(image, weights["encoder"], "ddddnnru")
-    expected = _keras_forward(code, weights["decoder_b"], "uuuo")
+    code = _keras_forward(image, encoder, "ddddnnru")
+    expected = _keras_forward(code, decoder, "uuuo")
     with torch.no_grad():
         ours = model.swap(torch.from_numpy(image).permute(2, 0, 1)[None], to="b")[0][0].permute(1, 2, 0)
     within("Keras layout against float64", np.abs(ours.numpy() - expected).max(), 1e-5)
@@ -155,7 +156,8 @@ def test_keras_layout_computes_the_same(within):
 
 def test_keras_layout_there_and_back():
     model, copy = tiny().initialise(3), tiny().initialise(4)
-    from_keras(copy, to_keras(model))
+    for layer, other in zip(keras_layers(model), keras_layers(copy), strict=True):
+        other.fill(*layer.numbers())
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, copy.state_dict()[name])
 
