@@ -59,6 +59,11 @@ def _pieces(value: object) -> Iterator[bytes | memoryview]:
             yield from _pieces(key)
             yield from _pieces(item)
         yield b"u"
+    elif isinstance(value, (set, frozenset)):
+        yield b"(" if isinstance(value, frozenset) else b"\x8f("
+        for item in value:
+            yield from _pieces(item)
+        yield b"\x91" if isinstance(value, frozenset) else b"\x90"
     elif isinstance(value, (list, tuple)):
         yield b"(" if isinstance(value, tuple) else b"]("
         for item in value:

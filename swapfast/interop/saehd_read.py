@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,19 @@ def read_saehd(path: Path) -> Imported:
     means = _mean_faces(data.get("sample_for_preview"), config.model.input_size)
     losses = _losses(data.get("loss_history"))
     return Imported("saehd", path, step, config, model, optimizer, means, {"name": found.name}, losses, kept, lines)
+
+
+def read_kept_data(path: Path, config: TrainConfig) -> dict[str, object]:
+    """Return what the data.dat held that a model was imported with.
+
+    Raises SwapfastError where it is damaged, or tells of another network than ``config``.
+    """
+    data = _table(read_pickle_file(path), str(path))
+    options = _table(data.get("options"), f"{path}: options")
+    model = config_of(options, f"{path}: options")[0].model
+    if dataclasses.replace(model, freeze=config.model.freeze) != config.model:
+        raise SwapfastError(f"{path}: tells of another network; remove it to export with options of the settings here")
+    return data
 
 
 # --- finding ------------------------------------------------------------------------------------------------

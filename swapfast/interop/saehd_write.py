@@ -17,10 +17,9 @@ from swapfast.export.request import Export
 from swapfast.files import flush, open_new
 from swapfast.interop.imported import kept_file
 from swapfast.interop.pickle_writer import write_pickle
-from swapfast.interop.pickles import read_pickle_file
 from swapfast.interop.saehd_layout import AVERAGES, OPTIMIZER, PARTS, averages_of, family_of, places, to_theirs
 from swapfast.interop.saehd_options import options_of
-from swapfast.interop.saehd_read import DATA, KEPT_DATA, MARK
+from swapfast.interop.saehd_read import DATA, KEPT_DATA, MARK, read_kept_data
 from swapfast.logs.steplog import NAME, read_steps
 
 
@@ -95,13 +94,11 @@ def _average(state: Mapping[str, Tensor], key: str, weight: Tensor) -> Tensor:
 def _data(export: Export, lines: list[str]) -> dict[str, Any]:
     """Return what data.dat holds."""
     model, config, metadata = export.opened
-    folder, data = metadata.path.parent, {}
+    folder, data = metadata.path.parent, dict[str, Any]()
     kept = kept_file(folder, KEPT_DATA)
     if kept is not None:
-        data = read_pickle_file(kept)
-        if type(data) is not dict or type(data.get("options")) is not dict:
-            raise SwapfastError(f"{kept}: is not what was imported; remove it to export with options of our settings")
-    options = data.get("options") or options_of(config, model, lines)
+        data = read_kept_data(kept, config)
+    options: dict[str, Any] = data.get("options") or options_of(config, model, lines)
     if config.optimizer.optimizer in AVERAGES:
         options = options | {"adabelief": config.optimizer.optimizer == "adabelief-dfl"}
     return data | {

@@ -33,7 +33,7 @@ ARRAYS = [
 ]
 
 
-class _BeforeNumpy2(pickle.Unpickler):
+class BeforeNumpy2(pickle.Unpickler):
     """An unpickler that knows only the names of numpy before 2, as the one that DeepFaceLab has."""
 
     def find_class(self, module: str, name: str) -> object:
@@ -109,15 +109,19 @@ def test_large_arrays_are_not_copied(tmp_path):
 
 
 def test_what_is_written_is_read_by_numpy_before_2_and_by_us(tmp_path):
-    value = {**PLAIN, "arrays": [*ARRAYS, np.arange(60_000, dtype=np.float32).reshape(300, 200).T]}
+    value = {
+        **PLAIN,
+        "sets": [{1, 2}, frozenset("a"), set()],
+        "arrays": [*ARRAYS, np.arange(60_000, dtype=np.float32).reshape(300, 200).T],
+    }
     data = _written(value | {"n": np.int64(7)}, tmp_path)
     assert data.startswith(b"\x80\x04") and b"numpy._core" not in data
-    read = _BeforeNumpy2(io.BytesIO(data)).load()
+    read = BeforeNumpy2(io.BytesIO(data)).load()
     assert type(read.pop("n")) is np.int64 and same(read, value)
     assert same(read_pickle(data, "x"), value | {"n": 7})
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, np.array(["text"]), np.array([None]), 1j, 1 << 2100])
+@pytest.mark.parametrize("value", [object(), np.array(["text"]), np.array([None]), 1j, 1 << 2100])
 def test_what_is_not_written(value, tmp_path):
     with pytest.raises(TypeError, match="is not written"):
         _written([value], tmp_path)
@@ -170,7 +174,7 @@ HOSTILE = {
     "protocol 9": (b"\x80\x09N.", "protocol 9"),
     "protocol 0": (pickle.dumps({"a": 1}, 0), "does not begin as pickles of protocol 2 to 5"),
     "nesting": (_nested(MOST_DEPTH + 2), "more than 100 deep"),
-    "endless nesting": (_nested(500_000), "more than 100 deep"),
+    "endless nesting": (_nested(100_000), "more than 100 deep"),
     "itself": (b"\x80\x04]\x94h\x00a.", "deep|hold one another"),
     "itself in a table": (b"\x80\x04}\x94X\x01\x00\x00\x00ah\x00s.", "deep|hold one another"),
     "a bomb": (_doubled(60), "hold one another"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import random
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +25,7 @@ from swapfast.interop.pickles import read_pickle_file
 from swapfast.interop.saehd_read import read_saehd
 from swapfast.models import build_model
 from swapfast.optim.optimizer import Optimizer
-from tests.interop.test_pickles import same
+from tests.interop.test_pickles import BeforeNumpy2, same
 
 NAMES = ("df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64")
 
@@ -232,18 +234,9 @@ def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
 # --- and back -----------------------------------------------------------------------------------------------
 
 
-class _BeforeNumpy2(pickle.Unpickler):
-    """An unpickler that knows only the names of numpy before 2, as the one that DeepFaceLab has."""
-
-    def find_class(self, module: str, name: str) -> object:
-        known = {"numpy.core.multiarray": ("_reconstruct", "scalar"), "numpy": ("ndarray", "dtype")}
-        assert name in known[module]
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def files_of(folder: Path) -> dict[str, dict]:
     """Return what the files of a model hold, as DeepFaceLab would read them."""
-    return {path.name: _BeforeNumpy2(io.BytesIO(path.read_bytes())).load() for path in folder.iterdir()}
+    return {path.name: BeforeNumpy2(io.BytesIO(path.read_bytes())).load() for path in folder.iterdir()}
 
 
 @pytest.mark.golden
@@ -320,3 +313,78 @@ def test_what_does_not_go_there(tmp_path, capsys):
         assert not any("upscalem" in key for key in files_of(out)["df_SAEHD_decoder_src.npy"])
         assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(out)]) == 2
         assert "exists" in capsys.readouterr().err
+
+
+# --- hostile folders ----------------------------------------------------------------------------------------
+
+
+class _Calls:
+    def __reduce__(self):
+        return os.system, ("touch called",)
+
+
+@pytest.mark.parametrize("file", ["data.dat", "inter.npy", "src_dst_opt.npy"])
+def test_a_model_that_calls_something_is_refused(file, model_copy, tmp_path, monkeypatch, capsys):
+    folder = model_copy()
+    path = folder / f"new_SAEHD_{file}"
+    path.write_bytes(pickle.dumps(read_pickle_file(path) | {"more": _Calls()}, 4))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["import", str(folder), "-m", "model"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"{path}: holds the name '(posix|nt)\.system', .*; nothing in it was called", error)
+    assert error.count("\n") == 1 and not (tmp_path / "called").exists() and not (tmp_path / "model").exists()
+
+
+def test_what_was_kept_is_not_trusted(model_copy, tmp_path, capsys):
+    model_dir, out = tmp_path / "model", tmp_path / "back"
+    assert cli.main(["import", str(model_copy()), "-m", str(model_dir)]) == 0
+    kept = model_dir / KEPT / "SAEHD_data.dat"
+    options = read_pickle_file(kept)["options"]
+    for value in (
+        *([1], {"iter": 3}, {"options": {1: 2}}, {"options": {"archi": "df"}}, {"options": options, "x": _Calls()}),
+        {"options": options | {"resolution": 128}},
+    ):
+        kept.write_bytes(pickle.dumps(value, 4))
+        assert cli.main(["export", "-m", str(model_dir), "--to", "saehd", "-o", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert str(kept) in error and error.count("\n") == 1 and not out.exists()
+
+
+def _mutated(data: bytes, draw: random.Random) -> bytes:
+    """Return ``data`` with a few bytes changed, taken out or repeated, most of them where its operations are."""
+    changed = bytearray(data)
+    names = [match.start() for match in re.finditer(rb"numpy|weight|bias|iter|options", data)] or [0]
+    for _ in range(draw.randint(1, 3)):
+        position = draw.choice([draw.randrange(len(changed)), min(draw.choice(names), len(changed) - 1)])
+        position = max(0, min(len(changed) - 1, position + draw.randint(-12, 60)))
+        kind = draw.random()
+        if kind < 0.6:
+            changed[position] = draw.randrange(256)
+        elif kind < 0.7:
+            del changed[position:]
+        elif kind < 0.85:
+            del changed[position : position + draw.randint(1, 30)]
+        else:
+            changed[position:position] = changed[position : position + draw.randint(1, 30)]
+        changed = changed or bytearray(b"\x80")
+    return bytes(changed)
+
+
+def test_changed_files_are_read_or_refused(model_copy):
+    """Whatever the bytes of one file, the answer is a model whose weights are finite, or one line."""
+    folder = model_copy("df_64")
+    whole = {path: path.read_bytes() for path in folder.iterdir() if path.stat().st_size < 500_000}
+    outcomes = {"read": 0, "refused": 0}
+    for seed in range(100):
+        draw = random.Random(seed)
+        path = draw.choice(sorted(whole))
+        path.write_bytes(_mutated(whole[path], draw))
+        try:
+            imported = read_saehd(folder)
+            assert all(bool(weight.isfinite().all()) for weight in imported.model.state_dict().values())
+            outcomes["read"] += 1
+        except SwapfastError as error:
+            assert "\n" not in str(error) and str(folder) in str(error)
+            outcomes["refused"] += 1
+        path.write_bytes(whole[path])
+    assert outcomes["refused"] > 20 and outcomes["read"] > 2
