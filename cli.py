@@ -61,8 +61,8 @@ FORMER_FLAGS = {
 }
 
 # The settings that these commands take, as flags and as variables.
-_PREPARE_SETTINGS = ("crop.", "mask.", "run.skip_bad")
-_AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.skip_bad")
+_PREPARE_SETTINGS = ("crop.", "mask.", "run.face_type", "run.skip_bad")
+_AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.face_type", "run.skip_bad")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swapfast.config import TrainConfig, updated
+from swapfast.config import FACE_TYPES, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
 from swapfast.options import KINDS, Setting, parsed_toml, read_toml, settings
@@ -20,6 +20,7 @@ from swapfast.options import KINDS, Setting, parsed_toml, read_toml, settings
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
 NO_SETTINGS = ("SWAPFAST_CHECKPOINT", "SWAPFAST_STEP", "SWAPFAST_GOLDEN")
+_FACE_TYPE = "run.face_type"
 _LISTED = "every setting of `swapfast train --print-config`"
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -59,8 +60,30 @@ def choose(
     for layer in layers:
         if "loss.functions" in layer:
             layer.setdefault("loss.weights", [])  # 100 for each: those of a lower rank are of other functions
-        changes |= layer
+        changes |= _crop_of(layer) | layer
+    _check_crop(changes, known)
     return Choice(changes, updated(TrainConfig(), changes), notes)
+
+
+def _crop_of(layer: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of the crop that the face type of a layer stands for."""
+    crop = FACE_TYPES.get(str(layer.get(_FACE_TYPE)))
+    return {} if crop is None else {f"crop.{name}": value for name, value in crop.to_dict().items()}
+
+
+def _check_crop(changes: Mapping[str, object], known: Mapping[str, Setting]) -> None:
+    """Raise SwapfastError where a setting of the crop contradicts the face type."""
+    for name, value in _crop_of(changes).items():
+        if changes[name] != value:
+            flag, other = known[_FACE_TYPE].option.flag, known[name].option.flag
+            raise SwapfastError(
+                f"{flag} {changes[_FACE_TYPE]}: is {other} {_plain_number(value)}, and {_plain_number(changes[name])} "
+                "is given too; leave one of the two out"
+            )
+
+
+def _plain_number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def variable_names(names: Iterable[str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Export:
         return SIDES[1 - SIDES.index(self.side)]
 
     def metadata(self) -> dict[str, str]:
-        """Return what every file says of itself, as texts; numbers and tables are JSON."""
+        """Return what every file says of itself, as texts."""
         model, config, origin = self.opened
         crop = config.crop
         return {

@@ -49,7 +49,21 @@ def _keras(export: Export, path: Path) -> list[str]:
     return export_keras(export.opened, export.template, path)
 
 
+def _onnx(export: Export, path: Path) -> list[str]:
+    from swapfast.export.onnx_files import write_onnx
+
+    return write_onnx(export, path)
+
+
+def _dfm(export: Export, path: Path) -> list[str]:
+    from swapfast.export.onnx_files import write_dfm
+
+    return write_dfm(export, path)
+
+
 TARGETS = {
+    "dfm": Target(_dfm, "for DeepFaceLive, facefusion and VisoMaster", ".dfm", has_side=True, has_half=True),
+    "onnx": Target(_onnx, "the swap to one side, for anything that runs ONNX", ".onnx", has_side=True, has_half=True),
     "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
     "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", ""),
     "keras": Target(
