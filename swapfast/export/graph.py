@@ -27,6 +27,7 @@ from swapfast.models.deepfacelab import (
     Residual,
     SharedDecoderAutoencoder,
 )
+from swapfast.models.dropout import DroppedDense
 
 OPSET, IR_VERSION = 12, 7  # what the runtimes of 2020 read already
 BATCH = "n"  # the only open dimension
@@ -236,6 +237,7 @@ LAYERS: dict[type, Callable[..., str]] = {
     SameConv: _conv,
     nn.Conv2d: _conv,
     nn.Linear: _linear,
+    DroppedDense: _linear,  # drops nothing of a finished model
     nn.Sequential: _sequential,
     Unflatten: _unflatten,
     CosineUnit: _cosine_unit,

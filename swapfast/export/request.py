@@ -71,7 +71,7 @@ class Export:
     def check_weights(self) -> None:
         """Raise SwapfastError where a weight is not finite, or too large for float16 where that is asked for."""
         path = self.opened.metadata.path
-        for name, weight in self.opened.model.state_dict().items():
+        for name, weight in self.opened.model.named_parameters():
             largest = weight.abs().max().item() if weight.numel() else 0.0
             if not largest < float("inf"):
                 raise SwapfastError(

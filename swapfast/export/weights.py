@@ -15,7 +15,7 @@ from swapfast.export.request import Export
 def write_safetensors(export: Export, path: Path) -> list[str]:
     """Write all weights of the model to ``path``, of both sides. Raises OSError where it cannot be written."""
     kind = torch.float16 if export.is_half else torch.float32
-    weights = {name: weight.to(kind).contiguous() for name, weight in export.opened.model.state_dict().items()}
+    weights = {name: weight.detach().to(kind).contiguous() for name, weight in export.opened.model.named_parameters()}
     try:
         save_file(weights, path, export.metadata())
     except SafetensorError as error:

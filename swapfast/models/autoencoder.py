@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
+from swapfast.models.dropout import start_counters
 
 
 class Decoder(nn.Module):
@@ -62,6 +63,7 @@ class FaceAutoencoder(nn.Module):
     def initialise(self, seed: int) -> FaceAutoencoder:
         """Draw all weights from ``seed``; return the model."""
         initialise(self, torch.Generator().manual_seed(seed % 2**63), self.glorot)
+        start_counters(self, seed)
         return self
 
     def encode(self, images: Tensor) -> Tensor:

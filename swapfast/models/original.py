@@ -15,6 +15,7 @@ from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError
 from swapfast.models.autoencoder import Decoder, FaceAutoencoder
 from swapfast.models.blocks import SameConv, Unflatten, down, up
+from swapfast.models.dropout import dense as dense_layer
 
 USUAL_SIZE, USUAL_WIDTH, USUAL_DENSE = 64, 128, 1024
 LOW = 4  # px of the picture in front of the dense layers
@@ -46,14 +47,14 @@ def _doublings(start: int, end: int) -> int:
     return (end // start).bit_length() - 1
 
 
-def _encoder(size: int, width: int, dense: int, low: int, bottleneck: tuple[int, int]) -> nn.Sequential:
+def _encoder(size: int, width: int, dense: int, low: int, bottleneck: tuple[int, int], dropout: float) -> nn.Sequential:
     """low: px of the picture in front of the dense layers. bottleneck: px and channels of the one behind them."""
     widths = [3, *(width * min(2**step, 8) for step in range(_doublings(low, size)))]
     edge, channels = bottleneck
     return nn.Sequential(
         *(down(*pair) for pair in itertools.pairwise(widths)),
         nn.Flatten(),
-        nn.Linear(widths[-1] * low * low, dense),  # no activation between the two, as the peer
+        dense_layer(widths[-1] * low * low, dense, dropout),  # no activation between the two, as the peer
         nn.Linear(dense, channels * edge * edge),
         Unflatten(channels, edge),
         up(channels, CODE_CHANNELS),
@@ -74,12 +75,14 @@ def original(
     bottleneck: str = "",
     encoder_width: int = 0,
     dense: int = 0,
+    dropout: float = 0.0,
 ) -> FaceAutoencoder:
     """Return the network, BGR; 64 px in and out and 82,062,470 parameters where nothing else is asked for.
 
     lowmem: an encoder layer less and half the dense layer, at 64 px. input_size: px in and out, 64, 128 or 256.
     bottleneck: 'HxWxC' of the picture behind the dense layers. encoder_width: channels of the first halving. dense:
-    size of the layer between the two. 0 and '' stand for what is usual. Raises SwapfastError for what cannot be.
+    size of the layer between the two, whose outputs are the code. dropout: share of the code that is zeroed in each
+    step of the training. 0 and '' stand for what is usual. Raises SwapfastError for what cannot be.
     """
     size = input_size or USUAL_SIZE
     if size not in _BOTTLENECKS:
@@ -89,7 +92,7 @@ def original(
         raise SwapfastError(f"--lowmem with --input-size {size}: is for {USUAL_SIZE} px; leave one of the two out")
     shape = _bottleneck(bottleneck, size)
     encoder = _encoder(
-        size, encoder_width or USUAL_WIDTH, dense or USUAL_DENSE // (1 + lowmem), LOW * (1 + lowmem), shape
+        size, encoder_width or USUAL_WIDTH, dense or USUAL_DENSE // (1 + lowmem), LOW * (1 + lowmem), shape, dropout
     )
     doublings = _doublings(2 * shape[0], size)
     decoders = {side: Decoder(_branch(3, doublings), _branch(1, doublings) if learn_mask else None) for side in SIDES}

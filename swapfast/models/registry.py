@@ -40,7 +40,7 @@ MODELS = {
     "original": ModelEntry(
         original,
         "faceswap's default; the plainest, at home at 64 px",
-        ("lowmem", "input_size", "bottleneck", "encoder_width", "dense"),
+        ("lowmem", "input_size", "bottleneck", "encoder_width", "dense", "dropout"),
         (64, 128, 256),
     ),
     "lightweight": ModelEntry(lightweight, "faceswap's for cards of 2 GiB: fewer weights, more work"),

@@ -308,7 +308,7 @@ def _close(value: Tensor, other: Tensor) -> bool:
 def _moved_alike(model: nn.Module, other: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
     """Return whether ``other`` weights are where the model's are, measured by how far these have moved."""
     difference, move = 0.0, 0.0
-    for name, weight in model.state_dict().items():
+    for name, weight in model.named_parameters():
         difference += _square_sum(other[name].to(weight.device) - weight)
         move += _square_sum(before[name].to(weight.device) - weight)
     return difference <= MOVE_TOLERANCE**2 * move

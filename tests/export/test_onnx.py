@@ -37,6 +37,7 @@ CASES = [
     ("original", NARROW, False),
     ("original", NARROW, True),
     ("original", NARROW | {"lowmem": True}, True),
+    ("original", NARROW | {"dropout": 0.5}, False),
     ("original", NARROW | {"input_size": 128, "bottleneck": "8x8x16"}, False),
     ("original", NARROW | {"input_size": 256, "bottleneck": "16x16x16"}, True),
     ("df", DIMS, False),
