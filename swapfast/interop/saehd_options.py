@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swapfast.config import MOST_ITERATIONS, TrainConfig, updated
+from swapfast.config import FACE_TYPES, MOST_ITERATIONS, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened
 from swapfast.models import FaceAutoencoder
 from swapfast.models.deepfacelab import make_plan
 
-# Its crops as centering, coverage and vertical offset, percent.
-FACE_TYPES = {
-    "h": ("legacy", 62.5, 0.0),
-    "mf": ("legacy", 70.0, 0.0),
-    "f": ("legacy", 90.0, 0.0),
-    "wf": ("face", 90.0, -7.5),
-    "head": ("head", 90.0, 25.0),
-}
 _FORMER_FACE_TYPES = {"half": "h", "mid_full": "mf", "full": "f", "whole_face": "wf"}
 LEARNING_RATE = 5e-5
 _SIZES = {"input_size": "resolution", **{name: name for name in ("ae_dims", "e_dims", "d_dims", "d_mask_dims")}}
@@ -71,7 +63,7 @@ def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, 
         changes["batch_size"] = whole_number(options, "batch_size", source)
     crop = FACE_TYPES.get(face_type := _face_type(options))
     if crop is not None:
-        changes |= dict(zip(("crop.centering", "crop.coverage", "crop.vertical_offset"), crop, strict=True))
+        changes |= {f"crop.{name}": value for name, value in crop.to_dict().items()}
     changes |= _training(options)
     try:
         config = updated(TrainConfig(), changes)
@@ -146,11 +138,12 @@ def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) ->
 
     lines: is told where a setting has no option.
     """
-    crop = (config.crop.centering, config.crop.coverage, config.crop.vertical_offset)
+    crop = config.crop
     face_type = next((name for name, known in FACE_TYPES.items() if known == crop), "")
     if not face_type:
-        face_type = {"legacy": "f", "head": "head"}.get(crop[0], "wf")
-        lines.append(f"face_type {face_type} is the nearest to the crop {crop[0]} {crop[1]:g} {crop[2]:g}, but not it")
+        face_type = {"legacy": "f", "head": "head"}.get(crop.centering, "wf")
+        values = f"{crop.centering} {crop.coverage:g} {crop.vertical_offset:g}"
+        lines.append(f"face_type {face_type} is the nearest to the crop {values}, but not it")
     plan = make_plan(model.name, **{ours: getattr(config.model, ours) for ours in _SIZES})
     flips, clips = config.augmentation.flip, config.optimizer.gradient_clipping == "global_norm"
     return {
