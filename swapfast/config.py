@@ -115,7 +115,8 @@ class RunConfig(Config):
     )
     load_weights: str = option(
         "",
-        "Begin a new model with the weights of this one, or of one of its snapshots, as far as they fit.",
+        "Begin a new model with the weights of this one, of one of its snapshots, or of a .safetensors file that "
+        "`swapfast export` wrote, as far as they fit.",
         flag="-l/--load-weights",
         metavar="DIR",
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
 from swapfast.errors import SwapfastError, unknown_name
-from swapfast.files import not_a_folder
+from swapfast.files import not_a_folder, open_plain
 from swapfast.models import FaceAutoencoder
 
 
@@ -57,15 +59,31 @@ class Transfer:
 def find_weights(path: Path) -> tuple[dict[str, Tensor], int, str]:
     """Return the weights of a model folder's newest checkpoint, their step, and the folder that holds them.
 
-    path: may also be the folder of a checkpoint, snapshot or backup. Raises SwapfastError where there are no weights.
+    path: may also be the folder of a checkpoint, snapshot or backup, or a .safetensors file of `swapfast export`.
+    Raises SwapfastError where there are no weights.
     """
     try:
+        if path.suffix == ".safetensors" and path.exists() and not path.is_dir():
+            return *_exported(path), str(path)
         checkpoint, folder = _newest(path)
         if "model" not in checkpoint.tensors:
             raise SwapfastError(f"{path}: {folder} names no model.safetensors; give another checkpoint")
     except SwapfastError as error:  # it begins with the path
         raise SwapfastError(f"--load-weights {error}", error.code) from error
     return checkpoint.tensors["model"], checkpoint.step, str(folder)
+
+
+def _exported(path: Path) -> tuple[dict[str, Tensor], int]:
+    """Return the weights in a .safetensors file, and their step, 0 where it does not say."""
+    try:
+        open_plain(path).close()
+        with safe_open(path, "pt") as file:
+            step = (file.metadata() or {}).get("iteration", "")
+            names = file.keys()
+            weights = {name: file.get_tensor(name) for name in names}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SwapfastError(f"{path}: cannot be read ({error}); give another file or a model folder") from error
+    return weights, int(step) if re.fullmatch("[0-9]{1,13}", step) else 0
 
 
 def _newest(path: Path) -> tuple[Checkpoint, Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
@@ -37,6 +39,33 @@ def test_everything_that_fits_is_taken(tmp_path):
     assert transfer.lines() == [
         f"weights from iteration 7 of {snapshot}: encoder 14 of 14, decoder_a 8 of 8, decoder_b 8 of 8"
     ]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_an_exported_file_is_taken(tmp_path, kind):
+    weights = {name: weight.to(kind) for name, weight in tiny().initialise(1).state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors", {"iteration": "41"})
+    model = tiny().initialise(2)
+    transfer = load_weights_from(model, tmp_path / "w.safetensors")
+    assert transfer.step == 41 and transfer.skipped == [] and transfer.source == str(tmp_path / "w.safetensors")
+    assert all(torch.equal(weight, weights[name].float()) for name, weight in model.state_dict().items())
+    save_file(weights, tmp_path / "w.safetensors")
+    assert load_weights_from(model, tmp_path / "w.safetensors").step == 0, "another program's"
+
+
+def test_files_that_hold_no_weights_are_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "length.safetensors").write_bytes(b"\xff" * 64)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for path in tmp_path.iterdir():
+        with pytest.raises(SwapfastError, match=f"--load-weights {path}: cannot be read"):
+            load_weights_from(tiny(), path)
+    save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(SwapfastError, match="no weight of its encoder fits"):
+        load_weights_from(tiny(), tmp_path / "other.safetensors")
+    with pytest.raises(SwapfastError, match="no such folder"):
+        load_weights_from(tiny(), tmp_path / "none.safetensors")
 
 
 def test_what_does_not_fit_is_told_and_stays(tmp_path):

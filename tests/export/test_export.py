@@ -17,6 +17,7 @@ import cli
 from swapfast import __version__
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
+from swapfast.checkpoints.transfer import load_weights_from
 from swapfast.config import CropConfig, ModelConfig, TrainConfig
 from swapfast.models import build_model
 
@@ -74,6 +75,8 @@ def test_safetensors_hold_the_weights_and_say_what_they_are(export):
     expected = build_model(CONFIG.model, False, seed=6).state_dict()
     weights = load_file("w.safetensors")
     assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+    transfer = load_weights_from(build_model(CONFIG.model, False, seed=1), Path("w.safetensors"))
+    assert transfer.step == 6 and transfer.skipped == []
     with safe_open("w.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["swapfast"] == __version__ and metadata["name"] == "anna" and metadata["iteration"] == "6"
