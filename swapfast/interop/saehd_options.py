@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, 
     Raises SwapfastError naming ``source`` where an option that shapes the network is no such option.
     """
     name = options.get("archi")
-    if type(name) is not str or name.partition("-")[0] not in ("df", "liae"):
+    if type(name) is not str or not re.fullmatch(r"(df|liae)(-[a-z]{0,8})?", name):
         raise SwapfastError(f"{source}: archi is {shortened(name)}, where df and liae are read; give another model")
     changes: dict[str, object] = {"model.name": name.removesuffix("-"), "loss.learn_mask": True}
     changes |= {f"model.{ours}": whole_number(options, theirs, source, 1024) for ours, theirs in _SIZES.items()}
@@ -104,7 +105,7 @@ def _training(options: Mapping[str, object]) -> dict[str, object]:
 
 def _remarks(options: Mapping[str, object], face_type: str) -> list[str]:
     lines = []
-    lacking = [f"{name} {shortened(value)}" for name, value in options.items() if _is_lacking(name, value)]
+    lacking = [f"{_word(name)} {shortened(value)}" for name, value in options.items() if _is_lacking(name, value)]
     if face_type:
         lacking.append(f"face_type {shortened(face_type)}")
     if lacking:
@@ -113,6 +114,10 @@ def _remarks(options: Mapping[str, object], face_type: str) -> list[str]:
     if not _is(options, "random_warp", True) and str(options["archi"]).startswith("liae"):
         lines.append("inter_both is frozen, as in DeepFaceLab where random_warp is off; train it with -f none")
     return lines
+
+
+def _word(name: str) -> str:
+    return name if name.isidentifier() and len(name) < 40 else shortened(name)
 
 
 _KNOWN = {

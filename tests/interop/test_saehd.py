@@ -118,11 +118,14 @@ def test_a_model_without_its_optimizer_is_said(model_copy, tmp_path, capsys):
     folder = model_copy()
     (folder / "new_SAEHD_src_dst_opt.npy").unlink()
     (folder / "new_SAEHD_GAN.npy").touch()
-    change(folder / "new_SAEHD_data.dat", lambda data: data["options"].update(gan_power=0.1, uniform_yaw=True, x_y=1))
+    change(
+        folder / "new_SAEHD_data.dat",
+        lambda data: data["options"].update(gan_power=0.1, uniform_yaw=True, **{"x\ny": 1}),
+    )
     assert cli.main(["import", str(folder), "-m", str(tmp_path / "model")]) == 0
     said = capsys.readouterr().out
     assert "there is no new_SAEHD_src_dst_opt.npy: the optimizer begins anew" in said
-    assert "options that swapfast lacks, kept for an export: uniform_yaw True, gan_power 0.1, x_y 1\n" in said
+    assert "options that swapfast lacks, kept for an export: uniform_yaw True, gan_power 0.1, 'x\\ny' 1\n" in said
     assert "left behind: GAN.npy" in said and "without an optimizer's state" in said
 
 
@@ -141,6 +144,7 @@ def _weights(file: str, **values):
 DAMAGE = {
     "options of no network": (_options(archi="df-x"), r"options that make no network: .*df-x: a name may end"),
     "another family": (_options(archi="dfhd"), r"archi is 'dfhd', where df and liae are read"),
+    "letters without end": (_options(archi="df-" + "u" * 10**5), r"archi is 'df-u{1,60}\.\.\."),
     "no family": (_options(archi=[1]), r"archi is \[1\]"),
     "no size": (_options(resolution="64"), r"resolution is '64' and should be a whole number"),
     "a size of no network": (_options(resolution=72), r"--input-size 72: df takes multiples of 16"),
