@@ -26,6 +26,7 @@ MOST_OPERATIONS = 1 << 25  # a million iterations' losses are five million
 MOST_DEPTH = 100  # of values in values
 VIEWED_FROM = 1 << 16  # bytes; larger ones are not copied
 _MOST_DIMENSIONS = 32
+_LONGEST_REASON = 120  # characters
 _VALUES_PER_BYTE = 16  # of the file, where values occur in many others
 _LARGEST_KEY = 1 << 32  # numbers up to here spread over a dictionary, larger ones can be made not to
 NUMBERS = re.compile(r"[<>=|]?(\?|b1|[iu][1248]|f[248])")
@@ -162,8 +163,8 @@ def read_pickle(data: bytes | memoryview, source: str, most_operations: int = MO
     except _Refusal as error:
         raise SwapfastError(f"{source}: holds {error}; nothing in it was called. Give another file") from None
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SwapfastError(f"{source}: is damaged or no pickle ({shortened(reason)}); give another copy") from None
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        raise SwapfastError(f"{source}: is damaged or no pickle ({reason}); give another copy") from None
     return value
 
 

@@ -38,8 +38,8 @@ class _Found(NamedTuple):
 
 
 def looks_like_saehd(path: Path) -> bool:
-    """Return whether ``path`` is meant as a SAEHD model: a folder, a name in a folder of models, or a data.dat."""
-    if path.is_dir() or path.name.endswith(DATA):
+    """Return whether ``path`` is meant as a SAEHD model: a folder, a name in one, or one of its files."""
+    if path.is_dir() or MARK in path.name:
         return True
     return path.parent.is_dir() and not path.exists() and bool(_names(path.parent))
 
@@ -103,7 +103,7 @@ def _names(folder: Path) -> list[str]:
 
 def _find(path: Path) -> _Found:
     if not path.is_dir():
-        return _find_named(path.parent, path.name.removesuffix(DATA) if path.name.endswith(DATA) else path.name, path)
+        return _find_named(path.parent, path.name.rpartition(MARK)[0] or path.name, path)
     names = _names(path)
     if len(names) == 1:
         return _Found(path, names[0])

@@ -99,7 +99,8 @@ def test_a_model_is_found_by_its_name_and_in_a_backup(model_copy, tmp_path):
     model_copy("liae-ud_96", "other")
     for name, family in {"my model_2": "df", "other": "liae-ud"}.items():
         assert read_saehd(folder / name).model.name == family
-    assert read_saehd(folder / "other_SAEHD_data.dat").model.name == "liae-ud"
+    for file in ("data.dat", "encoder.npy"):
+        assert read_saehd(folder / f"other_SAEHD_{file}").model.name == "liae-ud"
     backup = folder / "my model_2_SAEHD_autobackups" / "01"
     backup.mkdir(parents=True)
     for path in folder.glob("my model_2_SAEHD_*.*"):
