@@ -245,7 +245,7 @@ def test_a_changed_pickle_is_read_or_refused():
             for protocol in (2, 3, 4, 5)
         ]
     outcomes = {"read": 0, "refused": 0}
-    for seed in range(1500):
+    for seed in range(800):
         draw = random.Random(seed)
         data = bytearray(draw.choice(originals))
         for _ in range(draw.randint(1, 4)):
@@ -263,7 +263,7 @@ def test_a_changed_pickle_is_read_or_refused():
         except SwapfastError as error:
             assert "\n" not in str(error)
             outcomes["refused"] += 1
-    assert min(outcomes.values()) > 100
+    assert min(outcomes.values()) > 50
 
 
 def test_files_that_are_none(tmp_path):
