@@ -116,7 +116,7 @@ class RunConfig(Config):
     load_weights: str = option(
         "",
         "Begin a new model with the weights of this one, of one of its snapshots, or of a .safetensors file that "
-        "`swapfast export` wrote, as far as they fit.",
+        "`swapfast export` wrote, as far as they fit; also one of another size.",
         flag="-l/--load-weights",
         metavar="DIR",
     )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
+from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import not_a_folder, open_plain
 from swapfast.models import FaceAutoencoder
+from swapfast.models.registry import plan_model
+
+SAFETENSORS = ".safetensors"
+_NUMBERS = re.compile(r"(\.\d+)+$")  # at the end of the name of a layer in a chain of nn.Sequential
 
 
 def part_of(name: str) -> str:
@@ -29,7 +36,7 @@ def part_of(name: str) -> str:
 class Transfer:
     """What came over from another model.
 
-    source   the folder that held it
+    source   the folder or file that held it
     step     iterations it had
     loaded   weights that came over, by part
     total    weights of this model, by part
@@ -56,34 +63,69 @@ class Transfer:
         return {"from": self.source, "iteration": self.step, "taken": dict(self.loaded), "of": dict(self.total)}
 
 
-def find_weights(path: Path) -> tuple[dict[str, Tensor], int, str]:
-    """Return the weights of a model folder's newest checkpoint, their step, and the folder that holds them.
+@dataclass(frozen=True)
+class FoundWeights:
+    """The weights of a trained model.
 
-    path: may also be the folder of a checkpoint, snapshot or backup, or a .safetensors file of `swapfast export`.
+    weights: by name. step: iterations they had. source: the folder or file that holds them. model: the network that
+    they are of, without weights; None where that is not known.
+    """
+
+    weights: dict[str, Tensor]
+    step: int
+    source: str
+    model: FaceAutoencoder | None = None
+
+
+def find_weights(path: Path) -> FoundWeights:
+    """Return the weights of a model folder's newest checkpoint.
+
+    path: may also be the folder of a checkpoint, snapshot or backup, or a file that `export --to safetensors` wrote.
     Raises SwapfastError where there are no weights.
     """
     try:
-        if path.suffix == ".safetensors" and path.exists() and not path.is_dir():
-            return *_exported(path), str(path)
+        if path.suffix == SAFETENSORS and path.exists() and not path.is_dir():
+            return _exported(path)
+        if path.suffix.lower() in (".keras", ".h5") and path.is_file():
+            raise SwapfastError(f"{path}: is another program's file; make a model folder of it with `swapfast import`")
         checkpoint, folder = _newest(path)
         if "model" not in checkpoint.tensors:
             raise SwapfastError(f"{path}: {folder} names no model.safetensors; give another checkpoint")
     except SwapfastError as error:  # it begins with the path
         raise SwapfastError(f"--load-weights {error}", error.code) from error
-    return checkpoint.tensors["model"], checkpoint.step, str(folder)
+    return FoundWeights(
+        checkpoint.tensors["model"], checkpoint.step, str(folder), _network(checkpoint.state.get("config"))
+    )
 
 
-def _exported(path: Path) -> tuple[dict[str, Tensor], int]:
-    """Return the weights in a .safetensors file, and their step, 0 where it does not say."""
+def _exported(path: Path) -> FoundWeights:
+    """Return the weights of an exported file, as float32; their step is 0 where it does not say."""
     try:
         open_plain(path).close()
         with safe_open(path, "pt") as file:
-            step = (file.metadata() or {}).get("iteration", "")
-            names = file.keys()
-            weights = {name: file.get_tensor(name) for name in names}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SwapfastError(f"{path}: cannot be read ({error}); give another file or a model folder") from error
-    return weights, int(step) if re.fullmatch("[0-9]{1,13}", step) else 0
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # no mapping
+        bad = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+        if bad is not None:
+            raise ValueError(f"{bad} holds a number that is not finite")
+        settings = json.loads(about.get("model_settings", "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SwapfastError(f"{path}: cannot be read ({reason}); give another file or a model folder") from error
+    iteration = about.get("iteration", "")
+    step = int(iteration) if re.fullmatch("[0-9]{1,13}", iteration) else 0
+    learns_mask = about.get("learned_mask") == "true"
+    return FoundWeights(weights, step, str(path), _network({"model": settings, "loss": {"learn_mask": learns_mask}}))
+
+
+def _network(config: object) -> FaceAutoencoder | None:
+    """Return the network that a configuration names, without weights; None where it names none."""
+    try:
+        settings = TrainConfig.from_dict(config)
+        with torch.device("meta"):
+            return plan_model(settings.model, settings.loss.learn_mask)
+    except SwapfastError:
+        return None
 
 
 def _newest(path: Path) -> tuple[Checkpoint, Path]:
@@ -102,17 +144,40 @@ def _newest(path: Path) -> tuple[Checkpoint, Path]:
     return loaded[0], folder.path(loaded[0].step)
 
 
+def roles(model: FaceAutoencoder) -> dict[str, str]:
+    """Return what each weight of a model is to the network, by its name.
+
+    Two sizes of ``original`` number their layers differently: a larger picture has more halvings behind the first ones
+    and more doublings in front of the last ones. So halvings and dense layers are counted from the input, all others
+    from the output. Layers that have names of their own are called by these.
+    """
+    chains: dict[tuple[str, str], list[str]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            kind = "dense" if isinstance(layer, nn.Linear) else "halving" if max(layer.stride) > 1 else "convolution"
+            chains.setdefault((_NUMBERS.sub("", name), kind), []).append(name)
+    result = {}
+    for (chain, kind), names in chains.items():
+        for number, name in enumerate(names[::-1] if kind == "convolution" else names):
+            for parameter, _ in model.get_submodule(name).named_parameters():
+                result[f"{name}.{parameter}"] = f"{chain}: {kind} {number}, {parameter}"
+    return result
+
+
 def load_weights_from(model: FaceAutoencoder, path: Path) -> Transfer:
-    """Fill what fits of ``model``, by name and shape, with the weights of the model at ``path``.
+    """Fill what fits of ``model``, by role and shape, with the weights of the model at ``path``; see ``find_weights``.
 
     Raises SwapfastError where nothing of the encoder fits: that is what is worth having.
     """
-    weights, step, source = find_weights(path)
-    transfer, fitting = Transfer(source, step), {}
-    for name, target in model.state_dict().items():
+    found = find_weights(path)
+    ours = roles(model) if found.model is not None else {}
+    theirs = {} if found.model is None else roles(found.model)
+    by_role = {theirs.get(name, name): weight for name, weight in found.weights.items()}
+    transfer, fitting = Transfer(found.source, found.step), {}
+    for name, target in model.named_parameters():
         part = part_of(name)
         transfer.total[part] += 1
-        weight = weights.get(name)
+        weight = by_role.get(ours.get(name, name))
         if weight is not None and weight.shape == target.shape:
             fitting[name] = weight
             transfer.loaded[part] += 1

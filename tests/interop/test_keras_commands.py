@@ -12,8 +12,10 @@ import torch
 import cli
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.trained import open_model
+from swapfast.checkpoints.transfer import load_weights_from
 from swapfast.config import ModelConfig, TrainConfig
 from swapfast.models import build_model
+from swapfast.models.registry import plan_model
 from tests.interop.keras_files import (
     SMALL,
     config_of,
@@ -175,6 +177,14 @@ def test_a_damaged_keepsake_names_the_way_out(imported, tmp_path, capsys):
         code, _, error = _run(capsys, "export", "-m", model, "--to", "keras", "-o", tmp_path / "a.keras")
         assert code == 2 and "is damaged" in error and "give --template FILE.keras" in error
     assert not (tmp_path / "a.keras").exists()
+
+
+def test_an_imported_model_begins_one_of_another_size(imported):
+    config = ModelConfig(name="original", input_size=128, encoder_width=8, dense=64, bottleneck="4x4x64")
+    model = plan_model(config, False)
+    transfer = load_weights_from(model, imported / "model")
+    assert dict(transfer.loaded) == {"encoder": 14, "decoder_a": 8, "decoder_b": 8} and transfer.step == 1234
+    assert torch.equal(model.encoder[6].bias, torch.from_numpy(NUMBERS["encoder", "dense"][1]))
 
 
 @pytest.mark.slow
