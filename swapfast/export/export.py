@@ -64,7 +64,8 @@ def export(request: ExportRequest) -> Exported:
     else:
         _check_out(request, target, request.out)
     opened = open_model(request.model_dir, request.checkpoint)
-    job = Export(real_path(request.model_dir).name, opened, request.side or SIDES[1], request.is_half, request.template)
+    name = real_path(request.model_dir).name.encode(errors="replace").decode().replace("?", "_")
+    job = Export(name, opened, request.side or SIDES[1], request.is_half, request.template)
     job.check_weights()
     out = request.out
     if out.is_dir() and target.suffix:

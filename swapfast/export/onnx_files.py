@@ -61,6 +61,11 @@ def _write(export: Export, path: Path, to: str) -> list[str]:
         masks = {DFM_MASK: of_side[export.other_side], DFM_FACE_MASK: of_side[export.side]}
     faces = np.random.default_rng(1).random((CHECKED_FACES, *(export.opened.model.input_size,) * 2, 3), np.float32)
     expected = _expected(export, faces, masks, to)
+    if not all(np.isfinite(value).all() for value in expected.values()):
+        raise SwapfastError(
+            f"{export.opened.metadata.path}: what the model makes of random faces is not finite: the training has "
+            "failed there; choose an earlier one with --checkpoint N"
+        )
     _save_graph(export, masks, path, to)
     error = _largest_error(path, faces, expected)
     tolerance = HALF_TOLERANCE if export.is_half else TOLERANCE

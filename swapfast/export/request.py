@@ -16,7 +16,7 @@ from swapfast.errors import SwapfastError
 class Export:
     """What a writer of TARGETS is given.
 
-    name     the model folder's
+    name     the model folder's, valid Unicode
     opened   the trained model and where it comes from
     side     'a' or 'b', whose face comes out of pictures of the other side
     is_half  weights as float16

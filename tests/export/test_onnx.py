@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ CASES = [
     ("original", NARROW | {"lowmem": True}, True),
     ("original", NARROW | {"dropout": 0.5}, False),
     ("original", NARROW | {"input_size": 128, "bottleneck": "8x8x16"}, False),
-    ("original", NARROW | {"input_size": 256, "bottleneck": "16x16x16"}, True),
+    ("original", NARROW | {"input_size": 256, "bottleneck": "16x16x16"}, False),
     ("df", DIMS, False),
     ("df", DIMS, True),
     ("df-u", DIMS, True),
@@ -51,7 +52,7 @@ CASES = [
     ("liae-ud", DIMS, True),
     ("liae-t", DIMS | {"input_size": 96}, False),
     ("liae-udtc", DIMS, True),
-    pytest.param("lightweight", {}, False, marks=pytest.mark.slow),  # has no narrower form
+    ("lightweight", {}, True),
 ]
 
 
@@ -82,7 +83,11 @@ def _job(
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """The decoders of ``original`` with few channels, as its encoder has by options."""
+    """The decoders of ``original`` with few channels, as its encoder has by options, and all of ``lightweight``."""
+    monkeypatch.setattr("swapfast.models.lightweight.ENCODER_WIDTHS", (8, 8, 16))
+    monkeypatch.setattr("swapfast.models.lightweight.UP_WIDTHS", (16, 8, 8))
+    for name, channels in (("DENSE", 16), ("BOTTLENECK_WIDTH", 16), ("CODE_CHANNELS", 8)):
+        monkeypatch.setattr(f"swapfast.models.lightweight.{name}", channels)
     monkeypatch.setattr("swapfast.models.original.UP_WIDTHS", (16, 16, 8, 8, 8))
     monkeypatch.setattr("swapfast.models.original.CODE_CHANNELS", 16)
 
@@ -116,7 +121,7 @@ def _run(path: Path, faces: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_every_registered_model_is_among_the_cases():
-    names = [case.values[0] if hasattr(case, "values") else case[0] for case in CASES]
+    names = [name for name, *_ in CASES]
     assert {name.partition("-")[0] for name in names} == MODELS.keys()
     assert {letter for name in names for letter in name.partition("-")[2]} == set("udtc")
 
@@ -126,7 +131,7 @@ def test_every_model_gives_the_same_in_onnxruntime(name, sizes, learn_mask, narr
     """1e-4: float32 sums in another order; the largest error seen is 1e-5 of values up to 1."""
     job = _job(name, sizes, learn_mask)
     model = job.opened.model
-    writers = {"dfm": write_dfm} if name == "lightweight" else {"dfm": write_dfm, "onnx": write_onnx}
+    writers = {"dfm": write_dfm} if model.input_size == 256 else {"dfm": write_dfm, "onnx": write_onnx}
     for kind, write in writers.items():
         path = tmp_path / f"m.{kind}"
         write(job, path)
@@ -150,6 +155,17 @@ def test_every_model_gives_the_same_in_onnxruntime(name, sizes, learn_mask, narr
             assert count == 1 or face.std(axis=0).max() > 1e-3, "what does not depend on the face shows nothing"
             error = max(np.abs(outputs[key] - value).max() for key, value in expected.items())
             within(f"{kind}, {count} faces", error, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["df-ud_64", "liae-udtc_64"])
+def test_a_model_of_deepfacelabs_gives_its_own_pictures(golden, name, tmp_path, within):
+    """Imported and exported: the dst picture's mask, the src face on it and that face's mask, as recorded there."""
+    assert cli.main(["import", str(golden.folder / "dfl" / name), "-m", str(tmp_path / "m")]) == 0
+    assert cli.main(["export", "-m", str(tmp_path / "m"), "--to", "dfm", "-o", str(tmp_path / "m.dfm")]) == 0
+    recorded = golden(f"dfl/{name}")
+    outputs = _run(tmp_path / "m.dfm", recorded["warped_dst"])
+    for output, key in zip(outputs.values(), ("dst_dst_mask", "src_dst", "src_dst_mask"), strict=True):
+        within(key, np.abs(output - recorded[key]).max(), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["df-ud", "liae-ud"])
@@ -193,6 +209,16 @@ def test_float16_too_coarse_for_a_model_is_refused(tmp_path):
         job.opened.model.decoders["b"].face[-2].weight *= 100
     with pytest.raises(SwapfastError, match=r"differs by .* from the model, and 0.002 is allowed; leave --fp16 out"):
         write_onnx(job, tmp_path / "m.onnx")
+
+
+def test_pictures_that_are_not_finite_are_refused(tmp_path):
+    job = _job()
+    with torch.no_grad():
+        for layer in job.opened.model.decoders["b"].face.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= 1e15
+    with pytest.raises(SwapfastError, match="of random faces is not finite"):
+        write_dfm(job, tmp_path / "m.dfm")
 
 
 def test_a_model_that_takes_rgb(tmp_path, within):
@@ -327,6 +353,17 @@ def test_the_command(export):
         "x.onnx",
     ]
     assert "give a name that ends in .dfm" in refused(export("--to", "dfm", "-o", "y.onnx"))
+
+
+def test_a_model_folder_whose_name_is_no_text(tmp_path, monkeypatch):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4\xff"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)  # safetensors opens no file by such a path
+    save(Path(), 3)
+    for to in ("dfm", "safetensors"):
+        assert cli.main(["export", "-m", ".", "--to", to]) == 0
+    said = {entry.key: entry.value for entry in onnx.load("___face90-7.5_64.dfm").metadata_props}
+    assert said["name"] == "__" and Path("___face90-7.5_64.safetensors").is_file()
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
