@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import export
+from swapfast.commands import activations, export
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
@@ -301,6 +301,9 @@ def _make_parser() -> _Parser:
     )
     take.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR", help="a new model folder")
 
+    inside = command("activations", _activations, "draw what a network makes of a face, stage by stage, for both sides")
+    activations.add_arguments(inside, _path, _checkpoint, _number)
+
     models = command("models", _models, "list the models: sizes, parameters, work, memory, and what each is for")
     models.add_argument("--json", action="store_true", help="print one JSON list")
 
@@ -502,6 +505,10 @@ def _import(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     for line in (*imported.lines, imported.summary(arguments.model_dir)):
         say(line)
     return EXIT_DONE
+
+
+def _activations(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return activations.run(arguments)
 
 
 def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:

@@ -47,6 +47,9 @@ PATHS = {
     "export -m": (["export", "--to", "safetensors", "-m"], []),
     "export -o": (["export", "--to", "safetensors", "-m", "model", "-o"], []),
     "export --template": (["export", "--to", "keras", "-m", "model", "--template"], []),
+    "activations MODEL": (["activations"], ["faces/a/0.png", "-o", "sheet.png"]),
+    "activations FACE": (["activations", "model"], ["-o", "sheet.png"]),
+    "activations -o": (["activations", "model", "faces/a/0.png", "-o"], []),
     "evaluate --truth": (["evaluate", "-m", "model", "--truth"], []),
 }
 
