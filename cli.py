@@ -47,6 +47,7 @@ full, SWAPFAST_OPTIMIZER_LEARNING_RATE=1e-4. A flag ranks over a variable, a var
 what a resumed model keeps."""
 
 _MOST_DIGITS = 40
+_MOST_LISTED = 40  # flags that one line shows
 _LONGEST_LINE = 400  # characters of what argparse says of a wrong flag
 # Flags of faceswap's guides, which argparse would take for others: -bs 8 for -b s.
 FORMER_FLAGS = {
@@ -84,7 +85,8 @@ class _Parser(argparse.ArgumentParser):
             command = self.commands[parsed.command]
             flags = [flag for action in command._actions for flag in action.option_strings]
             if unknown[0].startswith("-"):
-                raise unknown_name(f"flag for {parsed.command}", unknown[0].split("=")[0], flags)
+                listed = f"those of `swapfast {parsed.command} --help`" if len(flags) > _MOST_LISTED else ""
+                raise unknown_name(f"flag for {parsed.command}", unknown[0].split("=")[0], flags, listed)
             raise SwapfastError(
                 f"{parsed.command}: unexpected {shortened(unknown[0])}; see `swapfast {parsed.command} --help`"
             )

@@ -14,8 +14,10 @@ from typing import Any
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.options import Config, option, settings
+from swapfast.presets import NO_PRESET, PRESETS
 from swapfast.stop import parse_duration
 
+MOST_WEIGHT = 1000.0  # of a loss, percent
 CENTERINGS = ("face", "head", "legacy")
 FACE_TYPE_NAMES = ("none", "f", "wf", "mf", "h", "head")
 MOST_ITERATIONS = 10**12  # thirty years at a thousand a second; the numbers of faces drawn stay within 63 bits
@@ -112,6 +114,14 @@ class RunConfig(Config):
         False,
         "Accept another value of a setting that is fixed once a model exists, where that is possible.",
         flag="--override",
+    )
+    preset: str = option(
+        NO_PRESET,
+        "Settings of a new model that belong together, below all others that are given: "
+        + "; ".join(f"{name}, {preset.purpose}" for name, preset in PRESETS.items())
+        + ".",
+        choices=(NO_PRESET, *PRESETS),
+        flag="--preset",
     )
     load_weights: str = option(
         "",
@@ -285,6 +295,9 @@ class AugmentationConfig(Config):
     zoom_amount: float = option(5.0, "Largest zoom in and out, percent.", 0.0, 25.0)
     rotation_range: float = option(10.0, "Largest rotation either way, degrees.", 0.0, 25.0)
     shift_range: float = option(5.0, "Largest shift in x and in y, percent of the size.", 0.0, 25.0)
+    flip_sides: list[str] = option(
+        ["a", "b"], "The sides whose faces are mirrored by chance.", choices=("a", "b"), flag="--flip-sides"
+    )
     flip_chance: float = option(50.0, "Chance that a face is mirrored, percent.", 0.0, 75.0)
     color_lightness: float = option(30.0, "Largest change of L*, percent.", 0.0, 75.0)
     color_ab: float = option(8.0, "Largest change of a* and b*, percent.", 0.0, 50.0)
@@ -337,6 +350,37 @@ class LossConfig(Config):
         shapes=True,
     )
     mask_loss_function: str = option("mse", "Loss of the predicted mask.", choices=("mse", "mae"))
+    mask_loss_weight: float = option(100.0, "Its weight, percent.", 0.0, MOST_WEIGHT, flag="--mask-loss-weight")
+    soft_mask: bool = option(
+        False,
+        "With the penalized mask: let the mask have a soft rim beyond the face, and cover the target and what the "
+        "model makes with it, in place of the loss of each pixel.",
+        flag="--soft-mask",
+    )
+    blur_out_mask: bool = option(
+        False, "Blur what the target shows outside the face mask, close to it.", flag="--blur-out-mask"
+    )
+    eye_mouth_priority: float = option(
+        0.0,
+        "Add this many times the mean absolute difference within eyes and mouth; DeepFaceLab's is 300, 0 is none.",
+        0.0,
+        1000.0,
+        flag="--eye-mouth-priority",
+    )
+    dssim_window: int = option(
+        0,
+        "Edge of the window of the loss dssim, px; 0 for an 11.6th of the size, and from 256 px on a 23.2nd beside it.",
+        0,
+        512,
+        flag="--dssim-window",
+    )
+    reduction: str = option(
+        "mean",
+        "Which gradient is followed: of the mean over the faces of a step, or of their sum, as DeepFaceLab. It "
+        "matters to what does not forget the scale: --clip and --epsilon-exponent.",
+        choices=("mean", "sum"),
+        flag="--loss-reduction",
+    )
     lpips_weights: str = option(
         "", "Folder of the networks' weights that lpips_* need: see docs/losses.md.", metavar="DIR"
     )
@@ -350,8 +394,10 @@ class LossConfig(Config):
                 "give one to four functions and one weight for each"
             )
         for weight in self.weights:
-            if not 0 <= weight <= 400:
-                raise SwapfastError(f"--loss-weights {shortened(weight)}: must lie within 0 and 400 percent")
+            if not 0 <= weight <= MOST_WEIGHT:
+                raise SwapfastError(
+                    f"--loss-weights {shortened(weight)}: must lie within 0 and {MOST_WEIGHT:.0f} percent"
+                )
 
 
 DEEPFACELABS_OPTIMIZERS = ("adabelief-dfl", "rms-prop-dfl")
@@ -408,6 +454,12 @@ class OptimizerConfig(Config):
         1,
         100,
         flag="--accumulation",
+    )
+    lr_dropout: bool = option(
+        False,
+        "Move 30 percent of the entries of each weight at a step, drawn anew each time, by a rate that falls to "
+        "nothing and rises again every 500 steps: for the end of a training.",
+        flag="--lr-dropout",
     )
     beta_1: float = option(0.9, "Decay of the gradient's mean; rms-prop has none.", 0.0, 0.9999)
     beta_2: float = option(

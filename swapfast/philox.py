@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 STREAM_AUGMENT = 0  # the amounts of augment/draws.py
 STREAM_ORDER = 1  # which faces make up a step (the sampler)
 STREAM_SPARE = 2  # which face takes the place of one that cannot be read
+STREAM_DROPOUT = 3  # the seed of a step's dropout (optim/lr_dropout.py); ordinals are steps of the weights
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85

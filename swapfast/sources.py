@@ -1,7 +1,7 @@
 """Where settings come from: flags, variables of the environment and a TOML file, in this order of rank.
 
-Below them rank the settings a model keeps (a resumed run) and the defaults. Each value is checked here, so that a wrong
-one is answered with the flag, variable or file that gave it.
+Below them rank the settings a model keeps (a resumed run), a preset (a new one) and the defaults. Each value is checked
+here, so that a wrong one is answered with the flag, variable or file that gave it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from swapfast.config import FACE_TYPES, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
 from swapfast.options import KINDS, Setting, parsed_toml, read_toml, settings
+from swapfast.presets import NO_PRESET, PRESETS
 
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
@@ -29,7 +30,8 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 class Choice:
     """What a person chose.
 
-    changes: settings by dotted name. config: the same over the defaults. notes: lines to print.
+    changes: settings by dotted name. config: the same over the preset, where they name one, and the defaults. notes:
+    lines to print.
     """
 
     changes: dict[str, object]
@@ -62,7 +64,9 @@ def choose(
             layer.setdefault("loss.weights", [])  # 100 for each: those of a lower rank are of other functions
         changes |= _crop_of(layer) | layer
     _check_crop(changes, known)
-    return Choice(changes, updated(TrainConfig(), changes), notes)
+    preset = changes.get("run.preset", NO_PRESET)
+    usual = {} if preset == NO_PRESET else PRESETS[str(preset)].settings
+    return Choice(changes, updated(TrainConfig(), {**usual, **changes}), notes)
 
 
 def _crop_of(layer: Mapping[str, object]) -> dict[str, object]:

@@ -342,7 +342,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             train("--loss", "mae", "--loss-weights", "100", "50"),
             r"--loss mae with --loss-weights 100.0 50.0: .*one weight for each",
         ),
-        "weight": (train("--loss", "mae", "--loss-weights", "500"), r"--loss-weights 500.0: must lie within 0 and 400"),
+        "weight": (
+            train("--loss", "mae", "--loss-weights", "1001"),
+            r"--loss-weights 1001.0: must lie within 0 and 1000",
+        ),
         "multiplier without a mask": (
             train("--mask-type", "none", "--eye-multiplier", "5"),
             r"--eye-multiplier 5: has no effect with --no-penalized-mask or --mask-type none",

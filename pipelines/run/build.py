@@ -90,7 +90,9 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     if config.run.deterministic:
         set_deterministic(device)
     model = plan.model.to(device, memory_format=torch.channels_last)
-    optimizer = Optimizer(model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes)
+    optimizer = Optimizer(
+        model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes, config.seed
+    )
     if plan.checkpoint is not None:
         optimizer.load_state_dict(
             trained_state(model, processes.broadcast_tensors(plan.checkpoint.tensors)["optimizer"])

@@ -37,12 +37,20 @@ from swapfast.requirements import check_import
 from swapfast.training.graphed import pick_cuda_graph
 
 
-def check_multipliers(config: TrainConfig, changes: Mapping[str, object]) -> None:
-    """Raise SwapfastError where a multiplier other than the default, among ``changes``, would have no mask.
+def check_masks(config: TrainConfig, changes: Mapping[str, object]) -> None:
+    """Raise SwapfastError where what is asked for, among ``changes``, needs a mask that is not there.
 
-    The default is in every file of --print-config.
+    The default of a multiplier is in every file of --print-config.
     """
-    masks = needed_masks(config)
+    masks, loss = needed_masks(config), config.loss
+    for name, has_mask in (
+        ("soft_mask", loss.penalized_mask_loss and config.mask.mask_type != "none"),
+        ("blur_out_mask", config.mask.mask_type != "none"),
+        ("eye_mouth_priority", config.mask.mask_type != "none"),
+    ):
+        if f"loss.{name}" in changes and getattr(loss, name) and not has_mask:
+            causes = "--no-penalized-mask or --mask-type none" if name == "soft_mask" else "--mask-type none"
+            raise SwapfastError(f"--{name.replace('_', '-')}: has no effect with {causes}; leave one of them out")
     for part in ("eye", "mouth"):
         name = f"{part}_multiplier"
         multiplier = getattr(config.loss, name)
@@ -64,17 +72,24 @@ def check_kernels(config: TrainConfig, device: torch.device) -> None:
 
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     """Return the loss that ``config`` describes."""
-    loss = config.loss
+    loss, has_mask = config.loss, config.mask.mask_type != "none"
+    is_masked = loss.penalized_mask_loss and has_mask
     return LossCollator(
         loss.functions,
         [weight / 100 for weight in loss.weights],
         model.color_order,
-        loss.penalized_mask_loss and config.mask.mask_type != "none",
-        loss.eye_multiplier,
-        loss.mouth_multiplier,
+        is_masked,
+        loss.eye_multiplier if is_masked else 1.0,  # the priority may need these masks without
+        loss.mouth_multiplier if is_masked else 1.0,
         model.output_sizes[0],
         loss.mask_loss_function if loss.learn_mask else None,
         Path(loss.lpips_weights) if loss.lpips_weights else None,
+        mask_weight=loss.mask_loss_weight / 100,
+        soft=loss.soft_mask,
+        blurs_outside=loss.blur_out_mask and has_mask,
+        eye_mouth_priority=loss.eye_mouth_priority if has_mask else 0.0,
+        dssim_window=loss.dssim_window,
+        sums=loss.reduction == "sum",
     )
 
 
@@ -97,7 +112,7 @@ def plan_run(
     if processes.is_first:
         state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
-    check_multipliers(config, request.changes)
+    check_masks(config, request.changes)
     check_kernels(config, device)
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
     look = config.preview

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from swapfast.augment.constants import CLIP_LIMIT, ConstantsAugmentation, ConstantsWarp, check_size
 from swapfast.augment.landmarks import Each, landmark_nodes
+from swapfast.batch import SIDES
 from swapfast.config import AugmentationConfig
 from swapfast.philox import STREAM_AUGMENT, normals, random_words, uniforms
 from swapfast.points import transform_points
@@ -189,7 +190,11 @@ def draw(
     """
     words = random_words(seed, ordinals, sides, range(_UNIFORM_BLOCKS + _WARP_BLOCKS), STREAM_AUGMENT)
     u = uniforms(words[:, : 4 * _UNIFORM_BLOCKS])
-    return _amounts(u, normals(words[:, 4 * _UNIFORM_BLOCKS :]), size, config)
+    draws = _amounts(u, normals(words[:, 4 * _UNIFORM_BLOCKS :]), size, config)
+    if config is None or set(SIDES) <= set(config.flip_sides):
+        return draws
+    mirrored = [SIDES.index(side) for side in config.flip_sides]
+    return dataclasses.replace(draws, flip=draws.flip & np.isin(sides, mirrored))
 
 
 def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | None = None) -> Draws:

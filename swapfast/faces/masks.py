@@ -349,8 +349,8 @@ def needed_masks(config: TrainConfig) -> tuple[str, ...]:
     return tuple(
         mask_names(
             config.mask,
-            face=has_mask and (loss.penalized_mask_loss or loss.learn_mask),
-            eye=weighted and loss.eye_multiplier > 1,
-            mouth=weighted and loss.mouth_multiplier > 1,
+            face=has_mask and (loss.penalized_mask_loss or loss.learn_mask or loss.blur_out_mask),
+            eye=(weighted and loss.eye_multiplier > 1) or (has_mask and loss.eye_mouth_priority > 0),
+            mouth=(weighted and loss.mouth_multiplier > 1) or (has_mask and loss.eye_mouth_priority > 0),
         )
     )

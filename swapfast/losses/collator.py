@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from swapfast.batch import BatchMeta
 from swapfast.errors import SwapfastError, unknown_name
+from swapfast.losses.masks import blur_outside, soft_mask
+from swapfast.losses.pixel import mean_absolute_error
 from swapfast.losses.registry import get_loss
 
 
@@ -23,7 +25,7 @@ class BatchLoss:
     """The losses of one side.
 
     unweighted, weighted: per output, smallest first, function name -> (N,) values per item
-    mask: (N,) loss of the predicted mask, or None where none is learned
+    mask: (N,) weighted loss of the predicted mask, or None where none is learned
     """
 
     unweighted: list[dict[str, Tensor]]
@@ -56,7 +58,21 @@ class BatchLoss:
 
 MOST_FUNCTIONS = 4
 MASK_LOSSES = ("mse", "mae")
-Masks = tuple[Tensor | None, list[tuple[Tensor, float]]]  # the face; eye and mouth with their multipliers
+EYE_MOUTH = "eye_mouth"  # what the logs call the priority's term
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one output.
+
+    face: (N, 1, H, W), or None for the whole picture
+    parts: eye and mouth with their multipliers
+    on_pictures: whether ``face`` covers the pictures before they are compared, and not the loss of each pixel
+    """
+
+    face: Tensor | None
+    parts: list[tuple[Tensor, float]]
+    on_pictures: bool = False
 
 
 def _added_weights(functions: Sequence[str], weights: Sequence[float]) -> Mapping[str, float]:
@@ -98,6 +114,13 @@ class LossCollator(nn.Module):
     smallest_output: px, for functions that build pyramids
     mask_loss: 'mse', 'mae' or None (no learned mask)
     weights_folder: of the networks of lpips (docs/losses.md)
+    mask_weight: a factor for the loss of the learned mask
+    soft: with ``use_mask``, let the face mask have a soft rim beyond the face and cover both pictures, for every
+        function (``soft_mask``)
+    blurs_outside: blur the target outside the face first (``blur_outside``)
+    eye_mouth_priority: adds this many times the mean over the picture of the absolute difference within eyes and mouth
+    dssim_window: px of the window of 'dssim', 0 for the usual ones
+    sums: let ``Trainer`` follow the gradient of the sum over a step's faces and not of their mean
 
     Raises SwapfastError for an unknown function, a wrong weight or an output too small for a function.
     """
@@ -113,18 +136,31 @@ class LossCollator(nn.Module):
         smallest_output: int,
         mask_loss: str | None = None,
         weights_folder: Path | None = None,
+        *,
+        mask_weight: float = 1.0,
+        soft: bool = False,
+        blurs_outside: bool = False,
+        eye_mouth_priority: float = 0.0,
+        dssim_window: int = 0,
+        sums: bool = False,
     ) -> None:
         super().__init__()
         if color_order not in ("bgr", "rgb"):
             raise unknown_name("color order", color_order, ("bgr", "rgb"))
         self.weights = _added_weights(functions, weights)
-        options = {"color_order": color_order, "weights_folder": weights_folder}
+        options = {
+            "color_order": color_order,
+            "weights_folder": weights_folder,
+            "windows": (dssim_window,) if dssim_window else (),
+        }
         specs = {name: get_loss(name) for name in self.weights}
         self.functions = {
             name: partial(spec.function, **{key: options[key] for key in spec.takes}) for name, spec in specs.items()
         }
         self.spatial = {name for name, spec in specs.items() if spec.spatial}
         self.use_mask = use_mask
+        self.soft, self.blurs_outside, self.sums = soft, blurs_outside, sums
+        self.mask_weight, self.eye_mouth_priority = mask_weight, eye_mouth_priority
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier
         if mask_loss not in (None, "", *MASK_LOSSES):
@@ -149,24 +185,40 @@ class LossCollator(nn.Module):
         expected = len(y_true_all) + (self.mask_loss is not None)
         if len(y_pred_all) != expected:
             raise SwapfastError(f"{len(y_pred_all)} outputs for {len(y_true_all)} targets: the loss needs {expected}")
-        if (self.use_mask or self.mask_loss is not None) and meta.mask_face is None:
-            raise SwapfastError("the loss needs a face mask and the batch has none: choose a --mask-type")
+        needs_face = self.use_mask or self.mask_loss is not None or self.blurs_outside
+        needs_parts = self.eye_mouth_priority > 0 and (meta.mask_eye is None or meta.mask_mouth is None)
+        if needs_parts or (needs_face and meta.mask_face is None):
+            part = "mask of eyes and mouth" if needs_parts else "face mask"
+            raise SwapfastError(f"the loss needs a {part} and the batch has none: choose a --mask-type")
         with torch.autocast(y_pred_all[0].device.type, enabled=False):
             unweighted = [
-                {name: self._per_item(name, y_true, y_pred, self._masks(meta, output)) for name in self.functions}
+                self._of_output(y_true, y_pred, meta, output)
                 for output, (y_true, y_pred) in enumerate(zip(y_true_all, y_pred_all))
             ]
             mask = None
             if self.mask_loss is not None and meta.mask_face is not None:
-                mask = self.mask_loss(meta.mask_face[-1], y_pred_all[-1]).flatten(1).mean(1)
-        weighted = [{name: v * self.weights[name] for name, v in output.items()} for output in unweighted]
+                mask = self.mask_loss(meta.mask_face[-1], y_pred_all[-1]).flatten(1).mean(1) * self.mask_weight
+        factors = {**self.weights, EYE_MOUTH: self.eye_mouth_priority}
+        weighted = [{name: v * factors[name] for name, v in output.items()} for output in unweighted]
         return BatchLoss(unweighted, weighted, mask)
 
+    def _of_output(self, y_true: Tensor, y_pred: Tensor, meta: BatchMeta, output: int) -> dict[str, Tensor]:
+        """Return function -> (N,) unweighted values of one output."""
+        if self.blurs_outside and meta.mask_face is not None:
+            y_true = blur_outside(y_true.float(), meta.mask_face[output].float())
+        masks = self._masks(meta, output)
+        values = {name: self._per_item(name, y_true, y_pred, masks) for name in self.functions}
+        if self.eye_mouth_priority and meta.mask_eye is not None and meta.mask_mouth is not None:
+            part = torch.maximum(meta.mask_eye[output], meta.mask_mouth[output])
+            values[EYE_MOUTH] = mean_absolute_error(y_true * part, y_pred * part).flatten(1).mean(1)
+        return values
+
     def _masks(self, meta: BatchMeta, output: int) -> Masks:
-        """Return that output's face mask, or None for all of it, and the eye and mouth masks with their multipliers."""
+        """Return that output's masks, those of eyes and mouth where a multiplier asks for them."""
         pairs = ((meta.mask_eye, self.eye_multiplier), (meta.mask_mouth, self.mouth_multiplier))
         parts = [(mask[output], multiplier) for mask, multiplier in pairs if mask is not None and multiplier > 1]
-        return meta.mask_face[output] if self.use_mask and meta.mask_face is not None else None, parts
+        face = meta.mask_face[output] if self.use_mask and meta.mask_face is not None else None
+        return Masks(soft_mask(face.float()) if self.soft and face is not None else face, parts, self.soft)
 
     def _per_item(self, name: str, y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
         """Return the (N,) loss of one function, masked and with eyes and mouth weighted."""
@@ -177,19 +229,22 @@ class LossCollator(nn.Module):
 def _mean_of_map(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
     """Return the (N,) means of a spatial function's map, masked."""
     # Peer: masks the map in place, which breaks the backward of flip. Ours: makes new tensors.
-    face, parts = masks
-    loss = function(y_true, y_pred)
-    if face is not None:
-        loss = loss * face
-    for part, multiplier in parts:
+    face = masks.face
+    if face is not None and masks.on_pictures:
+        loss = function(y_true * face, y_pred * face)
+    else:
+        loss = function(y_true, y_pred)
+        if face is not None:
+            loss = loss * face
+    for part, multiplier in masks.parts:
         loss = loss + loss * part * multiplier
     return loss.flatten(1).mean(1)
 
 
 def _of_masked_images(function: Callable[..., Tensor], y_true: Tensor, y_pred: Tensor, masks: Masks) -> Tensor:
     """Return the (N,) values of a function of images, masked before."""
-    face, parts = masks
+    face = masks.face
     loss = function(y_true, y_pred) if face is None else function(y_true * face, y_pred * face)
-    for part, multiplier in parts:
+    for part, multiplier in masks.parts:
         loss = loss + multiplier * function(y_true * part, y_pred * part)
     return loss

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from swapfast.errors import SwapfastError
 
-Border = Literal["reflect", "replicate"]
-Taps = tuple[float, ...]  # weights of an odd window, the pixel itself in the middle
+# What a window meets beyond the border: the picture mirrored, its last pixel again and again, or zeros. 'valid' keeps
+# the windows that lie within the picture, so the result is smaller by a window less a pixel.
+Border = Literal["reflect", "replicate", "zeros", "valid"]
+Taps = tuple[float, ...]  # weights of a window, odd but for 'valid', the pixel itself in the middle
 
 # Rows of a filter's matrix that are multiplied at once: on a CPU as fast as fewer at 64 to 512 px; a GPU would rather
 # multiply zeros than start more kernels.
@@ -121,15 +123,18 @@ def _band(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Band:
 
 @functools.lru_cache(maxsize=256)
 def _bands(edge: int, taps: Taps, border: Border, dtype: torch.dtype, device: torch.device) -> tuple[Band, Band]:
-    """Return the (edge, edge) matrix that filters a line of ``edge`` px, and its transpose."""
+    """Return the (edge, edge) matrix that filters a line of ``edge`` px, and its transpose; 'valid' has fewer rows."""
     size = len(taps)
-    rows = torch.arange(edge).repeat_interleave(size)
-    columns = rows + torch.arange(-(size // 2), size // 2 + 1).repeat(edge)
+    results, first = (edge - size + 1, 0) if border == "valid" else (edge, -(size // 2))
+    rows = torch.arange(results).repeat_interleave(size)
+    columns = rows + torch.arange(first, first + size).repeat(results)
+    weights = torch.tensor(taps, dtype=torch.float64).repeat(results)
     if border == "reflect":
         columns = columns.abs()
         columns = torch.where(columns >= edge, 2 * (edge - 1) - columns, columns)
-    matrix = torch.zeros(edge, edge, dtype=torch.float64)
-    weights = torch.tensor(taps, dtype=torch.float64).repeat(edge)
+    elif border == "zeros":
+        weights = weights * ((columns >= 0) & (columns < edge))
+    matrix = torch.zeros(results, edge, dtype=torch.float64)
     matrix.index_put_((rows, columns.clamp(0, edge - 1)), weights, accumulate=True)
     return _band(matrix, dtype, device), _band(matrix.T, dtype, device)
 

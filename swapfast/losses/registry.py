@@ -18,6 +18,7 @@ from swapfast.losses.structure import (
     multi_scale_dissimilarity,
     pixel_gradient_difference,
     structural_dissimilarity,
+    windowed_dissimilarity,
 )
 
 
@@ -29,7 +30,7 @@ class LossFunction:
     description: in a few words
     spatial: whether it returns a loss per pixel, (N, C or 1, H, W), or one per item, (N,)
     smallest: px of an image's edge
-    takes: further arguments that ``LossCollator`` passes: color_order, weights_folder
+    takes: further arguments that ``LossCollator`` passes: color_order, weights_folder, windows
     """
 
     function: Callable[..., Tensor]
@@ -49,6 +50,13 @@ def _lpips(name: str, net: str) -> LossFunction:
 
 
 LOSSES = {
+    "dssim": LossFunction(
+        windowed_dissimilarity,
+        "(1 - SSIM) / 2 in Gaussian windows of a size that grows with the picture, as DeepFaceLab",
+        spatial=False,
+        smallest=12,
+        takes=("windows",),
+    ),
     "ffl": LossFunction(focal_frequency_loss, "focal frequency loss", spatial=False),
     "flip": LossFunction(flip, "NVIDIA FLIP, the difference seen when images alternate", takes=("color_order",)),
     "gmsd": LossFunction(gradient_similarity, "1 - similarity of edges, 5 px Scharr operator", smallest=3),

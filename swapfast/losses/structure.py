@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from swapfast.losses.filters import Taps, enlarge, filter_for, float32_loss, gaussian, outside_graphs, refuse_smaller
+from swapfast.losses.filters import (
+    Border,
+    Taps,
+    enlarge,
+    filter_for,
+    float32_loss,
+    gaussian,
+    outside_graphs,
+    refuse_smaller,
+)
 from swapfast.losses.pixel import general_penalty
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, full size first: the paper's
@@ -32,9 +42,9 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y_true: Tensor, y_pred: Tensor, taps: Taps, c1: float, c2: float, with_luminance: bool
+        ctx: Any, y_true: Tensor, y_pred: Tensor, taps: Taps, c1: float, c2: float, with_luminance: bool, border: Border
     ) -> Tensor:
-        filter = filter_for(y_pred, (taps, taps))
+        filter = filter_for(y_pred, (taps, taps), border=border)
         stack = y_pred.new_empty(4, *y_pred.shape)
         stack[0], stack[1] = y_true, y_pred
         torch.mul(y_true, y_pred, out=stack[2])
@@ -70,15 +80,22 @@ class _Similarity(torch.autograd.Function):
         of_blurred[2].masked_fill_(variance <= ctx.c2, 0)
         of_blurred[0].addcmul_(mean_true, of_blurred[1], value=-1).addcmul_(mean_pred, of_blurred[2], value=-2)
         mean, product, squares = ctx.filter.backward(of_blurred)
-        return None, mean.addcmul_(y_true, product).addcmul_(y_pred, squares, value=2), None, None, None, None
+        return None, mean.addcmul_(y_true, product).addcmul_(y_pred, squares, value=2), None, None, None, None, None
 
 
 @outside_graphs
 def _similarity(
-    y_true: Tensor, y_pred: Tensor, size: int, sigma: float, k1: float, k2: float, with_luminance: bool = True
+    y_true: Tensor,
+    y_pred: Tensor,
+    size: int,
+    sigma: float,
+    k1: float,
+    k2: float,
+    with_luminance: bool = True,
+    border: Border = "reflect",
 ) -> Tensor:
     taps = gaussian(size, sigma)
-    return _Similarity.apply(y_true.contiguous(), y_pred.contiguous(), taps, k1 * k1, k2 * k2, with_luminance)
+    return _Similarity.apply(y_true.contiguous(), y_pred.contiguous(), taps, k1 * k1, k2 * k2, with_luminance, border)
 
 
 @float32_loss
@@ -101,6 +118,38 @@ def structural_dissimilarity(
     """
     refuse_smaller("ssim", y_true, size // 2 + 1)
     return 1 - _similarity(y_true, y_pred, size, sigma, k1, k2)
+
+
+def dssim_windows(edge: int) -> tuple[int, ...]:
+    """Return the windows in px that ``windowed_dissimilarity`` has at that size: one, and two from 256 px on."""
+    return (int(edge / 11.6),) if edge < 256 else (int(edge / 11.6), int(edge / 23.2))
+
+
+@float32_loss
+def windowed_dissimilarity(
+    y_true: Tensor,
+    y_pred: Tensor,
+    windows: Sequence[int] = (),
+    sigma: float = 1.5,
+    k1: float = 0.01,
+    k2: float = 0.03,
+) -> Tensor:
+    """Return (1 - SSIM) / 2 per item, (N,), from 0 for identical images to at most about 1.
+
+    y_true, y_pred: (N, C, H, W) in 0..1
+    windows: edges of Gaussian windows in px, over which it is averaged; none for ``dssim_windows`` of the size
+    sigma: of each window, px
+    k1, k2: the paper's constants
+
+    As DeepFaceLab has it: only windows that lie within the image count, and an even one is centred between pixels.
+    Raises SwapfastError for an image smaller than 12 px or than a window.
+    """
+    windows = tuple(windows) or dssim_windows(min(y_true.shape[-2:]))
+    refuse_smaller("dssim", y_true, max(12, *windows))
+    similarity = [
+        _similarity(y_true, y_pred, size, sigma, k1, k2, border="valid").flatten(1).mean(1) for size in windows
+    ]
+    return (1 - torch.stack(similarity).mean(0)) / 2
 
 
 def _window(edge: int, size: int, scales: int) -> int:

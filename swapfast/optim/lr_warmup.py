@@ -1,9 +1,11 @@
-"""Raising the learning rate over the first steps."""
+"""Raising the learning rate over the first steps, and letting it fall and rise again later."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from swapfast.optim.lr_dropout import rate_factor
 
 
 class WarmupScheduler:
@@ -15,7 +17,8 @@ class WarmupScheduler:
     is not finite, counts too.
     last_epoch: the last step that was made, counted from 0 (torch's word); -1 for none. The rates the optimizer has
     when this is made are the base ones. tensor_device: keep the rates in float32 scalars there, written in place, as
-    fused optimizers take them and a CUDA graph needs them; by default they are numbers.
+    fused optimizers take them and a CUDA graph needs them; by default they are numbers. cycles: let the rates follow
+    the cosine of learning-rate dropout as well.
     """
 
     def __init__(
@@ -24,9 +27,11 @@ class WarmupScheduler:
         steps: int,
         last_epoch: int = -1,
         tensor_device: torch.device | str | None = None,
+        cycles: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.steps = steps
+        self.cycles = cycles
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch + 1
         self._tensors: list[Tensor] | None = None
@@ -36,13 +41,16 @@ class WarmupScheduler:
 
     def get_lr(self) -> list[float]:
         """Return the rate of each parameter group for the step that comes next."""
-        factor = 1.0 if self.last_epoch + 1 >= self.steps else (self.last_epoch + 1) / self.steps
+        step = self.last_epoch + 1
+        factor = 1.0 if step >= self.steps else step / self.steps
+        if self.cycles:
+            factor *= rate_factor(step)
         return [base * factor for base in self.base_lrs]
 
     def step(self, epoch: None = None) -> None:
         """Set the rates for the next step. epoch: as torch and the peer have it, and not used."""
         self.last_epoch += 1
-        if self.last_epoch < self.steps:
+        if self.last_epoch < self.steps or self.cycles:
             self._apply()
 
     def set_base(self, lr: float) -> None:

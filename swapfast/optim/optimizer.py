@@ -17,6 +17,7 @@ from swapfast.optim.clip import GradClip
 from swapfast.optim.deepfacelab import EPSILON, RMS_DECAY, PlainAdaBelief
 from swapfast.optim.lion import Lion
 from swapfast.optim.loss_scale import LossScaler
+from swapfast.optim.lr_dropout import LearningRateDropout
 from swapfast.optim.lr_finder import LearningRateFinder, SearchTrainer
 from swapfast.optim.lr_warmup import WarmupScheduler
 from swapfast.processes import SINGLE_PROCESS, Processes
@@ -103,7 +104,7 @@ class Optimizer:
 
     mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
     so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
-    must be averaged. Make it after the model has been moved to its device.
+    must be averaged. seed: of what ``lr_dropout`` draws. Make it after the model has been moved to its device.
     State goes in and out as a flat dict of tensors, so it can be stored without pickle: '<parameter>.<quantity>', and
     '@...' for what belongs to no parameter.
     """
@@ -115,6 +116,7 @@ class Optimizer:
         mixed_precision: bool = False,
         warmup_steps: int = 0,
         processes: Processes = SINGLE_PROCESS,
+        seed: int = 0,
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
@@ -134,8 +136,12 @@ class Optimizer:
         for settings in self._torch.param_groups if keeps_rate_there else ():
             settings["capturable"] = True  # their counters lie on the device already, being fused
         self._warmup = WarmupScheduler(
-            self._torch, warmup_steps, tensor_device=self._device if keeps_rate_there else None
+            self._torch,
+            warmup_steps,
+            tensor_device=self._device if keeps_rate_there else None,
+            cycles=config.lr_dropout,
         )
+        self._dropout = LearningRateDropout(seed) if config.lr_dropout else None
         self._scaler = LossScaler(self._device) if mixed_precision else None
         self._clip: GradClip | None = None
         if config.gradient_clipping != "none":
@@ -282,7 +288,7 @@ class Optimizer:
         if clip_each is not None:
             clip_each(parameters)
         if not self._on_device:
-            self._torch.step()
+            self._torch_step(parameters)
             return
         # The attributes by which torch's GradScaler speaks to fused optimizers: they divide by the one, and do nothing
         # where the other is 1.
@@ -290,9 +296,17 @@ class Optimizer:
         fused.found_inf = skip.float()
         fused.grad_scale = None if factor is None else (1 / factor).float()
         try:
-            fused.step()
+            self._torch_step(parameters)
         finally:
             del fused.found_inf, fused.grad_scale
+
+    def _torch_step(self, parameters: list[Parameter]) -> None:
+        """Let torch's optimizer move the weights, or some of their entries. A search for a rate moves all."""
+        if self._dropout is None or self.is_searching or not parameters:
+            self._torch.step()
+            return
+        with self._dropout.limiting(parameters, self._warmup.last_epoch):
+            self._torch.step()
 
     def set_lr(self, lr: float) -> None:
         """Use step size ``lr`` from here on; what is left of a warm-up leads up to it."""
@@ -304,11 +318,12 @@ class Optimizer:
     def sweeping(self) -> Iterator[Callable[[float], None]]:
         """Give a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
         steps, self._warmup.steps = self._warmup.steps, 0
+        cycles, self._warmup.cycles = self._warmup.cycles, False
         self.is_searching = True
         try:
             yield self._warmup.set_base
         finally:
-            self._warmup.steps = steps
+            self._warmup.steps, self._warmup.cycles = steps, cycles
             self.is_searching = False
 
     def find_learning_rate(

@@ -324,6 +324,8 @@ def obstacle_to_graphs(device: torch.device, config: OptimizerConfig, world: int
         return "a CPU has none"
     if config.optimizer not in HOST_FREE:
         return f"--optimizer {config.optimizer} asks the host at every step ({' and '.join(HOST_FREE)} do not)"
+    if config.lr_dropout:
+        return "--lr-dropout draws anew at every step, by a number that the host counts"
     if config.gradient_clipping == "autoclip" and not config.autoclip_history:
         return "--autoclip-history 0 needs other memory from time to time (a number does not)"
     if world > 1:

@@ -228,6 +228,8 @@ class Trainer:
             if self.processes.world > 1:
                 # Gradients become means over processes; they should be means over faces, and some have one more.
                 total = total * (self._share * self.processes.world)
+            if self.loss.sums:
+                total = total * round(len(batch.inputs[0]) / self._share)
             self.optimizer.add_gradients(total)
         if completes_step:
             self.optimizer.move_weights()

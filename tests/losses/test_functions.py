@@ -22,7 +22,7 @@ from swapfast.losses.structure import MS_SSIM_WEIGHTS, _weighted_product
 from tests.losses.leaps import leaping_pixels
 
 OWN = sorted(name for name in LOSSES if not name.startswith("lpips"))
-BY_ITEM = {"ffl", "l_inf_norm"}
+BY_ITEM = {"dssim", "ffl", "l_inf_norm"}
 # Of these faceswap's numbers hold a defect; what they should be is in loss_fixed_layout_refs.
 MENDED = ("gmsd", "l_inf_norm", "pixel_gradient_diff")
 GOLDEN = {"flip_bgr": "flip", "flip_rgb": partial(get_loss("flip").function, color_order="rgb")}
