@@ -20,6 +20,7 @@ from swapfast.files import read_plain
 from swapfast.interop.imported import KEPT, Imported, kept_file
 from swapfast.interop.keras_architecture import PARTS, Architecture, identify, read_architecture
 from swapfast.interop.keras_archive import (
+    BACKUP,
     CONFIG,
     METADATA,
     MOST_JSON,
@@ -156,7 +157,9 @@ def _fill(model: FaceAutoencoder, architecture: Architecture, layout: Layout, fi
 
 def _read_state(path: Path) -> tuple[Mapping[str, Any], str]:
     """Return what faceswap keeps beside a model of its iterations and settings, and a line about that."""
-    beside = path.with_name(f"{path.stem}_state.json")
+    backup = BACKUP if path.suffix == BACKUP else ""
+    name = path.name.removesuffix(backup)
+    beside = path.with_name(f"{Path(name).stem}_state.json{backup}")
     if not beside.is_file() or beside.stat().st_size > MOST_JSON:
         return (
             {},

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MOST_JSON = 4 << 20  # bytes; faceswap's are of 50 KiB
-BESIDE_WEIGHTS = 16 << 20  # bytes that the HDF5 file may have beside the numbers themselves
+COPIES = 4  # of its weights that an HDF5 file may hold: an optimizer keeps up to three averages of each
+BESIDE_WEIGHTS = 16 << 20  # bytes that it may have beside these
 MOST_GROUPS = 1000  # in a group; faceswap's have 40
 MOST_NAME = 4096  # bytes
+BACKUP = ".bk"  # ends the names of faceswap's backups
 HDF5 = b"\x89HDF\r\n\x1a\n"
 # What h5py raises for a file that is not what it should be.
 H5_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, OverflowError)
@@ -57,8 +59,8 @@ class KerasArchive:
 
 
 def looks_like_keras(path: Path) -> bool:
-    """Return whether a path is meant as a model of Keras', whole or not."""
-    return path.suffix.lower() in (".keras", ".h5", ".hdf5") and not path.is_dir()
+    """Return whether a path is meant as a model of Keras', whole or not: also as faceswap's backup of one."""
+    return path.name.lower().endswith((".keras", f".keras{BACKUP}", ".h5", ".hdf5")) and not path.is_dir()
 
 
 def check_h5py(user: str) -> None:
@@ -145,7 +147,7 @@ def open_weights(path: Path, bytes_of_weights: int) -> Iterator[h5py.File]:
     import h5py
 
     with _opened(path) as archive:
-        content = _member(path, archive, WEIGHTS, bytes_of_weights + BESIDE_WEIGHTS)
+        content = _member(path, archive, WEIGHTS, COPIES * bytes_of_weights + BESIDE_WEIGHTS)
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             yield file

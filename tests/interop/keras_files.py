@@ -54,8 +54,8 @@ PLANS = {
     "lowmem": Plan((128, 256, 512), 512, 1024, 512, (256, 128, 64)),
     "lightweight": Plan((128, 256, 512), 512, 512, 256, (512, 256, 128), name="lightweight"),
 }
-# What the options of ``original`` make of it, small: 14 M parameters.
-SMALL = Plan((8, 16, 32, 64), 64, 64, 512, (256, 128, 64))
+# What options make of ``original`` where its decoders are as narrow as in ``narrow_original``.
+SMALL = Plan((8, 16, 32, 64), 64, 64, 64, (32, 16, 8))
 
 
 def model_of(plan: Plan) -> FaceAutoencoder:

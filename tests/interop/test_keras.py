@@ -242,11 +242,14 @@ def test_layers_in_a_circle_are_refused(tmp_path):
 def test_a_bomb_is_not_unpacked(tmp_path):
     """Zeros that deflate a thousandfold: refused by what the archive says of them, before a byte is read."""
     files = files_of(NARROW["original"])
-    zeros = bytes(keras_archive.BESIDE_WEIGHTS + 2_000_000)
+    weights = sum(
+        4 * kernel.size + 4 * bias.size for kernel, bias in read_back(save(tmp_path / "a.keras", files)).values()
+    )
+    zeros = bytes(keras_archive.BESIDE_WEIGHTS + keras_archive.COPIES * weights + 1)
     path = save(tmp_path / "bomb.keras", files | {"model.weights.h5": zeros}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
     archive = read_archive(path)
-    with pytest.raises(SwapfastError, match=r"bomb.keras: model.weights.h5 has 18,777,216 bytes, where at most"):
+    with pytest.raises(SwapfastError, match=rf"bomb.keras: model.weights.h5 has {len(zeros):,} bytes, where at most"):
         read_numbers(model_of(NARROW["original"]), archive, read_architecture(archive))
     for member in ("config.json", "metadata.json"):
         path = save(tmp_path / "json.keras", files | {member: b" " * (5 << 20)}, zipfile.ZIP_DEFLATED)
@@ -334,6 +337,21 @@ def test_a_weights_file_with_broken_bytes_is_refused_or_read(seed, tmp_path):
             assert all(weight.isfinite().all() for weight in model.state_dict().values())
 
 
+def test_an_optimizer_in_the_weights_file_is_left_behind(tmp_path):
+    """Keras itself keeps it there; twice the weights, for Adam."""
+    plan = NARROW["original"]
+    files = files_of(plan)
+    content = io.BytesIO(files["model.weights.h5"])
+    with h5py.File(content, "r+") as file:
+        for number in range(2):
+            file.create_dataset(f"optimizer/vars/{number}", data=np.ones(len(files["model.weights.h5"]) // 4, "f4"))
+    path = save(tmp_path / "a.keras", files | {"model.weights.h5": content.getvalue()})
+    model, template = _read(path, plan)
+    write_keras(model, template, tmp_path / "b.keras")
+    assert _equal(read_back(tmp_path / "b.keras"), read_back(path))
+    assert (tmp_path / "b.keras").stat().st_size < 0.4 * path.stat().st_size
+
+
 def test_a_model_that_does_not_fit_a_template_is_refused(tmp_path):
     _, template = _read(save_plan(tmp_path / "a.keras", NARROW["original"]), NARROW["original"])
     for model in (tiny(), model_of(NARROW["original+mask"]), model_of(NARROW["lowmem"]), model_of(PLANS["lowmem"])):
@@ -354,7 +372,13 @@ def test_a_template_without_a_place_for_a_layer_is_refused(tmp_path):
 
 
 def test_what_looks_like_one(tmp_path):
-    for name, expected in (("a.keras", True), ("a.KERAS", True), ("a.h5", True), ("a.txt", False)):
+    for name, expected in (
+        ("a.keras", True),
+        ("a.KERAS", True),
+        ("a.h5", True),
+        ("a.txt", False),
+        ("a.keras.bk", True),
+    ):
         assert looks_like_keras(tmp_path / name) is expected
     (tmp_path / "folder.keras").mkdir()
     assert not looks_like_keras(tmp_path / "folder.keras")

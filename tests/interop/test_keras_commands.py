@@ -30,8 +30,17 @@ from tests.interop.keras_files import (
 NUMBERS = random_numbers(config_of(SMALL)[1])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow_original():
+    """The decoders of ``original`` with an eighth of their channels; its encoder has few by options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swapfast.models.original.UP_WIDTHS", (64, 64, 32, 16, 8))
+        patch.setattr("swapfast.models.original.CODE_CHANNELS", 64)
+        yield
+
+
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(narrow_original, tmp_path_factory):
     """The folder of a file, and the model made of it by the program."""
     folder = tmp_path_factory.mktemp("keras")
     save_plan(folder / "original.keras", SMALL, NUMBERS)
@@ -73,7 +82,7 @@ def _close_to_float64(model, faces, within) -> None:
     expected = _keras_forward(code, layers["decoder_b"], "uuuo")
     with torch.no_grad():
         ours = model.swap(faces, "b")[0][0].permute(1, 2, 0).numpy()
-    # Sums of up to 4608 products, each rounded by 2^-24 of the sum, seven layers deep.
+    # Sums of up to 1024 products, each rounded by 2^-24 of the sum, seven layers deep.
     within("a file's numbers against float64", np.abs(ours - expected).max(), 1e-5)
 
 
@@ -90,10 +99,14 @@ def test_what_was_said_of_a_file(imported, tmp_path, capsys):
     shutil.copy(imported / "original.keras", tmp_path / "mine.keras")
     code, said, _ = _run(capsys, "import", tmp_path / "mine.keras", "-m", tmp_path / "m")
     assert code == 0
-    assert "faceswap's original: 64 px in and out, encoder 8 16 32 64 64 1024 2048, decoders 1024 512 256 3; " in said
+    assert "faceswap's original: 64 px in and out, encoder 8 16 32 64 64 1024 256, decoders 128 64 32 3; " in said
     assert "there is no mine_state.json beside it: iterations are counted from 0" in said
     assert "the optimizer's state was left behind" in said and "iteration 0, without an optimizer's state" in said
     assert open_model(tmp_path / "m").metadata.step == 0
+    shutil.copy(imported / "original.keras", tmp_path / "original.keras.bk")
+    shutil.copy(imported / "original_state.json", tmp_path / "original_state.json.bk")
+    assert _run(capsys, "import", tmp_path / "original.keras.bk", "-m", tmp_path / "backup")[0] == 0
+    assert open_model(tmp_path / "backup").metadata.step == 1234
     (tmp_path / "mine_state.json").write_text('{"iterations": -3, "config": {"coverage": "all", "centering": 3}}')
     shutil.rmtree(tmp_path / "m")
     assert _run(capsys, "import", tmp_path / "mine.keras", "-m", tmp_path / "m")[0] == 0
@@ -110,7 +123,7 @@ def test_a_bad_file_leaves_nothing_behind(damage, tmp_path, capsys):
     if damage == "config":
         del files["config.json"]
     if damage == "nan":
-        bad = {**NUMBERS, ("decoder_a", "face_out_a_conv2d"): (np.full((5, 5, 64, 3), np.nan, "f4"), np.zeros(3, "f4"))}
+        bad = {**NUMBERS, ("decoder_a", "face_out_a_conv2d"): (np.full((5, 5, 8, 3), np.nan, "f4"), np.zeros(3, "f4"))}
         files = files_of(SMALL, bad)
     save(path, files)
     if damage == "cut":
