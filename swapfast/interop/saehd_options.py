@@ -10,6 +10,7 @@ from swapfast.config import FACE_TYPES, MOST_ITERATIONS, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened
 from swapfast.models import FaceAutoencoder
 from swapfast.models.deepfacelab import make_plan
+from swapfast.presets import PRESETS
 
 _FORMER_FACE_TYPES = {"half": "h", "mid_full": "mf", "full": "f", "whole_face": "wf"}
 LEARNING_RATE = 5e-5
@@ -24,10 +25,8 @@ _LACKING: dict[str, Any] = {
     "ct_mode": "none",
     "gan_power": 0.0,
     "pretrain": False,
-    "eyes_mouth_prio": False,
-    "blur_out_mask": False,
-    "lr_dropout": "n",
 }
+EYE_MOUTH_PRIORITY = 300.0
 _WITHOUT_EFFECT = (  # on how its weights move, or only with one of those above
     "models_opt_on_gpu",
     "gan_patch_size",
@@ -65,7 +64,7 @@ def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, 
     crop = FACE_TYPES.get(face_type := _face_type(options))
     if crop is not None:
         changes |= {f"crop.{name}": value for name, value in crop.to_dict().items()}
-    changes |= _training(options)
+    changes = {**PRESETS["saehd"].settings, **changes, **_training(options)}
     try:
         config = updated(TrainConfig(), changes)
     except SwapfastError as error:
@@ -74,8 +73,13 @@ def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, 
 
 
 def _face_type(options: Mapping[str, object]) -> str:
-    text = str(options.get("face_type", "f")) if type(options.get("face_type")) is str else "f"
+    text = _text(options, "face_type") or "f"
     return _FORMER_FACE_TYPES.get(text, text)
+
+
+def _text(options: Mapping[str, object], name: str) -> str:
+    value = options.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _is(options: Mapping[str, object], name: str, default: bool) -> bool:
@@ -86,17 +90,22 @@ def _is(options: Mapping[str, object], name: str, default: bool) -> bool:
 def _training(options: Mapping[str, object]) -> dict[str, object]:
     """Return the settings of how it is trained; an option that is missing is what it is usually."""
     clips, warps = _is(options, "clipgrad", False), _is(options, "random_warp", True)
+    flips = {"a": _is(options, "random_dst_flip", False), "b": _is(options, "random_src_flip", False)}
+    flips = dict.fromkeys(flips, True) if _is(options, "random_flip", False) else flips
+    sides = [side for side, is_flipped in flips.items() if is_flipped]
+    masked = _is(options, "masked_training", True)
     changes: dict[str, object] = {
         "optimizer.optimizer": "adabelief-dfl" if _is(options, "adabelief", True) else "rms-prop-dfl",
         "optimizer.learning_rate": LEARNING_RATE,
         "optimizer.gradient_clipping": "global_norm" if clips else "none",
-        "optimizer.clipping_value": 1.0,
-        "loss.penalized_mask_loss": _is(options, "masked_training", True),
+        "optimizer.lr_dropout": _is(options, "lr_dropout", False) or _text(options, "lr_dropout") in ("y", "cpu"),
+        "loss.penalized_mask_loss": masked,
+        "loss.soft_mask": masked,
+        "loss.eye_mouth_priority": EYE_MOUTH_PRIORITY if _is(options, "eyes_mouth_prio", False) else 0.0,
+        "loss.blur_out_mask": _is(options, "blur_out_mask", False),
         "augmentation.warp": warps,
-        "augmentation.flip": any(
-            _is(options, name, False) for name in ("random_flip", "random_src_flip", "random_dst_flip")
-        ),
-        "augmentation.color": False,
+        "augmentation.flip": bool(sides),
+        **({"augmentation.flip_sides": sides} if sides else {}),
     }
     if not warps and str(options["archi"]).startswith("liae"):
         changes["model.freeze"] = ["inter_both"]
@@ -122,7 +131,8 @@ def _word(name: str) -> str:
 
 _KNOWN = {
     *("archi", "face_type", "batch_size", "adabelief", "clipgrad", "masked_training", "random_warp"),
-    *("random_flip", "random_src_flip", "random_dst_flip", *_SIZES.values()),
+    *("random_flip", "random_src_flip", "random_dst_flip", "eyes_mouth_prio", "blur_out_mask", "lr_dropout"),
+    *_SIZES.values(),
 }
 
 
@@ -150,7 +160,8 @@ def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) ->
         values = f"{crop.centering} {crop.coverage:g} {crop.vertical_offset:g}"
         lines.append(f"face_type {face_type} is the nearest to the crop {values}, but not it")
     plan = make_plan(model.name, **{ours: getattr(config.model, ours) for ours in _SIZES})
-    flips, clips = config.augmentation.flip, config.optimizer.gradient_clipping == "global_norm"
+    clips = config.optimizer.gradient_clipping == "global_norm"
+    flips = config.augmentation.flip_sides if config.augmentation.flip else []
     return {
         "resolution": plan.size,
         "face_type": face_type,
@@ -161,11 +172,11 @@ def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) ->
         "d_dims": plan.d,
         "d_mask_dims": plan.mask,
         "masked_training": config.loss.penalized_mask_loss,
-        "eyes_mouth_prio": False,
+        "eyes_mouth_prio": config.loss.eye_mouth_priority > 0,
         "uniform_yaw": False,
-        "blur_out_mask": False,
+        "blur_out_mask": config.loss.blur_out_mask,
         "adabelief": config.optimizer.optimizer != "rms-prop-dfl",
-        "lr_dropout": "n",
+        "lr_dropout": "y" if config.optimizer.lr_dropout else "n",
         "random_warp": config.augmentation.warp,
         "random_hsv_power": 0.0,
         "true_face_power": 0.0,
@@ -177,8 +188,8 @@ def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) ->
         "autobackup_hour": 0,
         "write_preview_history": False,
         "target_iter": 0,
-        "random_src_flip": flips,
-        "random_dst_flip": flips,
+        "random_src_flip": "b" in flips,
+        "random_dst_flip": "a" in flips,
         "batch_size": config.batch_size,
         "gan_power": 0.0,
         "gan_patch_size": plan.size // 8,

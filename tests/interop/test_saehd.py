@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import cli
-from swapfast.batch import SIDES
+from pipelines.run.plan import loss_collator
+from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.checkpoints.trained import open_model
-from swapfast.config import TrainConfig, updated
+from swapfast.config import FACE_TYPES, TrainConfig, updated
 from swapfast.errors import SwapfastError
 from swapfast.interop.imported import KEPT, Imported, check_new_model, write_model
 from swapfast.interop.pickle_writer import write_pickle
@@ -27,6 +28,7 @@ from swapfast.logs.summary import load_history
 from swapfast.models import build_model
 from swapfast.optim.optimizer import Optimizer
 from swapfast.synthetic import synthesize
+from swapfast.training.trainer import Trainer
 from tests.interop.test_pickles import BeforeNumpy2, same
 
 NAMES = ("df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64")
@@ -96,6 +98,35 @@ def test_an_imported_model_makes_the_recorded_pictures(name, recorded, golden, t
     assert not np.array_equal(metadata.mean_faces["a"], metadata.mean_faces["b"])
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("name", NAMES)
+def test_training_goes_on_as_there(name, recorded, golden, within):
+    """Six steps of its own code on its own batch: their losses, each before the step that follows it."""
+    imported = read_saehd(recorded(name))
+    model, config = imported.model, imported.config
+    optimizer = Optimizer(model, config.optimizer)
+    optimizer.load_state_dict(dict(imported.optimizer))
+    pictures = pictures_of(golden, name)
+    batch = Batch(
+        [pictures["warped_dst"], pictures["warped_src"]],
+        [torch.stack([pictures["target_dst"], pictures["target_src"]], 1)],
+        BatchMeta([torch.stack([pictures["mask_dst"], pictures["mask_src"]], 1)]),
+        imported.step,
+    )
+    trainer = Trainer(model, loss_collator(config, model), optimizer, [batch] * 6, step=imported.step)
+    with np.load(golden.folder / "dfl" / f"{name}.npz") as data:
+        first = torch.from_numpy(np.stack([data["loss_dst"], data["loss_src"]]))
+        expected = torch.from_numpy(data["losses_after"]).flip(1)  # src, dst there
+    losses = []
+    for _ in expected:
+        sides = trainer.train_one_batch()
+        losses.append(torch.stack([torch.stack([*side.weighted[0].values(), side.mask]).sum(0) for side in sides]))
+    within("losses, of about 5", (losses[0] - first).abs().max(), 1e-4)
+    # Each in float32, and of weights that up to five steps have moved; a step changes a loss by 1e-2 or so.
+    within("losses of the next six steps", (torch.stack(losses) - expected).abs().max(), 2e-4)
+    assert (expected[1:] - expected[:-1]).abs().min() > 2e-3
+
+
 def test_a_model_is_found_by_its_name_and_in_a_backup(model_copy, tmp_path):
     folder = model_copy("df_64", "my model_2")
     model_copy("liae-ud_96", "other")
@@ -115,6 +146,35 @@ def test_a_model_is_found_by_its_name_and_in_a_backup(model_copy, tmp_path):
     }.items():
         with pytest.raises(SwapfastError, match=said):
             read_saehd(path)
+
+
+def test_options_are_settings(model_copy):
+    """Those that are usual are the preset's; a person who reads both sees the same recipe."""
+    folder = model_copy()
+    usual = read_saehd(folder).config
+    assert (usual.loss.functions, usual.loss.weights, usual.loss.reduction) == (["dssim", "mse"], [1000, 1000], "sum")
+    assert usual.augmentation.flip_sides == ["a"] and not usual.augmentation.color and usual.loss.soft_mask
+    changes = {
+        "masked_training": False,
+        "eyes_mouth_prio": True,
+        "clipgrad": True,
+        "lr_dropout": "cpu",
+        "batch_size": 5,
+    }
+    changes |= {"random_src_flip": False, "random_dst_flip": False, "adabelief": False, "face_type": "wf"}
+    change(folder / "new_SAEHD_data.dat", lambda data: data["options"].update(changes))
+    (folder / "new_SAEHD_src_dst_opt.npy").unlink()
+    imported = read_saehd(folder)
+    config = imported.config
+    assert (config.loss.penalized_mask_loss, config.loss.soft_mask, config.loss.eye_mouth_priority) == (
+        False,
+        False,
+        300,
+    )
+    assert (config.optimizer.gradient_clipping, config.optimizer.clipping_value) == ("global_norm", 1)
+    assert (config.optimizer.lr_dropout, config.optimizer.optimizer, config.batch_size) == (True, "rms-prop-dfl", 5)
+    assert not config.augmentation.flip and config.crop == FACE_TYPES["wf"]
+    assert not any("lacks" in line for line in imported.lines)
 
 
 def test_a_model_without_its_optimizer_is_said(model_copy, tmp_path, capsys):
@@ -271,6 +331,7 @@ def test_a_model_of_ours_goes_there(tmp_path, capsys):
             **{"model.name": "liae-ud", "model.input_size": 64, "model.ae_dims": 8, "model.e_dims": 4},
             **{"model.d_dims": 4, "loss.learn_mask": True, "crop.coverage": 90.0, "crop.vertical_offset": -7.5},
             **{"optimizer.optimizer": "rms-prop-dfl", "batch_size": 3, "augmentation.warp": False},
+            **{"augmentation.flip_sides": ["b"], "loss.blur_out_mask": True, "optimizer.lr_dropout": True},
         },
     )
     model = build_model(config.model, True, 1)
@@ -286,7 +347,8 @@ def test_a_model_of_ours_goes_there(tmp_path, capsys):
     data = files["mine_SAEHD_data.dat"]
     assert data["iter"] == 2 and len(data["loss_history"]) == 2  # means are taken of them by number
     options = {"archi": "liae-ud", "resolution": 64, "face_type": "wf", "d_mask_dims": 2, "random_warp": False}
-    options |= {"adabelief": False, "batch_size": 3}
+    options |= {"adabelief": False, "batch_size": 3, "lr_dropout": "y", "eyes_mouth_prio": False}
+    options |= {"random_src_flip": True, "random_dst_flip": False, "blur_out_mask": True}
     assert files.keys() == {
         f"mine_SAEHD_{name}"
         for name in ("data.dat", "encoder.npy", "inter_AB.npy", "inter_B.npy", "decoder.npy", "src_dst_opt.npy")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import cos, pi
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from swapfast.config import OptimizerConfig
+from swapfast.optim.lr_dropout import rate_factor
 from swapfast.optim.optimizer import Optimizer
 
 RATE = 1e-3  # of the recorded steps
@@ -58,7 +57,7 @@ def test_steps_along_a_cosine_are_deepfacelabs(recorded, device, within):
     before, worst = [recorded["w0"]] * 3, 0.0
     for step, (gradient, expected) in enumerate(zip(recorded["grads"], recorded["adabelief_cos"], strict=True)):
         for late, (weight, optimizer) in enumerate(zip(weights, optimizers, strict=True)):
-            optimizer.set_lr(RATE * (cos(2 * pi * (step + late) / 500) + 1) / 2)
+            optimizer.set_lr(RATE * rate_factor(step + late))
             weight.step(optimizer, gradient)
         after = [*(weight.w.detach().cpu().numpy().copy() for weight in weights), expected]
         early_step, late_step, its_step = (a - b for a, b in zip(after, before, strict=True))
