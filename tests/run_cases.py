@@ -7,12 +7,14 @@ A script exits 0 where the program does right, 1 where it does not, and 9 where 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,12 +39,21 @@ def find_cases(names: list[str]) -> list[Path]:
     return [path for path in scripts if not names or any(name in str(path.relative_to(CASES)) for name in names)]
 
 
-def run_case(script: Path, limit_s: float = LIMIT_S) -> tuple[int, str]:
-    """Run a script and whatever it starts; return its exit code, 124 where it took too long, and what it printed."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
+@contextlib.contextmanager
+def _program(program: Path) -> Iterator[None]:
+    program.write_text(_PROGRAM.format(python=sys.executable, root=str(ROOT)))
+    program.chmod(0o755)
+    yield
+
+
+def run_case(script: Path, limit_s: float = LIMIT_S, make_program=_program) -> tuple[int, str]:
+    """Run a script and whatever it starts; return its exit code, 124 where it took too long, and what it printed.
+
+    ``make_program(path)`` is a context in which the program can be started from that path.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output, contextlib.ExitStack() as stack:
         program = Path(folder, "swapfast")
-        program.write_text(_PROGRAM.format(python=sys.executable, root=str(ROOT)))
-        program.chmod(0o755)
+        stack.enter_context(make_program(program))
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
             [sys.executable if script.suffix == ".py" else "bash", str(script)],

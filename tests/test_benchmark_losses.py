@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import losses
+from tests import preloaded
 
 pytestmark = pytest.mark.slow  # whole programs
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def content(tmp_path_factory) -> dict:
     file = tmp_path_factory.mktemp("losses") / "losses.json"
     command = [sys.executable, "-m", "benchmarks.losses", "--quick", "--json", str(file), "--device", "cpu"]
-    result = subprocess.run(
+    result = preloaded.run(
         [*command, "--sizes", "64", "--batches", "1", "2", "--threads", "1"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr

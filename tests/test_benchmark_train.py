@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.scaling import GPUS, ring_seconds
+from tests import preloaded
 
 pytestmark = pytest.mark.slow  # whole programs
 
@@ -21,7 +21,7 @@ LIMIT_S = 240
 def _quick(folder: Path, name: str, *arguments: object) -> dict:
     file = folder / f"{name}.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", file, *arguments]
-    result = subprocess.run(
+    result = preloaded.run(
         [*map(str, command)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},

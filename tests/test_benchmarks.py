@@ -20,6 +20,7 @@ from benchmarks import compare
 from benchmarks.step_cost import step_cost
 from swapfast.config import OPTIMIZER_NAMES
 from swapfast.optim.clip import METHODS
+from tests import preloaded
 
 pytestmark = pytest.mark.slow  # whole programs
 
@@ -31,7 +32,7 @@ STEPS = ("color", "clahe", "transform", "warp", "warp_landmarks", "masks_targets
 
 def call(name: str, *arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return preloaded.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def written(folder: Path, name: str, *arguments: object) -> Path:

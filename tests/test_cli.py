@@ -23,6 +23,7 @@ import cli
 from pipelines.dataset import only_tested, open_source
 from swapfast.config import TrainConfig
 from swapfast.options import settings
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
@@ -212,7 +213,7 @@ def _start(faces: Path, model: Path, device) -> subprocess.Popen:
         device.type,
         "--deterministic",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "[#" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     return process
@@ -962,7 +963,7 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
 def test_a_wrong_request_ends_the_process_with_code_2(arguments, variables, message, tmp_path):
     """As a shell sees it: all others are asked for within this process."""
     command = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables)
+    result = preloaded.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables)
     assert result.returncode == 2 and not result.stdout, result.stderr
     assert re.match(f"swapfast: {message}", result.stderr) and result.stderr.count("\n") == 1, result.stderr
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from swapfast.files import TEMPORARY
 from swapfast.mapped import NewArrays, open_arrays, write_arrays
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("u1", "<i4", "<i8", "<f4", "<f8")
@@ -282,7 +283,7 @@ for number in range(10**9):
 
 def _started(program: str, *arguments, **options) -> subprocess.Popen:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    return preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 def _killed(process: subprocess.Popen) -> None:
@@ -301,7 +302,7 @@ def test_a_kill_before_the_commit_leaves_a_temporary_name_only(tmp_path):
 @pytest.mark.slow
 def test_a_kill_at_any_time_leaves_a_whole_file(tmp_path):
     numbers = []
-    for wait in (0.0, 0.003, 0.007, 0.012, 0.02):
+    for wait in (0.0, 0.003, 0.007, 0.012, 0.5):
         process = _started(REWRITE, tmp_path / "x")
         process.stdout.readline()
         time.sleep(wait)

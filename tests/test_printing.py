@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from swapfast import printing
 from swapfast.bars import Bars
 from swapfast.printing import GuardedOutput, printable, shown_name, write_text
 from swapfast.training.progress import ProgressLine
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-t", "tiny", "-b", "4", "--preview-images", "2", "--device", "cpu"]
@@ -30,9 +32,9 @@ ENDLESS = ["-i", "1000000", "-s", "1000000"]
 _started: list[subprocess.Popen] = []
 
 
-def _start(*arguments, **options) -> subprocess.Popen:
+def _start(*arguments, start=preloaded.Popen, **options) -> subprocess.Popen:
     """Start a process that ends with its test, whatever becomes of that."""
-    _started.append(subprocess.Popen(*arguments, **options))
+    _started.append(start(*arguments, **options))
     return _started[-1]
 
 
@@ -68,12 +70,28 @@ def _environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
-def _in_shell(words: list[str], redirection: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run a command with its streams redirected. Code 124: it did not end."""
-    script = f'exec timeout -s KILL 120 "$@" {redirection}'
-    return subprocess.run(
-        ["bash", "-c", script, "bash", *words], capture_output=True, text=True, env=_environment(**variables)
-    )
+def _finished(words: list[str], streams: dict[str, tuple[int, ...]], **variables: str) -> subprocess.CompletedProcess:
+    """Run a command of which some streams are ``closed``, ``full``, or pipes whose reader is ``gone``."""
+    given = {0: subprocess.DEVNULL, 1: subprocess.PIPE, 2: subprocess.PIPE}
+    with open("/dev/full", "w") as full, _gone_reader() as gone:
+        given |= dict.fromkeys(streams.get("full", ()), full) | dict.fromkeys(streams.get("gone", ()), gone)
+        options = {"closed": streams["closed"]} if "closed" in streams else {}
+        result = preloaded.run(
+            words, stdin=given[0], stdout=given[1], stderr=given[2], text=True, timeout=120,
+            env=_environment(**variables), **options,
+        )  # fmt: skip
+    result.stderr = result.stderr or ""
+    return result
+
+
+@contextlib.contextmanager
+def _gone_reader() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
 
 
 def _saved(model: Path) -> list[str]:
@@ -155,35 +173,35 @@ def test_a_folder_named_like_a_command_of_rich_has_a_bar():
 def weights(faces, tmp_path_factory) -> bytes:
     """What three iterations come to where all that is printed is read."""
     model = tmp_path_factory.mktemp("read") / "m"
-    result = _in_shell(_train(faces, model, "-i", 3), "")
+    result = _finished(_train(faces, model, "-i", 3), {})
     assert result.returncode == 0, result.stderr
     return (model / "checkpoint-00000003" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("redirection", "variables"),
+    ("streams", "variables"),
     [
-        ("<&- >&- 2>&-", {}),
-        (">/dev/full 2>/dev/full", {}),
-        ("> >(exit 0) 2>&1", {}),
-        ("", NARROW),
-        ("", {"LC_ALL": "C"}),
+        ({"closed": (0, 1, 2)}, {}),
+        ({"full": (1, 2)}, {}),
+        ({"gone": (1, 2)}, {}),
+        ({}, NARROW),
+        ({}, {"LC_ALL": "C"}),
     ],
 )
-def test_training_comes_to_the_same(faces, weights, tmp_path, redirection, variables):
+def test_training_comes_to_the_same(faces, weights, tmp_path, streams, variables):
     model = tmp_path / "modèle 中"
-    result = _in_shell(_train(faces, model, "-i", 3), redirection, **variables)
+    result = _finished(_train(faces, model, "-i", 3), streams, **variables)
     assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
     assert (model / "checkpoint-00000003" / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">/dev/full 2>&1", "> >(exit 0)"])
+@pytest.mark.parametrize("streams", [{"closed": (1,)}, {"closed": (2,)}, {"full": (1, 2)}, {"gone": (1,)}])
 @pytest.mark.parametrize("words", [["inspect", "FACES", "--json"], ["inspect", "FACES"], ["--help"], ["inspect", "no"]])
-def test_results_that_nobody_takes_leave_the_code_alone(faces, redirection, words):
+def test_results_that_nobody_takes_leave_the_code_alone(faces, streams, words):
     words = [str(faces / "a") if word == "FACES" else word for word in words]
-    result = _in_shell(_command(*words), redirection)
+    result = _finished(_command(*words), streams)
     assert result.returncode == (2 if "no" in words else 0)
     assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
 
@@ -191,7 +209,7 @@ def test_results_that_nobody_takes_leave_the_code_alone(faces, redirection, word
 @pytest.mark.slow
 def test_notes_do_not_stray_into_a_result(faces, tmp_path):
     """Without standard error Python prints what is meant for it on standard output."""
-    result = _in_shell(_command("inspect", faces / "a", "--json"), "2>&-")
+    result = _finished(_command("inspect", faces / "a", "--json"), {"closed": (2,)})
     assert json.loads(result.stdout)["faces"] == 8
 
 
@@ -242,7 +260,7 @@ def test_terminal_gone(faces, tmp_path):
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        terminal=True,
         env=_environment(),
     )
     os.close(slave)
@@ -301,6 +319,7 @@ def test_a_signal_within_an_import(faces, tmp_path, module, insists):
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     process = _start(
         _train(faces, tmp_path / "m", "-i", 3),
+        start=subprocess.Popen,  # the imports are what is tried here
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -44,6 +44,7 @@ from swapfast.processes import (
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = 5  # a side: three processes of four have one, the last has two
@@ -450,12 +451,21 @@ def faces(tmp_path_factory):
     return out
 
 
+# torchrun, of which each process is a fork as well.
+TORCHRUN = """
+from tests import preloaded
+preloaded.fork_own_programs()
+from torch.distributed.run import main
+main()
+"""
+
+
 def _torchrun(world, *arguments, restarts=0):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts),
-        "--nproc-per-node", str(world), "cli.py",
+        sys.executable, "-c", TORCHRUN, "--standalone", "--max-restarts", str(restarts), "--nproc-per-node", str(world),
+        "cli.py",
     ]  # fmt: skip
-    return subprocess.Popen(
+    return preloaded.Popen(
         [*command, "train", *map(str, arguments), "--device", "cpu"],
         cwd=ROOT, env=os.environ | GLOO | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -480,7 +490,7 @@ def _wait_for_checkpoint(model, process):
 def _signal_second(process, number):
     """To the second of a torchrun's processes."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), number)
+    os.kill(int(children[-1]), number)
 
 
 def _flags(faces, model):
@@ -605,7 +615,7 @@ def _alone(rank, faces, model, *flags, address="127.0.0.1"):
     place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": str(_free_port())}
     command = [sys.executable, "-m", "swapfast", "train", *_flags(faces, model), "-i", "2", "--device", "cpu", *flags]
     environment = os.environ | GLOO | place
-    return subprocess.Popen(
+    return preloaded.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import cli
 from swapfast.checkpoints.folder import CheckpointFolder
-from tests import crash_harness
+from tests import crash_harness, preloaded
 from tests.crash_harness import TrainingProcess
 
 pytestmark = pytest.mark.slow  # whole programs
@@ -343,7 +343,7 @@ def test_a_picture_that_never_comes_keeps_nobody_from_saving(how, faces, tmp_pat
     endless = ["-i", 10**6, "-s", 10**6, "--cache", "off", "--stop-file", stop_file]
     arguments = _train(tmp_path, tmp_path / "model", *endless)
     command = [sys.executable, "-m", "swapfast", *map(str, arguments), "--device", device.type, "--preview-images", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         for line in process.stdout:
             if "[#" in line:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -17,6 +16,7 @@ from swapfast.checkpoints import folder as checkpoint
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.errors import SwapfastError
 from swapfast.files import write_file
+from tests import preloaded
 
 
 def _checkpoint(step: int) -> Checkpoint:
@@ -146,9 +146,9 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     folder = CheckpointFolder(tmp_path)
     program = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"
     with folder.locked():
-        result = subprocess.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
+        result = preloaded.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
     assert "another run is training in this folder" in result.stderr and "mine" not in result.stdout
-    free = subprocess.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
+    free = preloaded.run([sys.executable, "-c", program.format(str(tmp_path))], capture_output=True, text=True)
     assert free.stdout == "mine\n"
 
 
@@ -168,12 +168,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
         except SwapfastError as error:
             print(error.code, error)
     """)
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = preloaded.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.startswith("1 ") and "the disk is full" in result.stdout, result
     assert "the last checkpoint is whole" in result.stdout and folder.load()[0].step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001"]
     folder.drop(folder.path(1))
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = preloaded.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "the disk is full" in result.stdout and "is whole" not in result.stdout, "the first save has no other"
 
 
@@ -222,7 +222,7 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
             checkpoint.Path.rename = die
         checkpoint.CheckpointFolder({str(tmp_path)!r}).save(checkpoint.Checkpoint(2, {{"model": {{}}}}, {{}}))
     """)
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 9
+    assert preloaded.run([sys.executable, "-c", program]).returncode == 9
     assert any(p.name.startswith(".writing-") for p in tmp_path.iterdir())
     assert folder.load()[0].step == 1
     folder.save(_checkpoint(3))

@@ -23,6 +23,7 @@ import pytest
 import cli
 from swapfast.faces.masks import draw_face
 from swapfast.faces.png import SIGNATURE, walk_chunks, write_header
+from tests import preloaded
 from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 pytestmark = pytest.mark.slow  # whole programs
@@ -493,7 +494,7 @@ np.savez(out, **arrays)
 
 def _run(*command, timeout: int = 150) -> subprocess.CompletedProcess:
     command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=timeout)
+    return preloaded.run(command, capture_output=True, text=True, cwd=ROOT, timeout=timeout)
 
 
 def _through_the_path(folder: Path, out: Path) -> tuple[dict, dict[str, np.ndarray]]:

@@ -25,6 +25,7 @@ from swapfast.faces.record import FaceRecord
 from swapfast.faces.table import FaceTable, index_path, load_index, pack, save_index
 from swapfast.files import TEMPORARY
 from swapfast.mapped import open_arrays, write_arrays
+from tests import preloaded
 from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -412,7 +413,7 @@ def test_a_kill_while_the_index_is_written_leaves_a_whole_one(folder, tmp_path):
     for wait in (0.0, 0.004, 0.011, 0.019):
         save_index(path, whole)
         command = [sys.executable, "-c", SAVE, str(path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        process = preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         process.stdout.readline()
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)

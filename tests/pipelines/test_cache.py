@@ -32,6 +32,7 @@ from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.errors import SwapfastError
 from swapfast.files import TEMPORARY
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = StoreSpec(48, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
@@ -148,7 +149,7 @@ print("done", flush=True)
 
 def _filling(folder, cache, size=48, **options):
     command = [sys.executable, "-c", FILL, str(folder), str(cache), str(size)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    return preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 @pytest.mark.slow

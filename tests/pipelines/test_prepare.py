@@ -28,6 +28,7 @@ from swapfast.faces.masks import training_masks
 from swapfast.faces.png import write_header
 from swapfast.faces.prepared import NewPreparedSet, make_sample, open_prepared
 from swapfast.files import TEMPORARY
+from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -218,7 +219,7 @@ def _started(folder, out, before="", shard_bytes=1 << 20):
         except KeyboardInterrupt:
             print("stopped")
     """)
-    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return preloaded.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def _writes(process, out):
