@@ -188,7 +188,7 @@ def _convolution(path: Path, config: Mapping[str, Any]) -> Step:
 
 def _unknown(path: Path, layer: str, words: str) -> SwapfastError:
     return SwapfastError(
-        f"{path}: has {words[:100]} (layer {shortened(layer)}), which faceswap's {READ} have not as they come and "
+        f"{path}: has {' '.join(words.split())[:100]} (layer {shortened(layer)}), which faceswap's {READ} have not as they come and "
         "swapfast has not at all; train one without"
     )
 

@@ -163,6 +163,7 @@ def _changed(layer: dict, kind: str, **config) -> None:
         (lambda layer: _changed(layer, "Activation", activation="swish"), "has the activation swish"),
         (lambda layer: _changed(layer, "Gremlin"), "has a layer Gremlin"),
         (lambda layer: _changed(layer, "X" * 5000), "has a layer XXXX"),
+        (lambda layer: _changed(layer, "\n\nX"), "has a layer X "),
         (lambda layer: layer["config"].update(negative_slope=0.2), "leaky ReLU 0.2 and should be leaky ReLU 0.1"),
     ],
 )
