@@ -37,6 +37,7 @@ examples:
   swapfast cache model                                          what the next start need not decode again
   swapfast restore model --list                                 backups and snapshots to go back to
   swapfast import dfl/model -m model                            go on with a model of DeepFaceLab, -A dst -B src
+  swapfast export -m model --to dfm                             for DeepFaceLive, facefusion and others
   swapfast log model -o losses.png                              how training went, in numbers and as a picture
 """
 

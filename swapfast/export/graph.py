@@ -7,6 +7,7 @@ n faces, c channels, h rows, w columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError
+from swapfast.files import open_new, write_all
 from swapfast.models.autoencoder import FaceAutoencoder
 from swapfast.models.blocks import PixelShuffle, SameConv, Unflatten
 from swapfast.models.deepfacelab import (
@@ -44,7 +46,7 @@ class Graph:
     def __init__(self, model: FaceAutoencoder, is_half: bool = False) -> None:
         self.is_half = is_half
         self.nodes: list[onnx.NodeProto] = []
-        self.tensors: dict[str, TensorProto] = {}
+        self.arrays: dict[str, np.ndarray] = {}  # weights are views of the model's
         self._names = {id(weight): name for name, weight in model.named_parameters()}
 
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -56,19 +58,15 @@ class Graph:
     def weight(self, weight: Tensor) -> str:
         """Return the value of a weight of the model."""
         name = self._names[id(weight)]
-        if name not in self.tensors:
-            self._keep(name, weight.detach().to(torch.float16 if self.is_half else torch.float32).numpy())
+        if name not in self.arrays:
+            self.arrays[name] = weight.detach().to(torch.float16 if self.is_half else torch.float32).numpy()
         return name
 
     def constant(self, array: np.ndarray) -> str:
         """Return the value of an array, of its own type."""
-        name = f"constant_{len(self.tensors)}"
-        self._keep(name, array)
+        name = f"constant_{len(self.arrays)}"
+        self.arrays[name] = array
         return name
-
-    def _keep(self, name: str, array: np.ndarray) -> None:
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        self.tensors[name] = helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True)
 
     def wide(self, value: str) -> str:
         """Return a value between layers as float32."""
@@ -105,28 +103,62 @@ class Graph:
             )
         return write(self, module, value)
 
-    def to_model(
+    def save(
         self,
+        path: Path,
         inputs: Mapping[str, tuple[int, int, int]],
         outputs: Mapping[str, tuple[int, int, int]],
         metadata: Mapping[str, str],
-    ) -> onnx.ModelProto:
-        """Return the whole, with the height, width and channels of its inputs and outputs."""
+    ) -> None:
+        """Write the whole, with the height, width and channels of its inputs and outputs. Raises OSError.
+
+        Weights go straight from the model into the file: onnx's own way through a message holds them three times more.
+        """
         pictures_in, pictures_out = (
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape]) for name, shape in shapes.items()]
             for shapes in (inputs, outputs)
         )
-        graph = helper.make_graph(self.nodes, "swapfast", pictures_in, pictures_out, list(self.tensors.values()))
-        self.tensors.clear()  # the graph has copies
         model = helper.make_model(
-            graph,
+            helper.make_graph(self.nodes, "swapfast", pictures_in, pictures_out),
             opset_imports=[helper.make_opsetid("", OPSET)],
             producer_name="swapfast",
             producer_version=metadata["swapfast"],
             ir_version=IR_VERSION,
         )
         helper.set_model_props(model, dict(metadata))
-        return model
+        graph = model.graph.SerializeToString()
+        model.ClearField("graph")
+        tensors = [_tensor_parts(name, array) for name, array in self.arrays.items()]
+        size = len(graph) + sum(len(part) for tensor in tensors for part in tensor)
+        with open_new(path) as file:
+            for part in (model.SerializeToString(), _field(onnx.ModelProto, "graph", size), graph):
+                write_all(file, part)
+            for tensor in tensors:
+                for part in tensor:
+                    write_all(file, part)
+
+
+def _tensor_parts(name: str, array: np.ndarray) -> tuple[bytes, bytes, memoryview]:
+    """Return an initializer as it lies in a file: what is before its values, in two parts, and the values."""
+    values = np.ascontiguousarray(array).data.cast("B")
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    start = TensorProto(name=name, dims=array.shape, data_type=kind).SerializeToString()
+    start += _field(TensorProto, "raw_data", len(values))
+    return _field(onnx.GraphProto, "initializer", len(start) + len(values)), start, values
+
+
+def _field(message: type, name: str, size: int) -> bytes:
+    """Return what begins a field of a protobuf message, whose value takes ``size`` bytes: its number and the size."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + _varint(size)  # type: ignore[attr-defined]
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protobuf writes it: seven bits a byte, the lowest first."""
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
 
 
 def features(graph: Graph, model: FaceAutoencoder, images: str) -> str:

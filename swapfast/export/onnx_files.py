@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ from swapfast.export.request import Export
 from swapfast.models import FaceAutoencoder
 from swapfast.requirements import import_problem
 from swapfast.system import available_cores
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 # In this order: they are read by position.
 DFM_INPUT = "in_face:0"
@@ -66,7 +62,10 @@ def _write(export: Export, path: Path, to: str) -> list[str]:
             f"{export.opened.metadata.path}: what the model makes of random faces is not finite: the training has "
             "failed there; choose an earlier one with --checkpoint N"
         )
-    _save_graph(export, masks, path, to)
+    if to == "dfm":
+        _save_dfm(export, masks, path)
+    else:
+        _save_onnx(export, path)
     error = _largest_error(path, faces, expected)
     tolerance = HALF_TOLERANCE if export.is_half else TOLERANCE
     if not error <= tolerance:
@@ -109,14 +108,7 @@ def _expected(export: Export, faces: np.ndarray, masks: Mapping[str, np.ndarray]
     return {DFM_FACE: swapped(export.side)[0], **repeated}
 
 
-def _save_graph(export: Export, masks: Mapping[str, np.ndarray], path: Path, to: str) -> None:
-    import onnx
-
-    proto = _dfm(export, masks) if to == "dfm" else _onnx(export)
-    onnx.save(proto, path)
-
-
-def _onnx(export: Export) -> ModelProto:
+def _save_onnx(export: Export, path: Path) -> None:
     from swapfast.export.graph import Graph, features, side_code
 
     model = export.opened.model
@@ -128,10 +120,10 @@ def _onnx(export: Export) -> ModelProto:
     if decoder.mask is not None:
         outputs[ONNX_MASK] = _mask_shape(model)
         graph.picture_out(graph.layer(decoder.mask, code), ONNX_MASK)
-    return graph.to_model({ONNX_INPUT: _input_shape(model)}, outputs, _metadata(export))
+    graph.save(path, {ONNX_INPUT: _input_shape(model)}, outputs, _metadata(export))
 
 
-def _dfm(export: Export, masks: Mapping[str, np.ndarray]) -> ModelProto:
+def _save_dfm(export: Export, masks: Mapping[str, np.ndarray], path: Path) -> None:
     from swapfast.export.graph import Graph, features, side_code
 
     model = export.opened.model
@@ -148,7 +140,7 @@ def _dfm(export: Export, masks: Mapping[str, np.ndarray]) -> ModelProto:
     graph.picture_out(graph.layer(decoder.face, code), DFM_FACE, model)
     shapes = (_mask_shape(model), _face_shape(model), _mask_shape(model))
     outputs = dict(zip(DFM_OUTPUTS, shapes, strict=True))
-    return graph.to_model({DFM_INPUT: _input_shape(model)}, outputs, _metadata(export))
+    graph.save(path, {DFM_INPUT: _input_shape(model)}, outputs, _metadata(export))
 
 
 def _metadata(export: Export) -> dict[str, str]:

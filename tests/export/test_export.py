@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -155,6 +156,19 @@ def test_models_that_cannot_be_exported(export, tmp_path, trained):
     for path in damaged.glob("checkpoint-*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     assert "no checkpoint can be read" in refused(export(*words, model=damaged))
+
+
+def test_a_folder_that_may_not_be_written_to(export, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may everything
+    assert "may not be written to" in refused(export("--to", "safetensors"))
+    assert "may not be written to" in refused(export("--to", "safetensors", "-o", "w.safetensors"))
+
+
+def test_a_link_to_nothing_and_a_folder_in_the_way(export):
+    Path("link.safetensors").symlink_to("nowhere")
+    assert "exists" in refused(export("--to", "safetensors", "-o", "link.safetensors"))
+    Path("anna_face90-7.5_64.safetensors").mkdir()
+    assert "is no file" in refused(export("--to", "safetensors"))
 
 
 def test_a_full_disk_leaves_nothing(export):
