@@ -466,11 +466,24 @@ def _meet(place: Place, device: torch.device) -> Processes:
         device_id = device if device.type == "cuda" else None
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT, device_id=device_id)
         host = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        _wait_for_all(store, rank, world)
     except (RuntimeError, ValueError) as error:
         raise SwapfastError(
             f"rank {os.environ['RANK']} cannot reach the others at {os.environ['MASTER_ADDR']}: {error}", EXIT_FAILED
         ) from error
     return Processes(rank, world, local_rank, local_world, device, store, host)
+
+
+def _wait_for_all(store: dist.Store, rank: int, world: int) -> None:
+    """Return once all are connected with all, so that one that fails at once cannot keep the others from connecting.
+
+    Rank 0, which keeps the store, goes on as the last: the others ask it until they know.
+    """
+    store.set(f"connected {rank}", "1")
+    _poll(lambda: store.check([f"connected {other}" for other in range(world)]), "not all are connected")
+    store.set(f"knows {rank}", "1")
+    if rank == 0:
+        _poll(lambda: store.check([f"knows {other}" for other in range(world)]), "not all are connected")
 
 
 def _poll(is_done: Callable[[], bool], message: str) -> None:
