@@ -18,7 +18,7 @@ from swapfast.config import CropConfig, LossConfig, TrainConfig
 from swapfast.errors import SwapfastError, shortened
 from swapfast.files import read_plain
 from swapfast.interop.imported import KEPT, Imported, kept_file
-from swapfast.interop.keras_architecture import PARTS, Architecture, identify, read_architecture
+from swapfast.interop.keras_architecture import PARTS, Architecture, find_difference, identify, read_architecture
 from swapfast.interop.keras_archive import (
     BACKUP,
     CONFIG,
@@ -249,18 +249,20 @@ def export_keras(opened: OpenedModel, template: Path | None, path: Path) -> list
 
 def check_fits(model: FaceAutoencoder, template: KerasTemplate) -> None:
     """Raise SwapfastError where a model is not the network that a template describes."""
-    architecture, path = template.architecture, template.archive.path
-    try:
-        ours = {branch: steps_of(module) for branch, module in branches(model).items()}
-    except SwapfastError:
-        ours = {}
-    theirs = {branch: plan.steps for branch, plan in architecture.branches.items()}
-    if ours != theirs or model.input_size != architecture.size:
-        mask = " with a learned mask" if architecture.learns_mask else " without a learned mask"
+    architecture, problem = template.architecture, ""
+    if model.learns_mask != architecture.learns_mask:
+        problem = f"only {'the model' if model.learns_mask else 'that file'} learns a mask"
+    elif branches(model).keys() != architecture.branches.keys():
+        problem = f"the model consists of {', '.join(model.parts())}"
+    else:
+        try:
+            _, problem = find_difference(model, architecture)
+        except SwapfastError as error:
+            problem = str(error)
+    if problem:
         raise SwapfastError(
-            f"{path}: is of faceswap's {architecture.name} at {architecture.size} px{mask}, and the model is "
-            f"{model.name} at {model.input_size} px{'' if not model.learns_mask else ' with one'}, of other sizes or "
-            "layers; give a template of the same network"
+            f"{template.archive.path}: is of faceswap's {shortened(architecture.name)} and does not fit the model "
+            f"{model.name!r}: {problem}; give a template of the same network"
         )
 
 

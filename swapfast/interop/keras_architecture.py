@@ -187,8 +187,9 @@ def _convolution(path: Path, config: Mapping[str, Any]) -> Step:
 
 
 def _unknown(path: Path, layer: str, words: str) -> SwapfastError:
+    on_one_line = " ".join(words.split())[:100]
     return SwapfastError(
-        f"{path}: has {' '.join(words.split())[:100]} (layer {shortened(layer)}), which faceswap's {READ} have not as they come and "
+        f"{path}: has {on_one_line} (layer {shortened(layer)}), which faceswap's {READ} have not as they come and "
         "swapfast has not at all; train one without"
     )
 
@@ -215,7 +216,7 @@ def identify(path: Path, architecture: Architecture) -> ModelConfig:
                 model = plan_model(config, architecture.learns_mask)
         except SwapfastError:  # such as a size that there is not
             continue
-        equal, difference = _difference(model, architecture)
+        equal, difference = find_difference(model, architecture)
         if not difference:
             return config
         if equal > most:
@@ -247,7 +248,7 @@ def _as_original(architecture: Architecture, lowmem: bool) -> ModelConfig:
         return base
 
 
-def _difference(model: FaceAutoencoder, architecture: Architecture) -> tuple[int, str]:
+def find_difference(model: FaceAutoencoder, architecture: Architecture) -> tuple[int, str]:
     """Return how many steps a model shares with the architecture before they differ, and where; '' for nowhere."""
     if model.input_size != architecture.size:
         return 0, f"it takes {architecture.size} px and {model.name} {model.input_size} px"

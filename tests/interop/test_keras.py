@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
 from swapfast.interop import keras_archive
 from swapfast.interop.keras import (
@@ -24,6 +25,7 @@ from swapfast.interop.keras import (
 )
 from swapfast.interop.keras_architecture import identify, read_architecture
 from swapfast.interop.keras_archive import looks_like_keras, parse_archive, read_archive
+from swapfast.models.registry import plan_model
 from swapfast.models.tiny import tiny
 from tests.interop.keras_files import (
     PLANS,
@@ -355,8 +357,21 @@ def test_an_optimizer_in_the_weights_file_is_left_behind(tmp_path):
 
 def test_a_model_that_does_not_fit_a_template_is_refused(tmp_path):
     _, template = _read(save_plan(tmp_path / "a.keras", NARROW["original"]), NARROW["original"])
-    for model in (tiny(), model_of(NARROW["original+mask"]), model_of(NARROW["lowmem"]), model_of(PLANS["lowmem"])):
-        with pytest.raises(SwapfastError, match=r"a.keras: is of faceswap's original at 64 px without a learned mask"):
+    liae = plan_model(ModelConfig(name="liae", input_size=64, ae_dims=16, e_dims=8, d_dims=8), False)
+    for model, problem in (
+        (tiny(), "layer 1 of the encoder is a convolution 5x5 of stride 2 to 8 and should be .* to 16"),
+        (liae, "the model consists of encoder, decoder_shared, inter_both, inter_a"),
+        (model_of(NARROW["original+mask"]), "only the model learns a mask"),
+        (
+            model_of(NARROW["lowmem"]),
+            "layer 7 of the encoder is a convolution 5x5 of stride 2 to 64 and should be flatten",
+        ),
+        (model_of(PLANS["lowmem"].divided(8)), "layer 1 .* should be a convolution 5x5 of stride 2 to 16"),
+    ):
+        message = (
+            rf"a.keras: is of faceswap's 'original' and does not fit the model '{model.name}': {problem}.*; give a"
+        )
+        with pytest.raises(SwapfastError, match=message):
             check_fits(model, template)
         with pytest.raises(SwapfastError, match="give a template of the same network"):
             write_keras(model, template, tmp_path / "b.keras")
