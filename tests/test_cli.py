@@ -364,7 +364,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "cuda": (train("--device", "cuda"), r"--device cuda: torch sees no CUDA"),
         "no model to go on with": (train("--resume", "must"), r"--resume must: .*holds no model"),
         "model folder is a file": (["train", *train()[1:5], "-m", file, *TINY], r"--model-dir .*file.txt: is a file"),
-        "command": (["trian"], r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, inspect"),
+        "command": (
+            ["trian"],
+            r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, export, import, inspect",
+        ),
         "nothing to evaluate": (["evaluate", "-m", empty, "--truth", faces / "truth"], r"empty: holds no model"),
         "no such iteration": (
             ["evaluate", "-m", empty, "--truth", faces / "truth", "--checkpoint", "7"],

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     )
     kinds = "; ".join(f"{name}: {target.purpose}" for name, target in TARGETS.items())
     parser.add_argument("--to", required=True, metavar="KIND", help=kinds)
-    parser.add_argument("--side", metavar="SIDE", help="whose face comes out, a or b; default b")
+    parser.add_argument("--side", type=str.lower, metavar="SIDE", help="whose face comes out, a or b; default b")
     parser.add_argument("--fp16", action="store_true", help="weights of 16 bits: half the size")
     parser.add_argument(
         "--checkpoint",

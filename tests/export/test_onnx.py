@@ -345,7 +345,7 @@ def export(tmp_path, monkeypatch, capsys):
 def test_the_command(export):
     code, out, err = export("--to", "dfm")
     assert code == 0 and err == "" and "checked in onnxruntime" in out and "anna_face90-7.5_64.dfm" in out
-    assert export("--to", "dfm", "--side", "a", "--fp16")[0] == 0
+    assert export("--to", "dfm", "--side", "A", "--fp16")[0] == 0
     assert export("--to", "onnx", "-o", "x.onnx")[0] == 0
     assert sorted(path.name for path in Path().iterdir()) == [
         "anna_a_face90-7.5_64_fp16.dfm",
