@@ -81,7 +81,7 @@ def open_model(
         point,
         checkpoint.state,
         _mean_faces(checkpoint, point, model.output_sizes[-1]),
-        _mean_masks(checkpoint, model.output_sizes[-1]),
+        _mean_masks(checkpoint, point, model.output_sizes[-1]),
         checkpoint.tensors.get("known_faces", {}),
         remarks,
     )
@@ -150,16 +150,22 @@ def _first_whole(points: Iterable[RestorePoint]) -> tuple[Checkpoint | None, Pat
 
 def _mean_faces(checkpoint: Checkpoint, path: Path, size: int) -> dict[str, np.ndarray]:
     """Return each side's mean face (H, W, 3) at ``size`` px."""
-    means = checkpoint.tensors["faces"]
-    missing = [side for side in SIDES if f"mean_{side}" not in means]
-    if missing:
-        raise SwapfastError(f"{path}: faces.safetensors has no mean_{missing[0]}; restore a copy of it")
-    return {side: shrink(means[f"mean_{side}"].numpy(), size) for side in SIDES}
+    return {side: _mean(checkpoint, path, f"mean_{side}", 3, size) for side in SIDES}
 
 
-def _mean_masks(checkpoint: Checkpoint, size: int) -> dict[str, np.ndarray]:
+def _mean_masks(checkpoint: Checkpoint, path: Path, size: int) -> dict[str, np.ndarray]:
     """Return each side's mean mask (H, W, 1) at ``size`` px; none unless there is one of each."""
-    means = checkpoint.tensors["faces"]
-    if any(f"mean_mask_{side}" not in means for side in SIDES):
+    if any(f"mean_mask_{side}" not in checkpoint.tensors["faces"] for side in SIDES):
         return {}
-    return {side: shrink(means[f"mean_mask_{side}"].numpy(), size).reshape(size, size, 1) for side in SIDES}
+    return {side: _mean(checkpoint, path, f"mean_mask_{side}", 1, size) for side in SIDES}
+
+
+def _mean(checkpoint: Checkpoint, path: Path, name: str, channels: int, size: int) -> np.ndarray:
+    """Return a mean (H, W, channels) float32 at ``size`` px. Raises SwapfastError where it is missing or no picture."""
+    mean = checkpoint.tensors["faces"].get(name)
+    if mean is None:
+        raise SwapfastError(f"{path}: faces.safetensors has no {name}; restore a copy of it")
+    edge = mean.shape[0] if mean.ndim else 0
+    if mean.shape != (edge, edge, channels) or not edge or not mean.is_floating_point() or not mean.isfinite().all():
+        raise SwapfastError(f"{path}: {name} in faces.safetensors is no picture; restore a copy of it")
+    return shrink(mean.float().numpy(), size).reshape(size, size, channels)

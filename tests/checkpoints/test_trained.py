@@ -138,3 +138,35 @@ def test_a_device_that_is_not_there_is_refused(folder, name):
         pytest.skip("there is a GPU")
     with pytest.raises(SwapfastError, match=rf"^--device {name}: "):
         open_model(folder.folder, device=name)
+
+
+@pytest.mark.parametrize("name", ["mean_a", "mean_mask_b"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor(1.0),
+        torch.zeros(0, 0, 3),
+        torch.zeros(64, 64),
+        torch.zeros(64, 32, 3),
+        torch.full((64, 64, 3), torch.nan),
+    ],
+)
+def test_a_mean_that_is_no_picture_is_refused(tmp_path, name, value):
+    model = build_model(CONFIG.model, CONFIG.loss.learn_mask, 1)
+    faces = {"mean_a": torch.zeros(64, 64, 3), "mean_b": torch.zeros(64, 64, 3)}
+    faces |= {"mean_mask_a": torch.zeros(64, 64, 1), "mean_mask_b": torch.zeros(64, 64, 1)} | {name: value}
+    tensors = {"model": model.state_dict(), "optimizer": {}, "faces": faces}
+    CheckpointFolder(tmp_path).save(Checkpoint(1, tensors, {"config": CONFIG.to_dict()}))
+    with pytest.raises(SwapfastError, match=f"{name} in faces.safetensors is no picture"):
+        open_model(tmp_path)
+
+
+def test_mean_masks_have_the_size_of_the_model(tmp_path):
+    model = build_model(CONFIG.model, CONFIG.loss.learn_mask, 1)
+    faces = {f"mean_{side}": torch.zeros(128, 128, 3) for side in "ab"}
+    faces |= {f"mean_mask_{side}": torch.full((128, 128, 1), value) for side, value in (("a", 0.25), ("b", 0.75))}
+    tensors = {"model": model.state_dict(), "optimizer": {}, "faces": faces}
+    CheckpointFolder(tmp_path).save(Checkpoint(1, tensors, {"config": CONFIG.to_dict()}))
+    masks = open_model(tmp_path).metadata.mean_masks
+    assert all(mask.shape == (64, 64, 1) and mask.dtype == np.float32 for mask in masks.values())
+    assert (masks["a"] == 0.25).all() and (masks["b"] == 0.75).all()

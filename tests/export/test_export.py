@@ -152,6 +152,10 @@ def test_models_that_cannot_be_exported(export, tmp_path, trained):
     save(large, 3, encoder__0__0__bias=torch.full((16,), 1e5))
     assert "leave --fp16 out" in refused(export(*words, "--fp16", model=large))
     assert export(*words, model=large)[0] == 0
+    bare = tmp_path / "bare"
+    tensors = {"model": build_model(CONFIG.model, False, seed=1).state_dict(), "optimizer": {}}
+    CheckpointFolder(bare).save(Checkpoint(1, tensors, {"config": CONFIG.to_dict()}))
+    assert "names no faces.safetensors" in refused(export(*words, model=bare))
     damaged = shutil.copytree(trained, tmp_path / "damaged")
     for path in damaged.glob("checkpoint-*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
