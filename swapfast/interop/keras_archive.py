@@ -118,7 +118,9 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes
             f"{path}: {name} has {found[0].file_size:,} bytes, where at most {most:,} belong; give a .keras file as "
             "Keras 3 saves it"
         )
-    return archive.read(found[0])
+    with archive.open(found[0]) as member:
+        # With a number: without one all that the entry holds is unpacked before what is too much of it is dropped.
+        return member.read(found[0].file_size)
 
 
 def _json(path: Path, name: str, content: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import tracemalloc
 import zipfile
 
 import h5py
@@ -257,6 +258,29 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     for member in ("config.json", "metadata.json"):
         path = save(tmp_path / "json.keras", files | {member: b" " * (5 << 20)}, zipfile.ZIP_DEFLATED)
         _refused(path, f"{member} has 5,242,880 bytes, where at most 4,194,304 belong")
+
+
+def test_an_entry_that_is_larger_than_it_says_is_damaged(tmp_path):
+    """No more is unpacked than the archive says, and that has another checksum."""
+    files = files_of(NARROW["original"])
+    path = save(tmp_path / "a.keras", files | {"config.json": b" " * (50 << 20)}, zipfile.ZIP_DEFLATED)
+    size, smaller = (number.to_bytes(4, "little") for number in (50 << 20, 100))
+    content = path.read_bytes()
+    assert content.count(size) == 2  # in front of the entry, and in the directory at the end
+    path.write_bytes(content.replace(size, smaller))
+    tracemalloc.start()
+    _refused(path, r"is damaged \(Bad CRC-32 for file 'config.json'\)")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def test_an_archive_within_the_archive_is_refused(tmp_path):
+    plan = NARROW["original"]
+    files = files_of(plan)
+    inner = save(tmp_path / "inner.keras", files).read_bytes()
+    archive = read_archive(save(tmp_path / "outer.keras", files | {"model.weights.h5": inner}))
+    with pytest.raises(SwapfastError, match=r"outer.keras: model.weights.h5 is damaged \(.*file signature not found"):
+        read_numbers(model_of(plan), archive, read_architecture(archive))
 
 
 def _first(file: h5py.File) -> h5py.Group:
