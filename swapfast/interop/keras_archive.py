@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -229,4 +230,6 @@ def read_dataset(file: h5py.File, path: str, shape: tuple[int, ...]) -> np.ndarr
         raise ValueError(f"{path} holds no numbers")
     if dataset.shape != shape or dataset.dtype.kind != "f":
         raise ValueError(f"{path} has shape {dataset.shape} and not {shape}")
+    if dataset.chunks is not None and math.prod(dataset.chunks) > dataset.size:  # memory is taken by the chunk
+        raise ValueError(f"{path} is stored in pieces of {dataset.chunks}, larger than itself")
     return np.asarray(dataset[()], np.float32)

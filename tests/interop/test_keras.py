@@ -322,6 +322,12 @@ def _virtual(file) -> None:
             "vars/0 holds no numbers",
         ),
         (_virtual, "vars/0 holds no numbers"),
+        (
+            lambda file: _replaced(
+                file, shape=(5, 5, 3, 8), dtype="f4", maxshape=(None,) * 4, chunks=(1000, 1000, 30, 30), compression=9
+            ),
+            "vars/0 is stored in pieces of .1000, 1000, 30, 30., larger than itself",
+        ),
         (lambda file: _first(file).__delitem__("1"), "conv2d/vars/1 is missing"),
         (lambda file: _first(file).attrs.__delitem__("name"), "has no name"),
         (lambda file: _first(file).attrs.__setitem__("name", 3), "is no text"),
