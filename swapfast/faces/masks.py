@@ -344,7 +344,10 @@ def needed_masks(config: TrainConfig) -> tuple[str, ...]:
     loss = config.loss
     has_mask = config.mask.mask_type != "none"
     if loss.learn_mask and not has_mask:
-        raise SwapfastError("--learn-mask: there is nothing to learn with --mask-type none")
+        raise SwapfastError(
+            "--learn-mask: there is nothing to learn with --mask-type none; leave one of them out, or where a preset "
+            "learns it give --set loss.learn_mask=false"
+        )
     weighted = has_mask and loss.penalized_mask_loss
     return tuple(
         mask_names(
