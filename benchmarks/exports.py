@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import ROOT, Results, parser
+from benchmarks.common import ROOT, Results, alone, parser
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import FACE_TYPES, LossConfig, ModelConfig, TrainConfig
 from swapfast.models import build_model
@@ -72,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for number, (name, size, learn_mask, targets) in enumerate(QUICK_MODELS if arguments.quick else MODELS):
             folder = Path(temporary) / f"{number}"
-            make_model(folder, name, size, learn_mask)
+            alone(make_model, folder, name, size, learn_mask)  # a program's peak begins with that of who starts it
             for target in targets:
                 kind, *flags = target.split()
                 out = Path(temporary) / f"out{'' if kind == 'saehd' else f'.{kind}'}"
