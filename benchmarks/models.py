@@ -9,8 +9,8 @@ Rows for each model and size, one for each layout of pictures and weights in mem
     share                   the step's rate as a share of the matrix product's, the turns' median and quartiles
     faster                  channels_last: plain's time as a multiple of it, the median of the turns
     peak_mib                what a new process takes for model, optimizer and two steps, beyond its imports
-The batch is what keeps a step near --gflop, at least one face a side; steps of more than 200 GFLOP are repeated less. On a GPU the product and the model are in
---precision.
+The batch is what keeps a step near --gflop, at least one face a side; steps of more than 200 GFLOP are repeated less.
+On a GPU the product and the model are in --precision. Small models come first.
 """
 
 from __future__ import annotations
