@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     out, faces = arguments.out, arguments.faces
     check_new_file(out, "-o/--out", SUFFIXES)
+    if out.exists() and _is_face(out):
+        raise SwapfastError(f"-o/--out {out}: is a picture of a face; give another name for the sheet")
     if not 1 <= arguments.channels <= MOST_CHANNELS:
         raise SwapfastError(f"--channels {arguments.channels}: must lie within 1 and {MOST_CHANNELS}")
     if len(faces) > MOST_FACES:
@@ -76,6 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _is_face(path: Path) -> bool:
+    """Say whether a file is a face. `-o FOLDER/*.png` names the first of them as the sheet."""
+    from swapfast.faces.reader import read_face
+    from swapfast.faces.record import FaceRecord
+
+    folder = path.absolute().parent
+    return isinstance(read_face(folder, path.name, frozenset(os.listdir(folder))), FaceRecord)
+
+
 def _crop(path: Path, crop: CropConfig, size: int) -> np.ndarray:
     """Return the face in a file, cut as the model was trained: (size, size, 3) float32 in 0..1 BGR.
 
@@ -91,9 +102,10 @@ def _crop(path: Path, crop: CropConfig, size: int) -> np.ndarray:
         raise SwapfastError(f"{path}: is a folder; give pictures of faces")
     folder = path.absolute().parent
     try:
+        path.stat()  # a name without a file is told from one that cannot be read
         record = read_face(folder, path.name, frozenset(os.listdir(folder)))
         if record is None:
-            raise ValueError("is no picture" if path.exists() else "no such file")
+            raise ValueError("is no picture")
         if isinstance(record, BadFace):
             raise ValueError(record.reason)
         face = crop_face(record, read_image(path), crop, size)

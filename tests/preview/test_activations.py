@@ -175,7 +175,8 @@ def test_faces_are_cut_as_the_model_was_trained(folder, tmp_path, capsys):
     [
         (["bare.png", "-o", "x.png"], "bare.png: no faceswap header in it"),
         (["text.txt", "-o", "x.png"], "text.txt: is no picture; give another picture of a face"),
-        (["none.png", "-o", "x.png"], "none.png: "),
+        (["none.png", "-o", "x.png"], "none.png: No such file or directory; give a picture of a face"),
+        (["none.txt", "-o", "x.png"], "none.txt: No such file or directory; give a picture of a face"),
         (["none/none.png", "-o", "x.png"], "No such file or directory; give a picture of a face"),
         ([".", "-o", "x.png"], ".: is a folder; give pictures of faces"),
         (["head.png", "-o", "x.gif"], "-o/--out x.gif: give a name that ends in .png"),
@@ -193,3 +194,15 @@ def test_requests_that_cannot_be_met(folder, words, said, capsys, monkeypatch):
     code, out, error = _run(folder, capsys, *words)
     assert code == 2 and out == "" and said in error and error.count("\n") == 1
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_face_is_never_replaced_by_the_sheet(folder, capsys, monkeypatch):
+    """`-o *.png`: the shell makes the first face the sheet's name. A sheet of before is replaced."""
+    monkeypatch.chdir(folder)
+    for name in ("head.png", "plain.png"):
+        before = (folder / name).read_bytes()
+        code, _, error = _run(folder, capsys, "plain.png", "-o", name)
+        assert code == 2 and f"-o/--out {name}: is a picture of a face; give another name" in error
+        assert (folder / name).read_bytes() == before
+    for _ in range(2):
+        assert _run(folder, capsys, "plain.png", "-o", "sheet.png")[0] == 0
