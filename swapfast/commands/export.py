@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
         type=path,
         default=Path(),
         metavar="FILE",
-        help="the file, or a folder for one that is named after model, crop and size; default: the working directory",
+        help="the file, or a folder for one that is named after model, crop and size; default: the working directory; "
+        "for saehd a new folder, always to be given",
     )
     kinds = "; ".join(f"{name}: {target.purpose}" for name, target in TARGETS.items())
     parser.add_argument("--to", required=True, metavar="KIND", help=kinds)

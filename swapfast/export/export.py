@@ -97,6 +97,8 @@ def _check_out(request: ExportRequest, target: Target, out: Path) -> None:
     """Raise SwapfastError unless ``out`` can be written, and does not exist unless it is to be replaced."""
     if target.suffix and out.suffix.lower() != target.suffix:
         raise SwapfastError(f"-o/--out {out}: give a name that ends in {target.suffix}, or an existing folder")
+    if not target.suffix and out == Path():
+        raise SwapfastError(f"--to {request.to}: it writes a folder, which has no usual name; give a new one with -o")
     if not target.suffix and out.exists():
         raise SwapfastError(f"-o/--out {out}: exists; --to {request.to} writes a folder: give a new name")
     if out.exists() and not out.is_file():

@@ -86,6 +86,12 @@ def test_safetensors_hold_the_weights_and_say_what_they_are(export):
     assert ModelConfig.from_dict(json.loads(metadata["model_settings"])) == CONFIG.model
 
 
+def test_others_may_read_it(export):
+    Path("any").touch()
+    assert export("--to", "safetensors", "-o", "w.safetensors")[0] == 0
+    assert Path("w.safetensors").stat().st_mode == Path("any").stat().st_mode
+
+
 def test_half_the_bits(export):
     assert export("--to", "safetensors", "-o", "w.safetensors", "--fp16")[0] == 0
     expected = build_model(CONFIG.model, False, seed=6).state_dict()
@@ -125,6 +131,7 @@ def test_a_file_that_exists_is_replaced_only_when_asked(export):
     [
         (("--to", "tflite"), ("unknown --to 'tflite'", "safetensors")),
         ((), ("--to",)),
+        (("--to", "saehd"), ("--to saehd: it writes a folder", "give a new one with -o")),
         (("--to", "safetensors", "--side", "b"), ("--side b", "both sides")),
         (("--to", "safetensors", "-o", "w.onnx"), ("w.onnx", ".safetensors")),
         (("--to", "safetensors", "-o", "no/w.safetensors"), ("no folder",)),
