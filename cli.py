@@ -300,7 +300,8 @@ def _make_parser() -> _Parser:
         "source",
         type=_path,
         metavar="SOURCE",
-        help="DeepFaceLab's SAEHD: a folder, or FOLDER/NAME where it holds several models; an autobackup's folder too",
+        help="of DeepFaceLab's SAEHD the folder, or FOLDER/NAME where it holds several models, an autobackup's folder "
+        "too; of faceswap's original and lightweight the .keras file",
     )
     take.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR", help="a new model folder")
 

@@ -131,7 +131,7 @@ def _network(config: object) -> FaceAutoencoder | None:
 def _newest(path: Path) -> tuple[Checkpoint, Path]:
     """Return the checkpoint that ``path`` is, or the newest one of a model folder, and its folder."""
     if not path.is_dir():
-        raise not_a_folder(path, str(path), "a model folder")
+        raise not_a_folder(path, str(path), "a model folder or a .safetensors file")
     if (path / "state.json").is_file():
         try:
             return CheckpointFolder.read(path), path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Imported:
         model, state = self.model, "with its optimizer's state" if self.optimizer else "without an optimizer's state"
         return (
             f"{model.name} at {model.input_size} px, iteration {self.step}, {state}, in {model_dir}; go on with "
-            f"`swapfast train -A ... -B ... -m {model_dir}`"
+            f"`swapfast train -A ... -B ... -m {shlex.quote(str(model_dir))}`"
         )
 
 

@@ -123,6 +123,8 @@ def _what_else(folder: Path) -> str:
     for other in _OTHERS:
         if any(name.endswith(f"_{other}_data.dat") for name in files):
             return f"holds a model of DeepFaceLab's {other}, and only SAEHD is read; give another folder"
+    if archives := [name for name in files if name.endswith(".keras")]:
+        return f"is a folder, and of faceswap's models the file is read; give {folder / archives[0]}"
     return f"holds no model of DeepFaceLab (NAME{DATA}); give another folder"
 
 

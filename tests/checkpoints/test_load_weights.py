@@ -92,7 +92,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     CheckpointFolder(tmp_path / "other").save(Checkpoint(1, {"model": {"encoder.x": torch.zeros(2)}}, {}))
     for path, said in (
         (tmp_path / "other", r"no weight of its encoder fits the model 'tiny'"),
-        (tmp_path / "none", r"--load-weights .*none: no such folder; give a model folder"),
+        (tmp_path / "none", r"--load-weights .*none: no such folder; give a model folder or a \.safetensors file"),
         (tmp_path, r"holds no model"),
     ):
         with pytest.raises(SwapfastError, match=said):

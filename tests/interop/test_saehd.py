@@ -280,9 +280,12 @@ def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
     amp.mkdir()
     (amp / "x_AMP_data.dat").touch()
     (tmp_path / "file.txt").touch()
+    (tmp_path / "faceswap").mkdir()
+    (tmp_path / "faceswap" / "original.keras").touch()
     for source, said in {
         amp: "holds a model of DeepFaceLab's AMP, and only SAEHD is read",
         tmp_path / "nowhere": "no such file or folder",
+        tmp_path / "faceswap": f"the file is read; give {tmp_path / 'faceswap' / 'original.keras'}",
         tmp_path / "file.txt": "is no model that can be read",
         tmp_path: "holds folders of models; give one of dfl",
     }.items():
@@ -290,6 +293,9 @@ def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
         error = capsys.readouterr().err
         assert said in error and str(source) in error and error.count("\n") == 1
     assert not model_dir.exists()
+    spaced = tmp_path / "my model"
+    assert cli.main(["import", str(folder), "-m", str(spaced)]) == 0
+    assert f"-m '{spaced}'`" in capsys.readouterr().out
     assert cli.main(["import", str(folder), "-m", str(model_dir)]) == 0
     assert cli.main(["import", str(folder), "-m", str(model_dir)]) == 2
     assert "holds a model already; give a new folder" in capsys.readouterr().err
