@@ -13,8 +13,10 @@ def import_problem(module: str) -> str | None:
     """Return why a module cannot be imported here, or None where it can. The first call imports it."""
     try:
         importlib.import_module(module)
-    except (ImportError, OSError) as error:  # missing, made for another version, or without a library of its own
-        return " ".join(str(error).split()).rstrip(".")
+    # Missing, or without a library of its own; what was made for another protobuf raises TypeError, for another numpy
+    # AttributeError.
+    except Exception as error:
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return None
 
 

@@ -68,7 +68,7 @@ def check_h5py(user: str) -> None:
     """Raise SwapfastError where h5py is missing. user: what needs it."""
     problem = import_problem("h5py")
     if problem is not None:
-        raise SwapfastError(f"{user}: needs h5py, which cannot run here ({problem}); `pip install swapfast[keras]`")
+        raise SwapfastError(f"{user}: needs h5py, which cannot run here ({problem}); `pip install 'swapfast[keras]'`")
 
 
 def read_archive(path: Path) -> KerasArchive:

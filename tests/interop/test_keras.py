@@ -442,7 +442,7 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     try:
         with pytest.raises(
-            SwapfastError, match=r"needs h5py, which cannot run here .*; `pip install swapfast\[keras\]`"
+            SwapfastError, match=r"needs h5py, which cannot run here .*; `pip install 'swapfast\[keras\]'`"
         ):
             read_numbers(model_of(plan), archive, read_architecture(archive))
     finally:
