@@ -151,13 +151,15 @@ def check_path(path: str, name: str) -> None:
 
 
 def check_new_file(path: Path, flag: str, suffixes: tuple[str, ...]) -> None:
-    """Raise SwapfastError naming ``flag`` unless ``path`` has one of the suffixes and its folder exists."""
+    """Raise SwapfastError naming ``flag`` unless ``path`` has one of the suffixes and can be written to its folder."""
     if path.suffix.lower() not in suffixes:
         raise SwapfastError(f"{flag} {path}: give a name that ends in {', '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise SwapfastError(f"{flag} {path}: there is no folder {path.absolute().parent}")
     if path.exists() and not path.is_file():
         raise SwapfastError(f"{flag} {path}: is no file; give another name")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise SwapfastError(f"{flag} {path}: its folder may not be written to; give a file in another one")
 
 
 def not_a_folder(path: Path, prefix: str, instead: str = "a folder") -> SwapfastError:

@@ -26,9 +26,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from swapfast.checkpoints.tensor_file import write_tensors
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.files import (
     TEMPORARY,
@@ -165,7 +166,7 @@ class CheckpointFolder:
             files = {}
             for stem, tensors in checkpoint.tensors.items():
                 path = temporary / f"{stem}.safetensors"
-                save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
+                write_tensors(tensors, path)
                 flush(path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             state = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state, "files": files}
@@ -346,7 +347,7 @@ class CheckpointFolder:
         first, second = temporary_name(self.folder / "first"), temporary_name(self.folder / "second")
         try:
             first.mkdir()
-            save_file({"empty": torch.zeros(1)}, first / "empty.safetensors")
+            write_tensors({"empty": torch.zeros(1)}, first / "empty.safetensors")
             flush(first / "empty.safetensors")
             flush(first)
             first.rename(second)

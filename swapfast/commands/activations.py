@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from swapfast.checkpoints.trained import open_model
     from swapfast.device import pick_device
-    from swapfast.files import check_new_file, write_file
+    from swapfast.files import check_new_file, not_a_folder, write_file
     from swapfast.preview.activations import MOST_CHANNELS, MOST_FACES, draw_activations, find_activations
 
     out, faces = arguments.out, arguments.faces
@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SwapfastError(f"--channels {arguments.channels}: must lie within 1 and {MOST_CHANNELS}")
     if len(faces) > MOST_FACES:
         raise SwapfastError(f"{len(faces)} faces: a sheet shows at most {MOST_FACES}; give fewer")
+    if not arguments.model.is_dir():
+        raise not_a_folder(arguments.model, f"MODEL {arguments.model}", "a model folder, and the faces behind it")
     model, config, metadata = open_model(arguments.model, arguments.checkpoint, pick_device(arguments.device))
     for remark in metadata.remarks:
         complain(remark)

@@ -17,7 +17,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import SYNTHETIC_MEDIA, Checkpoint, CheckpointFolder, model_folder
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.files import cannot_write, flush, open_new, temporary_name, write_all
+from swapfast.files import cannot_write, check_folder, flush, open_new, temporary_name, write_all
 from swapfast.logs.steplog import StepLog
 from swapfast.models import FaceAutoencoder
 
@@ -65,6 +65,7 @@ class Imported:
 
 def check_new_model(folder: Path) -> CheckpointFolder:
     """Return the folder for a new model; raise SwapfastError where there is a model or another program's files."""
+    check_folder(folder, "--model-dir")
     checkpoints = model_folder(folder)
     if checkpoints.steps() or checkpoints.kept_aside():
         raise SwapfastError(f"--model-dir {folder}: holds a model already; give a new folder")

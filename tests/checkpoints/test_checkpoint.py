@@ -177,6 +177,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     assert "the disk is full" in result.stdout and "is whole" not in result.stdout, "the first save has no other"
 
 
+def test_who_may_read_new_files_may_read_a_checkpoint(tmp_path):
+    before = os.umask(0o022)
+    try:
+        folder = CheckpointFolder(tmp_path)
+        saved = folder.save(_checkpoint(1))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o644}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("files", range(3))
 def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
@@ -207,7 +217,7 @@ def test_a_kill_while_dropping_an_old_one_leaves_no_half_of_it(tmp_path, files):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["save_file", "replace"])
+@pytest.mark.parametrize("moment", ["write_tensors", "replace"])
 def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
     """The process dies in the middle of the second save; the third run finds the first and cleans up."""
     folder = CheckpointFolder(tmp_path)
@@ -216,8 +226,8 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, moment):
         import os, torch
         from swapfast.checkpoints import folder as checkpoint
         die = lambda *a, **k: os._exit(9)
-        if {moment!r} == "save_file":
-            checkpoint.save_file = die
+        if {moment!r} == "write_tensors":
+            checkpoint.write_tensors = die
         else:
             checkpoint.Path.rename = die
         checkpoint.CheckpointFolder({str(tmp_path)!r}).save(checkpoint.Checkpoint(2, {{"model": {{}}}}, {{}}))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from swapfast.checkpoints import folder as checkpoint
+from swapfast.checkpoints import tensor_file
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots, describe
 from swapfast.errors import SwapfastError
@@ -93,7 +93,7 @@ def test_a_disk_where_safetensors_cannot_save_is_refused(tmp_path, monkeypatch):
     def save_file(*_arguments):
         raise SafetensorError("Error while serializing: I/O error: Function not implemented (os error 38)")
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(tensor_file, "save_file", save_file)
     with pytest.raises(SwapfastError, match=r"no checkpoint can be saved.*Function not implemented.*--after-save") as e:
         CheckpointFolder(tmp_path).try_save()
     assert e.value.code == 2 and list(tmp_path.iterdir()) == []

@@ -301,6 +301,9 @@ def test_what_is_no_model_and_where_one_cannot_go(model_copy, tmp_path, capsys):
     assert "holds a model already; give a new folder" in capsys.readouterr().err
     assert cli.main(["import", str(folder), "-m", str(folder)]) == 2
     assert "holds another program's model" in capsys.readouterr().err
+    beneath = tmp_path / "file.txt" / "model"
+    assert cli.main(["import", str(folder), "-m", str(beneath)]) == 2
+    assert f"--model-dir {beneath}: {beneath.parent}: is a file; give a folder" in capsys.readouterr().err
     assert sorted(path.name for path in model_dir.iterdir() if path.is_dir()) == ["checkpoint-00000003", KEPT, "logs"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -194,6 +196,19 @@ def test_requests_that_cannot_be_met(folder, words, said, capsys, monkeypatch):
     code, out, error = _run(folder, capsys, *words)
     assert code == 2 and out == "" and said in error and error.count("\n") == 1
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_face_in_the_models_place_is_called_so(folder, capsys):
+    assert cli.main(["activations", str(folder / "head.png"), str(folder / "model"), "-o", str(folder / "x.png")]) == 2
+    said = f"MODEL {folder / 'head.png'}: is a file; give a model folder, and the faces behind it\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_told_at_once(folder, tmp_path, capsys):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, error = _run(folder, capsys, folder / "head.png", "-o", tmp_path / "locked" / "x.png")
+    assert code == 2 and "its folder may not be written to; give a file in another one" in error
 
 
 def test_a_face_is_never_replaced_by_the_sheet(folder, capsys, monkeypatch):
