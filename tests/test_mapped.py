@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 
 from swapfast.files import TEMPORARY
 from swapfast.mapped import NewArrays, open_arrays, write_arrays
-from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("u1", "<i4", "<i8", "<f4", "<f8")
@@ -283,7 +282,7 @@ for number in range(10**9):
 
 def _started(program: str, *arguments, **options) -> subprocess.Popen:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 def _killed(process: subprocess.Popen) -> None:

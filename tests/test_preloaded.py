@@ -11,6 +11,8 @@ import pytest
 
 from tests import preloaded
 
+pytestmark = pytest.mark.slow  # the first one loads all packages
+
 TELL = """
 import os, sys
 print(__name__, sys.argv, os.getcwd(), os.environ.get("MINE"), os.getppid() == int(sys.argv[1]), "torch" in sys.modules)

@@ -16,7 +16,6 @@ import pytest
 
 from swapfast.system import on_all_cores
 from swapfast.threads import PATIENCE_S, ThreadPool, wait_in_thread
-from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 # Refuses threads as the system does (ulimit -u, pids.max), for a process of its own.
@@ -37,7 +36,7 @@ threading.Thread.start = refuse
 def run_refused(program: str, refused: str = "free < 1", free: int = 0) -> subprocess.CompletedProcess:
     """Run a program where no more than ``free`` threads, or none that is ``refused``, can be started."""
     code = REFUSE.format(refused=refused, free=free) + program
-    return preloaded.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
 def test_results_come_in_order_and_errors_where_they_are_asked_for():
@@ -142,7 +141,7 @@ except KeyboardInterrupt:
     print("interrupted")
     sys.exit(leave(3))
 """
-    process = preloaded.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (process.returncode, process.stdout) == (3, "interrupted\n"), process.stderr
 
 
@@ -207,5 +206,5 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_a_worker_that_is_killed_within_a_result_keeps_nobody_from_leaving():
-    result = preloaded.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    result = subprocess.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "stopped\n", "")

@@ -142,6 +142,7 @@ def test_nothing_but_damage_is_an_error_and_not_a_new_start(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_folder_is_held_by_one_process(tmp_path):
     folder = CheckpointFolder(tmp_path)
     program = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"

@@ -29,6 +29,8 @@ from swapfast.models.registry import MODELS, plan_model
 from swapfast.requirements import import_problem
 from tests.export.test_export import refused, save
 
+pytestmark = pytest.mark.slow  # onnxruntime and dozens of networks
+
 DIMS = {"input_size": 64, "ae_dims": 16, "e_dims": 8, "d_dims": 8}
 NARROW = {"encoder_width": 8, "dense": 16}
 # Each model: its name and sizes, and whether a mask is learned.

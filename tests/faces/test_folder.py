@@ -28,7 +28,6 @@ from swapfast.faces.folder import describe, inspect_folder, scan_folder
 from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.png import write_header
-from tests import preloaded
 from tests.faces.face_samples import a_face, a_payload, a_picture, a_stored_mask, png_bytes, write_head, write_plain
 
 
@@ -358,7 +357,7 @@ def slow_scan(tmp_path):
     for index in range(1, system.PROCESSES_FROM + 20):
         (tmp_path / f"{index:04}.png").hardlink_to(source)
     command = [sys.executable, "-c", SLOW_SCAN, str(tmp_path)]
-    process = preloaded.Popen(
+    process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     workers = [int(word) for word in process.stdout.readline().split()]

@@ -27,6 +27,8 @@ from tests.interop.keras_files import (
     save_plan,
 )
 
+pytestmark = pytest.mark.slow  # whole commands
+
 NUMBERS = random_numbers(config_of(SMALL)[1])
 
 

@@ -98,6 +98,7 @@ def test_an_imported_model_makes_the_recorded_pictures(name, recorded, golden, t
     assert not np.array_equal(metadata.mean_faces["a"], metadata.mean_faces["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", NAMES)
 def test_training_goes_on_as_there(name, recorded, golden, within):
@@ -448,6 +449,7 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_changed_files_are_read_or_refused(model_copy):
     """Whatever the bytes of one file, the answer is a model whose weights are finite, or one line."""
     folder = model_copy("df_64")

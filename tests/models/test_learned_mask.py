@@ -13,6 +13,8 @@ from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.registry import MODELS
 from swapfast.swap.apply import all_swaps
 
+pytestmark = pytest.mark.slow  # every family
+
 DIMS = {"input_size": 64, "ae_dims": 16, "e_dims": 4, "d_dims": 4}
 FAMILIES = [
     ("tiny", {}),
