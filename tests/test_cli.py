@@ -108,6 +108,7 @@ def test_the_same_command_goes_on_and_says_when_it_is_done(faces, tmp_path, run)
     assert code == 0 and "4 iterations are trained already" in out and sorted(model.rglob("*")) == files
 
 
+@pytest.mark.slow
 def test_a_resumed_model_keeps_its_settings_but_for_those_given(faces, tmp_path, run):
     model = tmp_path / "model"
     assert run(*_train(faces, model, "-i", 1, "-P"))[0] == 0
@@ -966,7 +967,7 @@ def test_help_names_the_commands_and_the_rule(run, capsys):
 def test_a_wrong_request_ends_the_process_with_code_2(arguments, variables, message, tmp_path):
     """As a shell sees it: all others are asked for within this process."""
     command = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    result = preloaded.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables)
     assert result.returncode == 2 and not result.stdout, result.stderr
     assert re.match(f"swapfast: {message}", result.stderr) and result.stderr.count("\n") == 1, result.stderr
 

@@ -247,6 +247,7 @@ def settled_by_the_kernel(grid, positions, offsets, active):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settle", [settled, settled_by_the_kernel], ids=["arrays", "kernel"])
 def test_nodes_settle_where_the_definition_says(within, settle):
     """The sum that is made least, written down in full and solved in float64; points left out count for nothing."""

@@ -75,6 +75,7 @@ def test_every_time_and_from_every_cache_the_same(sets, device):
             assert one[0] == two[0] and all(map(torch.equal, one[1:], two[1:]))
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_read_is_named(made_faces, tmp_path, device):
     folder = tmp_path / "faces"
     shutil.copytree(made_faces / "a", folder)
