@@ -908,6 +908,7 @@ def test_variables_are_settings(faces, tmp_path, run, monkeypatch):
     assert run("inspect", faces / "a")[0] == 0, "which reads none"
 
 
+@pytest.mark.slow
 def test_every_flag_of_a_setting_reaches_it(run):
     for name, (option, _, _, default) in settings(TrainConfig()).items():
         flag = option.flag.split("/")[-1]

@@ -119,6 +119,7 @@ def test_more_faces_on_both_sides_go_on(faces, tmp_path, train):
     assert code == 0 and "side B" in out and "10 of 10 faces are new to this model" in out, err
 
 
+@pytest.mark.slow
 def test_the_same_faces_on_both_sides_are_told_of(faces, tmp_path, train):
     a = faces / "a"
     for number, (copy, count) in enumerate(((a, "all"), (_copy(a, tmp_path / "c", without="0002", prefix="z"), "9"))):

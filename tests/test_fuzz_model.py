@@ -507,6 +507,7 @@ def test_damaged_files_are_refused_in_one_line_or_do_not_matter(tmp_path):
     assert not faults, f"{len(faults)} of {SEEDS} seeds:\n" + "\n".join(faults[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_what_is_whole_is_used(name, tmp_path_factory, request):
     """Without damage nothing is refused: the functions above do reach the end."""

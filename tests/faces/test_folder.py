@@ -394,6 +394,7 @@ def test_workers_do_not_outlive_a_killed_parent(slow_scan):
     assert are_gone(workers)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads do the reading")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_to_the_group_is_the_parents_alone(slow_scan, name):

@@ -68,6 +68,7 @@ def test_landmarks_of_the_turned_picture_come_to_lie_where_the_face_is_stored(tm
     np.testing.assert_array_equal(record.landmarks, in_stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_landmarks_of_the_turned_picture_are_refused_unless_the_json_says_so(tmp_path, photographs, orientation):
     for number, (picture, landmarks) in enumerate(photographs):

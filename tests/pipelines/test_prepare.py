@@ -119,6 +119,7 @@ def test_dali_reads_the_same_pixels(made_faces, tmp_path):
         assert np.array_equal(masks.at(row).reshape(3, 72, 72), extra_masks)
 
 
+@pytest.mark.slow
 def test_mask_types(made_faces, heads, tmp_path):
     _prepare(made_faces / "a", tmp_path / "file", mask_type="file")
     record = scan_folder(made_faces / "a").records[2]

@@ -53,6 +53,7 @@ def test_an_untrained_model_is_near_nothing(truth, model):
     assert evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth) == result, "nothing is drawn"
 
 
+@pytest.mark.slow
 def test_where_both_identities_are_one_nothing_has_to_change(truth, model, tmp_path):
     for side in "ab":
         shutil.copytree(truth / "b", tmp_path / side)
