@@ -12,6 +12,8 @@ import pytest
 import cli
 from swapfast.checkpoints.folder import CheckpointFolder
 
+pytestmark = pytest.mark.slow  # whole commands
+
 TINY = ["-t", "tiny", "-b", "4", "--preview-images", "2", "--no-logs"]
 
 
@@ -42,7 +44,6 @@ def _change_masks(source: Path, target: Path, change, count: int) -> Path:
     return target
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["host", "off"])
 def test_masks_that_do_not_show_the_face_are_bad_files(faces, tmp_path, train, cache):
     wrong = _change_masks(faces / "a", tmp_path / "a", lambda mask: (mask > 127).astype(np.uint8), 3)
@@ -119,7 +120,6 @@ def test_more_faces_on_both_sides_go_on(faces, tmp_path, train):
     assert code == 0 and "side B" in out and "10 of 10 faces are new to this model" in out, err
 
 
-@pytest.mark.slow
 def test_the_same_faces_on_both_sides_are_told_of(faces, tmp_path, train):
     a = faces / "a"
     for number, (copy, count) in enumerate(((a, "all"), (_copy(a, tmp_path / "c", without="0002", prefix="z"), "9"))):

@@ -150,6 +150,7 @@ def refused(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", PATHS)
 def test_a_path_that_no_file_can_have_is_refused(argument, refused):
     prefix, suffix = PATHS[argument]
