@@ -10,6 +10,8 @@ import pytest
 
 import cli
 
+pytestmark = pytest.mark.slow  # a hundred and more commands
+
 DIGITS = "9" * 5000
 NESTED = "[" * 3000 + "]" * 3000
 LONG = "x" * 300  # longer than a name may be
@@ -150,7 +152,6 @@ def refused(tmp_path, monkeypatch, capfd):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("argument", PATHS)
 def test_a_path_that_no_file_can_have_is_refused(argument, refused):
     prefix, suffix = PATHS[argument]

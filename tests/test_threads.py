@@ -17,6 +17,8 @@ import pytest
 from swapfast.system import on_all_cores
 from swapfast.threads import PATIENCE_S, ThreadPool, wait_in_thread
 
+pytestmark = pytest.mark.slow  # programs, and waits
+
 ROOT = Path(__file__).resolve().parents[1]
 # Refuses threads as the system does (ulimit -u, pids.max), for a process of its own.
 REFUSE = """
@@ -151,7 +153,6 @@ def test_a_call_in_a_thread_gives_what_it_returns_or_raises():
         wait_in_thread(lambda: int("no"), "no")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_workers_that_sleep_for_ever_are_given_up():
     """As a fork does that finds a lock which another thread held."""
@@ -166,7 +167,6 @@ def test_workers_that_sleep_for_ever_are_given_up():
     assert set(multiprocessing.active_children()) <= earlier
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_workers_that_work_are_waited_for():
     """One item takes longer than the patience with sleepers."""
@@ -203,7 +203,6 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_a_worker_that_is_killed_within_a_result_keeps_nobody_from_leaving():
     result = subprocess.run([sys.executable, "-c", CUT_OFF], capture_output=True, text=True, cwd=ROOT, timeout=60)

@@ -40,6 +40,8 @@ from tests.interop.keras_files import (
     weights_file,
 )
 
+pytestmark = pytest.mark.slow  # hostile files by the dozen
+
 NARROW = {name: plan.divided(16) for name, plan in PLANS.items()}
 
 
@@ -308,7 +310,6 @@ def _virtual(file) -> None:
     _first(file).create_virtual_dataset("0", layout)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -353,7 +354,6 @@ def test_a_weights_file_that_is_not_what_it_says_is_refused(damage, words, tmp_p
     assert "\n" not in str(raised.value) and "is damaged" in str(raised.value) and str(path) in str(raised.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_weights_file_with_broken_bytes_is_refused_or_read(seed, tmp_path):
     """Whatever is broken of the structure, what is raised is a SwapfastError."""

@@ -31,6 +31,8 @@ from swapfast.synthetic import synthesize
 from swapfast.training.trainer import Trainer
 from tests.interop.test_pickles import BeforeNumpy2, same
 
+pytestmark = pytest.mark.slow  # hostile files by the dozen
+
 NAMES = ("df_64", "df-ud_64", "liae-ud_96", "liae-udtc_64")
 
 
@@ -98,7 +100,6 @@ def test_an_imported_model_makes_the_recorded_pictures(name, recorded, golden, t
     assert not np.array_equal(metadata.mean_faces["a"], metadata.mean_faces["b"])
 
 
-@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", NAMES)
 def test_training_goes_on_as_there(name, recorded, golden, within):
@@ -449,7 +450,6 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.slow
 def test_changed_files_are_read_or_refused(model_copy):
     """Whatever the bytes of one file, the answer is a model whose weights are finite, or one line."""
     folder = model_copy("df_64")
@@ -470,7 +470,6 @@ def test_changed_files_are_read_or_refused(model_copy):
     assert outcomes["refused"] > 12 and outcomes["read"] > 2
 
 
-@pytest.mark.slow
 @pytest.mark.golden
 def test_it_is_trained_here_and_goes_back(recorded, tmp_path, capsys):
     faces, model_dir, back = tmp_path / "faces", tmp_path / "model", tmp_path / "back"
