@@ -34,9 +34,9 @@ demo: $(READY)
 	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
 	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
 
-# Two tests at a time; three are no faster on two cores, and hard on those that wait for other processes.
+# Three tests at a time on two cores: some wait, for other processes or for a time to pass.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # The tests that are not marked slow: under a minute on two cores.
 quick: $(READY)
