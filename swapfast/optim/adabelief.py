@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from swapfast.optim.grouped import WeightGroup, by_step_count
@@ -56,6 +57,16 @@ class AdaBelief(torch.optim.Optimizer):
                 _step(weights, group)
 
 
+def update_averages(
+    gradients: list[Tensor], mean: list[Tensor], variance: list[Tensor], betas: tuple[float, float]
+) -> None:
+    """Update, in place, the means of the gradients and of their squared distances to the new means."""
+    torch._foreach_lerp_(mean, gradients, 1 - betas[0])
+    surprise = torch._foreach_sub(gradients, mean)
+    torch._foreach_mul_(variance, betas[1])
+    torch._foreach_addcmul_(variance, surprise, surprise, 1 - betas[1])
+
+
 def _step(weight_group: WeightGroup, group: dict) -> None:
     """Move weights that have had equally many steps. group: torch's, for the rate and its like."""
     step, weights, gradients, (mean, variance, *maximum) = weight_group
@@ -63,10 +74,7 @@ def _step(weight_group: WeightGroup, group: dict) -> None:
     beta_1, beta_2 = group["betas"]
     if group["weight_decay"]:
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-    torch._foreach_lerp_(mean, gradients, 1 - beta_1)
-    surprise = torch._foreach_sub(gradients, mean)
-    torch._foreach_mul_(variance, beta_2)
-    torch._foreach_addcmul_(variance, surprise, surprise, 1 - beta_2)
+    update_averages(gradients, mean, variance, group["betas"])
     torch._foreach_add_(variance, group["eps"])
     if largest is not None:
         torch._foreach_maximum_(largest, variance)

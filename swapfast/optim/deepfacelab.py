@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim.optimizer import ParamsT
 
+from swapfast.optim.adabelief import update_averages
 from swapfast.optim.grouped import by_step_count
 
 EPSILON = 1e-6  # added to a root, never under it
@@ -26,15 +27,11 @@ class PlainAdaBelief(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here calls a closure
         """Move the weights."""
         for group in self.param_groups:
-            beta_1, beta_2 = group["betas"]
             names = ("exp_avg", "exp_avg_var")
             for _, weights, gradients, (mean, variance) in by_step_count(self.state, group["params"], names):
                 if group["weight_decay"]:
                     torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_lerp_(mean, gradients, 1 - beta_1)
-                surprise = torch._foreach_sub(gradients, mean)
-                torch._foreach_mul_(variance, beta_2)
-                torch._foreach_addcmul_(variance, surprise, surprise, 1 - beta_2)
+                update_averages(gradients, mean, variance, group["betas"])
                 root = torch._foreach_sqrt(variance)
                 torch._foreach_add_(root, EPSILON)
                 torch._foreach_addcdiv_(weights, mean, root, -group["lr"])
