@@ -82,11 +82,16 @@ def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
     code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth", "--json")
     result = json.loads(out)
     assert code == 0
-    assert set(result) == {"swap_psnr", "mean_b_psnr", "unchanged_psnr", "reconstruction_psnr", "pairs"}
+    figures = {f"{who}_{name}" for who in ("swap", "mean_b") for name in ("psnr", "psnr_matched", "ssim")}
+    assert set(result) == figures | {
+        *("color_error", "mean_b_color_error", "unchanged_psnr", "reconstruction_psnr", "pairs")
+    }
+    assert result["swap_psnr_matched"] >= result["swap_psnr"] and 0 < result["color_error"] < 1
     assert result["pairs"] == 3 and result["mean_b_psnr"] > result["unchanged_psnr"]
 
     code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth")
     assert code == 0 and f"{result['swap_psnr']:.2f} dB" in out
+    assert f"colour-matched {result['swap_psnr_matched']:.2f} dB" in out
     (backup,) = model.glob("backup-*")
     lowest = int(backup.name.removeprefix("backup-"))
     measured = {}

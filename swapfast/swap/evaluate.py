@@ -23,46 +23,45 @@ from swapfast.faces.masks import FRAME_TYPES, face_mask_in
 from swapfast.faces.record import FaceRecord
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.apply import swap_faces
+from swapfast.swap.figures import Distances
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean PSNR over all pairs, in dB, against the true B inside B's face mask.
+    """The mean figures over all pairs against the true B inside B's face mask; see figures.py.
 
-    swap_psnr: of A swapped to B.
-    mean_b_psnr: of the mean training face of B, the output of a model that learned only an average.
+    swap_psnr: of A swapped to B, in dB; swap_psnr_matched, after the swap's mean colour was set right; swap_ssim.
+    color_error: how far the swap's mean colour is off, 0..1, as a root mean square over B, G and R.
+    mean_b_psnr and so on: the same of the mean training face of B, the output of a model that learned only an average.
     unchanged_psnr: of A itself.
     reconstruction_psnr: of B reconstructed by its own decoder.
     """
 
     swap_psnr: float
+    swap_psnr_matched: float
+    swap_ssim: float
+    color_error: float
     mean_b_psnr: float
+    mean_b_psnr_matched: float
+    mean_b_ssim: float
+    mean_b_color_error: float
     unchanged_psnr: float
     reconstruction_psnr: float
     pairs: int
 
     def to_dict(self) -> dict:
-        """Return the values rounded to a thousandth, JSON-ready."""
-        return {name: round(value, 3) for name, value in asdict(self).items()}
+        """Return the values rounded, JSON-ready: dB to a thousandth, the others to a hundred-thousandth."""
+        return {name: round(value, 3 if "psnr" in name else 5) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         return (
             f"swap A > B {self.swap_psnr:.2f} dB to the true swap over {self.pairs} pairs "
             f"(mean face of B {self.mean_b_psnr:.2f}, A unchanged {self.unchanged_psnr:.2f}, "
-            f"B > B {self.reconstruction_psnr:.2f})"
+            f"B > B {self.reconstruction_psnr:.2f})\n"
+            f"colour-matched {self.swap_psnr_matched:.2f} dB (mean face of B {self.mean_b_psnr_matched:.2f}), "
+            f"SSIM {self.swap_ssim:.3f} ({self.mean_b_ssim:.3f}), "
+            f"colour off by {self.color_error:.3f} ({self.mean_b_color_error:.3f})"
         )
-
-
-def masked_psnr(images: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Return each image's PSNR in dB, weighted by its mask.
-
-    images, expected: (n, H, W, 3) in 0..1.
-    masks: (n, H, W) in 0..1, none of them empty.
-    Returns (n,) float64.
-    """
-    squares = ((images.astype(np.float64) - expected) ** 2).mean(-1)
-    error = (squares * masks).sum((1, 2)) / masks.sum((1, 2))
-    return -10 * np.log10(np.maximum(error, 1e-10))
 
 
 def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
@@ -103,6 +102,76 @@ def _picture(record: FaceRecord) -> np.ndarray:
         raise SwapfastError(f"{record.path}: {error}") from error
 
 
+@dataclass(frozen=True)
+class TruePairs:
+    """True swaps, as a model sees them and as it should make them: n pairs, BGR in 0..1.
+
+    inputs_a, inputs_b: (n, 3, h, w) at the model's input size.
+    true_a, true_b: (n, H, W, 3) at its largest output size.
+    masks: (n, H, W), the face of B.
+    """
+
+    inputs_a: np.ndarray
+    inputs_b: np.ndarray
+    true_a: np.ndarray
+    true_b: np.ndarray
+    masks: np.ndarray
+
+    def distances(self, images: np.ndarray) -> Distances:
+        """Return how far (n, H, W, 3 or 4) images lie from the true B."""
+        return Distances.of(images[..., :3], self.true_b, self.masks)
+
+    def measure(self, model: FaceAutoencoder, mean_b: np.ndarray) -> Evaluation:
+        """Measure ``model``. mean_b: (H, W, 3) in 0..1 BGR, the mean training face of B."""
+        swap = self.distances(swap_faces(model, self.inputs_a, "b"))
+        mean = self.distances(np.broadcast_to(mean_b, self.true_b.shape))
+        return Evaluation(
+            swap_psnr=swap.psnr,
+            swap_psnr_matched=swap.psnr_matched,
+            swap_ssim=swap.ssim,
+            color_error=swap.color_error,
+            mean_b_psnr=mean.psnr,
+            mean_b_psnr_matched=mean.psnr_matched,
+            mean_b_ssim=mean.ssim,
+            mean_b_color_error=mean.color_error,
+            unchanged_psnr=self.distances(self.true_a).psnr,
+            reconstruction_psnr=self.distances(swap_faces(model, self.inputs_b, "b")).psnr,
+            pairs=len(self.masks),
+        )
+
+
+def read_pairs(
+    truth: Path,
+    config: TrainConfig,
+    input_size: int,
+    output_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> TruePairs:
+    """Read the pairs in the folder ``truth`` at a model's input and largest output size, px.
+
+    progress: called with (pictures decoded, pictures in total).
+    Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
+    """
+    pairs = _pairs(truth)
+
+    def crops(side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a side's model inputs (n, 3, h, w) and true outputs (n, size, size, 3), in 0..1."""
+        inputs = np.empty((len(pairs), input_size, input_size, 3), np.float32)
+        expected = np.empty((len(pairs), output_size, output_size, 3), np.float32)
+        for index, pair in enumerate(pairs):
+            # As in training: cropped once, at the largest size, and shrunk to the others.
+            crop = crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, max(input_size, output_size))
+            for stack in (inputs, expected):
+                stack[index] = shrink(crop, stack.shape[1])
+            if progress is not None:
+                progress(side * len(pairs) + index + 1, 2 * len(pairs))
+        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)) / 255, expected / 255
+
+    masks = np.stack([face_mask_for(a, b, config, output_size) for a, b in pairs]) / 255
+    (inputs_a, true_a), (inputs_b, true_b) = crops(0), crops(1)
+    return TruePairs(inputs_a, inputs_b, true_a, true_b, masks)
+
+
 def evaluate(
     model: FaceAutoencoder,
     config: TrainConfig,
@@ -113,35 +182,6 @@ def evaluate(
     """Measure ``model`` on the pairs in the folder ``truth``.
 
     mean_b: (H, W, 3) in 0..1 BGR, the mean training face of B at the model's largest output size.
-    progress: called with (pictures decoded, pictures in total).
-    Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
+    progress, errors: as of ``read_pairs``.
     """
-    pairs = _pairs(truth)
-    size = model.output_sizes[-1]
-
-    def crops(side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a side's model inputs (n, 3, h, w) and true outputs (n, size, size, 3), in 0..1."""
-        inputs = np.empty((len(pairs), model.input_size, model.input_size, 3), np.float32)
-        expected = np.empty((len(pairs), size, size, 3), np.float32)
-        for index, pair in enumerate(pairs):
-            # As in training: cropped once, at the largest size, and shrunk to the others.
-            crop = crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, max(model.input_size, size))
-            for stack in (inputs, expected):
-                stack[index] = shrink(crop, stack.shape[1])
-            if progress is not None:
-                progress(side * len(pairs) + index + 1, 2 * len(pairs))
-        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)) / 255, expected / 255
-
-    masks = np.stack([face_mask_for(a, b, config, size) for a, b in pairs]) / 255
-    (inputs_a, true_a), (inputs_b, true_b) = crops(0), crops(1)
-
-    def psnr(images: np.ndarray) -> float:
-        return float(masked_psnr(images[..., :3], true_b, masks).mean())
-
-    return Evaluation(
-        swap_psnr=psnr(swap_faces(model, inputs_a, "b")),
-        mean_b_psnr=psnr(np.broadcast_to(mean_b, true_b.shape)),
-        unchanged_psnr=psnr(true_a),
-        reconstruction_psnr=psnr(swap_faces(model, inputs_b, "b")),
-        pairs=len(pairs),
-    )
+    return read_pairs(truth, config, model.input_size, model.output_sizes[-1], progress).measure(model, mean_b)

@@ -15,7 +15,8 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import face_mask
 from swapfast.models.tiny import tiny
-from swapfast.swap.evaluate import evaluate, face_mask_for, masked_psnr
+from swapfast.swap.evaluate import evaluate, face_mask_for
+from swapfast.swap.figures import Distances, color_errors, each_distance, masked_psnr, masked_ssim, match_colors
 from swapfast.synthetic import synthesize
 
 
@@ -45,11 +46,52 @@ def test_the_psnr_counts_what_lies_inside_the_mask():
     assert masked_psnr(made, true, mask)[0] == pytest.approx(-10 * np.log10(0.01 * 4 / 6))
 
 
+def _noisy(rng: np.random.Generator, count: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    true = cv2.GaussianBlur(rng.uniform(0, 1, (32, 32, 3 * count)), (0, 0), 2).reshape(32, 32, 3, count)
+    true = np.ascontiguousarray(true.transpose(3, 0, 1, 2))
+    return true + rng.normal(0, 0.03, true.shape), true, rng.uniform(0, 1, true.shape[:3])
+
+
+def test_a_picture_in_another_colour_is_matched_and_the_colour_is_told():
+    """A picture that differs by a shift alone has no error left; the squares of the two figures add up to the whole."""
+    images, true, masks = _noisy(np.random.default_rng(1))
+    shift = np.array((0.1, -0.2, 0.05))
+    assert color_errors(true + shift, true, masks) == pytest.approx(np.sqrt((shift**2).mean()))
+    np.testing.assert_allclose(match_colors(true + shift, true, masks), true, atol=1e-12)
+    found = each_distance(images + shift, true, masks)
+    raw, matched = (10 ** (-found[name] / 10) for name in ("psnr", "psnr_matched"))
+    np.testing.assert_allclose(raw, matched + found["color_error"] ** 2, rtol=1e-9)
+    outside = np.where(masks[..., None] > 0.5, true, 0.9)
+    assert (masked_psnr(outside, true, masks > 0.5) == 100).all(), "what lies outside does not count"
+    assert Distances.of(images, true, masks).psnr == pytest.approx(masked_psnr(images, true, masks).mean())
+
+
+def test_ssim_is_the_papers(within):
+    """At one pixel, by the paper's formula over its window; 1 for equal pictures and less for worse ones."""
+    images, true, masks = _noisy(np.random.default_rng(2))
+    assert masked_ssim(true, true, masks) == pytest.approx(1.0)
+    assert (masked_ssim(images, true, masks) < masked_ssim((images + true) / 2, true, masks)).all()
+    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    weights = np.outer(window, window)[..., None] / window.sum() ** 2
+    x, y = images[0, 10:21, 8:19], true[0, 10:21, 8:19]
+    mean_x, mean_y = (weights * x).sum((0, 1)), (weights * y).sum((0, 1))
+    var_x, var_y = (weights * (x - mean_x) ** 2).sum((0, 1)), (weights * (y - mean_y) ** 2).sum((0, 1))
+    covariance = (weights * (x - mean_x) * (y - mean_y)).sum((0, 1))
+    expected = (2 * mean_x * mean_y + 1e-4) * (2 * covariance + 9e-4)
+    expected = expected / ((mean_x**2 + mean_y**2 + 1e-4) * (var_x + var_y + 9e-4))
+    at = np.zeros((1, 32, 32))
+    at[0, 15, 13] = 1
+    # float64; variances come as differences of sums of up to 1, so the error is some 1e-16 / 9e-4.
+    within("SSIM of a pixel", abs(masked_ssim(images[:1], true[:1], at)[0] - expected.mean()), 1e-10)
+
+
 @pytest.mark.slow
 def test_an_untrained_model_is_near_nothing(truth, model):
     result = evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth)
     assert result.pairs == 4
     assert result.swap_psnr < 18 and 5 < result.unchanged_psnr < 16
+    assert result.swap_psnr_matched > result.swap_psnr and result.mean_b_psnr_matched > result.mean_b_psnr
+    assert 0.03 < result.mean_b_color_error < 1 and result.swap_ssim < 0.9, "grey is not B's colour"
     assert evaluate(model, TrainConfig(), np.full((64, 64, 3), 0.5), truth) == result, "nothing is drawn"
 
 
