@@ -1,0 +1,223 @@
+"""Encoded packets in files of a few seconds each, so that a killed run loses no more than the one in progress.
+
+A segment begins with a key frame and refers to nothing before it. Its file:
+
+    8 bytes    b"SWAPSEG1"
+    each packet, in the order in which it is decoded:
+        <q q I B   time stamp and duration in units of the video's time base, bytes, 1 for a key frame
+        ...        that many bytes
+    <q q I B   number of packets, 0, 0, 2: the end
+
+NUT, MPEG-TS or Matroska would move or round the time stamps. A finished segment has its final name,
+NUMBER-OF-ITS-FIRST-FRAME.segment; what a killed run left under a temporary name is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from swapfast.errors import EXIT_REQUEST, SwapfastError
+from swapfast.files import (
+    TEMPORARY,
+    cannot_write,
+    open_lock,
+    open_new,
+    open_plain,
+    put_in_place,
+    temporary_name,
+    try_lock,
+    write_all,
+    write_file,
+)
+from swapfast.video.encoding import Encoding
+
+_MAGIC = b"SWAPSEG1"
+_RECORD = struct.Struct("<qqIB")
+_PLAIN, _KEY, _END = range(3)
+_REQUEST, _LOCK = "request.json", ".lock"
+_LONGEST_REQUEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Packet:
+    """An encoded frame: pts and duration in units of the video's time base; offset of its bytes in the segment."""
+
+    pts: int
+    duration: int
+    is_key: bool
+    size: int
+    offset: int
+
+
+class SegmentError(Exception):
+    """A segment's file is not what was written: cut off, or another program's."""
+
+
+def read_packets(path: Path) -> list[Packet]:
+    """Return the packets of a segment, without their bytes. Raises SegmentError where it is not whole."""
+    packets: list[Packet] = []
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise SegmentError(f"{path}: is no segment")
+        offset = len(_MAGIC)
+        while True:
+            file.seek(offset)
+            record = file.read(_RECORD.size)
+            if len(record) != _RECORD.size:
+                raise SegmentError(f"{path}: is cut off")
+            pts, duration, length, kind = _RECORD.unpack(record)
+            offset += _RECORD.size
+            if kind == _END:
+                if pts != len(packets) or offset != size:
+                    raise SegmentError(f"{path}: is damaged")
+                return packets
+            packets.append(Packet(pts, duration, kind == _KEY, length, offset))
+            offset += length
+            if offset > size:
+                raise SegmentError(f"{path}: is cut off")
+
+
+class Segment:
+    """Encodes frames into one segment's file. ``path`` appears with ``finish``."""
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        self._path, self._temporary = path, temporary_name(path)
+        self._context = encoding.open()
+        self._durations: dict[int, int] = {}
+        self.frames = self._packets = 0
+        self._file: BinaryIO = open_new(self._temporary)
+        write_all(self._file, _MAGIC)
+
+    def add(self, frame: Any, pts: int, duration: int) -> None:
+        """Encode a frame of PyAV's. pts, duration: in units of the encoding's time base."""
+        frame.pts, frame.time_base = pts, self._context.time_base
+        self._durations[pts] = duration
+        self.frames += 1
+        self._write(self._context.encode(frame))
+
+    def _write(self, packets: list[Any]) -> None:
+        for packet in packets:
+            kind = _KEY if packet.is_keyframe else _PLAIN
+            write_all(self._file, _RECORD.pack(packet.pts, self._durations.pop(packet.pts, 0), packet.size, kind))
+            write_all(self._file, bytes(packet))
+            self._packets += 1
+
+    def finish(self) -> None:
+        """Encode what the encoder still holds and give the file its name."""
+        self._write(self._context.encode(None))
+        if self._packets != self.frames:
+            raise RuntimeError(f"the encoder made {self._packets} packets of {self.frames} frames")
+        write_all(self._file, _RECORD.pack(self._packets, 0, 0, _END))
+        self._file.close()
+        put_in_place(self._temporary, self._path)
+
+    def drop(self) -> None:
+        """Remove the unfinished file."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class SegmentFolder:
+    """The segments of one unfinished video, in a hidden folder beside it.
+
+    out: the video. request: what decides over its frames: a finished segment of another request is not used.
+    Raises SwapfastError where another process writes the same video.
+    """
+
+    def __init__(self, out: Path, request: dict[str, Any]) -> None:
+        self.path = out.absolute().with_name(f".{out.name}.segments")
+        text = json.dumps(request, sort_keys=True, default=str)
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._lock = open_lock(self.path / _LOCK)
+            if try_lock(self._lock) is False:
+                self._lock.close()
+                raise SwapfastError(f"-o {out}: another run is writing it; wait for it, or give another name")
+            self._clear_temporary()
+            if self._former_request() != text:
+                self._clear()
+                write_file(self.path / _REQUEST, text.encode())
+            self.segments = self._finished()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def _former_request(self) -> str | None:
+        try:
+            with open_plain(self.path / _REQUEST) as file:
+                return file.read(_LONGEST_REQUEST).decode(errors="replace")
+        except OSError:
+            return None
+
+    def _clear_temporary(self) -> None:
+        for path in self.path.glob(f"{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        for path in self.path.glob("*.segment"):
+            path.unlink(missing_ok=True)
+
+    def _finished(self) -> list[tuple[Path, list[Packet]]]:
+        """Return the whole segments from the first frame on; what follows a gap or a damaged one is removed."""
+        found: list[tuple[Path, list[Packet]]] = []
+        count = 0
+        for path in sorted(self.path.glob("*.segment")):
+            try:
+                packets = read_packets(path) if path.name == segment_name(count) else []
+            except SegmentError:
+                packets = []
+            if not packets:
+                path.unlink(missing_ok=True)
+                continue
+            found.append((path, packets))
+            count += len(packets)
+        return found
+
+    @property
+    def frames(self) -> int:
+        """Return how many frames the finished segments hold."""
+        return sum(len(packets) for _, packets in self.segments)
+
+    def new(self, encoding: Encoding) -> Segment:
+        """Begin the segment behind the finished ones."""
+        return Segment(self.path / segment_name(self.frames), encoding)
+
+    def note_finished(self) -> None:
+        """Take up the segment that has been finished."""
+        path = self.path / segment_name(self.frames)
+        self.segments.append((path, read_packets(path)))
+
+    def packets(self) -> Iterator[tuple[Packet, bytes]]:
+        """Yield all packets with their bytes, in the order in which they are decoded."""
+        for path, packets in self.segments:
+            with open_plain(path) as file:
+                for packet in packets:
+                    file.seek(packet.offset)
+                    data = file.read(packet.size)
+                    if len(data) != packet.size:
+                        raise SwapfastError(f"{path}: is cut off; remove its folder and begin again", EXIT_REQUEST)
+                    yield packet, data
+
+    def close(self) -> None:
+        """Let others have the folder; the segments stay for the next start."""
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Remove the folder: the video is finished."""
+        self._clear()
+        self._clear_temporary()
+        for name in (_REQUEST, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        self._lock.close()
+        self.path.rmdir()
+
+
+def segment_name(frame: int) -> str:
+    """Return the name of the segment that begins with a frame's number."""
+    return f"{frame:09d}.segment"

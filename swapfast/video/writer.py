@@ -1,0 +1,292 @@
+"""Writes a video that has another's time stamps, sound, subtitles, chapters, tags and turn, and new frames.
+
+Frames go into segments (segments.py); ``finish`` joins them, with everything else copied packet by packet, into a file
+that appears when it is whole. Decoding times are made anew from the time stamps of the whole video, so that neither
+where segments begin nor where a run was killed leaves a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.files import cannot_write, put_in_place, temporary_name
+from swapfast.video.encoding import EncodeSettings, Encoding, check_container, choose_encoding
+from swapfast.video.probe import VideoInfo, open_video
+from swapfast.video.reader import VideoFrame, VideoReader
+from swapfast.video.segments import Packet, Segment, SegmentFolder
+
+SEGMENT_FRAMES = 240
+SYNTHETIC = (
+    "Synthetic media: a face was replaced by swapfast. IPTC DigitalSourceType: "
+    "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
+_METADATA_OPTIONS = {"movflags": "use_metadata_tags"}
+
+
+class VideoWriter:
+    """Writes frames of ``reader``'s video, in order, to ``out``.
+
+    reader   the source
+    out      the new video: .mp4, .mov, .m4v or .mkv
+    settings of the encoder
+    request  what else decides over the frames: the model, its settings, landmarks. A run that was killed goes on only
+             with the same request.
+    segment_frames  frames of a segment
+
+    ``frames_done`` frames are there from an earlier run: the first one to ``write`` is the next. Raises SwapfastError,
+    before anything is written, for what the container cannot hold.
+    """
+
+    def __init__(
+        self,
+        reader: VideoReader,
+        out: Path,
+        settings: EncodeSettings | None = None,
+        request: dict[str, Any] | None = None,
+        segment_frames: int = SEGMENT_FRAMES,
+    ) -> None:
+        settings = settings or EncodeSettings()
+        self._reader, self._out, self._segment_frames = reader, out, segment_frames
+        if out.exists() and out.samefile(reader.path):
+            raise SwapfastError(f"-o {out}: is the video that is read; give another name")
+        self._container = check_container(out)
+        self.encoding = choose_encoding(reader.info, out, settings)
+        self.encoding.open()
+        self.left_out = _check_streams(reader.info, out)
+        self._folder = SegmentFolder(out, _full_request(reader.info, self.encoding, request or {}, segment_frames))
+        self._segment: Segment | None = None
+
+    @property
+    def frames_done(self) -> int:
+        """Return how many frames the finished segments hold."""
+        return self._folder.frames
+
+    def write(self, frame: VideoFrame, pixels: np.ndarray | None = None, old: np.ndarray | None = None) -> None:
+        """Encode a frame. pixels: the new ones, as ``frame.pixels()`` has them; None for the frame as it is.
+
+        old: what ``frame.pixels()`` gave, which saves making it again.
+        """
+        planes = frame.planes if pixels is None else frame.changed(pixels, old)
+        try:
+            if self._segment is None:
+                self._segment = self._folder.new(self.encoding)
+            self._segment.add(self.encoding.frame(planes, self._reader.format), frame.pts, frame.duration)
+            if self._segment.frames == self._segment_frames:
+                self._end_segment()
+        except OSError as error:
+            raise cannot_write(self._folder.path, error, "the same command goes on from here") from error
+
+    def _end_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.finish()
+            self._segment = None
+            self._folder.note_finished()
+
+    def close(self) -> None:
+        """Keep what is finished for the next start; drop the segment in progress."""
+        if self._segment is not None:
+            self._segment.drop()
+            self._segment = None
+        self._folder.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def finish(self, comment: str = SYNTHETIC) -> None:
+        """Join all segments to the video and remove them. comment: what the video says of itself.
+
+        Raises SwapfastError where there is no frame, and where the disk is full.
+        """
+        from av.error import FFmpegError
+
+        try:
+            self._end_segment()
+            if not self._folder.frames:
+                raise SwapfastError(f"-o {self._out}: no frame is left to write; see --frames", EXIT_FAILED)
+            temporary = temporary_name(self._out)
+            try:
+                self._join(temporary, comment)
+                put_in_place(temporary, self._out)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self._out, error, "the same command goes on from here") from error
+        except FFmpegError as error:
+            raise SwapfastError(f"-o {self._out}: cannot be joined ({error})", EXIT_FAILED) from error
+        self._folder.remove()
+
+    def _join(self, path: Path, comment: str) -> None:
+        info = self._reader.info
+        with open_video(info.path) as source, _output(path, self._out) as target:
+            stream = _add_pictures(target, self.encoding)
+            others = _add_copies(source, target, info, self.left_out)
+            _copy_metadata(source, target, comment)
+            target.start_encoding()
+            shift_s = self._shift()
+            pictures = self._pictures(stream, shift_s)
+            copies = _copies(source, others, shift_s)
+            for _, packet in heapq.merge(pictures, copies, key=_decoding_time):
+                target.mux(packet)
+
+    def _shift(self) -> Fraction:
+        """Return seconds to add to all time stamps: no container shows pictures before zero.
+
+        Whole milliseconds, so that rounding stays the same in Matroska.
+        """
+        first = min(packet.pts for _, packets in self._folder.segments for packet in packets)
+        return Fraction(math.ceil(max(Fraction(0), -first * self._reader.info.time_base) * 1000), 1000)
+
+    def _pictures(self, stream: Any, shift_s: Fraction) -> Iterator[tuple[Fraction, Any]]:
+        """Yield the packets of the pictures with their decoding times in seconds."""
+        from av import Packet as AVPacket
+
+        base: Fraction = self._reader.info.time_base
+        shift = round(shift_s / base)
+        packets = [packet for _, part in self._folder.segments for packet in part]
+        stamps = sorted(packet.pts for packet in packets)
+        until_next = {first: second - first for first, second in itertools.pairwise(stamps)}
+        last_duration = until_next[stamps[-1]] = self._last_duration(max(packets, key=lambda packet: packet.pts))
+        timed = zip(self._folder.packets(), decoding_times(packets), strict=True)
+        for number, ((packet, data), dts) in enumerate(timed):
+            made = AVPacket(data)
+            made.pts, made.dts = packet.pts + shift, dts + shift
+            made.duration = until_next[packet.pts]
+            if len(packets) - 1 == number and self._container != "matroska":
+                made.duration = last_duration  # with which the decoding times end
+            made.time_base, made.is_keyframe, made.stream = base, packet.is_key, stream
+            yield made.dts * base, made
+
+    def _last_duration(self, last: Packet) -> int:
+        """Return how long the last frame is shown: until the source ends, where it is the source's last too."""
+        end = self._reader.info.end
+        if last.pts == self._reader.last_pts and end is not None and end > last.pts:
+            return end - last.pts
+        return last.duration or max(1, round(1 / (self._reader.info.rate * self._reader.info.time_base)))
+
+
+def decoding_times(packets: list[Packet]) -> list[int]:
+    """Return when each packet is decoded: never after it is shown, each later than the one before.
+
+    packets: in the order in which they are decoded. The times are the time stamps in order, late by as many frames as
+    a packet is at most decoded before its turn. The first ones are spread over as much time as is missing at the end:
+    an .mp4 says of its length what its decoding times say.
+    """
+    stamps = sorted(packet.pts for packet in packets)
+    turn = {pts: number for number, pts in enumerate(stamps)}
+    delay = max((number - turn[packet.pts] for number, packet in enumerate(packets)), default=0)
+    if not delay:
+        return stamps
+    missing = stamps[-1] - stamps[-1 - delay]
+    before = [stamps[0] - missing * (delay - number) // delay for number in range(delay)]
+    return before + stamps[:-delay]
+
+
+def _decoding_time(item: tuple[Fraction, Any]) -> Fraction:
+    return item[0]
+
+
+def _full_request(info: VideoInfo, encoding: Encoding, request: dict[str, Any], frames: int) -> dict[str, Any]:
+    status = info.path.stat()
+    source = [str(info.path.absolute()), status.st_size, status.st_mtime_ns]
+    how = [encoding.encoder, encoding.pix_fmt, encoding.options, frames]
+    return {"source": source, "encoding": how, **request}
+
+
+def _open_output(file: Any, out: Path) -> Any:
+    import av
+
+    return av.open(file, "w", format=check_container(out), container_options=dict(_METADATA_OPTIONS))
+
+
+@contextlib.contextmanager
+def _output(path: Path, out: Path) -> Iterator[Any]:
+    with _open_output(f"file:{path.absolute()}", out) as container:
+        yield container
+
+
+def _add_pictures(target: Any, encoding: Encoding) -> Any:
+    """Add the stream of the pictures. Its own encoder makes the header, which is that of every segment's."""
+    info = encoding.info
+    stream = target.add_stream(encoding.encoder, rate=info.rate)
+    encoding.set_up(stream.codec_context)
+    stream.time_base = info.time_base
+    if info.display_matrix is not None:
+        stream.set_display_matrix(info.display_matrix)
+    return stream
+
+
+def _add_copies(source: Any, target: Any, info: VideoInfo, left_out: tuple[int, ...]) -> dict[int, Any]:
+    """Add a stream for each that is copied: number in the source -> stream."""
+    others = {}
+    for index, _, _ in info.copied:
+        if index not in left_out:
+            template = source.streams[index]
+            others[index] = added = target.add_stream_from_template(template)
+            added.metadata.update(template.metadata)
+            added.time_base = template.time_base
+    return others
+
+
+def _check_streams(info: VideoInfo, out: Path) -> tuple[int, ...]:
+    """Return the numbers of the streams that the container cannot hold: subtitles. Raises SwapfastError for sound."""
+    import io
+
+    from av.error import FFmpegError
+
+    left_out = []
+    for index, kind, codec in info.copied:
+        with open_video(info.path) as source:
+            target = _open_output(io.BytesIO(), out)
+            try:
+                target.add_stream_from_template(source.streams[index])
+                target.start_encoding()
+            except (FFmpegError, ValueError) as error:
+                if kind == "audio":
+                    other = out.with_suffix(".mkv").name
+                    raise SwapfastError(f"-o {out}: {out.suffix} cannot hold {codec} sound; give -o {other}") from error
+                left_out.append(index)
+            finally:
+                with contextlib.suppress(FFmpegError, ValueError):
+                    target.close()
+    return tuple(left_out)
+
+
+def _copy_metadata(source: Any, target: Any, comment: str) -> None:
+    target.metadata.update(source.metadata)
+    former = [text for key, text in source.metadata.items() if key.lower() == "comment" and text != comment]
+    for key in [key for key in target.metadata if key.lower() in ("comment", "encoder")]:
+        del target.metadata[key]
+    target.metadata["comment"] = "; ".join([comment, *former])
+    if chapters := source.chapters():
+        target.set_chapters(chapters)
+
+
+def _copies(source: Any, others: dict[int, Any], shift_s: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Yield the packets of the copied streams with their decoding times in seconds, for their new streams."""
+    from av.error import FFmpegError
+
+    if not others:
+        return
+    with contextlib.suppress(FFmpegError):  # the end of what can be read
+        for packet in source.demux([source.streams[index] for index in others]):
+            if packet.dts is None:
+                continue
+            base = packet.time_base
+            shift = round(shift_s / base)
+            packet.dts += shift
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.stream = others[packet.stream_index]
+            yield packet.dts * base, packet
