@@ -13,6 +13,7 @@ from pathlib import Path
 from swapfast import __version__
 from swapfast.bars import Bars
 from swapfast.commands import activations, export
+from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
@@ -289,6 +290,7 @@ def _make_parser() -> _Parser:
         metavar="N",
         help="the iteration to measure, or best: the backup with the lowest average loss; default: the newest",
     )
+    add_weights(judge)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     judge.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -477,7 +479,9 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     folders = {"a": arguments.input_A, "b": arguments.input_B}
     if arguments.truth is not None and any(folders.values()):
         raise SwapfastError("-A/-B with --truth: the folder of true swaps holds both sides; leave them out")
-    model, config, metadata = open_model(arguments.model_dir, arguments.checkpoint, pick_device(arguments.device))
+    model, config, metadata = open_model(
+        arguments.model_dir, arguments.checkpoint, pick_device(arguments.device), arguments.weights
+    )
     for remark in metadata.remarks:
         complain(remark)
     if arguments.test:

@@ -7,6 +7,7 @@ What a setting is, is said in options.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from swapfast.stop import parse_duration
 MOST_WEIGHT = 1000.0  # of a loss, percent
 CENTERINGS = ("face", "head", "legacy")
 FACE_TYPE_NAMES = ("none", "f", "wf", "mf", "h", "head")
+MOST_AVERAGES = 4  # each is a copy of all weights
 MOST_ITERATIONS = 10**12  # thirty years at a thousand a second; the numbers of faces drawn stay within 63 bits
 
 
@@ -32,6 +34,23 @@ def _duration(value: object) -> object:
     if isinstance(text, str) and text:
         parse_duration(text)
     return text
+
+
+def _half_lives(value: object) -> object:
+    """Return half-lives as they are written: 'off', or whole numbers with commas such as '500,4000'."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or text in ("", "off"):
+        return "off" if text == "" else text
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > MOST_AVERAGES or not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) for part in parts):
+        raise ValueError(
+            f"{shortened(text)} is neither off nor one to {MOST_AVERAGES} half-lives in iterations, such as 500 or "
+            "500,4000"
+        )
+    numbers = [str(int(part)) for part in parts]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{shortened(text)} names a half-life twice")
+    return ",".join(numbers)
 
 
 def _listed(values: Sequence[object]) -> str:
@@ -129,6 +148,12 @@ class RunConfig(Config):
         "`swapfast export` wrote, as far as they fit; also one of another size.",
         flag="-l/--load-weights",
         metavar="DIR",
+    )
+    shown_weights: str = option(
+        "auto",
+        "Which weights preview, timelapse and validation show, and -l takes from the other model: auto, averaged ones "
+        "where there are (--ema); raw, those in training; ema, or such as ema-500 where there are several.",
+        flag="--weights",
     )
     device: str = option(
         "auto",
@@ -461,6 +486,15 @@ class OptimizerConfig(Config):
         "nothing and rises again every 500 steps: for the end of a training.",
         flag="--lr-dropout",
     )
+    ema: str = option(
+        "off",
+        "Keep averages of the weights beside them, which are then shown, measured and exported (--weights): off, or "
+        "their half-lives in iterations, such as 500 or 500,4000, the first of which is taken unless told otherwise. "
+        "Each takes as much memory as the weights.",
+        flag="--ema",
+        metavar="off|N[,N]",
+        parse=_half_lives,
+    )
     beta_1: float = option(0.9, "Decay of the gradient's mean; rms-prop has none.", 0.0, 0.9999)
     beta_2: float = option(
         0.999, "Decay of the squared gradient's mean; rms-prop has its own, 0.99, and rms-prop-dfl 0.9.", 0.0, 0.999999
@@ -468,6 +502,11 @@ class OptimizerConfig(Config):
     amsgrad: bool = option(
         False, "Divide by the largest variance so far; adabelief, adam and adamw.", fixed=True, flag="--amsgrad"
     )
+
+    @property
+    def half_lives(self) -> tuple[int, ...]:
+        """The half-lives of the weights' averages, in iterations; none for none."""
+        return () if self.ema == "off" else tuple(map(int, self.ema.split(",")))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,7 @@ from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import log_if_slow
 from swapfast.batch import SIDES
 from swapfast.checkpoints.after_save import AfterSave
+from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import trained_state
 from swapfast.device import pick_backend, set_deterministic, set_products
@@ -47,12 +48,14 @@ from swapfast.faces.table import index_path
 from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
+from swapfast.models import FaceAutoencoder
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
 from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
 from swapfast.system import available_cores
+from swapfast.training.averages import WeightAverages
 from swapfast.training.core_watch import CoreWatch
 from swapfast.training.graphed import CudaGraphs
 from swapfast.training.observers import Observer
@@ -123,7 +126,9 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
     loss_line = ProgressLine() if processes.is_first else NoProgress()
-    observers = make_observers(plan, sides, backend, threads, loss_line, log)
+    averages = make_averages(plan, log)
+    evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
+    observers = make_observers(plan, evaluated, sides, backend, threads, loss_line, log)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
     run = Run(
         checkpoints=folder,
@@ -151,7 +156,23 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         config.batch_size,
         CudaGraphs(device) if plan.uses_cuda_graph else None,
         config.run.gradient_exchange,
+        averages,
+        evaluated,
     )
+
+
+def make_averages(plan: Plan, log: Log) -> WeightAverages | None:
+    """Return the averages of the weights, as the checkpoint has them; None for none, and but for rank 0."""
+    settings = plan.config.optimizer
+    if not settings.half_lives or not plan.processes.is_first:
+        return None
+    averages = WeightAverages(plan.model, settings.half_lives, settings.gradient_accumulation)
+    if plan.checkpoint is not None:
+        path = plan.checkpoints.path(plan.step)
+        new = averages.load_state_dict(plan.checkpoint.tensors.get(AVERAGES_FILE, {}), path)
+        if new:
+            log(f"{' and '.join(new)}: averages that begin with the weights of iteration {plan.step}")
+    return averages
 
 
 def make_sides(plan: Plan, backend: str, log: Log, progress: ProgressFactory) -> tuple[str, list[TrainSet]]:
@@ -183,11 +204,18 @@ def make_sides(plan: Plan, backend: str, log: Log, progress: ProgressFactory) ->
 
 
 def make_observers(
-    plan: Plan, sides: list[TrainSet], backend: str, threads: int, loss_line: ProgressLine, log: Log
+    plan: Plan,
+    evaluated: FaceAutoencoder,
+    sides: list[TrainSet],
+    backend: str,
+    threads: int,
+    loss_line: ProgressLine,
+    log: Log,
 ) -> list[Observer]:
     """Return what watches the run, in the order in which it is called; only rank 0 has observers that write.
 
-    threads: of this process. loss_line: where training shows its progress. log: prints a line before that.
+    evaluated: the model that they show. threads: of this process. loss_line: where training shows its progress. log:
+    prints a line before that.
     """
     config, folder = plan.config, plan.checkpoints.folder
     observers: list[Observer] = []
@@ -200,9 +228,9 @@ def make_observers(
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
     observers.append(FolderCheck(plan.checkpoints))
-    observers.append(make_preview(plan, sides, tensorboard))
+    observers.append(make_preview(plan, evaluated, sides, tensorboard))
     if config.run.timelapse_folder is not None:
-        observers.append(make_timelapse(plan, sides, config.run.timelapse_folder, loss_line.log))
+        observers.append(make_timelapse(plan, evaluated, sides, config.run.timelapse_folder, loss_line.log))
     if tensorboard is not None:
         observers += [LogObserver(tensorboard), LogObserver(make_step_log(plan, log))]
     if config.run.after_save:
@@ -238,7 +266,9 @@ def make_loader(
     return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
 
 
-def make_preview(plan: Plan, sides: list[TrainSet], tensorboard: TorchTensorBoard | None) -> PreviewWriter:
+def make_preview(
+    plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], tensorboard: TorchTensorBoard | None
+) -> PreviewWriter:
     """Return the preview of some of the faces that are trained on. tensorboard: keeps some of its pictures."""
 
     def keep(step: int, sheet: np.ndarray) -> None:
@@ -246,7 +276,7 @@ def make_preview(plan: Plan, sides: list[TrainSet], tensorboard: TorchTensorBoar
             tensorboard.on_preview(step, sheet, -(-step // plan.config.run.save_interval))
 
     return PreviewWriter(
-        plan.model,
+        evaluated,
         [side.source for side in sides],
         plan.config,
         plan.samples,
@@ -256,13 +286,13 @@ def make_preview(plan: Plan, sides: list[TrainSet], tensorboard: TorchTensorBoar
     )
 
 
-def make_timelapse(plan: Plan, sides: list[TrainSet], folder: Path, warn: Log) -> Timelapse:
+def make_timelapse(plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], folder: Path, warn: Log) -> Timelapse:
     """Return what adds a picture to ``folder`` at every save."""
     sources = plan.timelapse_sources or [side.source for side in sides]
     skips = plan.config.run.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
     # Samples of its own: whoever hides the mask in the preview does not mean the film.
     samples = copy.copy(plan.samples)
-    return Timelapse(plan.model, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
+    return Timelapse(evaluated, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
 
 
 def make_step_log(plan: Plan, log: Log) -> StepLog:

@@ -98,5 +98,6 @@ def _less_memory(plan: Plan, on_gpu: bool) -> list[str]:
     else:
         ways += ["--cache host"] * (cache == "gpu")
         ways += ["--cache off"] * (cache in ("auto", "host"))
+    ways += ["--ema off"] * bool(plan.config.optimizer.half_lives)
     model = plan.config.model
     return ways + ["start a new model with --lowmem"] * (model.name == "original" and not model.lowmem)

@@ -20,6 +20,7 @@ from pipelines.sides import (
     scan_side,
 )
 from pipelines.store import StoreSpec
+from swapfast.checkpoints.averages import RAW, choose_average
 from swapfast.checkpoints.folder import Checkpoint, model_folder
 from swapfast.checkpoints.trained import load_weights
 from swapfast.checkpoints.transfer import freeze, load_weights_from
@@ -114,6 +115,7 @@ def plan_run(
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_masks(config, request.changes)
     check_kernels(config, device)
+    choose_average(run.shown_weights, config.optimizer.half_lives, "this run")
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
     look = config.preview
     masks = needed_masks(config)
@@ -125,7 +127,7 @@ def plan_run(
         lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
     transfer = None
     if checkpoint is None and run.load_weights and processes.is_first:
-        transfer = load_weights_from(model, Path(run.load_weights))
+        transfer = load_weights_from(model, Path(run.load_weights), run.shown_weights != RAW)
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from swapfast.batch import SIDES
+from swapfast.checkpoints.averages import FILE, average_name, choose_average, load_averages, stored_half_lives
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Kind, RestorePoint, Snapshots
 from swapfast.config import TrainConfig
@@ -34,7 +35,9 @@ class ModelMetadata:
     mean_faces  the mean training face of each side, (H, W, 3) float32 in 0..1 BGR at the largest output size
     mean_masks  the mean face mask of each side, (H, W, 1) float32 in 0..1 at that size; empty where none is kept
     known_faces digests of the faces that each side has been trained on, (n,) int64; empty for a model that keeps none
-    remarks     a line for each damaged folder that was passed over, and where another one than the best was opened
+    remarks     a line for each damaged folder that was passed over, where another one than the best was opened, and
+                where the weights are averaged ones
+    weights     which of the checkpoint's the model has: 'raw', or averaged ones such as 'ema-500'
     """
 
     step: int
@@ -45,6 +48,7 @@ class ModelMetadata:
     mean_masks: dict[str, np.ndarray]
     known_faces: dict[str, torch.Tensor]
     remarks: list[str]
+    weights: str = "raw"
 
 
 class OpenedModel(NamedTuple):
@@ -56,15 +60,20 @@ class OpenedModel(NamedTuple):
 
 
 def open_model(
-    folder: str | Path, step: Literal["best"] | int | None = None, device: str | torch.device = "cpu"
+    folder: str | Path,
+    step: Literal["best"] | int | None = None,
+    device: str | torch.device = "cpu",
+    weights: str = "auto",
 ) -> OpenedModel:
     """Open the trained model in a model folder, in evaluation mode on ``device``.
 
     step: None for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or the backup;
     'best' for the backup, which has the lowest average loss, or the newest checkpoint where there is no whole backup.
     device: one of torch's, or 'auto' for a GPU where torch sees one.
+    weights: 'auto' for averaged weights where the checkpoint keeps some, else as they were in training; 'raw' for these
+    always; 'ema', or such as 'ema-500', for averaged ones always.
     Nothing in the folder is changed, and it may be trained in meanwhile. Raises SwapfastError where there is no such
-    folder, model, iteration or device, naming those there are, and where what is asked for is damaged.
+    folder, model, iteration, device or average, naming those there are, and where what is asked for is damaged.
     """
     path, device = Path(folder), pick_device(str(device))
     if not path.is_dir():
@@ -75,6 +84,11 @@ def open_model(
     config = TrainConfig.from_dict(checkpoint.state.get("config"), str(point / "state.json"))
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     load_weights(model, checkpoint, point)
+    averages = checkpoint.tensors.get(FILE, {})
+    half_life = choose_average(weights, stored_half_lives(averages, config.optimizer.half_lives), str(point))
+    if half_life is not None:
+        load_averages(model, averages, half_life, point)
+        remarks.append(f"with its averaged weights ({average_name(half_life)}); --weights raw takes those in training")
     metadata = ModelMetadata(
         checkpoint.step,
         next(kind for kind in _ORDER if point.name.startswith(kind)),
@@ -84,6 +98,7 @@ def open_model(
         _mean_masks(checkpoint, point, model.output_sizes[-1]),
         checkpoint.tensors.get("known_faces", {}),
         remarks,
+        average_name(half_life),
     )
     return OpenedModel(model.to(device).eval(), config, metadata)
 

@@ -12,6 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from swapfast.checkpoints.averages import (
+    FILE,
+    RAW,
+    average_name,
+    averages_of,
+    choose_average,
+    require_fitting,
+    stored_half_lives,
+)
 from swapfast.checkpoints.folder import UNREADABLE, Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
@@ -41,6 +50,7 @@ class Transfer:
     loaded   weights that came over, by part
     total    weights of this model, by part
     skipped  a phrase for each weight that stays as drawn, with its name and the reason
+    weights  which of the other's: 'raw', or averaged ones such as 'ema-500'
     """
 
     source: str
@@ -48,11 +58,13 @@ class Transfer:
     loaded: Counter = field(default_factory=Counter)
     total: Counter = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
+    weights: str = RAW
 
     def lines(self) -> list[str]:
         """Return what to tell a person."""
         counts = ", ".join(f"{part} {self.loaded[part]} of {total}" for part, total in self.total.items())
-        lines = [f"weights from iteration {self.step} of {self.source}: {counts}"]
+        kind = "weights" if self.weights == RAW else f"averaged weights ({self.weights})"
+        lines = [f"{kind} from iteration {self.step} of {self.source}: {counts}"]
         if self.skipped:
             rest = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
             lines.append(f"not taken: {'; '.join(self.skipped[:3])}{rest}")
@@ -60,7 +72,9 @@ class Transfer:
 
     def to_dict(self) -> dict:
         """Return what the JSON of the checkpoints says of it."""
-        return {"from": self.source, "iteration": self.step, "taken": dict(self.loaded), "of": dict(self.total)}
+        averaged = {} if self.weights == RAW else {"weights": self.weights}
+        taken = {"taken": dict(self.loaded), "of": dict(self.total)}
+        return {"from": self.source, "iteration": self.step, **averaged, **taken}
 
 
 @dataclass(frozen=True)
@@ -68,17 +82,18 @@ class FoundWeights:
     """The weights of a trained model.
 
     weights: by name. step: iterations they had. source: the folder or file that holds them. model: the network that
-    they are of, without weights; None where that is not known.
+    they are of, without weights; None where that is not known. kind: 'raw', or averaged ones such as 'ema-500'.
     """
 
     weights: dict[str, Tensor]
     step: int
     source: str
     model: FaceAutoencoder | None = None
+    kind: str = RAW
 
 
-def find_weights(path: Path) -> FoundWeights:
-    """Return the weights of a model folder's newest checkpoint.
+def find_weights(path: Path, averaged: bool = True) -> FoundWeights:
+    """Return the weights of a model folder's newest checkpoint, averaged ones where it has some unless told otherwise.
 
     path: may also be the folder of a checkpoint, snapshot or backup, or a file that `export --to safetensors` wrote.
     Raises SwapfastError where there are no weights.
@@ -93,9 +108,21 @@ def find_weights(path: Path) -> FoundWeights:
             raise SwapfastError(f"{path}: {folder} names no model.safetensors; give another checkpoint")
     except SwapfastError as error:  # it begins with the path
         raise SwapfastError(f"--load-weights {error}", error.code) from error
-    return FoundWeights(
-        checkpoint.tensors["model"], checkpoint.step, str(folder), _network(checkpoint.state.get("config"))
-    )
+    weights, config = checkpoint.tensors["model"], checkpoint.state.get("config")
+    averages = checkpoint.tensors.get(FILE, {})
+    half_life = choose_average("auto" if averaged else RAW, stored_half_lives(averages, _half_lives(config)), "")
+    if half_life is not None:
+        require_fitting(averages_of(averages, half_life), weights, folder)
+        weights = weights | averages_of(averages, half_life)
+    return FoundWeights(weights, checkpoint.step, str(folder), _network(config), average_name(half_life))
+
+
+def _half_lives(config: object) -> tuple[int, ...]:
+    """Return the half-lives that a configuration names; none where it cannot be read."""
+    try:
+        return TrainConfig.from_dict(config).optimizer.half_lives
+    except SwapfastError:
+        return ()
 
 
 def _exported(path: Path) -> FoundWeights:
@@ -164,16 +191,16 @@ def roles(model: FaceAutoencoder) -> dict[str, str]:
     return result
 
 
-def load_weights_from(model: FaceAutoencoder, path: Path) -> Transfer:
+def load_weights_from(model: FaceAutoencoder, path: Path, averaged: bool = True) -> Transfer:
     """Fill what fits of ``model``, by role and shape, with the weights of the model at ``path``; see ``find_weights``.
 
     Raises SwapfastError where nothing of the encoder fits: that is what is worth having.
     """
-    found = find_weights(path)
+    found = find_weights(path, averaged)
     ours = roles(model) if found.model is not None else {}
     theirs = {} if found.model is None else roles(found.model)
     by_role = {theirs.get(name, name): weight for name, weight in found.weights.items()}
-    transfer, fitting = Transfer(found.source, found.step), {}
+    transfer, fitting = Transfer(found.source, found.step, weights=found.kind), {}
     for name, target in model.named_parameters():
         part = part_of(name)
         transfer.total[part] += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.printing import complain, say, shown_name
 
@@ -41,6 +42,7 @@ def add_arguments(
         metavar="N",
         help="the iteration to look at, or best: the backup with the lowest average loss; default: the newest",
     )
+    add_weights(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
@@ -64,7 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise SwapfastError(f"{len(faces)} faces: a sheet shows at most {MOST_FACES}; give fewer")
     if not arguments.model.is_dir():
         raise not_a_folder(arguments.model, f"MODEL {arguments.model}", "a model folder, and the faces behind it")
-    model, config, metadata = open_model(arguments.model, arguments.checkpoint, pick_device(arguments.device))
+    model, config, metadata = open_model(
+        arguments.model, arguments.checkpoint, pick_device(arguments.device), arguments.weights
+    )
     for remark in metadata.remarks:
         complain(remark)
     pictures = np.stack([_crop(path, config.crop, model.input_size) for path in faces])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE
 from swapfast.export.targets import TARGETS
 from swapfast.printing import say
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
         metavar="FILE",
         help="with --to keras: a .keras of the same network that faceswap saved, for a model that was not imported",
     )
+    add_weights(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -58,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.checkpoint,
             arguments.overwrite,
             arguments.template,
+            arguments.weights,
         )
     )
     if arguments.json:

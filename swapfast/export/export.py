@@ -27,6 +27,7 @@ class ExportRequest:
     checkpoint  see ``open_model``
     overwrite   replace a file that exists
     template    a file of the other program's to make it from
+    weights     'auto', 'raw', 'ema' or such as 'ema-500', see ``open_model``
     """
 
     model_dir: Path
@@ -37,6 +38,7 @@ class ExportRequest:
     checkpoint: Literal["best"] | int | None = None
     overwrite: bool = False
     template: Path | None = None
+    weights: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def export(request: ExportRequest) -> Exported:
         _check_writable(request.out / "any")
     else:
         _check_out(request, target, request.out)
-    opened = open_model(request.model_dir, request.checkpoint)
+    opened = open_model(request.model_dir, request.checkpoint, weights=request.weights)
     name = real_path(request.model_dir).name.encode(errors="replace").decode().replace("?", "_")
     job = Export(name, opened, request.side or SIDES[1], request.is_half, request.template)
     job.check_weights()

@@ -53,6 +53,7 @@ class Export:
             "color_order": model.color_order,
             "learned_mask": json.dumps(model.learns_mask),
             "weights": "float16" if self.is_half else "float32",
+            "averaged": origin.weights,
             "synthetic_media": "true",
         }
 

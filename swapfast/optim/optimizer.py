@@ -171,6 +171,11 @@ class Optimizer:
         """The step size without warm-up."""
         return self._warmup.base_lrs[0]
 
+    @property
+    def steps(self) -> int:
+        """Steps of the weights so far, with those that were left out."""
+        return self._warmup.last_epoch
+
     def parameter_name(self, index: int) -> str:
         """Return the name of the weight that the report's 'nonfinite/parameter' means."""
         return self._moved[index] if index < len(self._moved) else "?"
@@ -195,7 +200,8 @@ class Optimizer:
 
         ``report`` holds then, on the device: 'gradient/norm' (before clipping), 'nonfinite/gradient' (though all losses
         were finite), 'nonfinite/parameter' (the first that has such a one, or the largest where only the norm of all
-        overflows) and 'nonfinite/step' (it was left out for one of both).
+        overflows), 'nonfinite/step' (it was left out for one of both) and 'nonfinite/left_out' (for these, or for an
+        overflow that only says that the scale of float16 was too large).
         """
         if self._collected >= self.accumulation:
             self.move_weights()
@@ -271,6 +277,7 @@ class Optimizer:
             "nonfinite/gradient": broken,
             "nonfinite/parameter": first,
             "nonfinite/step": broken | lost,
+            "nonfinite/left_out": bad | lost,
         }
 
     def _apply(self, norm: Tensor, skip: Tensor, gradients: list[Tensor], parameters: list[Parameter]) -> None:

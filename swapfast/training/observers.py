@@ -18,11 +18,13 @@ Viewer = Callable[[np.ndarray, str], None]  # is given a sheet (H, W, 3) uint8 B
 class Training(Protocol):
     """What an observer sees of a trainer.
 
-    step: iterations the model has had. autocast: what the model computes in, None for float32.
+    step: iterations the model has had. evaluated: the model with the weights that are shown and measured, which may be
+    averaged ones. autocast: what the model computes in, None for float32.
     """
 
     step: int
     model: FaceAutoencoder
+    evaluated: FaceAutoencoder
     loss: LossCollator
     autocast: torch.dtype | None
 

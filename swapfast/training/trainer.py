@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from swapfast.batch import SIDES, Batch
+from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.stop import StalledWait, Stopped, StopRequest, interruptible
 from swapfast.system import memory_in_use
+from swapfast.training.averages import WeightAverages
 from swapfast.training.graphed import Capturing, GraphedStep, StepResult
 from swapfast.training.nonfinite import (
     MAX_ROLLBACKS,
@@ -75,6 +77,8 @@ class Trainer:
     batch_size  faces a side of one step, of all processes
     exchange    what several processes send gradients in, 'fp32' or 'bf16'
     capturing   what makes a CUDA graph of a step (``CudaGraphs``), or None to launch its operations one by one
+    averages    of the weights, or None; of several processes rank 0 alone has them
+    evaluated   the model that observers show and measure, or None for ``model``
     """
 
     def __init__(
@@ -90,10 +94,14 @@ class Trainer:
         batch_size: int | None = None,
         capturing: Capturing | None = None,
         exchange: Literal["fp32", "bf16"] = "fp32",
+        averages: WeightAverages | None = None,
+        evaluated: FaceAutoencoder | None = None,
     ) -> None:
         if batch_size is None and processes.world > 1:
             raise ValueError(f"batch_size: {processes.world} processes need to know how many faces a step has in all")
         self.model = model
+        self.averages = averages
+        self.evaluated = model if evaluated is None else evaluated
         self.loss = loss
         self.optimizer = optimizer
         self.batches = iter(batches)
@@ -211,11 +219,11 @@ class Trainer:
         self.unwarped += batch.unwarped
         self._ordinals = self._ordinals_of_all(batch)
 
-        if self._graphed is None:
-            result = self._compute(batch, self.optimizer.completes_step)
-        else:
-            result = self._graphed(batch)
+        completes_step = self.optimizer.completes_step
+        result = self._compute(batch, completes_step) if self._graphed is None else self._graphed(batch)
         self.optimizer.count_batch(result.report, result.gradients)
+        if self.averages is not None and completes_step and not self.optimizer.is_searching:
+            self.averages.add_step(self.optimizer.steps, result.report["nonfinite/left_out"])
         self._values = result.values
         self.step += 1
         return result.losses
@@ -347,7 +355,10 @@ class Trainer:
             weights = self.model.state_dict()
             self._require_finite(weights)
             in_use = {step for observer in self.run.observers for step in observer.checkpoints_in_use}
-            self._saver.save(self.step, {"model": weights, "optimizer": self.optimizer.state_dict()}, in_use)
+            tensors = {"model": weights, "optimizer": self.optimizer.state_dict()}
+            if self.averages is not None:
+                tensors[AVERAGES_FILE] = self.averages.state_dict()
+            self._saver.save(self.step, tensors, in_use)
             # All of them: a checkpoint is copied though there is no room for a picture of it.
             call_all(partial(observer.on_save, self.step) for observer in self.run.observers)
         if is_exit:
@@ -376,6 +387,8 @@ class Trainer:
             raise rollback_error(bad, has_checkpoint=tensors is not None)
         self.model.load_state_dict(tensors["model"])
         self.optimizer.roll_back(tensors["optimizer"])
+        if self.averages is not None:
+            self.averages.load_state_dict(tensors.get(AVERAGES_FILE, {}))
         self._saver.forget_losses()
         self._pending.clear()
         self._rewind(bad.step)

@@ -50,7 +50,7 @@ class Validation(Observer):
         if self.batches is None:
             return
         held_out = itertools.takewhile(lambda _: not training.stop, self.batches)
-        values = validation_losses(training.model, training.loss, held_out, training.autocast)
+        values = validation_losses(training.evaluated, training.loss, held_out, training.autocast)
         if training.stop:
             return  # the losses are of some of the faces only
         values = {tag: value for tag, value in values.items() if isfinite(value)}

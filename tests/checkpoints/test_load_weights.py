@@ -285,3 +285,14 @@ def test_an_exported_file_tells_its_network(narrow, tmp_path):
     ):
         with pytest.raises(SwapfastError, match=rf"^--load-weights .*{name}: {said}"):
             load_weights_from(model, tmp_path / name)
+
+
+def test_averaged_weights_are_taken_unless_told_otherwise(tmp_path):
+    source, averaged = tiny().initialise(1), tiny().initialise(3)
+    averages = {f"500/{name}": weight for name, weight in averaged.state_dict().items()}
+    CheckpointFolder(tmp_path).save(Checkpoint(7, {"model": source.state_dict(), "ema": averages}, {}))
+    model = tiny().initialise(2)
+    for flag, expected, begin in ((True, averaged, "averaged weights (ema-500) from"), (False, source, "weights from")):
+        transfer = load_weights_from(model, tmp_path, flag)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+        assert transfer.lines()[0].startswith(begin) and (transfer.to_dict().get("weights") == "ema-500") == flag

@@ -11,7 +11,7 @@ import torch
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.trained import open_model
-from swapfast.config import ModelConfig, TrainConfig
+from swapfast.config import ModelConfig, OptimizerConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.models import build_model
 
@@ -170,3 +170,74 @@ def test_mean_masks_have_the_size_of_the_model(tmp_path):
     masks = open_model(tmp_path).metadata.mean_masks
     assert all(mask.shape == (64, 64, 1) and mask.dtype == np.float32 for mask in masks.values())
     assert (masks["a"] == 0.25).all() and (masks["b"] == 0.75).all()
+
+
+def _save_averages(path, averages: dict[str, torch.Tensor], ema: str = "500,20") -> None:
+    """A checkpoint of seed 1, with these tensors as its averages."""
+    model = build_model(CONFIG.model, CONFIG.loss.learn_mask, seed=1)
+    faces = {f"mean_{side}": torch.zeros(64, 64, 3) for side in "ab"}
+    config = TrainConfig(model=ModelConfig(name="tiny"), optimizer=OptimizerConfig(ema=ema))
+    tensors = {"model": model.state_dict(), "optimizer": {}, "faces": faces, "ema": averages}
+    CheckpointFolder(path).save(Checkpoint(3, tensors, {"config": config.to_dict()}))
+
+
+def test_averaged_weights_are_opened_unless_told_otherwise(tmp_path):
+    averages = {"@waiting": torch.tensor(3), "20/@steps": torch.tensor(3)}
+    for half_life, seed in ((20, 2), (500, 3)):
+        weights = build_model(CONFIG.model, CONFIG.loss.learn_mask, seed).state_dict()
+        averages |= {f"{half_life}/{name}": weight for name, weight in weights.items()}
+    frozen = [name for name in averages if name.startswith("500/encoder")]
+    _save_averages(tmp_path, {name: tensor for name, tensor in averages.items() if name not in frozen})
+    for weights, seed, name in (
+        ("raw", 1, "raw"),
+        ("ema-20", 2, "ema-20"),
+        ("ema", 3, "ema-500"),
+        ("auto", 3, "ema-500"),
+    ):
+        model, _, metadata = open_model(tmp_path, weights=weights)
+        assert metadata.weights == name
+        assert torch.equal(model.get_parameter("decoders.b.face.3.bias"), _weights_of(seed)["decoders.b.face.3.bias"])
+        first = _weights_of(1 if seed == 3 else seed)["encoder.0.0.weight"]
+        assert torch.equal(model.get_parameter("encoder.0.0.weight"), first), "what was frozen is as it is"
+    for weights, said in (
+        ("ema-7", r"^--weights ema-7: \S+ has ema-500 and ema-20: give one of them"),
+        ("ena", r"^unknown --weights 'ena'\. Did you mean 'ema'\?"),
+    ):
+        with pytest.raises(SwapfastError, match=said):
+            open_model(tmp_path, weights=weights)
+
+
+def _weights_of(seed: int) -> dict[str, torch.Tensor]:
+    return build_model(CONFIG.model, CONFIG.loss.learn_mask, seed).state_dict()
+
+
+def test_a_checkpoint_without_averages_says_so(folder):
+    assert open_model(folder.folder).metadata.weights == "raw"
+    for weights in ("ema", "ema-500"):
+        with pytest.raises(
+            SwapfastError, match=rf"^--weights {weights}: \S+00008 has no averaged weights: give raw, or"
+        ):
+            open_model(folder.folder, weights=weights)
+
+
+@pytest.mark.parametrize(
+    "averages",
+    [
+        {"500/none": torch.zeros(3)},
+        {"500/encoder.0.0.bias": torch.zeros(3)},
+        {"500/encoder.0.0.bias": torch.zeros(16, dtype=torch.int64)},
+    ],
+)
+def test_averages_of_another_model_are_refused_and_the_weights_can_be_had(tmp_path, averages):
+    _save_averages(tmp_path, averages)
+    with pytest.raises(
+        SwapfastError, match=r"00003: \S+ in ema\.safetensors is no weight of the model; .*--weights raw"
+    ):
+        open_model(tmp_path)
+    assert _has_weights_of(open_model(tmp_path, weights="raw").model, 1)
+
+
+def test_names_that_are_none_of_an_average_are_left_alone(tmp_path):
+    names = ("500", "/x", "0/x", "-5/x", "9" * 40 + "/x", "1e3/x", "@", "5/@steps")
+    _save_averages(tmp_path, {name: torch.zeros(3) for name in names})
+    assert open_model(tmp_path).metadata.weights == "raw"

@@ -15,6 +15,7 @@ from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import OPTIMIZERS, Optimizer
+from swapfast.training.averages import WeightAverages
 from swapfast.training.graphed import WARM_UP_STEPS, CudaGraphs, StepResult, obstacle_to_graphs, pick_cuda_graph
 from swapfast.training.observers import Observer
 from swapfast.training.progress import ProgressLine
@@ -324,3 +325,15 @@ def test_a_gpus_graphs_compute_what_launches_do(device, within):
         assert graphed._graphed._replays, "nothing was captured"
         # Adam makes steps of 1e-3 of what is rounding in a gradient; a graph that reads old state is apart by far more.
         within(f"losses, {config}", ((numbers - expected).abs() / expected.abs()).max(), 1e-2)
+
+
+def test_averages_follow_steps_by_graphs_as_those_without():
+    """Broken steps and such as are made twice, to be compared, included."""
+    cpu, states = torch.device("cpu"), []
+    for capturing in (None, Again()):
+        trainer = _trainer(cpu, capturing, batches=_batches(cpu, poison=(7,)))
+        trainer.averages = WeightAverages(trainer.model, [3])
+        _numbers(trainer, 10)
+        states.append(trainer.averages.state_dict())
+    assert states[0]["3/@steps"] == 9
+    torch.testing.assert_close(*states, rtol=0, atol=0)
