@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from swapfast.errors import SwapfastError
+from swapfast.video.cuts import CutFinder
 from swapfast.video.probe import probe
 from swapfast.video.reader import VideoReader, upright_points
 from tests.video.clips import BASE, VARIABLE, content, make_clip
@@ -163,3 +164,19 @@ def test_deep_video_has_deep_pixels(tmp_path):
     path = make_clip(tmp_path / "v.mkv", VARIABLE[:3], codec="ffv1", pix_fmt="yuv420p10le")
     frame = next(iter(VideoReader(path)))
     assert frame.pixels().dtype == np.uint16 and content(path).stream["pix_fmt"] == "yuv420p10le"
+
+
+def test_a_cut_is_found_in_deep_and_plain_video(tmp_path):
+    """Two scenes of one gray each, with noise; the number of the second one's first frame."""
+    for name, codec, pix_fmt in (("a.mkv", "ffv1", "yuv420p10le"), ("b.mp4", "libx264", "yuv420p")):
+        with av.open(str(tmp_path / name), "w") as target:
+            stream = target.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+            for number in range(12):
+                level = 60 if number < 7 else 130
+                image = np.random.default_rng(number).integers(level, level + 20, (64, 64, 3), np.uint8)
+                target.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+            target.mux(stream.encode(None))
+        finder = CutFinder()
+        assert len(list(finder.watch(VideoReader(tmp_path / name)))) == 12
+        assert finder.cuts == [7]

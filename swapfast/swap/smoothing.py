@@ -1,0 +1,112 @@
+"""Smooths what is measured frame by frame along a face's track: landmarks, so that it does not jitter, and colours, so
+that it does not flicker.
+
+    landmarks   a parabola is fitted to each coordinate over the frames around, nearer ones counting more: noise goes,
+                while motion that speeds up or slows down stays where it is
+    colours     the mean of the statistics over the frames around, nearer ones counting more; means of statistics are
+                statistics again
+Both are pure functions of the frames around, so a run that goes on where another was killed smooths alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from swapfast.swap.swapper import FaceInWork, FrameInWork
+
+MOST_FRAMES = 120  # on either side
+_SHARE = 0.5  # of the frames on one side: the Gaussian's deviation
+
+
+def weights_of(distances: np.ndarray, frames: int) -> np.ndarray:
+    """Return how much frames count at these distances. frames: how many on either side count at all."""
+    weights = np.exp(-0.5 * (distances / max(_SHARE * frames, 1e-9)) ** 2)
+    return np.where(np.abs(distances) <= frames, weights, 0.0)
+
+
+def smooth_track(points: np.ndarray, indices: np.ndarray, frames: int) -> np.ndarray:
+    """Return the points of one track, smoothed by local parabolas, (n, 68, 2) float64.
+
+    points: (n, 68, 2) px. indices: (n,) of their frames, rising. frames: how many on either side count.
+    """
+    points = np.asarray(points, np.float64)
+    if frames < 1 or len(points) < 3:
+        return points
+    smoothed = np.empty_like(points)
+    for number, index in enumerate(indices):
+        near = np.flatnonzero(np.abs(indices - index) <= frames)
+        distances = (indices[near] - index).astype(np.float64)
+        degree = min(2, len(near) - 1)
+        powers = distances[:, None] ** np.arange(degree + 1)
+        root = np.sqrt(weights_of(distances, frames))[:, None]
+        # The value at distance 0 is the first coefficient: one row of the pseudo-inverse.
+        row = np.linalg.pinv(powers * root)[0] * root[:, 0]
+        smoothed[number] = np.tensordot(row, points[near], axes=1)
+    return smoothed
+
+
+def smooth_landmarks(
+    landmarks: Mapping[int, Sequence[np.ndarray]], tracks: Mapping[int, Sequence[int]], frames: int
+) -> dict[int, list[np.ndarray]]:
+    """Return the landmarks of every frame, smoothed along their tracks.
+
+    landmarks: by frame, (68, 2) px of each face. tracks: by frame, each face's number, see tracks.py.
+    """
+    places: dict[int, list[tuple[int, int]]] = {}
+    for index in sorted(landmarks):
+        for face, number in enumerate(tracks[index]):
+            places.setdefault(number, []).append((index, face))
+    smoothed: dict[int, list[np.ndarray]] = {i: [np.asarray(p) for p in faces] for i, faces in landmarks.items()}
+    for track in places.values():
+        points = np.stack([np.asarray(landmarks[index][face], np.float64) for index, face in track])
+        for (index, face), moved in zip(track, smooth_track(points, np.array([i for i, _ in track]), frames)):
+            smoothed[index][face] = moved
+    return smoothed
+
+
+class ColourSmoother:
+    """Smooths the colour statistics of faces along their tracks. Faces without a track keep their own.
+
+    frames: how many on either side count. It holds as many frames back.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+
+    def __call__(self, works: Iterable[FrameInWork]) -> Iterator[FrameInWork]:
+        """Yield the frames, which come in order of their index, with smoothed statistics."""
+        if self._frames < 1:
+            yield from works
+            return
+        waiting: deque[FrameInWork] = deque()
+        measured: dict[int, deque[tuple[int, FaceInWork, np.ndarray]]] = {}
+        for work in works:
+            waiting.append(work)
+            for face in work.faces:
+                if face.face.track is not None and face.statistics is not None:
+                    measured.setdefault(face.face.track, deque()).append((work.frame.index, face, face.statistics))
+            while waiting and waiting[0].frame.index + self._frames <= work.frame.index:
+                yield self._smoothed(waiting.popleft(), measured)
+        while waiting:
+            yield self._smoothed(waiting.popleft(), measured)
+
+    def _smoothed(self, work: FrameInWork, measured: dict[int, deque]) -> FrameInWork:
+        index = work.frame.index
+        for track, entries in list(measured.items()):
+            while entries and entries[0][0] < index - self._frames:
+                entries.popleft()
+            if not entries:
+                del measured[track]
+        for face in work.faces:
+            if face.face.track in measured and face.statistics is not None:
+                face.statistics = self._mean(face, index, measured[face.face.track])
+        return work
+
+    def _mean(self, face: FaceInWork, index: int, entries: deque) -> np.ndarray:
+        """Return the weighted mean of what was measured alike: by the same adjustment, within reach."""
+        alike = [(i, values) for i, other, values in entries if other.settings.color == face.settings.color]
+        weights = weights_of(np.array([i - index for i, _ in alike], np.float64), self._frames)
+        return np.tensordot(weights / weights.sum(), np.stack([values for _, values in alike]), axes=1)
