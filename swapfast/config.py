@@ -586,6 +586,14 @@ class ModelConfig(Config):
     e_dims: int = _width("--e-dims", 256, "df and liae: channels of the encoder's first layer")
     d_dims: int = _width("--d-dims", 256, "df and liae: half of the channels of the decoder's last layer")
     d_mask_dims: int = _width("--d-mask-dims", 256, "df and liae: the same of the branch that makes the mask")
+    code: str = option(
+        "plain",
+        "How one code is made for both people: encoder normalises what each layer of the encoder makes by the side's "
+        "own statistics, bottleneck the code alone, plain nothing.",
+        choices=("encoder", "bottleneck", "plain"),
+        fixed=True,
+        flag="--code",
+    )
     freeze: list[str] = option(
         [],
         "Parts that are not trained: encoder, decoder_a, decoder_b (of liae inter_a, inter_both, decoder_shared), or "

@@ -19,6 +19,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import datetime
+import inspect
 import itertools
 import json
 import os
@@ -208,7 +209,11 @@ class Processes:
         if self.world == 1:
             return model
         # Views: gradients lie in the buffers that are sent, so that they exist once. Weights do not move in memory.
-        wrapped = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+        parallel = nn.parallel.DistributedDataParallel
+        # The model's buffers come to the same on all processes by themselves; torch 2.13 has another word for that.
+        words = inspect.signature(parallel.__init__).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers"
+        wrapped = parallel(model, gradient_as_bucket_view=True, **{buffers: False})
         if exchange == "bf16":
             wrapped.register_comm_hook(None, _send_bf16)
         return wrapped

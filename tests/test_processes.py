@@ -60,6 +60,10 @@ EPSILON = 0
 # instead of by their share part them by 6e-3 to 2e-2.
 TOLERANCE, BFLOAT16_TOLERANCE = 7e-4, 2e-2
 MANY_STEPS_TOLERANCE = 2e-3
+# Faces that are a ramp each differ so little that, where layers are normalised, float32 convolutions in channels_last
+# give gradients 3e-4 off those of float64; six to nine steps part the weights by up to 1.1e-3. Three times that:
+# where each process used statistics of its own, the copies themselves would differ.
+NORMALISED_TOLERANCE = 3.5e-3
 GLOO = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
@@ -97,7 +101,7 @@ class Shares:
 def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5, stop_at=None, **given):
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run, exchange = {"nan": given.pop("nan", "stop")}, given.pop("exchange", "fp32")
-    model = tiny().initialise(seed).to(memory_format=torch.channels_last)
+    model = tiny().with_code(given.pop("code", "plain")).initialise(seed).to(memory_format=torch.channels_last)
     start = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
     config = OptimizerConfig(learning_rate=LEARNING_RATE, epsilon_exponent=EPSILON, **given)
     optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
@@ -287,8 +291,16 @@ def together(world, task, *arguments, silent=0, environment=None):
 
 def _difference(one, other, start) -> float:
     """Return how far the weights of two runs are apart, as a share of the way of ``other`` from ``start``."""
-    apart = math.sqrt(sum(np.square(one[name] - weight, dtype=float).sum() for name, weight in other.items()))
-    return apart / math.sqrt(sum(np.square(start[name] - weight, dtype=float).sum() for name, weight in other.items()))
+    weights = {name: weight for name, weight in other.items() if not name.startswith("statistics.")}
+    apart = math.sqrt(sum(np.square(one[name] - weight, dtype=float).sum() for name, weight in weights.items()))
+    way = math.sqrt(sum(np.square(start[name] - weight, dtype=float).sum() for name, weight in weights.items()))
+    return apart / way
+
+
+def _statistics_difference(one, other) -> float:
+    """Return how far the sides' running moments of two runs are apart, as a share of the largest of each layer."""
+    names = [name for name in other if name.endswith(".moments")]
+    return max((np.abs(one[name] - other[name]).max() / np.abs(other[name]).max() for name in names), default=0.0)
 
 
 def _equal(one, other, within, name, tolerance=TOLERANCE, loss_tolerance=5e-5):
@@ -296,10 +308,13 @@ def _equal(one, other, within, name, tolerance=TOLERANCE, loss_tolerance=5e-5):
     # Five digits are shown, of which the last may go either way.
     assert one["shown"] == pytest.approx(other["shown"], abs=loss_tolerance)
     within(f"weights, {name}", _difference(one["weights"], other["weights"], other["start"]), tolerance)
+    # Weights that are apart by a share give features that are apart by about as much.
+    within(f"statistics, {name}", _statistics_difference(one["weights"], other["weights"]), 10 * tolerance)
 
 
 SCENARIOS = {
     "plain": {"iterations": 6},
+    "normalised": {"iterations": 6, "code": "encoder"},
     "accumulated and clipped": {
         "iterations": 6, "gradient_accumulation": 2, "gradient_clipping": "global_norm", "clipping_value": 0.5,
     },
@@ -311,7 +326,7 @@ SCENARIOS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world, names", [(2, tuple(SCENARIOS)), (4, ("plain", "a NaN on one"))])
+@pytest.mark.parametrize("world, names", [(2, tuple(SCENARIOS)), (4, ("plain", "normalised", "a NaN on one"))])
 def test_several_processes_train_like_one(world, names, tmp_path, within):
     """Five faces a step, which neither two nor four share evenly; all copies are the same to the bit."""
     scenarios = {name: SCENARIOS[name] for name in names}
@@ -323,6 +338,7 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
         for one in several:
             assert all(np.array_equal(several[0][name]["weights"][k], v) for k, v in one[name]["weights"].items())
         tolerances = (BFLOAT16_TOLERANCE, 1e-3) if "bf16" in name else ()
+        tolerances = (NORMALISED_TOLERANCE,) if name == "normalised" else tolerances
         _equal(several[0][name], expected, within, f"{world} processes, {name}", *tolerances)
         if name == "gradients in bf16":
             apart = _difference(several[0][name]["weights"], expected["weights"], expected["start"])
@@ -333,11 +349,11 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
 @pytest.mark.slow
 def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
     """Three losses make a step here, and both stops lie between. Only rank 0 has the checkpoint."""
-    given = {"gradient_accumulation": 3}
+    given = {"gradient_accumulation": 3, "code": "encoder"}
     straight = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given | {"iterations": 9, "seed": 0}})[""]
     parted = together(2, train_in_parts, tmp_path / "several", given, (4, 5, 9))
     for one in parted:
-        _equal({**one, "shown": []}, {**straight, "shown": []}, within, "in three parts")
+        _equal({**one, "shown": []}, {**straight, "shown": []}, within, "in three parts", NORMALISED_TOLERANCE)
 
 
 @pytest.mark.slow

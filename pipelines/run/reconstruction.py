@@ -148,7 +148,7 @@ def _with_psnr(model: FaceAutoencoder, batches: Iterable[OneSided], measured: li
     """Yield the batches, and add each face's PSNR to ``measured``, (B,) dB."""
     for number, batch in batches:
         with evaluating(model):
-            outputs = model.swap(batch.inputs[0], to=SIDES[number])
+            outputs = model.swap(batch.inputs[0], to=SIDES[number], of=SIDES[number])
         measured.append(_psnr(outputs[-2 if model.learns_mask else -1].float(), batch).cpu())
         yield number, batch
 

@@ -43,6 +43,7 @@ def add_arguments(
         help="the iteration to look at, or best: the backup with the lowest average loss; default: the newest",
     )
     add_weights(parser)
+    parser.add_argument("--of", choices=("a", "b"), default="a", help="the side that the faces show; default a")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     for remark in metadata.remarks:
         complain(remark)
     pictures = np.stack([_crop(path, config.crop, model.input_size) for path in faces])
-    found = find_activations(model, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+    found = find_activations(model, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)), arguments.of)
     title = f"{model.name} at {model.input_size} px, iteration {metadata.step} of {arguments.model.resolve().name}"
     sheet = draw_activations(found, pictures, [path.name for path in faces], title, arguments.channels)
     succeeded, encoded = cv2.imencode(out.suffix.lower(), sheet)

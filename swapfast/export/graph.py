@@ -30,6 +30,7 @@ from swapfast.models.deepfacelab import (
     SharedDecoderAutoencoder,
 )
 from swapfast.models.dropout import DroppedDense
+from swapfast.models.side_statistics import Rows, SideStatistics
 
 OPSET, IR_VERSION = 12, 7  # what the runtimes of 2020 read already
 BATCH = "n"  # the only open dimension
@@ -48,6 +49,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.arrays: dict[str, np.ndarray] = {}  # weights are views of the model's
         self._names = {id(weight): name for name, weight in model.named_parameters()}
+        self._results: dict[tuple[nn.Module, str], str] = {}  # of layers that were written, by what they were given
 
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node of one output; return its value."""
@@ -95,13 +97,16 @@ class Graph:
 
     def layer(self, module: nn.Module, value: str) -> str:
         """Return what a module makes of a value. Raises SwapfastError for a kind of layer that is not in LAYERS."""
+        if (module, value) in self._results:
+            return self._results[module, value]
         write = LAYERS.get(type(module))
         if write is None:
             raise SwapfastError(
                 f"--to onnx or dfm: a layer of the kind {type(module).__name__} cannot be written to ONNX; use --to "
                 "safetensors"
             )
-        return write(self, module, value)
+        result = self._results[module, value] = write(self, module, value)
+        return result
 
     def save(
         self,
@@ -161,19 +166,42 @@ def _varint(number: int) -> bytes:
     return bytes([*digits, number])
 
 
-def features(graph: Graph, model: FaceAutoencoder, images: str) -> str:
-    """Return the encoder's features of float32 images, as ``FaceAutoencoder.encode``."""
-    if model.standardise:
-        images = _standardised(graph, images)
-    return graph.layer(model.encoder, graph.narrow(images))
+def code_of(graph: Graph, model: FaceAutoencoder, images: str, shown: str, wanted: str) -> str:
+    """Return what the decoder of the side ``wanted`` is given, as ``FaceAutoencoder.code``.
 
-
-def side_code(graph: Graph, model: FaceAutoencoder, value: str, side: str) -> str:
-    """Return what the decoder of ``side`` is given, as ``FaceAutoencoder.side_code``. value: of ``features``."""
+    images: float32 pictures of the side ``shown``, whose statistics become numbers of the graph.
+    """
     write = _SIDE_CODES.get(type(model))
     if write is None:
         raise SwapfastError(f"--to onnx or dfm: the model {model.name!r} cannot be written to ONNX yet")
-    return write(graph, model, value, side)
+    if model.standardise:
+        images = _standardised(graph, images)
+    rows = Rows(0, shown, wanted)
+    return write(graph, model, _layers(graph, model, "encoder", graph.narrow(images), rows), rows)
+
+
+def _layers(graph: Graph, model: FaceAutoencoder, path: str, value: str, rows: Rows) -> str:
+    """Return what the module at ``path`` makes of a value, as ``FaceAutoencoder.run_layers``."""
+    module = model.get_submodule(path)
+    if model.has_statistics_within(path):
+        for name, _ in module.named_children():
+            value = _layers(graph, model, f"{path}.{name}", value, rows)
+    else:
+        value = graph.layer(module, value)
+    statistics = model.statistics_behind(path)
+    return value if statistics is None else _scaled(graph, statistics, value, rows)
+
+
+def _scaled(graph: Graph, statistics: SideStatistics, value: str, rows: Rows) -> str:
+    """Return a value (n, c, ...) scaled and moved by a side's statistics."""
+    scale, offset = (tensor.cpu().numpy() for tensor in statistics.scale_and_offset(rows.shown, rows.wanted))
+    shape = (1, -1) if statistics.is_flat else (1, -1, 1, 1)
+    wide = graph.wide(value)
+    if (scale != 1).any():
+        wide = graph.node("Mul", wide, graph.constant(scale.reshape(shape)))
+    if offset.any():
+        wide = graph.node("Add", wide, graph.constant(offset.reshape(shape)))
+    return value if wide == value else graph.narrow(wide)
 
 
 def _in_color_order(graph: Graph, value: str, model: FaceAutoencoder) -> str:
@@ -198,18 +226,18 @@ def _standardised(graph: Graph, images: str) -> str:
     return graph.node("Add", graph.node("Mul", scaled, number(0.25)), number(0.5))
 
 
-def _own_decoder(graph: Graph, model: FaceAutoencoder, value: str, side: str) -> str:
+def _own_decoder(graph: Graph, model: FaceAutoencoder, value: str, rows: Rows) -> str:
     return value
 
 
-def _shared_decoder(graph: Graph, model: FaceAutoencoder, value: str, side: str) -> str:
-    assert isinstance(model, SharedDecoderAutoencoder)
-    both = graph.layer(model.inters["both"], value)
-    own = both if side == SIDES[1] else graph.layer(model.inters["a"], value)
+def _shared_decoder(graph: Graph, model: FaceAutoencoder, value: str, rows: Rows) -> str:
+    own = both = _layers(graph, model, "inters.both", value, rows)
+    if rows.wanted == SIDES[0]:
+        own = _layers(graph, model, "inters.a", value, rows._replace(shown=SIDES[0]))
     return graph.node("Concat", own, both, axis=1)
 
 
-_SIDE_CODES: dict[type, Callable[[Graph, FaceAutoencoder, str, str], str]] = {
+_SIDE_CODES: dict[type, Callable[[Graph, FaceAutoencoder, str, Rows], str]] = {
     FaceAutoencoder: _own_decoder,
     SharedDecoderAutoencoder: _shared_decoder,
 }

@@ -94,7 +94,7 @@ def _expected(export: Export, faces: np.ndarray, masks: Mapping[str, np.ndarray]
     images = images if model.color_order == "bgr" else images.flip(1)
 
     def swapped(side: str) -> list[np.ndarray]:
-        outputs = model.swap(images, side)
+        outputs = model.swap(images, side, of=export.other_side)
         mask = [outputs.pop()] if model.learns_mask else []
         face = outputs[-1] if model.color_order == "bgr" else outputs[-1].flip(1)
         return [value.permute(0, 2, 3, 1).numpy() for value in (face, *mask)]
@@ -109,11 +109,11 @@ def _expected(export: Export, faces: np.ndarray, masks: Mapping[str, np.ndarray]
 
 
 def _save_onnx(export: Export, path: Path) -> None:
-    from swapfast.export.graph import Graph, features, side_code
+    from swapfast.export.graph import Graph, code_of
 
     model = export.opened.model
     graph = Graph(model, export.is_half)
-    code = side_code(graph, model, features(graph, model, graph.picture_in(ONNX_INPUT, model)), export.side)
+    code = code_of(graph, model, graph.picture_in(ONNX_INPUT, model), export.other_side, export.side)
     decoder = model.decoder(export.side)
     outputs = {ONNX_FACE: _face_shape(model)}
     graph.picture_out(graph.layer(decoder.face, code), ONNX_FACE, model)
@@ -124,15 +124,15 @@ def _save_onnx(export: Export, path: Path) -> None:
 
 
 def _save_dfm(export: Export, masks: Mapping[str, np.ndarray], path: Path) -> None:
-    from swapfast.export.graph import Graph, features, side_code
+    from swapfast.export.graph import Graph, code_of
 
     model = export.opened.model
     graph = Graph(model, export.is_half)
-    value = features(graph, model, graph.picture_in(DFM_INPUT, model))
-    code, decoder = side_code(graph, model, value, export.side), model.decoder(export.side)
+    picture = graph.picture_in(DFM_INPUT, model)
+    code, decoder = code_of(graph, model, picture, export.other_side, export.side), model.decoder(export.side)
     own_mask = model.decoder(export.other_side).mask
     if own_mask is not None and decoder.mask is not None:
-        own_code = side_code(graph, model, value, export.other_side)
+        own_code = code_of(graph, model, picture, export.other_side, export.other_side)
         graph.picture_out(graph.layer(own_mask, own_code), DFM_MASK)
         graph.picture_out(graph.layer(decoder.mask, code), DFM_FACE_MASK)
     for name, mask in masks.items():

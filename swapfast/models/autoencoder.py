@@ -12,6 +12,12 @@ from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
 from swapfast.models.dropout import start_counters
+from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers
+
+
+def other_side(side: str) -> str:
+    """Return the side that is not ``side``."""
+    return SIDES[1 - SIDES.index(side)]
 
 
 class Decoder(nn.Module):
@@ -59,6 +65,43 @@ class FaceAutoencoder(nn.Module):
         self.glorot = glorot
         self.encoder = encoder
         self.decoders = nn.ModuleDict(dict(decoders))
+        self.code_kind: CodeKind = "plain"
+        self.statistics = nn.ModuleDict()  # by the path of the layer that they follow, dots made underscores
+        self._holders: set[str] = set()  # paths of modules within which there are some
+
+    def with_code(self, kind: CodeKind) -> FaceAutoencoder:
+        """Let the model keep each side's statistics of its codes; return the model.
+
+        kind: 'encoder' normalises the features behind every layer up to the code by their side's own statistics,
+        'bottleneck' those of the code alone. 'plain' normalises nothing; at a swap the sides' mean codes are exchanged.
+        """
+        self.code_kind = kind
+        layers = self.shared_layers() if kind == "encoder" else self.bottleneck()
+        for path, channels in layers.items():
+            is_flat = path == "encoder" or isinstance(self.get_submodule(path), nn.Linear)
+            self.statistics[path.replace(".", "_")] = SideStatistics(channels, kind != "plain", is_flat)
+            self._holders |= {path[:end] for end, letter in enumerate(path) if letter == "."}
+        return self
+
+    def shared_layers(self) -> dict[str, int]:
+        """Return the paths and channels of all layers up to the code."""
+        return code_layers(self.encoder, "encoder")[0]
+
+    def bottleneck(self) -> dict[str, int]:
+        """Return the path and the channels of the layer that makes the code."""
+        path, channels = list(self.shared_layers().items())[-1]
+        return {path: channels}
+
+    def update_statistics(self) -> None:
+        """Take what the sides' faces gave since the last step of the weights into their running statistics."""
+        for layer in self.statistics.values():
+            cast(SideStatistics, layer).update()
+
+    def exchange_mean_codes(self, exchanges: bool) -> FaceAutoencoder:
+        """Choose whether a plain model's swap exchanges the sides' mean codes; return the model."""
+        for layer in self.statistics.values():
+            cast(SideStatistics, layer).exchanges = exchanges
+        return self
 
     def initialise(self, seed: int) -> FaceAutoencoder:
         """Draw all weights from ``seed``; return the model."""
@@ -66,34 +109,56 @@ class FaceAutoencoder(nn.Module):
         start_counters(self, seed)
         return self
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features that all sides share, whatever the shape of a face's is.
 
-        images: (N, 3, S, S) in 0..1.
+        images: (N, 3, S, S) in 0..1. rows: which side they show, in their order.
         """
         if self.standardise:
             spread, mean = torch.std_mean(images.float(), dim=(1, 2, 3), keepdim=True, correction=0)
             images = ((images - mean) / (spread + 1e-3) * 0.25 + 0.5).to(images.dtype)
-        return self.encoder(images)
+        return self.run_layers(self.encoder, "encoder", images, rows)
 
-    def side_code(self, features: Tensor, side: str) -> Tensor:
-        """Return what the decoder of ``side`` is given: the features themselves where a side owns its decoder.
+    def run_layers(self, module: nn.Module, path: str, x: Tensor, rows: Sequence[Rows]) -> Tensor:
+        """Return what the module at ``path`` makes of ``x``, with statistics behind the layers that have some."""
+        if self.has_statistics_within(path):
+            for name, layer in module.named_children():
+                x = self.run_layers(layer, f"{path}.{name}", x, rows)
+        else:
+            x = module(x)
+        statistics = self.statistics_behind(path)
+        return x if statistics is None else statistics(x, rows)
 
-        features: of ``encode``. side: 'a' or 'b'.
+    def has_statistics_within(self, path: str) -> bool:
+        """Return whether there are statistics between the layers of the module at ``path``."""
+        return path in self._holders
+
+    def statistics_behind(self, path: str) -> SideStatistics | None:
+        """Return the statistics of what the module at ``path`` makes, or None where there are none."""
+        key = path.replace(".", "_")
+        return cast(SideStatistics, self.statistics[key]) if key in self.statistics else None
+
+    def side_code(self, features: Tensor, rows: Rows) -> Tensor:
+        """Return what the decoder of the wanted side is given: the features themselves where a side owns its decoder.
+
+        features: of ``encode``. rows: what all of them show and are to become.
         """
         return features
 
-    def code(self, images: Tensor, side: str) -> Tensor:
+    def code(self, images: Tensor, side: str, of: str | None = None) -> Tensor:
         """Return what the decoder of ``side`` is given to make that side's face of ``images``: (N, C, s, s).
 
-        images: (N, 3, S, S) in 0..1, of any side. Raises SwapfastError for another side or shape.
+        images: (N, 3, S, S) in 0..1. of: the side that they show, by default the other one.
+        Raises SwapfastError for another side or shape.
         """
-        if side not in SIDES:
-            raise unknown_name("side of the model", side, list(SIDES))
+        for name in (side, side if of is None else of):
+            if name not in SIDES:
+                raise unknown_name("side of the model", name, list(SIDES))
         edge = self.input_size
         if images.dim() != 4 or images.shape[1:] != (3, edge, edge):
             raise SwapfastError(f"images of shape {tuple(images.shape)}: {self.name} takes (N, 3, {edge}, {edge})")
-        return self.side_code(self.encode(images), side)
+        rows = Rows(len(images), other_side(side) if of is None else of, side)
+        return self.side_code(self.encode(images, [rows]), rows)
 
     def decoder(self, side: str) -> Decoder:
         """Return the decoder of ``side``, 'a' or 'b'."""
@@ -104,17 +169,20 @@ class FaceAutoencoder(nn.Module):
 
         images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
         """
-        features = self.encode(torch.cat(list(images))).split([len(side) for side in images])
+        rows = [Rows(len(of_side), side, side) for side, of_side in zip(SIDES, images, strict=True)]
+        features = self.encode(torch.cat(list(images)), rows).split([part.faces for part in rows])
         return [
-            self.decoder(side)(self.side_code(of_side, side)) for side, of_side in zip(SIDES, features, strict=True)
+            self.decoder(part.wanted)(self.side_code(of_side, part))
+            for part, of_side in zip(rows, features, strict=True)
         ]
 
-    def swap(self, images: Tensor, to: str) -> list[Tensor]:
+    def swap(self, images: Tensor, to: str, of: str | None = None) -> list[Tensor]:
         """Return the face of side ``to``, 'a' or 'b', with the pose and expression of ``images``; a mask last.
 
-        images: (N, 3, S, S) in 0..1, of any side. Raises SwapfastError for another side or shape.
+        images: (N, 3, S, S) in 0..1. of: the side that they show, by default the other one.
+        Raises SwapfastError for another side or shape.
         """
-        code = self.code(images, to)
+        code = self.code(images, to, of)
         return self.decoder(to)(code)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -122,6 +190,7 @@ class FaceAutoencoder(nn.Module):
         return {
             name if part is child else f"{name[:-1]}_{part_name}": part
             for name, child in self.named_children()
+            if child is not self.statistics
             for part_name, part in (child.items() if isinstance(child, nn.ModuleDict) else [("", child)])
         }
 

@@ -21,6 +21,7 @@ from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError
 from swapfast.models.autoencoder import Decoder, FaceAutoencoder
 from swapfast.models.blocks import PixelShuffle, SameConv, Unflatten
+from swapfast.models.side_statistics import Rows, code_layers
 
 LETTERS = "udtc"
 SMALLEST, LARGEST = 64, 512  # px
@@ -169,10 +170,24 @@ class SharedDecoderAutoencoder(FaceAutoencoder):
         super().__init__(*arguments, **options)
         self.inters = nn.ModuleDict(inters)
 
-    def side_code(self, features: Tensor, side: str) -> Tensor:
+    def shared_layers(self) -> dict[str, int]:
+        """See FaceAutoencoder: the encoder's layers and the first of each of the two that code its features."""
+        layers = code_layers(self.encoder, "encoder")[0]
+        for part, inter in self.inters.items():
+            layers |= code_layers(inter, f"inters.{part}")[0]
+        return layers
+
+    def bottleneck(self) -> dict[str, int]:
+        """See FaceAutoencoder: what the encoder gives to both, as one of them never sees side B."""
+        first = next(layer for layer in self.inters["both"].modules() if isinstance(layer, nn.Linear))
+        return {"encoder": first.in_features}
+
+    def side_code(self, features: Tensor, rows: Rows) -> Tensor:
         """See FaceAutoencoder."""
-        both = self.inters["both"](features)
-        own = both if side == SIDES[1] else self.inters["a"](features)
+        both = self.run_layers(self.inters["both"], "inters.both", features, [rows])
+        own = both
+        if rows.wanted == SIDES[0]:  # whose own code knows the statistics of A alone
+            own = self.run_layers(self.inters["a"], "inters.a", features, [rows._replace(shown=SIDES[0])])
         return torch.cat([own, both], 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError, unknown_name
@@ -12,6 +13,7 @@ from swapfast.models.autoencoder import FaceAutoencoder
 from swapfast.models.deepfacelab import df, liae
 from swapfast.models.lightweight import lightweight
 from swapfast.models.original import original
+from swapfast.models.side_statistics import CodeKind
 from swapfast.models.tiny import tiny
 from swapfast.options import settings
 
@@ -33,7 +35,7 @@ class ModelEntry:
     example: str = ""
 
 
-_OF_ALL = ("name", "freeze")  # fields that are no option of a single model
+_OF_ALL = ("name", "freeze", "code")  # fields that are no option of a single model
 _DIMS = ("input_size", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 
 MODELS = {
@@ -91,7 +93,7 @@ def plan_model(config: ModelConfig, learn_mask: bool) -> FaceAutoencoder:
     options = {name: getattr(config, name) for name in entry.options}
     if entry.letters:
         options["name"] = config.name
-    return entry.build(learn_mask=learn_mask, **options)
+    return entry.build(learn_mask=learn_mask, **options).with_code(cast(CodeKind, config.code))
 
 
 def _refuse_other_options(config: ModelConfig, entry: ModelEntry) -> None:

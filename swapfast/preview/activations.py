@@ -21,6 +21,7 @@ from swapfast.errors import SwapfastError
 from swapfast.models import FaceAutoencoder
 from swapfast.models.blocks import Unflatten
 from swapfast.models.deepfacelab import Residual
+from swapfast.models.side_statistics import Rows
 from swapfast.training.validation import evaluating
 
 TILE = 66  # px of a channel's map where three stand side by side
@@ -60,10 +61,10 @@ class Activations:
     masks: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def find_activations(model: FaceAutoencoder, faces: np.ndarray) -> Activations:
+def find_activations(model: FaceAutoencoder, faces: np.ndarray, of: str = SIDES[0]) -> Activations:
     """Return what ``model`` makes of faces, (n, 3, S, S) float32 in 0..1 BGR at its input size.
 
-    Raises SwapfastError where a value is not finite.
+    of: the side that they show, 'a' or 'b'. Raises SwapfastError where a value is not finite.
     """
     images = torch.from_numpy(faces).to(next(model.parameters()).device)
     if model.color_order == "rgb":
@@ -71,11 +72,13 @@ def find_activations(model: FaceAutoencoder, faces: np.ndarray) -> Activations:
     result = Activations()
     with evaluating(model):
         with _recording(model) as stages:
-            features = model.encode(images)
+            model.encode(images, [Rows(len(images), of, of)])
         result.shared = list(stages)
         for side in SIDES:
+            rows = Rows(len(images), of, side)
+            features = model.encode(images, [rows])
             with _recording(model) as stages:
-                outputs = model.decoder(side)(model.side_code(features, side))
+                outputs = model.decoder(side)(model.side_code(features, rows))
             result.sides[side] = list(stages)
             if model.learns_mask:
                 result.masks[side] = outputs.pop()[:, 0].float().cpu().numpy()

@@ -135,7 +135,7 @@ class TruePairs:
             mean_b_ssim=mean.ssim,
             mean_b_color_error=mean.color_error,
             unchanged_psnr=self.distances(self.true_a).psnr,
-            reconstruction_psnr=self.distances(swap_faces(model, self.inputs_b, "b")).psnr,
+            reconstruction_psnr=self.distances(swap_faces(model, self.inputs_b, "b", of="b")).psnr,
             pairs=len(self.masks),
         )
 

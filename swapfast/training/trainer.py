@@ -241,6 +241,7 @@ class Trainer:
             self.optimizer.add_gradients(total)
         if completes_step:
             self.optimizer.move_weights()
+            self.model.update_statistics()
         losses = [loss.detach() for loss in losses]
         gradients = [] if completes_step else self.optimizer.gradients
         return StepResult(losses, step_values(losses), self.optimizer.report, gradients)

@@ -89,7 +89,7 @@ def _losses(
 ) -> dict[str, Tensor]:
     (images,) = batch.inputs
     with torch.autocast(images.device.type, precision, enabled=precision is not None):
-        outputs = model.swap(images, to=SIDES[side])
+        outputs = model.swap(images, to=SIDES[side], of=SIDES[side])
     targets = [target[:, 0] for target in batch.targets]
     losses = loss(targets, [output.float() for output in outputs], batch.meta[0])
     label = SIDES[side].upper()

@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_told_and_stays(tmp_path):
     weights["encoder.0.0.weight"] = weights["encoder.0.0.weight"][:8]
     del weights["decoders.b.face.3.bias"]
     CheckpointFolder(tmp_path).save(Checkpoint(3, {"model": weights}, {}))
-    initial = {name: weight.clone() for name, weight in model.state_dict().items()}
+    initial = {name: weight.clone() for name, weight in model.named_parameters()}
     transfer = load_weights_from(model, tmp_path)
     assert transfer.skipped == [
         "encoder.0.0.weight (8x3x5x5 there, 16x3x5x5 here)",
@@ -122,7 +122,7 @@ def test_frozen_parts_do_not_move_and_the_state_follows():
     freeze(model, ["encoder", "decoder_a"])
     frozen = Optimizer(model, OptimizerConfig())
     frozen.load_state_dict(trained_state(model, state))
-    initial = {name: weight.clone() for name, weight in model.state_dict().items()}
+    initial = {name: weight.clone() for name, weight in model.named_parameters()}
     step(frozen)
     trained = {part_of(name) for name, weight in model.state_dict().items() if not torch.equal(weight, initial[name])}
     assert trained == {"decoder_b"}
@@ -209,7 +209,7 @@ def test_another_size_of_a_family_takes_what_fits(source, target, loaded, skippe
     theirs, state = _model(1, **source)
     CheckpointFolder(tmp_path).save(Checkpoint(3, {"model": theirs.state_dict()}, state))
     model, _ = _model(2, **target)
-    drawn = {name: weight.clone() for name, weight in model.state_dict().items()}
+    drawn = {name: weight.clone() for name, weight in model.named_parameters()}
     transfer = load_weights_from(model, tmp_path)
     assert dict(transfer.loaded) == loaded
     assert sum(transfer.total.values()) == len(transfer.skipped) + sum(loaded.values()) == len(drawn)

@@ -73,7 +73,7 @@ def refused(result: tuple[int, str, str], code: int = 2) -> str:
 def test_safetensors_hold_the_weights_and_say_what_they_are(export):
     code, out, _ = export("--to", "safetensors", "-o", "w.safetensors")
     assert code == 0 and "iteration 6 of" in out and "w.safetensors" in out
-    expected = build_model(CONFIG.model, False, seed=6).state_dict()
+    expected = dict(build_model(CONFIG.model, False, seed=6).named_parameters())
     weights = load_file("w.safetensors")
     assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
     transfer = load_weights_from(build_model(CONFIG.model, False, seed=1), Path("w.safetensors"))
@@ -94,7 +94,7 @@ def test_others_may_read_it(export):
 
 def test_half_the_bits(export):
     assert export("--to", "safetensors", "-o", "w.safetensors", "--fp16")[0] == 0
-    expected = build_model(CONFIG.model, False, seed=6).state_dict()
+    expected = dict(build_model(CONFIG.model, False, seed=6).named_parameters())
     weights = load_file("w.safetensors")
     assert all(torch.equal(weights[name], expected[name].half()) for name in expected)
 

@@ -17,6 +17,7 @@ from swapfast.faces.crop import crop_face
 from swapfast.faces.image import read_image
 from swapfast.faces.reader import read_face
 from swapfast.models import build_model
+from swapfast.models.side_statistics import Rows
 from swapfast.preview.activations import CELL, GAP, LABEL, TITLE, _caption, draw_activations, find_activations
 from swapfast.swap.apply import swap_faces
 from tests.faces.face_samples import a_face, a_picture, png_bytes, write_head, write_plain
@@ -74,7 +75,7 @@ def test_stages_are_what_the_layers_give():
     found = find_activations(model, faces)
     images = torch.from_numpy(faces)
     with torch.no_grad():
-        features = model.encode(images)
+        features = model.encode(images, [Rows(len(images), "a", "a")])
         first = model.decoder("b").face[0](features)
     assert torch.equal(found.shared[-1].values, features) and torch.equal(found.sides["b"][0].values, first)
     assert _captions(found)[0] == [

@@ -1,0 +1,228 @@
+"""Each side's own statistics of what the encoder makes, so that both people get the same codes.
+
+An encoder that sees two people makes codes by which they can be told apart, and at a swap a decoder is shown codes that
+it never saw. Where each layer's features are normalised by the statistics of the side that they come from, the two
+sides' codes have the same mean and deviation (domain-specific batch normalisation: Chang et al., CVPR 2019). Statistics
+over both sides together do harm instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from swapfast.batch import SIDES
+
+CODES = ("encoder", "bottleneck", "plain")
+CodeKind = Literal["encoder", "bottleneck", "plain"]
+EPSILON = 1e-5
+MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
+SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
+BUFFERS = ("moments", "steps", "sums", "values")
+
+
+class Rows(NamedTuple):
+    """Consecutive faces of a batch that show one side and become another, or the same: 'a' or 'b'."""
+
+    faces: int
+    shown: str
+    wanted: str
+
+
+class SideStatistics(nn.Module):
+    """Normalises features by the running mean and deviation of the side that they come from; has no parameters.
+
+    In training a batch's own statistics are used, over the faces of all processes, and gradients go through them.
+
+    channels    of the features (N, C, H, W), or (N, C) where ``is_flat``
+    normalises  False: features stay as they are in training. Afterwards those of one side that are to become the
+                other's are moved by the difference of the two means, unless ``exchanges`` is False
+    joint       both sides have the statistics of all faces together: a control for measurements
+    moments     (sides, 2, C): running means of the values and of their squares
+    steps       (sides,): how often they were moved
+    sums        (sides, 2, C), values (sides,): of the batches since then
+    """
+
+    moments: Tensor
+    steps: Tensor
+    sums: Tensor
+    values: Tensor
+
+    def __init__(self, channels: int, normalises: bool, is_flat: bool = False) -> None:
+        super().__init__()
+        self.is_flat = is_flat
+        self.normalises = normalises
+        self.exchanges = True
+        self.joint = False
+        start = torch.stack([torch.zeros(channels), torch.ones(channels)])
+        self.register_buffer("moments", start.expand(len(SIDES), -1, -1).clone())
+        self.register_buffer("steps", torch.zeros(len(SIDES)))
+        self.register_buffer("sums", torch.zeros(len(SIDES), 2, channels))
+        self.register_buffer("values", torch.zeros(len(SIDES)))
+        self.register_load_state_dict_pre_hook(_keep_missing)
+
+    def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
+        """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
+        if self.joint:
+            total = sum(part.faces for part in rows)
+            rows = [Rows(total, SIDES[0], SIDES[0])]
+        if self.training and not self.normalises:
+            for part, values in zip(rows, features.detach().split([part.faces for part in rows]), strict=True):
+                self._add(part.shown, *_sums(values))
+            return features
+        if len(rows) == 1:
+            return self._moved(features, rows[0])
+        parts = features.split([part.faces for part in rows])
+        return torch.cat([self._moved(values, part) for part, values in zip(rows, parts, strict=True)])
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether faces of both sides have been seen."""
+        return bool((self.steps > 0).all())
+
+    def scale_and_offset(self, shown: str, wanted: str) -> tuple[Tensor, Tensor]:
+        """Return what a finished model multiplies features by and adds to them, (C,) float32 each.
+
+        shown, wanted: the side that the faces show, and the one that they become.
+        """
+        source, target = SIDES.index(shown), SIDES.index(wanted)
+        mean, square = self.moments[source].float()
+        if self.normalises:
+            scale = torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
+            return scale, -mean * scale
+        has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
+        difference = (self.moments[target, 0].float() - mean) * has_both * self.exchanges
+        return torch.ones_like(mean), difference
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the running moments by what was seen since the last time.
+
+        The first steps are averaged alike, so that nothing is left of where the moments began.
+        """
+        means = self.sums / self.values.clamp_min(1)[:, None, None]
+        is_seen = self.values > 0
+        share = (1 / (self.steps + 1)).clamp_min(MOMENTUM) * is_seen
+        self.moments.lerp_(means, share[:, None, None])
+        self.steps.add_(is_seen)
+        self.sums.zero_()
+        self.values.zero_()
+
+    def _moved(self, features: Tensor, rows: Rows) -> Tensor:
+        if self.training:
+            return self._normalised(features, rows.shown)
+        scale, offset = self.scale_and_offset(rows.shown, rows.wanted)
+        shape = (1, -1) + (1,) * (features.dim() - 2)
+        return torch.addcmul(offset.view(shape), features.float(), scale.view(shape)).to(features.dtype)
+
+    def _normalised(self, features: Tensor, side: str) -> Tensor:
+        """Return the features normalised by their own statistics, which are added to the side's sums."""
+        result, sums, number = _Normalised.apply(features)
+        self._add(side, sums, number)
+        return result
+
+    @torch.no_grad()
+    def _add(self, side: str, sums: Tensor, count: Tensor) -> None:
+        """Add sums over ``count`` values, unless one of them is not finite: such a step moves no weights either."""
+        is_usable = sums.isfinite().all()
+        index = SIDES.index(side)
+        self.sums[index].add_(torch.where(is_usable, sums, torch.zeros_like(sums)))
+        self.values[index].add_(is_usable * count)
+
+
+def code_layers(module: nn.Module, path: str) -> tuple[dict[str, int], bool]:
+    """Return the layers of an encoder whose features both people share: path -> channels.
+
+    They are its convolutions with their activations, and the first dense layer, which ends them. path: of ``module``.
+    Returns also whether there is such a dense layer.
+    """
+    layers: dict[str, int] = {}
+    for name, child in module.named_children():
+        child_path = f"{path}.{name}"
+        convolutions = [layer for layer in child.children() if isinstance(layer, nn.Conv2d)]
+        if isinstance(child, nn.Linear):
+            return {**layers, child_path: child.out_features}, True
+        if convolutions:
+            layers[child_path] = convolutions[-1].out_channels
+            continue
+        inner, ends = code_layers(child, child_path)
+        layers |= inner
+        if ends:
+            return layers, True
+    return layers, False
+
+
+def _keep_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let models that were saved without statistics keep those that they begin with."""
+    for name in BUFFERS:
+        state.setdefault(prefix + name, getattr(layer, name))
+
+
+def _processes() -> int:
+    processes = torch.distributed
+    return processes.get_world_size() if processes.is_available() and processes.is_initialized() else 1
+
+
+def _dims(features: Tensor) -> list[int]:
+    """Return the dimensions of (N, C, ...) over which a channel has statistics."""
+    return [0, *range(2, features.dim())]
+
+
+def _sum_over_processes(*sums: Tensor) -> list[Tensor]:
+    """Return sums (C,) float64 over all processes, in one exchange."""
+    total = torch.stack(sums)
+    if _processes() > 1:
+        torch.distributed.all_reduce(total)
+    return list(total)
+
+
+def _number_of_values(features: Tensor, like: Tensor) -> Tensor:
+    return torch.full_like(like, features.numel() // features.shape[1])
+
+
+@torch.no_grad()
+def _sums(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of a layer's values and of their squares, (2, C), and the number of values, of all processes."""
+    dims, wide = _dims(features), features.double()
+    sums = wide.sum(dims)
+    sums, squares, number = _sum_over_processes(sums, wide.square().sum(dims), _number_of_values(features, sums))
+    return torch.stack([sums, squares]).float(), number[0].float()
+
+
+class _Normalised(torch.autograd.Function):
+    """Features (N, C, ...) normalised by the statistics of all processes' faces.
+
+    Returns also the sums of values and squares, (2, C) float32, and the number of values. Each sum is taken in double
+    precision: where values lie close together, the gradient is a small difference of large sums. On a CPU torch's own
+    batch normalisation adds channels_last pictures up in single precision, and gradients were off by 2e-3.
+    """
+
+    @staticmethod
+    def forward(context: Any, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        dims, shape = _dims(features), (1, -1) + (1,) * (features.dim() - 2)
+        sums = features.sum(dims, dtype=torch.float64)
+        sums, number = _sum_over_processes(sums, _number_of_values(features, sums))
+        mean = sums / number
+        differences = features.float() - mean.float().view(shape)
+        (deviations,) = _sum_over_processes(differences.square().sum(dims, dtype=torch.float64))
+        variance = deviations / number
+        scale = torch.rsqrt(variance + EPSILON).float().view(shape)
+        result = (differences * scale).to(features.dtype)
+        context.save_for_backward(result, scale, number)
+        statistics = (torch.stack([mean, variance + mean * mean]) * number).float()
+        return result, statistics, number[0].float()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        """See the class: the gradient of all processes' losses."""
+        result, scale, number = context.saved_tensors
+        gradient, dims, shape = gradients[0].float(), _dims(result), scale.shape
+        sums = gradient.sum(dims, dtype=torch.float64)
+        products = (gradient * result).sum(dims, dtype=torch.float64)
+        sums, products = _sum_over_processes(sums, products)
+        mean, slope = ((total / number).float().view(shape) for total in (sums, products))
+        return (scale * (gradient - mean - result.float() * slope)).to(result.dtype)

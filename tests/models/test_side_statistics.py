@@ -1,0 +1,255 @@
+"""The statistics of each side: what is normalised by what, what a swap uses, and that plain models stay the same."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from swapfast.batch import SIDES, Batch, BatchMeta
+from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.config import ModelConfig, OptimizerConfig
+from swapfast.losses import LossCollator
+from swapfast.models.registry import build_model
+from swapfast.models.side_statistics import EPSILON, MOMENTUM, Rows, SideStatistics
+from swapfast.models.tiny import tiny
+from swapfast.optim.optimizer import Optimizer
+from swapfast.training.progress import ProgressLine
+from swapfast.training.run import Run
+from swapfast.training.trainer import Trainer
+
+SMALL = {"input_size": 64, "ae_dims": 16, "e_dims": 8, "d_dims": 8}
+# Sums of at most 2,000 float32 values, each rounded to 6e-8 of its size, and a root of their difference: with values
+# of size 10 around a deviation of 1 that is 100 times 1e-7; ten times that.
+ROUNDING = 1e-4
+OWN_ROWS = [Rows(6, "a", "a"), Rows(10, "b", "b")]
+
+
+def _features(seed: int, faces: int = 16, flat: bool = False) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (faces, 5) if flat else (faces, 5, 3, 4)
+    return (
+        3 + 2 * torch.randn(shape, generator=generator) + torch.arange(float(faces)).view(-1, *[1] * (len(shape) - 1))
+    )
+
+
+def _own_statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = values.double().transpose(0, 1).flatten(1)
+    return wide.mean(1), wide.var(1, correction=0)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_each_side_is_normalised_by_its_own_batch(flat, within):
+    layer = SideStatistics(5, normalises=True, is_flat=flat)
+    features = _features(1, flat=flat).requires_grad_()
+    result = layer(features, OWN_ROWS)
+    expected = []
+    wide = features.detach().double().requires_grad_()
+    for values in wide.split([6, 10]):
+        mean, variance = _own_statistics(values)
+        shape = (1, 5) if flat else (1, 5, 1, 1)
+        expected.append((values - mean.view(shape)) * (variance.view(shape) + EPSILON).rsqrt())
+    expected = torch.cat(expected)
+    within("normalised", (result - expected).abs().max().item(), ROUNDING)
+    weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
+    (result * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    within("gradient", (features.grad - wide.grad).abs().max().item(), ROUNDING)
+
+
+def test_running_moments_are_the_mean_of_the_first_steps_and_forget_later(within):
+    layer = SideStatistics(5, normalises=True)
+    batches = [_features(seed) for seed in range(3)]
+    for features in batches:
+        layer(features, OWN_ROWS)
+        layer.update()
+    for side, part in enumerate((slice(0, 6), slice(6, 16))):
+        values = torch.stack([features[part].double().mean((0, 2, 3)) for features in batches]).mean(0)
+        squares = torch.stack([features[part].double().square().mean((0, 2, 3)) for features in batches]).mean(0)
+        error = (layer.moments[side] - torch.stack([values, squares])).abs().max().item()
+        within(f"moments of side {SIDES[side]}", error, ROUNDING * 100)  # squares are 100 times as large
+    before = layer.moments.clone()
+    layer.steps.fill_(1000)
+    layer(batches[0], OWN_ROWS)
+    layer.update()
+    mean = batches[0][:6].mean((0, 2, 3))
+    torch.testing.assert_close(layer.moments[0, 0], before[0, 0] + MOMENTUM * (mean - before[0, 0]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("normalises", [False, True])
+def test_statistics_of_a_step_in_parts_are_those_of_the_whole(normalises):
+    whole, parts = SideStatistics(5, normalises), SideStatistics(5, normalises)
+    features = _features(1)
+    whole(features, OWN_ROWS)
+    for of_a, of_b in ((range(2), range(6, 10)), (range(2, 6), range(10, 16))):
+        parts(features[[*of_a, *of_b]], [Rows(len(of_a), "a", "a"), Rows(len(of_b), "b", "b")])
+    whole.update()
+    parts.update()
+    torch.testing.assert_close(parts.moments, whole.moments, rtol=1e-5, atol=0)  # sums in another order
+    assert parts.steps.tolist() == [1, 1] and not parts.sums.any()
+
+
+def test_a_broken_batch_leaves_the_statistics_as_they_were():
+    layer = SideStatistics(5, normalises=True)
+    layer(_features(1), OWN_ROWS)
+    layer.update()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    broken = _features(2)
+    broken[0, 0, 0, 0] = float("nan")  # of side a
+    layer(broken, OWN_ROWS)
+    layer.update()
+    assert torch.equal(layer.moments[0], before["moments"][0]) and layer.steps.tolist() == [1, 2]
+    assert layer.moments.isfinite().all()
+
+
+def _seen(kind: str, **options) -> torch.nn.Module:
+    """A model that has been shown dark faces of A and bright ones of B, in evaluation mode."""
+    model = build_model(ModelConfig(code=kind, **options), False, 1).train()
+    generator = torch.Generator().manual_seed(1)
+    edge = model.input_size
+    for _ in range(2):
+        faces = torch.rand(2, 8, 3, edge, edge, generator=generator)
+        faces[0, :, 0] *= 0.2
+        model([faces[0], faces[1]])
+        model.update_statistics()
+    return model.eval()
+
+
+def _dark(edge: int = 64) -> torch.Tensor:
+    faces = torch.rand(8, 3, edge, edge, generator=torch.Generator().manual_seed(9))
+    faces[:, 0] *= 0.2
+    return faces
+
+
+@pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "df-ut", **SMALL}], ids=["tiny", "df-ut"])
+def test_a_swap_uses_the_statistics_of_the_side_that_is_shown(options):
+    model = _seen("encoder", **options)
+    faces = _dark()
+    own, other = model.code(faces, "b", of="a"), model.code(faces, "b", of="b")
+    assert torch.equal(model.code(faces, "b"), own) and not torch.equal(own, other)
+    assert torch.equal(own, model.code(faces, "a", of="a")), "the code of a picture does not depend on what it becomes"
+    last = list(model.statistics.values())[-1]
+    inputs = []
+    hook = last.register_forward_hook(lambda _, arguments, result: inputs.append((arguments[0], result)))
+    with torch.no_grad():
+        model.code(faces, "b", of="a")
+    hook.remove()
+    (given, result), moments = inputs[0], last.moments[0].double()
+    expected = (given - moments[0]) / (moments[1] - moments[0] ** 2 + EPSILON).sqrt()
+    torch.testing.assert_close(result, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_every_layer_up_to_the_code_is_normalised():
+    names = {
+        kind: list(build_model(ModelConfig(name="tiny", code=kind), False, 1).statistics)
+        for kind in ("encoder", "bottleneck", "plain")
+    }
+    assert names["encoder"] == [f"encoder_{layer}" for layer in (0, 1, 2, 3, 5)]
+    assert names["bottleneck"] == names["plain"] == ["encoder_5"]
+    liae = build_model(ModelConfig(name="liae-ut", code="encoder", **SMALL), False, 1)
+    assert [name for name in liae.statistics if "inters" in name] == ["inters_both_dense1", "inters_a_dense1"]
+    assert "encoder_res5" in liae.statistics and "encoder_down1" in liae.statistics
+    df = build_model(ModelConfig(name="df-u", code="encoder", **SMALL), False, 1)
+    assert list(df.statistics)[-1] == "encoder_inter_dense1" and "encoder_features_down1" in df.statistics
+
+
+def test_liae_codes_a_face_for_side_a_by_the_statistics_of_a():
+    """Nothing else was ever seen by the half that only side A has."""
+    model = _seen("encoder", name="liae-u", **SMALL)
+    faces = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    layer = model.statistics["inters_a_dense1"]
+    assert layer.steps.tolist() == [2, 0]
+    rows = []
+    hook = layer.register_forward_hook(lambda _, arguments, result: rows.extend(arguments[1]))
+    code = model.code(faces, "a", of="b")
+    hook.remove()
+    assert rows == [Rows(8, "a", "a")] and code.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "liae-u", **SMALL}], ids=["tiny", "liae-u"])
+def test_a_swap_of_a_plain_model_exchanges_the_mean_codes(options):
+    """What a model without statistics makes of the same features, moved by the difference of the sides' means."""
+    model = _seen("plain", **options)
+    (layer,) = model.statistics.values()
+    faces = _dark()
+    with torch.no_grad():
+        own = model.encode(faces, [Rows(8, "a", "a")])
+        exchanged = model.code(faces, "b")
+        model.exchange_mean_codes(False)
+        kept = model.code(faces, "b")
+        assert torch.equal(kept, model.side_code(own, Rows(8, "b", "b")))
+    assert not torch.equal(exchanged, kept)
+    scale, offset = model.exchange_mean_codes(True) and layer.scale_and_offset("a", "b")
+    assert torch.equal(offset, layer.moments[1, 0] - layer.moments[0, 0]) and (scale == 1).all()
+    assert not layer.scale_and_offset("b", "b")[1].any()
+
+
+def test_a_model_that_never_saw_a_side_exchanges_nothing():
+    model = build_model(ModelConfig(name="tiny"), False, 1).eval()
+    faces = _dark()
+    assert torch.equal(model.code(faces, "b", of="a"), model.code(faces, "b", of="b"))
+
+
+def _batches(step: int):
+    while True:
+        generator = torch.Generator().manual_seed(step)
+        faces = torch.rand(2, 4, 3, 64, 64, generator=generator)
+        masks = torch.ones(4, 2, 1, 64, 64)
+        yield Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        step += 1
+
+
+def _trained(model, folder, until: int, accumulation: int = 1):
+    """Train up to an iteration, from the newest checkpoint on where there is one."""
+    checkpoints = CheckpointFolder(folder)
+    optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3, gradient_accumulation=accumulation))
+    loaded, step = checkpoints.load(), 0
+    if loaded is not None:
+        step = loaded[0].step
+        model.load_state_dict(loaded[0].tensors["model"])
+        optimizer.load_state_dict(loaded[0].tensors["optimizer"])
+    run = Run(checkpoints, until, 1000, progress=ProgressLine(io.StringIO()))
+    trainer = Trainer(model, LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64), optimizer, _batches(step), run, step)
+    trainer.train()
+    return dict(model.state_dict())
+
+
+def test_statistics_change_nothing_in_the_training_of_a_plain_model(tmp_path):
+    without = _trained(tiny().initialise(1), tmp_path / "without", 3)
+    kept = _trained(tiny().with_code("plain").initialise(1), tmp_path / "kept", 3)
+    assert all(torch.equal(kept[name], weight) for name, weight in without.items())
+    assert kept["statistics.encoder_5.steps"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "plain"])
+def test_resuming_in_the_middle_of_a_step_is_exact(kind, tmp_path):
+    def model():
+        return tiny().with_code(kind).initialise(1)
+
+    whole = _trained(model(), tmp_path / "whole", 7, accumulation=2)
+    _trained(model(), tmp_path / "parts", 3, accumulation=2)
+    resumed = _trained(model(), tmp_path / "parts", 7, accumulation=2)
+    assert whole["statistics.encoder_5.steps"].tolist() == [3, 3] and whole["statistics.encoder_5.values"].all()
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def test_weights_without_statistics_are_loaded():
+    model = tiny().with_code("encoder").initialise(1)
+    model.load_state_dict(tiny().initialise(2).state_dict())
+    assert torch.equal(model.encoder[0][0].weight, tiny().initialise(2).encoder[0][0].weight)
+    assert not model.statistics["encoder_0"].steps.any()
+
+
+def test_half_precision_keeps_statistics_in_float32():
+    model = tiny().with_code("encoder").initialise(1)
+    faces = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        model([faces, faces])
+        model.update_statistics()
+        half = model.eval().swap(faces, "b")[0]
+    exact = model.swap(faces, "b")[0]
+    assert model.statistics["encoder_0"].moments.dtype == torch.float32
+    # bfloat16 keeps 8 bits: nine layers part the pictures by a few of 1/256.
+    assert np.abs((half.float() - exact).detach().numpy()).mean() < 0.02
