@@ -450,6 +450,27 @@ class OptimizerConfig(Config):
         5000,
         flag="-a/--warmup",
     )
+    schedule: str = option(
+        "constant",
+        "How the step size goes on behind the warm-up: constant; cosine, to nothing over all iterations (-i); linear, "
+        "constant and then in a line to nothing over the last --decay-share of them, best for runs that may be "
+        "prolonged; plateau, halved where the loss, that of --validation if there is one, stands still.",
+        choices=("constant", "cosine", "linear", "plateau"),
+        flag="--schedule",
+    )
+    decay_share: float = option(
+        25.0, "Share of the iterations over which linear lets it fall, percent.", 1.0, 100.0, flag="--decay-share"
+    )
+    final_rate: float = option(
+        0.0, "What cosine, linear and plateau let it fall to, percent of it.", 0.0, 100.0, flag="--final-learning-rate"
+    )
+    plateau_patience: int = option(
+        5000,
+        "Iterations without a lower loss after which plateau halves it.",
+        10,
+        10_000_000,
+        flag="--plateau-patience",
+    )
     epsilon_exponent: int = option(
         -7,
         "What keeps a division from being by zero is ten to this power; lion has none, DeepFaceLab's have -6.",

@@ -59,6 +59,7 @@ from swapfast.training.averages import WeightAverages
 from swapfast.training.core_watch import CoreWatch
 from swapfast.training.graphed import CudaGraphs
 from swapfast.training.observers import Observer
+from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.saver import FolderCheck
@@ -100,6 +101,8 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         optimizer.load_state_dict(
             trained_state(model, processes.broadcast_tensors(plan.checkpoint.tensors)["optimizer"])
         )
+    if plan.has_end:
+        optimizer.plan_end(config.run.iterations - plan.step)
     frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
     graphs = ", a CUDA graph a step" if plan.uses_cuda_graph else ""
     log(
@@ -129,6 +132,10 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     observers = make_observers(plan, evaluated, sides, backend, threads, loss_line, log)
+    if config.optimizer.schedule == "plateau":
+        tag = "validation_total" if config.validation else "batch_total"
+        # Behind the validation, which comes first, and in front of what shows a rate.
+        observers.insert(bool(config.validation), PlateauWatch(optimizer, tag, processes, loss_line.log))
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
     run = Run(
         checkpoints=folder,

@@ -32,6 +32,7 @@ from swapfast.files import check_folder, not_a_folder, real_path
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.models.summary import summary
+from swapfast.optim.schedules import NEEDS_END
 from swapfast.preview.samples import Samples
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.requirements import check_import
@@ -60,6 +61,26 @@ def check_masks(config: TrainConfig, changes: Mapping[str, object]) -> None:
                 f"--{part}-multiplier {multiplier:g}: has no effect with --no-penalized-mask or "
                 "--mask-type none; leave one of them out"
             )
+
+
+def plan_schedule(config: TrainConfig, changes: Mapping[str, object]) -> list[str]:
+    """Return what to tell a person of the learning rate's schedule.
+
+    changes: what was asked for. Raises SwapfastError where a schedule is asked for that needs an end, and none is.
+    """
+    rate, has_end = config.optimizer, "run.iterations" in changes
+    if rate.schedule in NEEDS_END and not has_end:
+        if "optimizer.schedule" in changes:
+            raise SwapfastError(
+                f"--schedule {rate.schedule}: the learning rate falls over the iterations that are asked for: give "
+                "-i, or take --schedule plateau"
+            )
+        return [f"learning rate: it stays, for --schedule {rate.schedule} has no end without -i"]
+    final = f"{rate.final_rate:g} %" if rate.final_rate else "nothing"
+    last = f" over the last {rate.decay_share:g} % of them" if rate.schedule == "linear" else ""
+    if rate.schedule in NEEDS_END:
+        return [f"learning rate: {rate.schedule}, to {final} at iteration {config.run.iterations}{last}"]
+    return []
 
 
 def check_kernels(config: TrainConfig, device: torch.device) -> None:
@@ -115,6 +136,7 @@ def plan_run(
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_masks(config, request.changes)
     check_kernels(config, device)
+    lines += plan_schedule(config, request.changes)
     choose_average(run.shown_weights, config.optimizer.half_lives, "this run")
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
     look = config.preview
@@ -161,6 +183,7 @@ def plan_run(
         transfer,
         timelapse_sources,
         known_faces,
+        has_end="run.iterations" in request.changes,
     )
 
 

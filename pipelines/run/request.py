@@ -52,6 +52,7 @@ class Plan:
 
     steps: the checkpoints there were. lines: what to tell a person. transfer: what came from another model.
     timelapse_sources: what is in ``config.run.timelapse_inputs``. known: the faces that the model knows.
+    has_end: whether somebody asked for so many iterations.
     """
 
     checkpoints: CheckpointFolder
@@ -68,6 +69,7 @@ class Plan:
     transfer: Transfer | None = None
     timelapse_sources: Sequence[FaceSource] = ()
     known: KnownFaces = field(default_factory=KnownFaces)
+    has_end: bool = False
 
     @property
     def step(self) -> int:

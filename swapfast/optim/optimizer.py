@@ -20,6 +20,7 @@ from swapfast.optim.loss_scale import LossScaler
 from swapfast.optim.lr_dropout import LearningRateDropout
 from swapfast.optim.lr_finder import LearningRateFinder, SearchTrainer
 from swapfast.optim.lr_warmup import WarmupScheduler
+from swapfast.optim.schedules import Decay, make_schedule
 from swapfast.processes import SINGLE_PROCESS, Processes
 
 Group = Literal["decay", "no_decay"]
@@ -135,11 +136,13 @@ class Optimizer:
         keeps_rate_there = self._on_device and self._device.type == "cuda"
         for settings in self._torch.param_groups if keeps_rate_there else ():
             settings["capturable"] = True  # their counters lie on the device already, being fused
+        self.schedule = make_schedule(config)
         self._warmup = WarmupScheduler(
             self._torch,
             warmup_steps,
             tensor_device=self._device if keeps_rate_there else None,
             cycles=config.lr_dropout,
+            schedule=self.schedule,
         )
         self._dropout = LearningRateDropout(seed) if config.lr_dropout else None
         self._scaler = LossScaler(self._device) if mixed_precision else None
@@ -163,12 +166,12 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The step size in use: during warm-up, that of the next step."""
+        """The step size of the next step, as warm-up and schedule have it."""
         return self._warmup.get_lr()[0]
 
     @property
     def base_rate(self) -> float:
-        """The step size without warm-up."""
+        """The step size without warm-up and schedule."""
         return self._warmup.base_lrs[0]
 
     @property
@@ -316,21 +319,37 @@ class Optimizer:
             self._torch.step()
 
     def set_lr(self, lr: float) -> None:
-        """Use step size ``lr`` from here on; what is left of a warm-up leads up to it."""
+        """Use step size ``lr`` from here on; what is left of a warm-up leads up to it, and a schedule down from it."""
         self._configured = lr
         self.rollbacks = 0
         self._warmup.set_base(lr)
 
+    @property
+    def has_end(self) -> bool:
+        """Whether a schedule lets the rate fall towards an end that is known."""
+        return isinstance(self.schedule, Decay) and self.schedule.steps is not None
+
+    def plan_end(self, iterations: int) -> None:
+        """Let a schedule that needs an end have it after so many further iterations; it is the same at every start."""
+        if isinstance(self.schedule, Decay):
+            self.schedule.steps = self.steps + (iterations + self._collected) // self.accumulation
+            self.apply_schedule()
+
+    def apply_schedule(self) -> None:
+        """Use the rate that the schedule says now."""
+        self._warmup.apply()
+
     @contextlib.contextmanager
     def sweeping(self) -> Iterator[Callable[[float], None]]:
-        """Give a function that sets the rate of the next step, whatever the warm-up says. Restore the state after."""
+        """Give a function that sets the rate of the next step, whatever else says of it. Restore the state after."""
         steps, self._warmup.steps = self._warmup.steps, 0
         cycles, self._warmup.cycles = self._warmup.cycles, False
+        schedule, self._warmup.schedule = self._warmup.schedule, None
         self.is_searching = True
         try:
             yield self._warmup.set_base
         finally:
-            self._warmup.steps, self._warmup.cycles = steps, cycles
+            self._warmup.steps, self._warmup.cycles, self._warmup.schedule = steps, cycles, schedule
             self.is_searching = False
 
     def find_learning_rate(
@@ -391,6 +410,7 @@ class Optimizer:
         }
         state["@steps"] = torch.tensor(self._warmup.last_epoch)
         state["@rate"] = torch.tensor([self._configured, self.rollbacks], dtype=torch.float64)
+        state |= {} if self.schedule is None else self.schedule.state_dict()
         if self._collected:
             state["@collected"] = torch.tensor([self._collected, self.accumulation])
             state["@lost"] = self.processes.any_on_devices(self._lost.clone())
@@ -405,7 +425,8 @@ class Optimizer:
         """Restore what ``state_dict`` gave; SwapfastError where it belongs to other weights or lacks entries.
 
         Gradients that waited for the rest of a step are dropped where another number is accumulated now, and the rates
-        of past roll-backs where another rate is configured. Tensors that exist already and fit are written in place.
+        of past roll-backs and plateaus where another rate is configured. Tensors that exist already and fit are written
+        in place.
         """
         self.loads += 1
         counters = {key: value for key, value in state.items() if key.startswith("@")}
@@ -433,7 +454,10 @@ class Optimizer:
                 self._parameters[name].grad = gradient
         self._warmup.go_to(int(counters.get("@steps", 0)))
         configured, rollbacks = counters.get("@rate", torch.tensor([self._configured, 0.0])).tolist()
-        self._slow_down(int(rollbacks) if configured == self._configured else 0)
+        is_same = configured == self._configured
+        if self.schedule is not None:
+            self.schedule.load_state_dict(counters if is_same else {})
+        self._slow_down(int(rollbacks) if is_same else 0)
 
     def _load_averages(self, state: dict[str, Tensor], waiting: dict[str, Tensor]) -> None:
         indices = {name: index for index, name in enumerate(self._parameters)}

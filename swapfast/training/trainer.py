@@ -393,6 +393,8 @@ class Trainer:
         self._saver.forget_losses()
         self._pending.clear()
         self._rewind(bad.step)
+        if self.optimizer.has_end:
+            self.optimizer.plan_end(self.run.iterations - self.step)
         self.run.progress.log(
             f"warning: {bad}; went back to the weights of iteration {self.run.saved_step} and goes on behind it "
             f"at learning rate {self.optimizer.base_rate:g} (rollback {self.optimizer.rollbacks} of {MAX_ROLLBACKS})"

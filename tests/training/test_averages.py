@@ -172,9 +172,23 @@ class _Shown(Observer):
         self.pairs.append((shown, trained))
 
 
-def _trainer(folder, iterations, poison=(), half_lives=(5,), accumulation=1, nan="stop", observers=()):
+class _Stops(Observer):
+    """Asks the run to stop behind a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, training):
+        if training.step == self.step:
+            training.stop.request("a test")
+
+
+def _trainer(
+    folder, iterations, poison=(), half_lives=(5,), accumulation=1, nan="stop", observers=(), warmup=0, **config
+):
     model = tiny().initialise(5).to(memory_format=torch.channels_last)
-    optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3, gradient_accumulation=accumulation))
+    settings = OptimizerConfig(learning_rate=1e-3, gradient_accumulation=accumulation, **config)
+    optimizer = Optimizer(model, settings, warmup_steps=warmup)
     checkpoints = CheckpointFolder(folder)
     loaded = checkpoints.load()
     step = 0
@@ -187,6 +201,7 @@ def _trainer(folder, iterations, poison=(), half_lives=(5,), accumulation=1, nan
         averages = WeightAverages(model, half_lives, accumulation)
         if loaded:
             averages.load_state_dict(loaded[0].tensors.get("ema", {}))
+    optimizer.plan_end(iterations - step)
     run = Run(
         checkpoints,
         iterations,
@@ -206,8 +221,8 @@ def _stored(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_resumed_run_has_the_averages_of_one_that_was_not_stopped(tmp_path, accumulation):
+def test_a_resumed_run_has_the_averages_of_one_that_was_not_stopped(tmp_path):
+    accumulation = 3
     shown = _Shown()
     _trainer(tmp_path / "through", 10, accumulation=accumulation, observers=[shown]).train()
     for iterations in (4, 10):
@@ -223,6 +238,25 @@ def test_a_resumed_run_has_the_averages_of_one_that_was_not_stopped(tmp_path, ac
     changes = [not torch.equal(a[0], b[0]) for a, b in itertools.pairwise(shown.pairs)]
     assert changes == [(step + 1) % accumulation == 0 for step in range(1, 10)], "only where weights move"
     assert not torch.equal(*shown.pairs[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_that_is_stopped_in_warm_up_and_fall_goes_on_to_the_bit(tmp_path, schedule):
+    """A step in a half-life of 5 iterations, and one of the warm-up, is lost in none of the stops."""
+    config = {"accumulation": 2, "warmup": 2, "schedule": schedule, "decay_share": 50.0}
+    _trainer(tmp_path / "through", 12, **config).train()
+    for step in (3, 9):
+        trainer = _trainer(tmp_path / "stopped", 12, observers=[_Stops(step)], **config)
+        trainer.train()
+        assert trainer.step == step
+    last = _trainer(tmp_path / "stopped", 12, **config)
+    assert 0 < last.optimizer.learning_rate < 1e-3
+    last.train()
+    through, stopped = (_stored(tmp_path / name) for name in ("through", "stopped"))
+    for file in ("model", "optimizer", "ema"):
+        assert through[file].keys() == stopped[file].keys()
+        assert all(torch.equal(tensor, stopped[file][name]) for name, tensor in through[file].items()), file
 
 
 @pytest.mark.slow
