@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export
+from swapfast.commands import activations, export, swap
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -33,6 +33,7 @@ examples:
   swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
   swapfast train -C run.toml                                    the same, all of it written in a file (--print-config)
   swapfast evaluate -m model --truth faces/truth                how good the swap is, in dB
+  swapfast swap -m model -i frames -p faces/a -o swapped        a trained model applied to pictures
   swapfast prepare faces/a prepared/a --size 256                a portable set at training size; train takes it
   swapfast augment faces/a -o sheet.png                         what training will see of a folder
   swapfast cache model                                          what the next start need not decode again
@@ -294,6 +295,9 @@ def _make_parser() -> _Parser:
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     judge.add_argument("--json", action="store_true", help="print one JSON object")
 
+    change = command("swap", _swap, "replace the faces of pictures by those that a trained model makes of them")
+    swap.add_arguments(change, _path, _checkpoint, _positive, _flag_arguments)
+
     leave = command("export", _export, "write a trained model as a file of another program")
     export.add_arguments(leave, _path, _checkpoint)
 
@@ -497,6 +501,10 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         result = evaluate(model, config, mean_b, arguments.truth, bars(f"decoding {arguments.truth}"))
     say(json.dumps(result.to_dict()) if arguments.json else result)
     return EXIT_DONE
+
+
+def _swap(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return swap.run(arguments)
 
 
 def _export(arguments: argparse.Namespace, _stop: StopRequest) -> int:

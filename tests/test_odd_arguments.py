@@ -16,6 +16,7 @@ DIGITS = "9" * 5000
 NESTED = "[" * 3000 + "]" * 3000
 LONG = "x" * 300  # longer than a name may be
 TRAIN = ["train", "-A", "faces/a", "-B", "faces/b", "-m", "model", "-t", "tiny"]
+SWAP = ["swap", "-m", "model", "-i", "faces/a"]
 AUGMENT = ["augment", "faces/a", "-o", "sheet.png"]
 
 # Every argument that is a path: what comes before it and after it.
@@ -52,6 +53,15 @@ PATHS = {
     "activations MODEL": (["activations"], ["faces/a/0.png", "-o", "sheet.png"]),
     "activations FACE": (["activations", "model"], ["-o", "sheet.png"]),
     "activations -o": (["activations", "model", "faces/a/0.png", "-o"], []),
+    "swap -m": (["swap", "-i", "faces/a", "-o", "new", "-m"], []),
+    "swap -i": (["swap", "-m", "model", "-o", "new", "-i"], []),
+    "swap -o": ([*SWAP, "-o"], []),
+    "swap -p": ([*SWAP, "-o", "new", "-p"], []),
+    "swap --landmarks": ([*SWAP, "-o", "new", "--landmarks"], []),
+    "swap --mask-dir": ([*SWAP, "-o", "new", "--mask-dir"], []),
+    "swap -C": ([*SWAP, "-o", "new", "-C"], []),
+    "swap --report": ([*SWAP, "-o", "new", "--report"], []),
+    "swap --sheet": (["swap", "-m", "model", "-o", "sheet.png", "--sheet"], []),
     "evaluate --truth": (["evaluate", "-m", "model", "--truth"], []),
 }
 
@@ -72,6 +82,11 @@ NUMBERS = [
     *(([*TRAIN, "--learning-rate"], number) for number in ("nan", "inf", "-inf", "1e999", DIGITS)),
     *(([*TRAIN, "--loss-weights"], number) for number in ("nan", "1e999", DIGITS)),
     *(([*TRAIN, "--max-time"], number) for number in (DIGITS, "9" * 400, "36526d", "9" * 50 + "d", "1e9", "٣" * 61)),
+    *(
+        ([*SWAP, "-o", "new", flag], number)
+        for flag in ("-O", "--min-size", "--erosion", "-S", "--batch-size")
+        for number in ("nan", "1e400", DIGITS)
+    ),
     *((["restore", "model", "--step"], number) for number in (DIGITS, "1" * 30, "-1", "nan")),
     *((["evaluate", "-m", "model", "--truth", "faces", "--checkpoint"], number) for number in (DIGITS, "1" * 30, "-1")),
 ]

@@ -84,7 +84,7 @@ def _record(path: Path, suffix: str, file_names: frozenset[str]) -> FaceRecord:
     data = read_bytes(path)
     if not data:
         raise ValueError("empty (zero bytes)")
-    info = _picture_info(data, suffix)
+    info = picture_info(data, suffix)
     if min(info.width, info.height) < MIN_EDGE:
         raise ValueError(f"{info.width}x{info.height} px, too small for a face")
     if isinstance(info, png.PngInfo) and info.faceswap_text is not None:
@@ -92,7 +92,7 @@ def _record(path: Path, suffix: str, file_names: frozenset[str]) -> FaceRecord:
     return _plain(path, data, info, file_names)
 
 
-def _picture_info(data: bytes, suffix: str) -> PictureInfo:
+def picture_info(data: bytes, suffix: str) -> PictureInfo:
     if data.startswith(png.SIGNATURE):
         return png.read_png(data)
     if data.startswith(jpeg.SIGNATURE):
@@ -134,7 +134,7 @@ def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord
     if info.width != info.height:
         raise ValueError(f"a faceswap head of {info.width}x{info.height} px, expected a square")
     if header.frame_dims:
-        _check_near(header.landmarks, *header.frame_dims[::-1], "its source frame")
+        check_near(header.landmarks, *header.frame_dims[::-1], "its source frame")
     pixels = digest_pixels(data)
     return FaceRecord(
         path=path,
@@ -154,9 +154,9 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
     json_name = find_file(f"{path.stem}.json", file_names)
     if json_name is None:
         raise ValueError(f"{NO_LANDMARKS} and no {shown_name(path.stem)}.json with landmarks beside it")
-    json_data = _read_json(path.with_name(json_name))
-    description = _parse_json(json_data, path.with_name(json_name))
-    landmarks, remarks = _placed_landmarks(_json_landmarks(description), info, description)
+    json_data = read_json(path.with_name(json_name))
+    description = parse_json(json_data, path.with_name(json_name))
+    landmarks, remarks = placed_landmarks(_json_landmarks(description), info, description)
     mask_file, mask_data, unusable_mask = _mask_file(path, info, description, file_names)
     pixels = digest_pixels(data)
     return FaceRecord(
@@ -175,16 +175,14 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
     )
 
 
-def _check_near(landmarks: np.ndarray, width: int, height: int, picture: str) -> None:
+def check_near(landmarks: np.ndarray, width: int, height: int, picture: str) -> None:
     """Raise ValueError for points further outside than the picture is wide or high. A face may cross the border."""
     size = np.array([width, height])
     if (landmarks < -size).any() or (landmarks > 2 * size).any():
         raise ValueError(f"landmarks far outside {picture} ({width}x{height} px)")
 
 
-def _placed_landmarks(
-    landmarks: np.ndarray, info: PictureInfo, description: dict
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def placed_landmarks(landmarks: np.ndarray, info: PictureInfo, description: dict) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a plain picture's landmarks in px of the picture as stored, and notes on what may be wrong with them.
 
     Raises ValueError if they cannot be in px of this picture.
@@ -208,12 +206,12 @@ def _placed_landmarks(
                 f"landmarks of which {outside:.0%} lie outside the picture as it is stored, and nothing once it is "
                 f'turned by its EXIF orientation {orientation}: say "orientation": "exif" in its json'
             )
-        _check_near(landmarks, info.width, info.height, "the picture")
+        check_near(landmarks, info.width, info.height, "the picture")
         raise ValueError(
             f"landmarks of a face that lies {outside:.0%} outside the picture ({info.width}x{info.height} px): "
             "measured before it was resized or cut, perhaps"
         )
-    _check_near(landmarks, info.width, info.height, "the picture")
+    check_near(landmarks, info.width, info.height, "the picture")
     remarks = []
     if is_tagged and abs(roll_of(landmarks)) <= UPRIGHT:
         remarks.append(f"{UPRIGHT_NOTE}{orientation}")
@@ -245,14 +243,14 @@ def _is_size_of(description: dict, info: PictureInfo, orientation: int) -> bool:
     return edges == stored or (orientation >= 5 and edges == stored[::-1])
 
 
-def _read_json(path: Path) -> bytes:
+def read_json(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{shown_name(path.name)} is larger than {MAX_JSON_BYTES >> 20} MiB")
     return data
 
 
-def _parse_json(data: bytes, path: Path) -> dict:
+def parse_json(data: bytes, path: Path) -> dict:
     try:
         description = json.loads(data)
     except RecursionError:
@@ -293,7 +291,7 @@ def _mask_file(
         return None, b"", None if json_name is None else lost
     try:
         data = read_bytes(path.with_name(file_name))
-        mask_info = _picture_info(data, "") if data else None
+        mask_info = picture_info(data, "") if data else None
     except ValueError as error:
         return None, b"", (file_name, f"its mask {shown_name(file_name)} is {error}")
     if mask_info is None:

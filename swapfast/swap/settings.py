@@ -9,6 +9,7 @@ from swapfast.options import Config, option
 NO_MASK, RECT = "none", "rect"
 LEARNED, LEARNED_OTHER, LEARNED_MIN = "learned", "learned-other", "learned-min"
 LEARNED_TYPES = (LEARNED, LEARNED_OTHER, LEARNED_MIN)
+ORDERS = ("all", "largest", "smallest", "leftmost", "rightmost", "topmost", "bottommost", "central")  # --face
 COLORS = ("none", "mean", "reinhard", "linear", "histogram", "seamless", "manual")
 
 

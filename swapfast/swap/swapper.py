@@ -142,7 +142,7 @@ class FrameSwapper:
                 face.learned[LEARNED] = np.ascontiguousarray(picture[..., 3])
         if self.model.learns_mask and any(f.settings.mask.type in LEARNED_TYPES[1:] for f in faces):
             other = next(side for side in SIDES if side != self.to)
-            for face, picture in zip(faces, swap_faces(self.model, images, other, self.batch_size)):
+            for face, picture in zip(faces, swap_faces(self.model, images, other, self.batch_size, of=other)):
                 face.learned[LEARNED_OTHER] = np.ascontiguousarray(picture[..., 3])
                 face.learned[LEARNED_MIN] = np.minimum(face.learned[LEARNED], face.learned[LEARNED_OTHER])
 
@@ -162,11 +162,12 @@ class FrameSwapper:
         return work
 
     def _weights(self, face: FaceInWork) -> np.ndarray:
-        """Return where the colours of a face are measured: inside its mask, away from the mask's edge."""
+        """Return where the colours of a face are measured: inside its mask, away from the mask's edge.
+
+        At the edge itself there is background, hair or the shadow of a chin.
+        """
         assert face.alpha is not None
         alpha = cv2.resize(face.alpha, (self.output_size, self.output_size), interpolation=cv2.INTER_AREA)
-        if face.settings.color.type == "seamless":
-            return alpha
         solid = (alpha > 0.5).astype(np.uint8)
         rim = max(1, round(_COLOR_RIM / 100 * self.output_size))
         core = erode(solid, rim)

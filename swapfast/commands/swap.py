@@ -1,0 +1,237 @@
+"""`swapfast swap`: the faces of pictures replaced by those that a trained model makes of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swapfast.commands.weights import add_weights
+from swapfast.errors import EXIT_DONE, EXIT_STOPPED, SwapfastError, shortened
+from swapfast.options import settings
+from swapfast.printing import complain, say
+
+if TYPE_CHECKING:
+    from swapfast.swap.request import PicturePlan, SwapRequest
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    path: Callable[[str], Path],
+    checkpoint: Callable,
+    positive: Callable[[str], int],
+    flag_arguments: Callable[..., dict],
+) -> None:
+    """Add the command's flags. path, checkpoint, positive: types; flag_arguments: what argparse needs for a setting."""
+    from swapfast.swap.chosen import PRESETS
+    from swapfast.swap.settings import ORDERS, SwapSettings
+
+    parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
+    parser.add_argument("-i", "--input", type=path, metavar="DIR", help="a folder of frames, or one picture")
+    parser.add_argument("-o", "--out", type=path, metavar="OUT", help="a new folder, or one to go on with")
+    where = parser.add_argument_group("faces")
+    where.add_argument(
+        "-p",
+        "--faces",
+        type=path,
+        metavar="FACES",
+        help="faceswap's extracted faces: their headers say which frame has which; those deleted are not swapped. "
+        "Without it and --landmarks: NAME.json beside each frame",
+    )
+    where.add_argument("--landmarks", type=path, metavar="FILE", help="landmarks as JSON lines, see docs/swap.md")
+    where.add_argument("--mask-dir", type=path, metavar="DIR", help="NAME.png for each frame: black is in front of it")
+    where.add_argument("--face", choices=ORDERS, default="all", help="which face of a frame; default: all")
+    where.add_argument("--face-index", type=_index, nargs="+", default=[], metavar="N", help="only these, from 0")
+    where.add_argument("--min-size", type=_size, default=0.0, metavar="PX", help="of a face's crop in the frame")
+    where.add_argument("--max-size", type=_size, default=float("inf"), metavar="PX", help="of a face's crop")
+
+    what = parser.add_argument_group("what is swapped")
+    what.add_argument(
+        "--to", type=str.lower, default=None, metavar="SIDE", help="whose face comes out, a or b; default b"
+    )
+    what.add_argument("-s", "--swap-model", action="store_true", help="the other way: --to a")
+    what.add_argument("-R", "--frame-ranges", nargs="+", metavar="N-M", help="frames to swap, such as 10-50 90-")
+    what.add_argument("-k", "--keep-unchanged", action="store_true", help="write the frames outside of the ranges too")
+    what.add_argument("--checkpoint", type=checkpoint, metavar="N", help="an iteration, or best; default: the newest")
+    add_weights(parser)
+    what.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1; default auto")
+    what.add_argument("--batch-size", type=positive, default=16, metavar="N", help="faces at a time; default 16")
+    what.add_argument("--workers", type=positive, metavar="N", help="threads beside the model; default: one a core")
+
+    how = parser.add_argument_group("how it looks")
+    how.add_argument(
+        "-C", "--config", type=path, metavar="FILE", help="these settings from a TOML file, also by ranges"
+    )
+    how.add_argument(
+        "--preset", choices=PRESETS, default="none", help="where another program starts; flags rank over it"
+    )
+    how.add_argument("--print-config", action="store_true", help="print these settings as TOML and stop")
+    for name, setting in settings(SwapSettings()).items():
+        how.add_argument(*setting.option.flag.split("/"), dest=name, default=None, **flag_arguments(name, setting))
+
+    written = parser.add_argument_group("what is written")
+    written.add_argument("-O", "--output-scale", type=_size, default=100.0, metavar="PERCENT", help="default 100")
+    written.add_argument("-w", "--writer", default="picture", help="picture, or patch: faces, masks and matrices alone")
+    written.add_argument("--format", default="same", help="png or jpg; default: each picture's own")
+    written.add_argument("--write-mask", action="store_true", help="each frame's mask too, in OUT/masks")
+    written.add_argument("--transparent", action="store_true", help="the faces alone, on nothing, as PNG with alpha")
+    written.add_argument("--overwrite", action="store_true", help="make everything anew in a folder that is not empty")
+    written.add_argument("--report", type=path, metavar="FILE", help="numbers of the run: faces, time by stage; .json")
+    written.add_argument("--json", action="store_true", help="print one JSON object")
+    written.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    written.add_argument(
+        "--sheet", type=path, metavar="FRAME", help="draw one frame with every mask and colour into -o sheet.png"
+    )
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number from 0")
+    return int(text)
+
+
+def _size(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number < 1e9:
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a number of at least 0")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Swap as the command line asks for; return the exit code."""
+    from swapfast.swap.chosen import choose_settings
+    from swapfast.swap.settings import SwapSettings
+
+    flags = {name: getattr(arguments, name) for name in settings(SwapSettings())}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    chosen = choose_settings(flags, arguments.config, arguments.preset)
+    if arguments.print_config:
+        say(chosen.usual.to_toml().rstrip("\n"))
+        return EXIT_DONE
+    request = _request(arguments, chosen)
+    if arguments.sheet is not None:
+        return _sheet(arguments, request)
+    return _check(arguments, request) if arguments.check else _swap(arguments, request)
+
+
+def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
+    from swapfast.swap.chosen import FrameRanges
+    from swapfast.swap.found_faces import FaceChoice
+    from swapfast.swap.request import SwapRequest
+
+    if arguments.swap_model and arguments.to not in (None, "a"):
+        raise SwapfastError(f"-s/--swap-model with --to {arguments.to}: -s means --to a; leave one of them out")
+    source = arguments.sheet if arguments.sheet is not None else arguments.input
+    if source is None:
+        raise SwapfastError("required: -i/--input, a folder of frames")
+    if arguments.out is None and not arguments.check:
+        raise SwapfastError("required: -o/--out; or --check, which writes nothing")
+    ranges = arguments.frame_ranges
+    return SwapRequest(
+        model_dir=arguments.model_dir,
+        input=source,
+        out=None if arguments.sheet is not None else arguments.out,
+        faces=arguments.faces,
+        landmarks=arguments.landmarks,
+        mask_dir=arguments.mask_dir,
+        settings=chosen,
+        to="a" if arguments.swap_model else arguments.to or "b",
+        checkpoint=arguments.checkpoint,
+        weights=arguments.weights,
+        device=arguments.device,
+        choice=FaceChoice(arguments.face, tuple(arguments.face_index), arguments.min_size, arguments.max_size),
+        ranges=None if ranges is None else FrameRanges.parse(ranges),
+        keep_unchanged=arguments.keep_unchanged,
+        scale=arguments.output_scale,
+        writer=arguments.writer,
+        write_mask=arguments.write_mask,
+        transparent=arguments.transparent,
+        format=arguments.format,
+        overwrite=arguments.overwrite,
+        report=arguments.report,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    )
+
+
+def _plan(request: SwapRequest) -> PicturePlan:
+    from swapfast.swap.request import plan_pictures
+
+    plan = plan_pictures(request)
+    for remark in (*plan.opened.metadata.remarks, *getattr(plan.find, "remarks", ())):
+        complain(remark)
+    return plan
+
+
+def _check(arguments: argparse.Namespace, request: SwapRequest) -> int:
+    from swapfast.bars import Bars
+    from swapfast.swap.check import check_pictures, describe_check
+
+    plan = _plan(request)
+    with Bars() as bars:
+        result = check_pictures(plan, bars(f"reading {request.input}"))
+    say(json.dumps(result, indent=1) if arguments.json else "\n".join(describe_check(result)))
+    return EXIT_DONE
+
+
+def _swap(arguments: argparse.Namespace, request: SwapRequest) -> int:
+    from swapfast.bars import Bars
+    from swapfast.swap.report import describe
+    from swapfast.swap.run import swap_pictures
+
+    plan = _plan(request)
+    try:
+        with Bars() as bars:
+            report = swap_pictures(plan, bars("swapping faces"))
+    except KeyboardInterrupt as error:
+        by = f" by {error}" if str(error) else ""
+        complain(f"swapfast: stopped{by}; the frames that are in {request.out} are whole, and the same command goes on")
+        return EXIT_STOPPED
+    say(json.dumps(report, indent=1) if arguments.json else "\n".join(describe(report)))
+    return EXIT_DONE
+
+
+def _sheet(arguments: argparse.Namespace, request: SwapRequest) -> int:
+    """Draw one frame with every mask and colour."""
+    import cv2
+
+    from swapfast.files import check_new_file, write_file
+    from swapfast.swap.frames import Frame
+    from swapfast.swap.marking import mark_jpeg, mark_png
+    from swapfast.swap.picture_file import read_picture
+    from swapfast.swap.pipeline import crop_edge
+    from swapfast.swap.sheet import draw_sheet
+
+    out = arguments.out
+    check_new_file(out, "-o/--out", SHEET_SUFFIXES)
+    if not request.input.is_file():
+        raise SwapfastError(f"--sheet {request.input}: is no picture; give one frame")
+    if out.exists() and out.samefile(request.input):
+        raise SwapfastError(f"-o/--out {out}: is the frame itself; give another name for the sheet")
+    plan = _plan(request)
+    try:
+        pixels, origin = read_picture(request.input)
+    except ValueError as error:
+        raise SwapfastError(f"--sheet {request.input}: {error}; give another frame") from error
+    frame = Frame(request.input.name, 0, None, pixels, origin=origin)
+    swapper = plan.swapper(scale=1.0, wants_patches=False, is_transparent=False)
+    found = plan.find(frame)
+    faces, skipped = request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
+    if not faces:
+        reason = f" ({'; '.join(skipped)})" if skipped else ""
+        raise SwapfastError(f"--sheet {request.input}: has no face to swap{reason}; give another frame")
+    face = max(faces, key=lambda f: crop_edge(f, swapper))
+    title = f"{request.input.name}, {plan.opened.model.name} at iteration {plan.opened.metadata.step}, to {request.to}"
+    sheet = draw_sheet(swapper, frame, face, request.settings.of(plan.numbers[0]), title)
+    suffix = ".png" if out.suffix.lower() == ".png" else ".jpg"
+    data = cv2.imencode(suffix, sheet)[1].tobytes()
+    write_file(out, mark_png(data) if suffix == ".png" else mark_jpeg(data))
+    say(f"look at {out}")
+    return EXIT_DONE

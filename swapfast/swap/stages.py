@@ -1,0 +1,46 @@
+"""Stages that run side by side in threads, in order and with a bounded number of items between them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
+
+from swapfast.threads import ThreadPool
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered(pool: ThreadPool, task: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Yield ``task(item)`` of every item, in order, with up to ``ahead`` of them in work or waiting."""
+    pending: deque[Future] = deque()
+    for item in items:
+        pending.append(pool.submit(task, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+class Stopwatch:
+    """Adds up how long each stage took, over all threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            with self._lock:
+                self.seconds[stage] += elapsed
