@@ -64,7 +64,11 @@ class Evaluation:
         )
 
 
-def _pairs(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
+def true_records(truth: Path) -> list[tuple[FaceRecord, FaceRecord]]:
+    """Return A's and B's records of each pair in the folder ``truth``, in the order of their names.
+
+    Raises SwapfastError for missing, damaged or unpaired pictures.
+    """
     sides = []
     for side in SIDES:
         folder = scan_folder(truth / side)
@@ -152,7 +156,7 @@ def read_pairs(
     progress: called with (pictures decoded, pictures in total).
     Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
     """
-    pairs = _pairs(truth)
+    pairs = true_records(truth)
 
     def crops(side: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a side's model inputs (n, 3, h, w) and true outputs (n, size, size, 3), in 0..1."""

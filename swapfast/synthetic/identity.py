@@ -72,6 +72,7 @@ class Identity:
     makeup: float = 0.0
     blush: float = 0.0
     age: float = 0.0
+    glasses: float = 0.0  # cover of the frames
     mole: tuple[float, float] | None = None  # position in the face plane, in eye distances
 
 
@@ -147,7 +148,11 @@ def _marks(rng: np.random.Generator, masculine: bool, dark: bool) -> dict:
     return marks
 
 
-def _person(rng: np.random.Generator, shape: Shape, depth: float, masculine: bool, cut: str) -> Identity:
+CUTS = _SHORT_CUTS | _LONG_CUTS
+
+
+def draw_person(rng: np.random.Generator, shape: Shape, depth: float, masculine: bool, cut: str) -> Identity:
+    """Return a person whose details are drawn. depth: of the skin, see ``skin_tone``. cut: a name in CUTS."""
     dark = depth > 0.42
     skin = skin_tone(depth)
     marks = _marks(rng, masculine, dark)
@@ -165,7 +170,7 @@ def _person(rng: np.random.Generator, shape: Shape, depth: float, masculine: boo
         hair_colour=hair_colour,
         iris=irises[int(rng.integers(len(irises)))],
         lips=lips,
-        hair=(_SHORT_CUTS | _LONG_CUTS)[cut],
+        hair=CUTS[cut],
         **marks,
     )
 
@@ -185,5 +190,5 @@ def draw_identities(seed: int) -> tuple[Identity, Identity]:
         cuts = [name for name in (_SHORT_CUTS if man else _LONG_CUTS) if name not in used_cuts]
         cut = str(rng.choice(cuts))
         used_cuts.add(cut)
-        people.append(_person(rng, shape, float(depth), bool(man), cut))
+        people.append(draw_person(rng, shape, float(depth), bool(man), cut))
     return people[0], people[1]

@@ -91,7 +91,31 @@ def paint_face(identity: Identity, scene: Scene, points: np.ndarray, scale: floa
         _paint_eye(sheet, identity, scene, points[eye] if side < 0 else points[eye][[3, 2, 1, 0, 5, 4]], side)
     for number, brow in enumerate(template.BROWS):
         _paint_brow(sheet, identity, points[brow] if number == 0 else points[brow][::-1], number)
+    if identity.glasses:
+        _paint_glasses(sheet, identity)
     return sheet
+
+
+def _paint_glasses(sheet: Canvas, identity: Identity) -> None:
+    """Paint dark frames about the eyes of the neutral face, which do not move with brows and lids."""
+    frame, glint = _glossy((0.06, 0.05, 0.05), 0.9), _glossy((0.75, 0.72, 0.7), 0.9)
+    points = template.neutral_face(identity.shape)
+    turn = np.linspace(0, 2 * np.pi, 25)
+    inner = []
+    for eye, side in zip(template.EYES, (-1, 1), strict=True):
+        middle = points[eye].mean(axis=0) + (0.02 * side, 0.07)
+        # Between an ellipse and a box, as most frames are.
+        rim = middle + np.stack([np.cos(turn), np.sin(turn)], axis=1) * (0.43, 0.33)
+        rim += (
+            0.04 * np.stack([np.sign(np.cos(turn)), np.sign(np.sin(turn))], axis=1) * np.abs(np.sin(2 * turn))[:, None]
+        )
+        sheet.fill(rim, _glossy((0.5, 0.5, 0.5), 0.7), 0.10 * identity.glasses)
+        sheet.line(rim, frame, 0.075, identity.glasses)
+        sheet.line(middle + ((-0.25, 0.05), (-0.05, -0.2)), glint, 0.03, 0.35 * identity.glasses, 0.02)
+        sheet.line(middle + ((0.42 * side, -0.1), (0.95 * side, -0.16)), frame, 0.06, identity.glasses)
+        inner.append(middle + (-0.40 * side, -0.1))
+    bridge = [inner[0], (inner[0] + inner[1]) / 2 - (0, 0.06), inner[1]]
+    sheet.line(spline(bridge), frame, 0.07, identity.glasses)
 
 
 def _paint_folds(sheet: Canvas, identity: Identity, scene: Scene, points: np.ndarray) -> None:

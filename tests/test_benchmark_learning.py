@@ -1,0 +1,121 @@
+"""The harness that recipes are tried with: disjoint people and faces, figures that mean something, runs that go on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import learning
+from benchmarks.landmark_net import MARGIN, SIZE, _moved, landmark_errors
+from benchmarks.people import CHOOSE, PAIRS, REPORT, SETS, SPLITS, draw_pair
+from swapfast.errors import SwapfastError
+
+COUNTS = (6, 4, 2)
+
+
+def test_pairs_to_choose_by_and_to_report_share_nobody_and_no_scene():
+    assert len(CHOOSE) >= 6 and len(REPORT) >= 6 and set(SETS) == {"choose", "report"}
+    assert len({pair.seed for pair in PAIRS.values()}) == len(CHOOSE) + len(REPORT) == len(PAIRS)
+    for pairs in SETS.values():
+        assert sum(not pair.is_balanced for pair in pairs) >= 2
+        depths = [person.skin for pair in pairs for person in (pair.a, pair.b)]
+        assert min(depths) < 0.15 and max(depths) > 0.6
+    people = [person for pair in PAIRS.values() for person in pair.people()]
+    assert len({person.key for person in people}) == len(people)
+    assert any(p.beard for p in people) and any(p.glasses for p in people) and any(p.age > 0.9 for p in people)
+    scenes = [pair.scene(split, index) for pair in PAIRS.values() for split in SPLITS for index in range(5)]
+    assert len({scene.backdrop for scene in scenes}) == len(scenes)
+
+
+def test_unbalanced_sides_show_what_they_should():
+    turned, night = PAIRS["turned"], PAIRS["day_night"]
+    yaws = {split: [turned.scene(split, index).pose.yaw for index in range(40)] for split in SPLITS}
+    assert max(yaws["train/a"]) <= 0 <= min(yaws["train/b"]) and max(yaws["truth"]) <= 0
+    assert max(yaws["held_out/a"]) <= 0 <= min(yaws["held_out/b"]) and min(yaws["train/a"]) < -0.3
+    light = [np.mean([night.scene(s, n).light.strength for n in range(20)]) for s in ("train/a", "train/b")]
+    assert light[0] > 1.8 * light[1]
+
+
+def test_landmarks_move_with_their_pixels(within):
+    """A bright spot at a point stays at that point, whatever the crop is moved by."""
+    edge = SIZE + 2 * MARGIN
+    points = torch.tensor([[20.0, 25.0], [44.0, 30.0], [31.0, 50.0]])
+    images = torch.zeros(3, 3, edge, edge)
+    rows, columns = torch.meshgrid(torch.arange(edge), torch.arange(edge), indexing="ij")
+    for image, (x, y) in zip(images, points):
+        image[:] = torch.exp(-((columns - MARGIN - x) ** 2 + (rows - MARGIN - y) ** 2) / 8)
+    crops, moved = _moved(images, points[:, None], torch.Generator().manual_seed(1))
+    assert (moved[:, 0] - points).abs().amax(1).min() > 0.3, "they were moved"
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    weights = crops[:, 0] / crops[:, 0].sum((1, 2), keepdim=True)
+    found = torch.stack([(weights * columns).sum((1, 2)), (weights * rows).sum((1, 2))], 1)
+    # The bilinear sampling of a spot with a deviation of 2 px moves its centre by thousandths of a px.
+    within("px between spot and point", float((found - moved[:, 0]).abs().max()), 0.05)
+
+
+def test_landmark_errors_are_percent_of_the_eyes_distance():
+    true = np.zeros((2, 68, 2))
+    true[:, 42:48, 0] = 20
+    assert landmark_errors(true + (3, 4), true) == pytest.approx([25, 25])
+
+
+def test_recipes():
+    assert learning.recipe_of("adam-1e-3") == ("adam-1e-3", {"optimizer.learning_rate": 1e-3})
+    name, settings = learning.recipe_of("mine:optimizer.learning_rate=2e-3,model.name=tiny")
+    assert name == "mine" and settings == {"optimizer.learning_rate": 2e-3, "model.name": "tiny"}
+    with pytest.raises(SwapfastError, match="--recipes adm: there are faceswap"):
+        learning.recipe_of("adm")
+    with pytest.raises(SwapfastError, match="no setting=value"):
+        learning.recipe_of("mine:fast")
+    with pytest.raises(SwapfastError, match=r"--pairs nobody: there are choose, report, deep_to_pale"):
+        learning.chosen_pairs(["nobody"])
+    assert [kind for kind, _ in learning.chosen_pairs(["report", "beard"])] == ["report"] * len(REPORT) + ["choose"]
+    assert learning.measured_steps(2000) == [250, 375, 500, 750, 1000, 1500, 2000]
+    assert learning.measured_steps(3) == [3]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, capsys):
+    """Measured on the way, cut off and gone on with, a run ends as one that is measured at its end alone."""
+
+    def run_of(name: str, *at: int) -> learning.RunOf:
+        settings = {"batch_size": 2, "optimizer.learning_rate": 1e-3, "optimizer.ema": "2"}
+        return learning.RunOf(PAIRS["alike"], "choose", "small", settings, 1, 4, tmp_path / name, at)
+
+    def cut_off(line: str) -> None:
+        raise KeyboardInterrupt
+
+    faces = draw_pair(PAIRS["alike"], tmp_path, COUNTS)
+    assert draw_pair(PAIRS["alike"], tmp_path, COUNTS) == faces
+    one, whole = run_of("one", 2), run_of("whole")
+    bench = learning.read_bench(faces, one.config(faces), 64, 64, with_landmarks=False)
+    with pytest.raises(KeyboardInterrupt):
+        learning.train_and_measure(one, bench, faces, log=cut_off)
+    assert [row["step"] for row in json.loads(one.json.read_text())["rows"]] == [2]
+    rows = learning.train_and_measure(one, bench, faces)
+    (last,) = learning.train_and_measure(whole, bench, faces)
+    assert [row["step"] for row in rows] == [2, 4] and rows[0]["swap_psnr"] != rows[1]["swap_psnr"]
+
+    def figures(row: dict) -> dict:
+        return {name: value for name, value in row.items() if "seconds" not in name}
+
+    assert figures(rows[1]) == figures(last)
+    assert last["weights"] == "ema-2" and last["other_weights"]["raw"]["swap_psnr"] != last["swap_psnr"]
+    assert len(last["faces"]["psnr"]) == COUNTS[2] and np.mean(last["faces"]["psnr"]) == pytest.approx(
+        last["swap_psnr"], abs=1e-3
+    )
+
+    written = one.json.read_bytes()
+    command = ["--pairs", "alike", "--recipes", "small:batch_size=2,optimizer.learning_rate=1e-3,optimizer.ema=2"]
+    command += ["--iterations", "4", "--out", str(tmp_path / "one"), "--cache", str(tmp_path), "--no-landmarks"]
+    command += ["--faces", *map(str, COUNTS), "--report"]
+    assert learning.main(command) == 2, "2 is a number here and a text there"
+    assert "is of another settings" in capsys.readouterr().err
+    command[3] = 'small:batch_size=2,optimizer.learning_rate=1e-3,optimizer.ema="2"'
+    assert learning.main(command) == 0 and one.json.read_bytes() == written, "done is done"
+    table = (tmp_path / "one" / "table.md").read_text()
+    assert "## Pairs to choose by: alike" in table and f"{last['swap_psnr']:.2f}" in table
+    assert {"alike.png", "alike-faces.png", "choose.png"} <= {path.name for path in (tmp_path / "one").iterdir()}
