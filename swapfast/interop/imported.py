@@ -20,6 +20,7 @@ from swapfast.errors import SwapfastError
 from swapfast.files import cannot_write, check_folder, flush, open_new, temporary_name, write_all
 from swapfast.logs.steplog import StepLog
 from swapfast.models import FaceAutoencoder
+from swapfast.models.side_statistics import SideStatistics
 
 MOST_LOGGED = 20_000  # losses
 KEPT = "imported"  # folder in the model folder: what only the other program has a use for
@@ -61,6 +62,15 @@ class Imported:
             f"{model.name} at {model.input_size} px, iteration {self.step}, {state}, in {model_dir}; go on with "
             f"`swapfast train -A ... -B ... -m {shlex.quote(str(model_dir))}`"
         )
+
+
+def on_host(model: FaceAutoencoder) -> FaceAutoencoder:
+    """Give memory to a model that was made on torch's device 'meta': for weights that are to come; return it."""
+    model = model.to_empty(device="cpu")
+    for layer in model.statistics.values():
+        if isinstance(layer, SideStatistics):
+            layer.begin()
+    return model
 
 
 def check_new_model(folder: Path) -> CheckpointFolder:

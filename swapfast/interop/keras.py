@@ -17,7 +17,7 @@ from swapfast.checkpoints.trained import OpenedModel
 from swapfast.config import CropConfig, LossConfig, TrainConfig
 from swapfast.errors import SwapfastError, shortened
 from swapfast.files import read_plain
-from swapfast.interop.imported import KEPT, Imported, kept_file
+from swapfast.interop.imported import KEPT, Imported, kept_file, on_host
 from swapfast.interop.keras_architecture import PARTS, Architecture, find_difference, identify, read_architecture
 from swapfast.interop.keras_archive import (
     BACKUP,
@@ -72,7 +72,7 @@ def read_keras(path: Path) -> Imported:
     model_config = identify(path, architecture)
     with torch.device("meta"):
         model = plan_model(model_config, architecture.learns_mask)
-    model = model.to_empty(device="cpu")
+    model = on_host(model)
     layout = read_numbers(model, archive, architecture)
     state, remark = _read_state(path)
     config = TrainConfig(

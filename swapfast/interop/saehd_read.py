@@ -15,7 +15,7 @@ from swapfast.batch import SIDES
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError, shortened
 from swapfast.files import read_plain
-from swapfast.interop.imported import Imported
+from swapfast.interop.imported import Imported, on_host
 from swapfast.interop.pickles import read_pickle, read_pickle_file
 from swapfast.interop.saehd_layout import OPTIMIZER, PARTS, Place, averages_of, family_of, places, shape_there, to_ours
 from swapfast.interop.saehd_options import config_of, iteration_of
@@ -65,7 +65,7 @@ def read_saehd(path: Path) -> Imported:
             model = plan_model(config.model, config.loss.learn_mask)
     except SwapfastError as error:
         raise SwapfastError(f"{data_path}: options that make no network: {error}") from error
-    model = model.to_empty(device="cpu")
+    model = on_host(model)
     read_weights(model, found)
     optimizer, remark = read_averages(model, found, config)
     lines = [*([remark] if remark else []), *lines]

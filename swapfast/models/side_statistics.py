@@ -64,6 +64,13 @@ class SideStatistics(nn.Module):
         self.register_buffer("values", torch.zeros(len(SIDES)))
         self.register_load_state_dict_pre_hook(_keep_missing)
 
+    def begin(self) -> None:
+        """Put the buffers where they begin: memory of a module that was made on 'meta' holds anything."""
+        self.moments[:, 0].zero_()
+        self.moments[:, 1].fill_(1)
+        for buffer in (self.steps, self.sums, self.values):
+            buffer.zero_()
+
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
         if self.joint:

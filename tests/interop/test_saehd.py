@@ -151,7 +151,7 @@ def test_a_model_is_found_by_its_name_and_in_a_backup(model_copy, tmp_path):
 
 
 def test_options_are_settings(model_copy):
-    """Those that are usual are the preset's; a person who reads both sees the same recipe."""
+    """Those that are usual are the recipe's; a person who reads both sees the same recipe."""
     folder = model_copy()
     usual = read_saehd(folder).config
     assert (usual.loss.functions, usual.loss.weights, usual.loss.reduction) == (["dssim", "mse"], [1000, 1000], "sum")
@@ -367,7 +367,7 @@ def test_a_model_of_ours_goes_there(tmp_path, capsys):
     assert {key: data["options"][key] for key in options} == options
     again = read_saehd(tmp_path / "there" / "mine")
     assert again.config.crop == config.crop and again.config.model.freeze == ["inter_both"]
-    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, again.model.get_parameter(name)) for name, value in model.named_parameters())
     expected = optimizer.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.optimizer.items())
 
