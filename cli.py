@@ -19,7 +19,7 @@ from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, 
 from swapfast.files import check_path
 from swapfast.options import Setting, settings
 from swapfast.printing import complain, say
-from swapfast.sources import choose
+from swapfast.sources import choose, recipe_differences
 from swapfast.stop import StopRequest, stopped_line
 
 USE = """\
@@ -153,7 +153,8 @@ def _add_settings(parser: argparse.ArgumentParser, prefixes: tuple[str, ...], ti
     group = parser.add_argument_group(title)
     for name, setting in settings(TrainConfig()).items():
         if setting.option.flag and name.startswith(prefixes):
-            group.add_argument(*setting.option.flag.split("/"), dest=name, **_flag_arguments(name, setting))
+            former = [f"--{setting.option.former_name}"] if setting.option.former_name else []
+            group.add_argument(*setting.option.flag.split("/"), *former, dest=name, **_flag_arguments(name, setting))
 
 
 def _flag_arguments(name: str, setting: Setting) -> dict[str, object]:
@@ -531,7 +532,13 @@ def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.models.figures import all_figures, describe
 
     figures = all_figures()
-    say(json.dumps([row.to_dict() for row in figures], indent=1) if arguments.json else describe(figures))
+    if arguments.json:
+        say(json.dumps([row.to_dict() for row in figures], indent=1))
+        return EXIT_DONE
+    say(describe(figures))
+    say("\nWhere a model's own recipe differs from --recipe faceswap (whose value is in brackets):")
+    for name in dict.fromkeys(row.name for row in figures):
+        say(f"{name:<12} {', '.join(recipe_differences(name)) or 'nowhere'}")
     return EXIT_DONE
 
 

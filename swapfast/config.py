@@ -15,7 +15,7 @@ from typing import Any
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.options import Config, option, settings
-from swapfast.presets import NO_PRESET, PRESETS
+from swapfast.recipes import OWN, RECIPES
 from swapfast.stop import parse_duration
 
 MOST_WEIGHT = 1000.0  # of a loss, percent
@@ -134,13 +134,14 @@ class RunConfig(Config):
         "Accept another value of a setting that is fixed once a model exists, where that is possible.",
         flag="--override",
     )
-    preset: str = option(
-        NO_PRESET,
-        "Settings of a new model that belong together, below all others that are given: "
-        + "; ".join(f"{name}, {preset.purpose}" for name, preset in PRESETS.items())
-        + ".",
-        choices=(NO_PRESET, *PRESETS),
-        flag="--preset",
+    recipe: str = option(
+        OWN,
+        "Settings of a new model that belong together, below all others that are given: own, those that the model (-t) "
+        "brings along; " + "; ".join(f"{name}, {recipe.purpose}" for name, recipe in RECIPES.items()) + ".",
+        choices=(OWN, *RECIPES),
+        flag="--recipe",
+        former={"none": OWN},
+        former_name="preset",
     )
     load_weights: str = option(
         "",

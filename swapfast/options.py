@@ -33,7 +33,8 @@ class Option:
     shape. flag: how the command line spells it, such as '-b/--batch-size'; a switch that is on by default is spelled as
     its negation. metavar: what stands for the value in the help. bare: what the flag means without a value; 'none' as
     the only value of such a list empties it. former: values that were called otherwise -> what they are called now.
-    parse: from what a person gives to the value, or ValueError.
+    parse: from what a person gives to the value, or ValueError. former_name: what the setting was called within its
+    part, which is still taken as its flag, key and variable.
     """
 
     help: str
@@ -47,6 +48,7 @@ class Option:
     shapes: bool = False
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parse: Callable[[object], object] | None = None
+    former_name: str = ""
 
     @property
     def is_path(self) -> bool:
@@ -204,6 +206,15 @@ def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
     for name, part in _parts(config).items():
         named |= settings(part, f"{prefix}{name}.")
     return named
+
+
+def former_names(known: Mapping[str, Setting]) -> dict[str, str]:
+    """Return what settings were called, by dotted name -> what they are called now."""
+    return {
+        f"{name.rpartition('.')[0]}.{setting.option.former_name}": name
+        for name, setting in known.items()
+        if setting.option.former_name
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:

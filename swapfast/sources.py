@@ -1,6 +1,6 @@
 """Where settings come from: flags, variables of the environment and a TOML file, in this order of rank.
 
-Below them rank the settings a model keeps (a resumed run), a preset (a new one) and the defaults. Each value is checked
+Below them rank the settings a model keeps (a resumed run), a recipe (a new one) and the defaults. Each value is checked
 here, so that a wrong one is answered with the flag, variable or file that gave it.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from swapfast.config import FACE_TYPES, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
-from swapfast.options import KINDS, Setting, parsed_toml, read_toml, settings
-from swapfast.presets import NO_PRESET, PRESETS
+from swapfast.options import KINDS, Setting, former_names, parsed_toml, read_toml, settings
+from swapfast.recipes import OWN, recipe_settings
 
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
@@ -30,8 +30,8 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 class Choice:
     """What a person chose.
 
-    changes: settings by dotted name. config: the same over the preset, where they name one, and the defaults. notes:
-    lines to print.
+    changes: settings by dotted name. config: the same over the recipe (the model's own where they name none) and the
+    defaults. notes: lines to print.
     """
 
     changes: dict[str, object]
@@ -64,9 +64,26 @@ def choose(
             layer.setdefault("loss.weights", [])  # 100 for each: those of a lower rank are of other functions
         changes |= _crop_of(layer) | layer
     _check_crop(changes, known)
-    preset = changes.get("run.preset", NO_PRESET)
-    usual = {} if preset == NO_PRESET else PRESETS[str(preset)].settings
+    model = str(changes.get("model.name", known["model.name"].value))
+    usual = recipe_settings(str(changes.get("run.recipe", OWN)), model)
     return Choice(changes, updated(TrainConfig(), {**usual, **changes}), notes)
+
+
+def recipe_differences(model: str, other: str = "faceswap") -> list[str]:
+    """Return in what a model's own recipe differs from another one: 'learning_rate 0.001 (5e-05)', the other's last.
+
+    Raises SwapfastError where a recipe holds what is no setting, or not its value.
+    """
+    own, others = (settings(choose({"model.name": model, "run.recipe": name}).config) for name in (OWN, other))
+    return [
+        f"{name.rpartition('.')[2]} {_words(setting.value)} ({_words(others[name].value)})"
+        for name, setting in own.items()
+        if setting.value != others[name].value and name != "run.recipe"
+    ]
+
+
+def _words(value: object) -> str:
+    return " ".join(map(_plain_number, value)) if isinstance(value, list) else _plain_number(value)
 
 
 def _crop_of(layer: Mapping[str, object]) -> dict[str, object]:
@@ -142,8 +159,8 @@ def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path,
             raise SwapfastError(f"{path}: {name} {shortened(value)}: expected a table of settings")
         if is_part and isinstance(value, Mapping):
             flat |= _flat(value, known, path, f"{name}.")
-        elif name in known:
-            flat[name] = value
+        elif former_names(known).get(name, name) in known:
+            flat[former_names(known).get(name, name)] = value
         else:
             raise unknown_name(f"setting in {path}", name, known, _LISTED)
     return flat
@@ -153,7 +170,7 @@ def _variable_values(
     environment: Mapping[str, str], known: Mapping[str, Setting], prefixes: tuple[str, ...], notes: list[str]
 ) -> dict[str, object]:
     """Return the settings among the variables. An empty variable is one that is not set."""
-    names = variable_names(known)
+    names = variable_names([*known, *former_names(known)])
     values: dict[str, object] = {}
     variables: dict[str, str] = {}
     for variable, text in sorted(environment.items()):
@@ -161,7 +178,7 @@ def _variable_values(
             continue
         if variable not in names:
             raise unknown_name("variable", variable, names, _LISTED)
-        name = names[variable]
+        name = former_names(known).get(names[variable], names[variable])
         if not name.startswith(prefixes):
             continue
         if name in variables:
@@ -211,6 +228,7 @@ def _text_values(texts: Sequence[str], known: Mapping[str, Setting], notes: list
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise SwapfastError(f"--set {shortened(text)}: give it as NAME=VALUE")
+        name = former_names(known).get(name, name)
         if name not in known:
             raise unknown_name("setting in --set", name, known, _LISTED)
         values[name] = _checked_flag(known[name], _plain(value), known[name].option.flag or name, notes)

@@ -10,7 +10,7 @@ from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
 from swapfast.options import settings
-from swapfast.presets import NO_PRESET, PRESETS
+from swapfast.recipes import OWN, RECIPES
 
 _STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot use the averages of the one before
 
@@ -37,9 +37,9 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
     config = dataclasses.replace(updated(stored, request.changes), run=run)
     lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
     lines += _take_over(request, folder, checkpoint, stored, config)
-    if run.preset != NO_PRESET and not PRESETS[run.preset].settings.keys() <= request.changes.keys():
+    if run.recipe != OWN and not RECIPES[run.recipe].settings.keys() <= request.changes.keys():
         lines.append(
-            f"--preset {run.preset}: not used, for the model has settings of its own already; flags change them"
+            f"--recipe {run.recipe}: not used, for the model has settings of its own already; flags change them"
         )
     if run.load_weights:
         lines.append("--load-weights: not used, for the model has weights of its own already")

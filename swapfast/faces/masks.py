@@ -345,7 +345,7 @@ def needed_masks(config: TrainConfig) -> tuple[str, ...]:
     has_mask = config.mask.mask_type != "none"
     if loss.learn_mask and not has_mask:
         raise SwapfastError(
-            "--learn-mask: there is nothing to learn with --mask-type none; leave one of them out, or where a preset "
+            "--learn-mask: there is nothing to learn with --mask-type none; leave one of them out, or where a recipe "
             "learns it give --set loss.learn_mask=false"
         )
     weighted = has_mask and loss.penalized_mask_loss

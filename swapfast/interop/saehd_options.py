@@ -10,7 +10,7 @@ from swapfast.config import FACE_TYPES, MOST_ITERATIONS, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened
 from swapfast.models import FaceAutoencoder
 from swapfast.models.deepfacelab import make_plan
-from swapfast.presets import PRESETS
+from swapfast.recipes import RECIPES
 
 _FORMER_FACE_TYPES = {"half": "h", "mid_full": "mf", "full": "f", "whole_face": "wf"}
 LEARNING_RATE = 5e-5
@@ -64,7 +64,7 @@ def config_of(options: Mapping[str, object], source: str) -> tuple[TrainConfig, 
     crop = FACE_TYPES.get(face_type := _face_type(options))
     if crop is not None:
         changes |= {f"crop.{name}": value for name, value in crop.to_dict().items()}
-    changes = {**PRESETS["saehd"].settings, **changes, **_training(options)}
+    changes = {**RECIPES["saehd"].settings, **changes, **_training(options)}
     try:
         config = updated(TrainConfig(), changes)
     except SwapfastError as error:

@@ -1,4 +1,4 @@
-"""The loss that DeepFaceLab trains with: its pieces, and the whole of the preset, against what its own code gave."""
+"""The loss that DeepFaceLab trains with: its pieces, and the whole of the recipe, against what its own code gave."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_presets_loss_is_deepfacelabs(name, golden, device, within):
     if not path.is_file():
         pytest.skip(f"there is no {path}")
     family, _, size = name.partition("_")
-    config = choose({"run.preset": "saehd", "model.name": family, "model.input_size": int(size)}).config
+    config = choose({"run.recipe": "saehd", "model.name": family, "model.input_size": int(size)}).config
     with torch.device("meta"):
         model = plan_model(config.model, config.loss.learn_mask)
     loss = loss_collator(config, model).to(device)
@@ -182,7 +182,7 @@ def test_masks_are_made_where_a_piece_needs_them():
     assert needed_masks(updated(TrainConfig(), bare)) == ()
     assert needed_masks(updated(TrainConfig(), {**bare, "loss.blur_out_mask": True})) == ("face",)
     assert needed_masks(updated(TrainConfig(), {**bare, "loss.eye_mouth_priority": 1.0})) == ("eye", "mouth")
-    config = choose({"run.preset": "saehd"}).config
+    config = choose({"run.recipe": "saehd"}).config
     assert needed_masks(config) == ("face",)
 
 

@@ -1,0 +1,203 @@
+"""Recipes: what they hold, what ranks over them, and a run that has one."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import cli
+from swapfast.augment.draws import draw
+from swapfast.config import AugmentationConfig, ModelConfig, TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.models import MODELS
+from swapfast.options import settings
+from swapfast.recipes import RECIPES, own_settings
+from swapfast.sources import choose, recipe_differences
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_of_a_recipe_is_taken(name):
+    config = choose({"run.recipe": name}).config
+    values = {setting: item.value for setting, item in settings(config).items()}
+    for setting, value in RECIPES[name].settings.items():
+        assert values.pop(setting) == value
+    others = {setting: item.value for setting, item in settings(TrainConfig()).items() if setting in values}
+    assert values == others | {"run.recipe": name}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_new_model_begins_with_its_own_recipe(family):
+    name = MODELS[family].example or family
+    own = own_settings(name)
+    assert own and not [setting for setting in own if setting.startswith("run.") or setting == "model.name"]
+    assert {"optimizer.learning_rate", "optimizer.schedule", "optimizer.ema", "model.code"} <= own.keys()
+    choice = choose({"model.name": name})
+    values = {setting: item.value for setting, item in settings(choice.config).items()}
+    assert {setting: values[setting] for setting in own} == own
+    assert choice.changes == {"model.name": name}, "a model that goes on keeps its own"
+    assert choose({"model.name": name, "optimizer.ema": "7"}).config.optimizer.ema == "7"
+    plain = choose({"model.name": name, "run.recipe": "faceswap"}).config
+    listed = recipe_differences(name)
+    assert len(listed) == sum(
+        values[setting] != item.value for setting, item in settings(plain).items() if setting != "run.recipe"
+    )
+    assert [line for line in listed if line.startswith("precision")] == ["precision auto (fp32)"]
+
+
+def test_names_that_lead_elsewhere_are_no_recipe(tmp_path):
+    (tmp_path / "x.toml").write_text("batch_size = 3")
+    for name in ("none", "", f"{tmp_path}/x", "../models/tiny", "tiny.toml"):
+        assert own_settings(name) == {}
+
+
+# The defaults of faceswap acdcfa8 by its own names, as they were read there, and where ours are.
+PEER = {
+    "optimizer.optimizer": "adam",
+    "optimizer.learning_rate": 5e-5,
+    "optimizer.epsilon_exponent": -7,
+    "optimizer.gradient_clipping": "none",
+    "optimizer.weight_decay": 0.0,
+    "optimizer.gradient_accumulation": 1,
+    "optimizer.warmup": 0,
+    "optimizer.schedule": "constant",
+    "optimizer.ema": "off",
+    "optimizer.beta_1": 0.9,
+    "optimizer.beta_2": 0.999,
+    "model.code": "plain",
+    "precision": "fp32",
+    "batch_size": 16,
+    "loss.functions": ["ssim", "mse"],
+    "loss.weights": [100.0, 100.0],
+    "loss.eye_multiplier": 3.0,
+    "loss.mouth_multiplier": 2.0,
+    "loss.penalized_mask_loss": True,
+    "loss.learn_mask": False,
+    "mask.mask_type": "extended",
+    "crop.centering": "face",
+    "crop.coverage": 100.0,
+    "augmentation.zoom_amount": 5.0,
+    "augmentation.rotation_range": 10.0,
+    "augmentation.shift_range": 5.0,
+    "augmentation.flip_chance": 50.0,
+    "augmentation.color_lightness": 30.0,
+    "augmentation.color_ab": 8.0,
+    "augmentation.color_clahe_chance": 50.0,
+    "augmentation.color_clahe_max_size": 4,
+}
+
+
+@pytest.mark.parametrize("model", ["original", "tiny", "liae-ud"])
+def test_the_reference_is_the_peers_defaults_whatever_the_model_brings(model):
+    values = settings(choose({"run.recipe": "faceswap", "model.name": model}).config)
+    assert {name: values[name].value for name in PEER} == PEER
+    assert RECIPES["faceswap"].settings.keys() >= own_settings(model).keys(), "or the model's would shine through"
+
+
+def test_a_model_of_an_earlier_version_goes_on_as_it_was():
+    """Its config knows nothing of schedules, averages and codes."""
+    stored = TrainConfig(model=ModelConfig(name="tiny")).checkpoint_dict()
+    for name in ("schedule", "decay_share", "final_rate", "plateau_patience", "ema"):
+        del stored["optimizer"][name]
+    del stored["model"]["code"]
+    config = TrainConfig.from_dict(stored)
+    assert (config.optimizer.schedule, config.optimizer.ema, config.model.code) == ("constant", "off", "plain")
+
+
+def test_former_names_are_taken(tmp_path, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text("[run]\npreset = 'saehd'\n")
+    for choice in (
+        choose(file=file),
+        choose(environment={"SWAPFAST_PRESET": "saehd"}),
+        choose(environment={"SWAPFAST_RUN_PRESET": "saehd"}),
+        choose(texts=["run.preset=saehd"]),
+    ):
+        assert choice.config.batch_size == 8 and choice.changes == {"run.recipe": "saehd"}
+    assert choose({"run.recipe": "none"}).config == choose().config
+    printed = []
+    for flag in ("--preset", "--recipe"):
+        assert cli.main(["train", flag, "saehd", "--print-config"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and 'recipe = "saehd"' in printed[0]
+
+
+def test_what_a_person_gives_ranks_over_the_recipe(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("batch_size = 3\n[optimizer]\nclipping_value = 2.0\n[run]\nrecipe = 'saehd-finish'\n")
+    environment = {"SWAPFAST_RECIPE": "saehd", "SWAPFAST_LEARNING_RATE": "1e-4"}
+    choice = choose({"loss.functions": ["mae"], "augmentation.zoom_amount": 1.0}, [], file, environment)
+    config = choice.config
+    assert config.run.recipe == "saehd" and not config.optimizer.lr_dropout
+    assert (config.batch_size, config.optimizer.clipping_value, config.optimizer.learning_rate) == (3, 2.0, 1e-4)
+    assert config.loss.functions == ["mae"] and config.loss.weights == [100.0]
+    assert config.augmentation.zoom_amount == 1.0 and config.augmentation.flip_sides == ["a"]
+    assert "loss.soft_mask" not in choice.changes, "a model that goes on keeps its own"
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SwapfastError, match=r"unknown --recipe 'seahd'\. Did you mean 'saehd'\?"):
+        choose({"run.recipe": "seahd"})
+    assert cli.main(["train", "--recipe", "seahd"]) == 2
+    assert capsys.readouterr().err == (
+        "swapfast: unknown --recipe 'seahd'. Did you mean 'saehd'? Known: faceswap, own, saehd, saehd-finish\n"
+    )
+
+
+def test_a_printed_recipe_is_a_file_to_begin_with(tmp_path, capsys):
+    flags = ["train", "--recipe", "saehd", "--clip", "none", "--flip-sides", "a", "b", "--loss-reduction", "mean"]
+    assert cli.main([*flags, "--print-config"]) == 0
+    text = capsys.readouterr().out
+    table = tomllib.loads(text)
+    assert table["loss"]["functions"] == ["dssim", "mse"] and table["optimizer"]["gradient_clipping"] == "none"
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    assert cli.main(["train", "-C", str(file), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_only_the_sides_asked_for_are_mirrored():
+    ordinals = list(range(200)) * 2
+    sides = [0] * 200 + [1] * 200
+    both = draw(1, ordinals, sides, 64)
+    only_a = draw(1, ordinals, sides, 64, AugmentationConfig(flip_sides=["a"]))
+    assert (only_a.flip[:200] == both.flip[:200]).all() and both.flip[:200].any() and both.flip[200:].any()
+    assert not only_a.flip[200:].any()
+    assert (only_a.warp == both.warp).all() and (only_a.rotation == both.rotation).all()
+    assert not draw(1, ordinals, 1, 64, AugmentationConfig(flip_sides=["a"])).flip.any()
+    assert not draw(1, ordinals, sides, 64, AugmentationConfig(flip_sides=[])).flip.any()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("recipe") / "faces"
+    assert cli.main(["synthesize", str(out), "--faces", "6", "--size", "96", "--pairs", "1", "--seed", "6"]) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_has_all_pieces_and_goes_on_to_the_bit(faces, tmp_path, capsys, device):
+    """With every piece on; stopped in between or not, and the second start without the recipe."""
+
+    def train(model: str, iterations: int, *flags: str) -> str:
+        given = ["-A", faces / "a", "-B", faces / "b", "-m", tmp_path / model, "-i", iterations, *flags]
+        given += ["--device", device.type, "--preview-images", 1]
+        assert cli.main(["train", *map(str, given)]) == 0
+        return capsys.readouterr().out
+
+    start = ["--recipe", "saehd-finish", "-t", "tiny", "-b", "2"]
+    train("whole", 4, *start)
+    train("parts", 2, *start)
+    assert "--recipe saehd: not used, for the model has settings of its own" in train("parts", 3, "--recipe", "saehd")
+    train("parts", 4)
+    states = [tmp_path / model / "checkpoint-00000004" for model in ("whole", "parts")]
+    config = json.loads((states[1] / "state.json").read_text())["config"]
+    assert config["loss"]["eye_mouth_priority"] == 300.0 and config["optimizer"]["lr_dropout"]
+    assert config["model"]["name"] == "tiny" and config["batch_size"] == 2
+    if device.type == "cpu":
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            assert (states[0] / file).read_bytes() == (states[1] / file).read_bytes()
+    logged = (tmp_path / "whole" / "logs").glob("*.jsonl")
+    assert any("eye_mouth" in path.read_text() for path in logged)
