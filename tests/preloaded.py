@@ -24,7 +24,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
+import threading
 import time
 import types
 from collections.abc import Iterator
@@ -32,7 +34,11 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "cv2", "torch", "torch._dynamo", "numba", "nvidia.dali.fn", "nvidia.dali.types")
+PACKAGES = (
+    *("numpy", "cv2", "torch", "torch._dynamo", "numba", "nvidia.dali.fn", "nvidia.dali.types", "kornia_rs", "xxhash"),
+    *("tensorboard.compat.proto.event_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow"),
+    *("tensorboard.summary.writer.record_writer", "safetensors.torch", "safetensors.numpy"),
+)
 # Read by the interpreter or by a library as it is loaded, which a fork is too late for.
 _READ_AT_START = (
     "PYTHON",
@@ -48,7 +54,7 @@ _READ_AT_START = (
     "ONEDNN_",
     "TRITON_",
 )
-_FOLLOWED = ("PYTHONPATH", "OMP_NUM_THREADS")
+_FOLLOWED = ("PYTHON", "PYTHONPATH", "PYTHONIOENCODING", "OMP_NUM_THREADS")
 _PR_SET_CHILD_SUBREAPER = 36
 _STREAMS = (0, 1, 2)
 
@@ -60,18 +66,27 @@ class Popen(subprocess.Popen):
     """Start ``[sys.executable, "-m", MODULE, ...]``, ``[..., "-c", CODE]`` or ``[..., FILE, ...]`` as a fork.
 
     ``terminal`` makes standard input the terminal of a new session, and ``closed`` names streams (0, 1, 2) that the
-    program finds closed.
+    program finds closed. With ``torn_down`` Python takes itself to pieces at the end as always: 0.3 s in which signals
+    come too. Without, the fork is gone once its threads have ended and what is to be done at the exit is done.
     """
 
-    def __init__(self, *arguments, terminal: bool = False, closed: tuple[int, ...] = (), **options):
-        self._request = {"terminal": terminal, "closed": closed}
+    def __init__(
+        self,
+        *arguments,
+        terminal: bool = False,
+        closed: tuple[int, ...] = (),
+        torn_down: bool = False,
+        **options,
+    ):
+        self._request = {"terminal": terminal, "closed": closed, "torn_down": torn_down}
         super().__init__(*arguments, **options)
 
     def _execute_child(self, *arguments):
         start = inspect.signature(super()._execute_child).bind(*arguments).arguments
         environment = dict(os.environ if start["env"] is None else start["env"])
         if not _can_be_forked(start, environment):
-            assert not any(self._request.values()), "only a fork can be given a terminal or closed streams"
+            assert not self._request["terminal"], "only a fork can be given a terminal"
+            assert not self._request["closed"], "only a fork can be given closed streams"
             return super()._execute_child(*arguments)
         request = {
             "words": [os.fsdecode(word) for word in start["args"][1:]],
@@ -127,8 +142,9 @@ def _fork(request: dict, streams: list[int]) -> int:
 
 def _start_server() -> socket.socket:
     ours, theirs = socket.socketpair()
+    compiled = tempfile.TemporaryDirectory()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
+        [sys.executable, "-m", "tests.preloaded", str(theirs.fileno()), compiled.name],
         cwd=ROOT,
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
@@ -139,6 +155,7 @@ def _start_server() -> socket.socket:
     def end() -> None:
         ours.close()
         process.wait()
+        compiled.cleanup()
 
     atexit.register(end)
     return ours
@@ -212,9 +229,11 @@ def _become(request: dict) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for stream in request["closed"]:
         os.close(stream)
-    sys.stdin = sys.__stdin__ = _open_stream(0, "r")
-    sys.stdout = sys.__stdout__ = _open_stream(1, "w")
-    sys.stderr = sys.__stderr__ = _open_stream(2, "w", buffering=1, errors="backslashreplace")
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    given = {"encoding": encoding or None, "errors": errors or None}
+    sys.stdin = sys.__stdin__ = _open_stream(0, "r", **given)
+    sys.stdout = sys.__stdout__ = _open_stream(1, "w", **given)
+    sys.stderr = sys.__stderr__ = _open_stream(2, "w", buffering=1, **given | {"errors": "backslashreplace"})
     if threads := os.environ.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
 
@@ -227,6 +246,28 @@ def _open_stream(stream: int, mode: str, **options) -> TextIO | None:
         return None
 
 
+def _run_to_the_end(request: dict) -> None:
+    """Run a program and end the process as it ends. Returns where Python itself has something to do or to say yet."""
+    try:
+        _run(request["words"])
+        code = 0
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise  # Python prints it
+        code = end.code or 0
+    if request["torn_down"]:
+        sys.exit(code)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except (OSError, ValueError):
+        sys.exit(code)  # Python tells of it
+    os._exit(code & 0xFF)
+
+
 def _run(words: list[str]) -> None:
     """Run ``-m MODULE``, ``-c CODE`` or a file as Python's own command line does, unbuffered behind ``-u``."""
     if words[0] == "-u":
@@ -235,6 +276,7 @@ def _run(words: list[str]) -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     main = types.ModuleType("__main__")
     sys.path[:] = [path for path in sys.path if path not in (str(ROOT), "")]
+    _customize(paths)
     if words[0] == "-m":
         sys.path[:0] = [os.getcwd(), *paths]
         spec = importlib.util.find_spec(words[1])
@@ -259,6 +301,15 @@ def _run(words: list[str]) -> None:
     exec(code, main.__dict__)
 
 
+def _customize(paths: list[str]) -> None:
+    """Run the ``sitecustomize`` of a folder of PYTHONPATH, as Python does before anything else."""
+    for path in paths:
+        if os.path.exists(os.path.join(path, "sitecustomize.py")):
+            spec = importlib.util.spec_from_file_location("sitecustomize", os.path.join(path, "sitecustomize.py"))
+            sys.modules["sitecustomize"] = module = importlib.util.module_from_spec(spec)
+            return spec.loader.exec_module(module)
+
+
 def fork_own_programs() -> None:
     """Let what this process starts with ``subprocess.Popen`` from here on be forks of it as it is now.
 
@@ -274,7 +325,7 @@ def fork_own_programs() -> None:
         os.close(nothing)
         if request := _serve(theirs):
             _become(request)
-            _run(request["words"])
+            _run_to_the_end(request)
         sys.exit()
     theirs.close()
     subprocess.Popen = Popen
@@ -283,13 +334,22 @@ def fork_own_programs() -> None:
 # --- programs that a shell starts -------------------------------------------------------------------------
 
 # Stands for a program in a script: asks for a fork, hands signals on to it, and ends as it ends. Where the script has
-# set what a fork is too late for, it starts the program itself.
+# set what a fork is too late for, it starts the program itself. A fork of Python that is told to run this file has its
+# packages already, and becomes the program.
 STAND_IN = """#!{python} -ES
-import array, json, os, resource, signal, socket, sys
+import array, contextlib, json, os, resource, signal, socket, sys
 words = [*{words!r}, *sys.argv[1:]]
+if "torch" in sys.modules:
+    sys.modules["tests.preloaded"]._run(words)
+    sys.exit()
+if folder := {made!r}.get(tuple(sys.argv[1:])):
+    import shutil
+    shutil.copytree(folder, sys.argv[2])
+    sys.exit()
 start = {start!r}
 names = {{name for name in (*os.environ, *start) if name.startswith({read_at_start!r})}} - {{*{followed!r}}}
-if any(os.environ.get(name) != start.get(name) for name in names):
+other_start = any(os.environ.get(name) != start.get(name) for name in names)
+if other_start or not words or words[0][:1] == "-" and words[0] not in ("-m", "-c", "-u"):
     os.execv({python!r}, [{python!r}, *words])
 closed = []
 for stream in range(3):
@@ -304,16 +364,20 @@ numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.
 kinds = [resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_AS, resource.RLIMIT_CPU]
 request = json.dumps({{
     "words": words, "folder": os.getcwd(), "environment": dict(os.environ), "session": False, "terminal": False,
-    "closed": closed, "ignored": [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN],
+    "closed": closed, "torn_down": {torn_down!r},
+    "ignored": [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN],
     "limits": [(kind, resource.getrlimit(kind)) for kind in kinds],
 }}).encode()
 signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 server.sendmsg([len(request).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", range(3)))])
 server.sendall(request)
 pid = int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
+def pass_on(number, _):
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
 for number in numbers:
     if signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, pass_on)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 for stream in range(3):
     os.close(stream)
@@ -326,15 +390,27 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 @contextlib.contextmanager
-def stand_in(program: Path, words: list[str]) -> Iterator[None]:
-    """Let ``program`` be an executable that runs ``python WORDS`` as a fork, for as long as the block lasts."""
-    start = {name: value for name, value in os.environ.items() if name.startswith(_READ_AT_START)}
-    path = str(program.with_name("server"))
-    text = STAND_IN.format(
-        python=sys.executable, words=words, start=start, read_at_start=_READ_AT_START, followed=_FOLLOWED, path=path
-    )
-    program.write_text(text)
-    program.chmod(0o755)
+def stand_in(
+    programs: dict[Path, list[str]],
+    read_at_start: tuple[str, ...] = (),
+    made: dict[tuple[str, ...], Path] | None = None,
+    torn_down: bool = False,
+) -> Iterator[None]:
+    """Let each of ``programs`` be an executable that runs ``python WORDS`` as a fork, for as long as the block lasts.
+
+    read_at_start: further beginnings of variables with which a program is started the long way.
+    made: by arguments, the folder that a program makes with them: it copies that one instead, to its second argument.
+    """
+    read_at_start += _READ_AT_START
+    start = {name: value for name, value in os.environ.items() if name.startswith(read_at_start)}
+    path = str(next(iter(programs)).with_name("server"))
+    for program, words in programs.items():
+        text = STAND_IN.format(
+            python=sys.executable, words=words, start=start, read_at_start=read_at_start, followed=_FOLLOWED, path=path,
+            torn_down=torn_down, made={arguments: str(folder) for arguments, folder in (made or {}).items()},
+        )  # fmt: skip
+        program.write_text(text)
+        program.chmod(0o755)
     server = Popen([sys.executable, "-c", f"from tests import preloaded; preloaded.serve_at({path!r})"], cwd=ROOT)
     try:
         while not os.path.exists(path):
@@ -369,7 +445,7 @@ def serve_at(path: str) -> None:
                     for inherited in (selector, listener, woken, wake, connection, *connections.values()):
                         inherited.close()
                     _become(request)
-                    _run(request["words"])
+                    _run_to_the_end(request)
                     sys.exit()
                 for descriptor in request["streams"]:
                     os.close(descriptor)
@@ -406,11 +482,12 @@ def main() -> None:
         from numba.core.registry import cpu_target
 
         cpu_target.target_context.refresh()  # what each first kernel would load
+    sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[2]  # what one fork has compiled the next ones take
     gc.collect()
     gc.freeze()
     if request := _serve(socket.socket(fileno=int(sys.argv[1]))):
         _become(request)
-        _run(request["words"])
+        _run_to_the_end(request)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_a_fork_has_its_own_words_folder_environment_streams_and_code(tmp_path):
 
 def test_what_is_read_before_python_runs_is_started_the_long_way(tmp_path):
     words = [sys.executable, "-c", TELL, str(os.getpid())]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {"PYTHONOPTIMIZE": "1"}
     with preloaded.Popen(words, cwd=tmp_path, env=environment, **_streams()) as process:
         out, _ = process.communicate("")
     assert process.returncode == 7 and out.endswith(" None True False\n")
@@ -72,6 +72,27 @@ def test_closed_streams_are_none():
     assert preloaded.run(program).returncode == 0
 
 
+def test_the_encoding_of_streams_and_a_sitecustomize_are_as_at_a_start(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import builtins\nbuiltins.mine = 5\n")
+    code = "import sys; print(mine, sys.stdout.encoding, sys.stdout.errors, sys.stderr.errors, 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1:ignore", "PYTHONPATH": str(tmp_path)}
+    result = preloaded.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == ["5", "latin-1", "ignore", "backslashreplace", "True"], result
+
+
+def test_a_fork_of_python_that_runs_a_stand_in_becomes_the_program(tmp_path):
+    program, python = tmp_path / "program", tmp_path / "python"
+    (tmp_path / "shim.py").write_text(
+        f"import builtins, runpy; builtins.mine = 5; runpy.run_path({str(program)!r}, run_name='__main__')"
+    )
+    words = ["-c", "import os, sys; print(__name__, sys.argv[1:], mine, 'torch' in sys.modules); sys.exit(7)"]
+    with preloaded.stand_in({program: words, python: []}):
+        result = subprocess.run([python, tmp_path / "shim.py", "a"], capture_output=True, text=True)
+        piped = subprocess.run([python, "-", "b"], input="import sys; print(sys.argv)", capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (7, "__main__ ['a'] 5 True\n"), result
+    assert piped.stdout == "['-', 'b']\n", piped
+
+
 def test_a_shell_starts_a_stand_in_as_it_would_the_program(tmp_path):
     program = tmp_path / "program"
     python = "import os, signal, sys, time; print(sys.argv[1:], os.getcwd(), 'torch' in sys.modules, flush=True); "
@@ -83,7 +104,7 @@ def test_a_shell_starts_a_stand_in_as_it_would_the_program(tmp_path):
         LC_ALL=C {program} "" c
     """
     words = ["-c", python + "exec(sys.argv[1])"]
-    with preloaded.stand_in(program, words):
+    with preloaded.stand_in({program: words}):
         result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100)
     lines = result.stdout.splitlines()
     assert lines[:3] == ["['sys.exit(3)', 'a', 'b'] / True", "3", "143"], result

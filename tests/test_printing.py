@@ -282,7 +282,11 @@ def _signal_until_gone(process: subprocess.Popen, number: int) -> int:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_scheduler_that_insists_gets_the_same_code(faces, tmp_path, number):
     process = _start(
-        _train(faces, tmp_path / "m", *ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
+        _train(faces, tmp_path / "m", *ENDLESS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        torn_down=True,
     )
     _wait_for_step(process.stdout.fileno())
     assert _signal_until_gone(process, number) == 3
@@ -346,6 +350,7 @@ def test_signals_of_a_run_that_is_leaving(faces, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(),
+        torn_down=True,
     )
     assert any(line.startswith("done") for line in process.stdout)
     assert _signal_until_gone(process, number) == 0 and not process.stderr.read()
