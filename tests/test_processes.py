@@ -47,6 +47,8 @@ from swapfast.training.trainer import Trainer
 from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
+# Before the processes fork. Optimizers import torch's compiler, which takes longer than a scenario here.
+PRELOADED = ("cli", "swapfast.training.trainer", "torch._dynamo", "pipelines.sampler")
 FACES = 5  # a side: three processes of four have one, the last has two
 LIMIT_S = 60  # for anything here; the machine may be busy
 # Adam divides each gradient by its own size: with a small epsilon those that are nothing but rounding move weights too,
@@ -271,7 +273,7 @@ def _free_port():
 def together(world, task, *arguments, silent=0, environment=None):
     """What ``task(processes, *arguments)`` gave on each rank; nothing of the ``silent`` that die without a word."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["swapfast.training.trainer", "swapfast.models.tiny", "pipelines.sampler", "cli"])
+    context.set_forkserver_preload([*PRELOADED, "swapfast.models.tiny"])
     results, environment = context.Queue(), environment or {"MASTER_PORT": str(_free_port())}
     workers = [
         context.Process(target=_one_of, args=(rank, world, environment, task, arguments, results))
