@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ from swapfast.processes import (
     place_of,
     several_tasks,
 )
+from swapfast.training.averages import WeightAverages
+from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
@@ -107,6 +110,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     start = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
     config = OptimizerConfig(learning_rate=LEARNING_RATE, epsilon_exponent=EPSILON, **given)
     optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
+    averages = WeightAverages(model, config.half_lives, config.gradient_accumulation) if processes.is_first else None
     checkpoints = CheckpointFolder(folder / f"model{processes.rank}")
     found = checkpoints.load()
     tensors = processes.broadcast_tensors(found and found[0].tensors)
@@ -115,6 +119,9 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
         step = int(tensors["at"]["step"])
         model.load_state_dict(tensors["model"])
         optimizer.load_state_dict(tensors["optimizer"])
+        if averages is not None:
+            averages.load_state_dict(tensors["ema"])
+    optimizer.plan_end(iterations - step)
     kept = {"at": {"step": torch.tensor(iterations)}}
     lines = io.StringIO()
     run = Run(checkpoints, iterations, 1000, tensors=kept, progress=ProgressLine(lines), **run)
@@ -124,6 +131,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     if stop_at is not None:
         batches = _stopping(batches, run.stop, stop_at)
     trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES, exchange=exchange)
+    trainer.averages = averages
     trainer.lines, trainer.start = lines, start
     return trainer
 
@@ -143,7 +151,12 @@ def _shown(trainer):
 def _result(trainer):
     weights = {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
     named = re.findall(r"ordinals (\d+ to \d+)", trainer.lines.getvalue())
-    return {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights, "start": trainer.start}
+    averages = {} if trainer.averages is None else trainer.averages.state_dict()
+    # A weight's way is that of the weights: they are compared by the same measure.
+    averaged = {name.partition("/")[2]: value.numpy() for name, value in averages.items() if name.startswith("3/")}
+    steps = averaged.pop("@steps", None)
+    result = {"step": trainer.step, "shown": _shown(trainer), "named": named, "weights": weights}
+    return result | {"start": trainer.start, "averaged": averaged, "averaged_steps": steps}
 
 
 # --- what one of the processes does -----------------------------------------------------------------------
@@ -166,6 +179,19 @@ def train_in_parts(processes, folder, given, stops):
         trainer = _trainer(processes, folder, iterations, seed=processes.rank and 100 + iterations, **given)
         trainer.train()
     return _result(trainer)
+
+
+def stand_still(processes):
+    """Twelve windows of losses that stay, which rank 0 alone knows; return the rate behind each."""
+    config = OptimizerConfig(learning_rate=0.5, schedule="plateau", plateau_patience=10)
+    optimizer, training = Optimizer(torch.nn.Linear(1, 1), config), types.SimpleNamespace(fetch_losses=lambda: None)
+    watch, rates = PlateauWatch(optimizer, "validation_total", processes, lambda line: None), []
+    for training.step in range(1, 13):
+        if processes.is_first:
+            watch.on_report(training.step, {"validation_total": 1.0})
+        watch.on_step(training)
+        rates.append(optimizer.learning_rate)
+    return rates
 
 
 def stop_on_the_last(processes, folder):
@@ -310,18 +336,23 @@ def _equal(one, other, within, name, tolerance=TOLERANCE, loss_tolerance=5e-5):
     # Five digits are shown, of which the last may go either way.
     assert one["shown"] == pytest.approx(other["shown"], abs=loss_tolerance)
     within(f"weights, {name}", _difference(one["weights"], other["weights"], other["start"]), tolerance)
+    if one["averaged"]:
+        assert one["averaged_steps"] == other["averaged_steps"] > 0
+        within(f"averages, {name}", _difference(one["averaged"], other["averaged"], other["start"]), 2 * tolerance)
+        assert _difference(one["averaged"], other["weights"], other["start"]) > 0.01, "they are not the weights"
     # Weights that are apart by a share give features that are apart by about as much.
     within(f"statistics, {name}", _statistics_difference(one["weights"], other["weights"]), 10 * tolerance)
 
 
 SCENARIOS = {
     "plain": {"iterations": 6},
-    "normalised": {"iterations": 6, "code": "encoder"},
+    "normalised": {"iterations": 6, "code": "encoder", "ema": "3"},
     "accumulated and clipped": {
         "iterations": 6, "gradient_accumulation": 2, "gradient_clipping": "global_norm", "clipping_value": 0.5,
+        "schedule": "linear", "decay_share": 100.0,
     },
     "autoclip": {"iterations": 6, "gradient_clipping": "autoclip"},
-    "a NaN on one": {"iterations": 6, "poison": (2,), "nan": "skip"},
+    "a NaN on one": {"iterations": 6, "poison": (2,), "nan": "skip", "ema": "3"},
     "bf16": {"iterations": 3, "precision": "bf16"},
     "gradients in bf16": {"iterations": 6, "exchange": "bf16", "gradient_accumulation": 2},
 }  # fmt: skip
@@ -351,7 +382,7 @@ def test_several_processes_train_like_one(world, names, tmp_path, within):
 @pytest.mark.slow
 def test_a_run_of_several_goes_on_in_the_middle_of_a_step(tmp_path, within):
     """Three losses make a step here, and both stops lie between. Only rank 0 has the checkpoint."""
-    given = {"gradient_accumulation": 3, "code": "encoder"}
+    given = {"gradient_accumulation": 3, "code": "encoder", "ema": "3"}
     straight = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given | {"iterations": 9, "seed": 0}})[""]
     parted = together(2, train_in_parts, tmp_path / "several", given, (4, 5, 9))
     for one in parted:
@@ -364,6 +395,11 @@ def test_going_back_to_a_checkpoint_that_only_one_has(tmp_path, within):
     alone = train_each(SINGLE_PROCESS, tmp_path / "alone", {"": given})[""]
     for one in together(2, train_each, tmp_path / "several", {"": given}):
         _equal(one[""], alone, within, "rolled back")
+
+
+@pytest.mark.slow
+def test_all_lower_the_rate_where_the_first_finds_a_plateau():
+    assert together(2, stand_still) == [[0.5] * 10 + [0.25] * 2] * 2
 
 
 @pytest.mark.slow
