@@ -9,6 +9,8 @@ import os
 import resource
 import shutil
 import signal
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -514,6 +516,33 @@ def test_learned_masks_of_either_side(swap, frames, masked_model):
         results.append(cv2.imread(f"{kind}/masks/shot_0001.png", cv2.IMREAD_UNCHANGED).astype(int))
     own, other, smaller = results
     assert own.any() and (own != other).any() and np.abs(smaller - np.minimum(own, other)).mean() < 8
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_goes_on(swap, frames):
+    """SIGINT as soon as the first picture is there."""
+    for index in range(5, 60):
+        for suffix in (".png", ".json"):
+            shutil.copy(frames / f"shot_0001{suffix}", frames / f"shot_{index:04d}{suffix}")
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while not list(Path("out").glob("shot_*")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    code, output, error = swap("-i", frames, "-o", "out")
+    thread.join()
+    assert (code, output) == (3, "") and error.startswith("swapfast: stopped by SIGINT; the frames that are in out are")
+    before = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("shot_*")}
+    assert 0 < len(before) < 59 and json.loads(Path("out/swap.json").read_text())["state"] == "unfinished"
+    done(swap("-i", frames, "-o", "out"))
+    done(swap("-i", frames, "-o", "whole"))
+    assert pictures(Path("out")) == pictures(Path("whole"))
+    assert {name: Path("out", name).stat().st_mtime_ns for name in before} == before
+    assert not list(Path("out").glob(f"{TEMPORARY}*"))
 
 
 @pytest.mark.slow
