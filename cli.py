@@ -312,6 +312,12 @@ def _make_parser() -> _Parser:
     )
     take.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR", help="a new model folder")
 
+    codes = command("codes", _codes, "measure both people's codes, whose means the swap of a plain model exchanges")
+    codes.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR")
+    codes.add_argument("-A", "--input-A", type=_path, metavar="DIR", help="faces of A; default: as trained on")
+    codes.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="faces of B; default: as trained on")
+    codes.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
     inside = command("activations", _activations, "draw what a network makes of a face, stage by stage, for both sides")
     activations.add_arguments(inside, _path, _checkpoint, _number)
 
@@ -521,6 +527,24 @@ def _import(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     write_model(imported, checkpoints)
     for line in (*imported.lines, imported.summary(arguments.model_dir)):
         say(line)
+    return EXIT_DONE
+
+
+def _codes(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    from pipelines.run.codes import measure_codes
+    from pipelines.run.reconstruction import trained_folders
+    from swapfast.checkpoints.folder import model_folder
+    from swapfast.checkpoints.trained import open_model
+    from swapfast.device import pick_device
+
+    chosen = {"a": arguments.input_A, "b": arguments.input_B}
+    folders = trained_folders(open_model(arguments.model_dir).metadata.state, chosen, "-A and -B")
+    checkpoints = model_folder(arguments.model_dir)
+    with Bars() as bars, checkpoints.locked(complain):
+        step, faces = measure_codes(checkpoints, folders, pick_device(arguments.device), bars, complain)
+    say(
+        f"iteration {step} knows the codes of {faces['a']} faces of A and {faces['b']} of B; swaps exchange their means"
+    )
     return EXIT_DONE
 
 

@@ -616,6 +616,11 @@ class ModelConfig(Config):
         fixed=True,
         flag="--code",
     )
+    exchange_codes: bool = option(
+        True,
+        "Let the swap of a model with plain codes exchange the sides' mean codes.",
+        flag="--no-code-exchange",
+    )
     freeze: list[str] = option(
         [],
         "Parts that are not trained: encoder, decoder_a, decoder_b (of liae inter_a, inter_both, decoder_shared), or "

@@ -31,6 +31,7 @@ from swapfast.faces.masks import needed_masks
 from swapfast.files import check_folder, not_a_folder, real_path
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
+from swapfast.models.side_statistics import PLAIN, SMALLEST_BATCH
 from swapfast.models.summary import summary
 from swapfast.optim.schedules import NEEDS_END
 from swapfast.preview.samples import Samples
@@ -136,6 +137,7 @@ def plan_run(
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_masks(config, request.changes)
     check_kernels(config, device)
+    check_code(config)
     lines += plan_schedule(config, request.changes)
     choose_average(run.shown_weights, config.optimizer.half_lives, "this run")
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
@@ -185,6 +187,16 @@ def plan_run(
         known_faces,
         has_end="run.iterations" in request.changes,
     )
+
+
+def check_code(config: TrainConfig) -> None:
+    """Raise SwapfastError where a batch is too small for statistics of its own."""
+    code, batch = config.model.code, config.batch_size
+    if code != PLAIN and batch < SMALLEST_BATCH:
+        raise SwapfastError(
+            f"-b/--batch-size {batch}: --code {code} normalises by the statistics of each side's faces in a batch; "
+            f"give -b {SMALLEST_BATCH} or more, or --code {PLAIN}"
+        )
 
 
 def check_run_folders(run: RunConfig, is_first: bool) -> None:

@@ -58,10 +58,10 @@ def to_dict(sides: Mapping[str, SideReconstruction]) -> dict[str, dict]:
     }
 
 
-def trained_folders(state: Mapping, chosen: Mapping[str, Path | None]) -> dict[str, Path]:
+def trained_folders(state: Mapping, chosen: Mapping[str, Path | None], flag: str = "--test") -> dict[str, Path]:
     """Return each side's folder: as ``chosen``, else the one that a checkpoint's ``state`` says it was trained on.
 
-    Raises SwapfastError where there is none.
+    flag: what the folders are for. Raises SwapfastError where there is none.
     """
     data = state.get("data")
     folders = {}
@@ -73,7 +73,7 @@ def trained_folders(state: Mapping, chosen: Mapping[str, Path | None]) -> dict[s
             path = Path(name) if isinstance(name, str) else None
             if path is None or not path.is_dir():
                 known = "names none" if path is None else f"names {path}, which is not there"
-                raise SwapfastError(f"--test: the model's state.json {known}; give -{side.upper()} and the folder")
+                raise SwapfastError(f"{flag}: the model's state.json {known}; give -{side.upper()} and the folder")
         folders[side] = path
     return folders
 
@@ -109,7 +109,7 @@ def reconstruct(
             warn(line)
         source = only_tested(sources[side], config.test)
         measured: list[Tensor] = []
-        batches = _batches(number, source, spec, collate, progress(f"decoding {folders[side]}"), warn)
+        batches = decoded_batches(number, source, spec, collate, progress(f"decoding {folders[side]}"), warn)
         values = validation_losses(model, loss, _with_psnr(model, batches, measured))
         if not measured:
             raise SwapfastError(f"{folders[side]}: no test face of it can be read", EXIT_FAILED)
@@ -118,7 +118,7 @@ def reconstruct(
     return results
 
 
-def _batches(
+def decoded_batches(
     number: int,
     source: FaceSource,
     spec: StoreSpec,
@@ -136,7 +136,7 @@ def _batches(
             reason = source.put(spec, member, faces[place], extra_masks[place])
             if reason is not None:
                 good[place] = False
-                warn(f"warning: {source.folder.records[member].path}: {reason}; left out of the test")
+                warn(f"warning: {source.folder.records[member].path}: {reason}; left out")
         progress(members.stop, len(source))
         if good.any():
             ids = np.flatnonzero(good) + first

@@ -157,6 +157,34 @@ class CheckpointFolder:
 
         Raises SwapfastError (code 1) where it cannot be written.
         """
+        final = self._write(checkpoint, lambda temporary, final: temporary.rename(final))
+        for step in self._superfluous():
+            if step not in in_use:
+                self.drop(self.path(step))
+        self._clean()
+        return final
+
+    def replace(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint in place of the one that there is of its step; return its folder.
+
+        The earlier one goes only when the new one is whole. Raises SwapfastError (code 1) where it cannot be written.
+        """
+
+        def exchange(temporary: Path, final: Path) -> None:
+            earlier = temporary_name(final)
+            final.rename(earlier)
+            try:
+                temporary.rename(final)
+            except OSError:
+                earlier.rename(final)
+                raise
+
+        final = self._write(checkpoint, exchange)
+        self._clean()
+        return final
+
+    def _write(self, checkpoint: Checkpoint, put: Callable[[Path, Path], object]) -> Path:
+        """Write a checkpoint under a temporary name, let ``put(temporary, final)`` give it its own; return that."""
         self.require_lock()
         final = self.path(checkpoint.step)
         temporary = temporary_name(final)
@@ -174,17 +202,13 @@ class CheckpointFolder:
             path.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
             flush(path)
             flush(temporary)
-            temporary.rename(final)
+            put(temporary, final)
             flush(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             cause = error if isinstance(error, OSError) else as_os_error(error)
             way_out = f"choose another --model-dir, then start again{self.assurance()}"
             raise cannot_write(final, cause, way_out) from error
-        for step in self._superfluous():
-            if step not in in_use:
-                self.drop(self.path(step))
-        self._clean()
         return final
 
     def _superfluous(self) -> list[int]:

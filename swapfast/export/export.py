@@ -13,6 +13,7 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.export.request import Export
 from swapfast.export.targets import TARGETS, Target
 from swapfast.files import cannot_write, check_folder, flush, put_in_place, real_path, temporary_name
+from swapfast.models.side_statistics import PLAIN
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ def export(request: ExportRequest) -> Exported:
     opened = open_model(request.model_dir, request.checkpoint, weights=request.weights)
     name = real_path(request.model_dir).name.encode(errors="replace").decode().replace("?", "_")
     job = Export(name, opened, request.side or SIDES[1], request.is_half, request.template)
+    if target.is_plain and opened.config.model.code != PLAIN:
+        raise SwapfastError(
+            f"--to {request.to}: cannot hold the sides' statistics of a model with --code {opened.config.model.code}; "
+            "use --to dfm or onnx, or train with --code plain"
+        )
     job.check_weights()
     out = request.out
     if out.is_dir() and target.suffix:

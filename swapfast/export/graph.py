@@ -49,7 +49,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.arrays: dict[str, np.ndarray] = {}  # weights are views of the model's
         self._names = {id(weight): name for name, weight in model.named_parameters()}
-        self._results: dict[tuple[nn.Module, str], str] = {}  # of layers that were written, by what they were given
+        self.results: dict[tuple[nn.Module, str], str] = {}  # of layers that were written, by what they were given
 
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node of one output; return its value."""
@@ -79,8 +79,9 @@ class Graph:
         return self.node("Cast", value, to=TensorProto.FLOAT16) if self.is_half else value
 
     def picture_in(self, name: str, model: FaceAutoencoder) -> str:
-        """Return the input (n, h, w, 3), BGR in 0..1, as the model takes it: (n, 3, h, w)."""
-        return _in_color_order(self, self.node("Transpose", name, perm=_CHANNELS_FIRST), model)
+        """Return the input (n, h, w, 3), BGR in 0..1, as the model's first layer takes it: (n, 3, h, w)."""
+        images = _in_color_order(self, self.node("Transpose", name, perm=_CHANNELS_FIRST), model)
+        return self.narrow(_standardised(self, images) if model.standardise else images)
 
     def picture_out(self, value: str, name: str, model: FaceAutoencoder | None = None) -> None:
         """Make a decoder's (n, c, h, w) the output ``name``, (n, h, w, c) float32. model: of a face, for colours."""
@@ -97,15 +98,15 @@ class Graph:
 
     def layer(self, module: nn.Module, value: str) -> str:
         """Return what a module makes of a value. Raises SwapfastError for a kind of layer that is not in LAYERS."""
-        if (module, value) in self._results:
-            return self._results[module, value]
+        if (module, value) in self.results:
+            return self.results[module, value]
         write = LAYERS.get(type(module))
         if write is None:
             raise SwapfastError(
                 f"--to onnx or dfm: a layer of the kind {type(module).__name__} cannot be written to ONNX; use --to "
                 "safetensors"
             )
-        result = self._results[module, value] = write(self, module, value)
+        result = self.results[module, value] = write(self, module, value)
         return result
 
     def save(
@@ -169,15 +170,13 @@ def _varint(number: int) -> bytes:
 def code_of(graph: Graph, model: FaceAutoencoder, images: str, shown: str, wanted: str) -> str:
     """Return what the decoder of the side ``wanted`` is given, as ``FaceAutoencoder.code``.
 
-    images: float32 pictures of the side ``shown``, whose statistics become numbers of the graph.
+    images: of ``Graph.picture_in``, of the side ``shown``, whose statistics become numbers of the graph.
     """
     write = _SIDE_CODES.get(type(model))
     if write is None:
         raise SwapfastError(f"--to onnx or dfm: the model {model.name!r} cannot be written to ONNX yet")
-    if model.standardise:
-        images = _standardised(graph, images)
     rows = Rows(0, shown, wanted)
-    return write(graph, model, _layers(graph, model, "encoder", graph.narrow(images), rows), rows)
+    return write(graph, model, _layers(graph, model, "encoder", images, rows), rows)
 
 
 def _layers(graph: Graph, model: FaceAutoencoder, path: str, value: str, rows: Rows) -> str:
@@ -194,6 +193,13 @@ def _layers(graph: Graph, model: FaceAutoencoder, path: str, value: str, rows: R
 
 def _scaled(graph: Graph, statistics: SideStatistics, value: str, rows: Rows) -> str:
     """Return a value (n, c, ...) scaled and moved by a side's statistics."""
+    key = (statistics, f"{value} {rows.shown}{'' if statistics.normalises else rows.wanted}")
+    if key not in graph.results:
+        graph.results[key] = _scaled_anew(graph, statistics, value, rows)
+    return graph.results[key]
+
+
+def _scaled_anew(graph: Graph, statistics: SideStatistics, value: str, rows: Rows) -> str:
     scale, offset = (tensor.cpu().numpy() for tensor in statistics.scale_and_offset(rows.shown, rows.wanted))
     shape = (1, -1) if statistics.is_flat else (1, -1, 1, 1)
     wide = graph.wide(value)

@@ -21,6 +21,7 @@ class Target:
     has_side: it makes the face of one side; otherwise it holds both, and --side is refused.
     has_half: it can hold float16; otherwise --fp16 is refused.
     has_template: it is made from a file of the other program; otherwise --template is refused.
+    is_plain: it cannot hold a model whose features are normalised: only those of --code plain are taken.
     """
 
     write: Callable[[Export, Path], list[str]]
@@ -29,6 +30,7 @@ class Target:
     has_side: bool = False
     has_half: bool = False
     has_template: bool = False
+    is_plain: bool = False
 
 
 def _safetensors(export: Export, path: Path) -> list[str]:
@@ -65,8 +67,12 @@ TARGETS = {
     "dfm": Target(_dfm, "for DeepFaceLive, facefusion and VisoMaster", ".dfm", has_side=True, has_half=True),
     "onnx": Target(_onnx, "the swap to one side, for anything that runs ONNX", ".onnx", has_side=True, has_half=True),
     "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
-    "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", ""),
+    "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", "", is_plain=True),
     "keras": Target(
-        _keras, "for faceswap, whose file was imported or is given by --template", ".keras", has_template=True
+        _keras,
+        "for faceswap, whose file was imported or is given by --template",
+        ".keras",
+        has_template=True,
+        is_plain=True,
     ),
 }

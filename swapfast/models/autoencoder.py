@@ -69,11 +69,12 @@ class FaceAutoencoder(nn.Module):
         self.statistics = nn.ModuleDict()  # by the path of the layer that they follow, dots made underscores
         self._holders: set[str] = set()  # paths of modules within which there are some
 
-    def with_code(self, kind: CodeKind) -> FaceAutoencoder:
+    def with_code(self, kind: CodeKind, exchanges: bool = True) -> FaceAutoencoder:
         """Let the model keep each side's statistics of its codes; return the model.
 
         kind: 'encoder' normalises the features behind every layer up to the code by their side's own statistics,
-        'bottleneck' those of the code alone. 'plain' normalises nothing; at a swap the sides' mean codes are exchanged.
+        'bottleneck' those of the code alone. 'plain' normalises nothing. exchanges: at a swap a plain model exchanges
+        the sides' mean codes.
         """
         self.code_kind = kind
         layers = self.shared_layers() if kind == "encoder" else self.bottleneck()
@@ -81,6 +82,7 @@ class FaceAutoencoder(nn.Module):
             is_flat = path == "encoder" or isinstance(self.get_submodule(path), nn.Linear)
             self.statistics[path.replace(".", "_")] = SideStatistics(channels, kind != "plain", is_flat)
             self._holders |= {path[:end] for end, letter in enumerate(path) if letter == "."}
+        self.exchange_mean_codes(exchanges)
         return self
 
     def shared_layers(self) -> dict[str, int]:
@@ -97,11 +99,10 @@ class FaceAutoencoder(nn.Module):
         for layer in self.statistics.values():
             cast(SideStatistics, layer).update()
 
-    def exchange_mean_codes(self, exchanges: bool) -> FaceAutoencoder:
-        """Choose whether a plain model's swap exchanges the sides' mean codes; return the model."""
+    def exchange_mean_codes(self, exchanges: bool) -> None:
+        """Choose whether a plain model's swap exchanges the sides' mean codes."""
         for layer in self.statistics.values():
             cast(SideStatistics, layer).exchanges = exchanges
-        return self
 
     def initialise(self, seed: int) -> FaceAutoencoder:
         """Draw all weights from ``seed``; return the model."""

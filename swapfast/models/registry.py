@@ -35,7 +35,7 @@ class ModelEntry:
     example: str = ""
 
 
-_OF_ALL = ("name", "freeze", "code")  # fields that are no option of a single model
+_OF_ALL = ("name", "freeze", "code", "exchange_codes")  # fields that are no option of a single model
 _DIMS = ("input_size", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 
 MODELS = {
@@ -93,7 +93,7 @@ def plan_model(config: ModelConfig, learn_mask: bool) -> FaceAutoencoder:
     options = {name: getattr(config, name) for name in entry.options}
     if entry.letters:
         options["name"] = config.name
-    return entry.build(learn_mask=learn_mask, **options).with_code(cast(CodeKind, config.code))
+    return entry.build(learn_mask=learn_mask, **options).with_code(cast(CodeKind, config.code), config.exchange_codes)
 
 
 def _refuse_other_options(config: ModelConfig, entry: ModelEntry) -> None:

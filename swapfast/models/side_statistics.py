@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from swapfast.batch import SIDES
 
-CODES = ("encoder", "bottleneck", "plain")
+PLAIN = "plain"
 CodeKind = Literal["encoder", "bottleneck", "plain"]
 EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
@@ -57,15 +57,15 @@ class SideStatistics(nn.Module):
         self.normalises = normalises
         self.exchanges = True
         self.joint = False
-        start = torch.stack([torch.zeros(channels), torch.ones(channels)])
-        self.register_buffer("moments", start.expand(len(SIDES), -1, -1).clone())
-        self.register_buffer("steps", torch.zeros(len(SIDES)))
-        self.register_buffer("sums", torch.zeros(len(SIDES), 2, channels))
-        self.register_buffer("values", torch.zeros(len(SIDES)))
+        self.register_buffer("moments", torch.empty(len(SIDES), 2, channels))
+        self.register_buffer("steps", torch.empty(len(SIDES)))
+        self.register_buffer("sums", torch.empty(len(SIDES), 2, channels))
+        self.register_buffer("values", torch.empty(len(SIDES)))
+        self.begin()
         self.register_load_state_dict_pre_hook(_keep_missing)
 
     def begin(self) -> None:
-        """Put the buffers where they begin: memory of a module that was made on 'meta' holds anything."""
+        """Forget all that was seen: put the buffers where they begin, also after ``to_empty``."""
         self.moments[:, 0].zero_()
         self.moments[:, 1].fill_(1)
         for buffer in (self.steps, self.sums, self.values):

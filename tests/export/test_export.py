@@ -86,6 +86,26 @@ def test_safetensors_hold_the_weights_and_say_what_they_are(export):
     assert ModelConfig.from_dict(json.loads(metadata["model_settings"])) == CONFIG.model
 
 
+def test_statistics_of_the_sides_come_along(tmp_path, monkeypatch, capsys):
+    config = TrainConfig(model=ModelConfig(name="tiny", code="encoder"))
+    seen = {"statistics__encoder_0__steps": torch.ones(2), "statistics__encoder_0__moments": torch.rand(2, 2, 16)}
+    weights = save(tmp_path / "anna", 3, config, **seen)
+    out = tmp_path / "w.safetensors"
+    assert cli.main(["export", "-m", str(tmp_path / "anna"), "--to", "safetensors", "-o", str(out), "--fp16"]) == 0
+    moments = load_file(out)["statistics.encoder_0.moments"]
+    assert moments.dtype == torch.float32 and torch.equal(moments, weights["statistics.encoder_0.moments"])
+    assert "statistics.encoder_1.moments" not in load_file(out), "of a layer that saw no face there are none"
+
+
+@pytest.mark.parametrize("to", ["keras", "saehd"])
+def test_a_program_that_knows_no_statistics_is_not_given_them(to, tmp_path, capsys):
+    save(tmp_path / "anna", 3, TrainConfig(model=ModelConfig(name="tiny", code="encoder")))
+    out = tmp_path / {"keras": "m.keras", "saehd": "m"}[to]
+    code = cli.main(["export", "-m", str(tmp_path / "anna"), "--to", to, "-o", str(out)])
+    assert code == 2 and not out.exists()
+    assert "cannot hold the sides' statistics of a model with --code encoder" in capsys.readouterr().err
+
+
 def test_others_may_read_it(export):
     Path("any").touch()
     assert export("--to", "safetensors", "-o", "w.safetensors")[0] == 0

@@ -159,6 +159,38 @@ def test_every_model_gives_the_same_in_onnxruntime(name, sizes, learn_mask, narr
             within(f"{kind}, {count} faces", error, TOLERANCE)
 
 
+def _show_both_sides(model: FaceAutoencoder) -> None:
+    """Let a model see dark faces of A and bright ones of B, so that it has statistics of both."""
+    model.train()
+    with torch.no_grad():
+        faces = torch.from_numpy(_faces(8, model.input_size)).permute(0, 3, 1, 2)
+        model([faces * torch.tensor([0.2, 1, 1]).view(3, 1, 1), faces])
+    model.update_statistics()
+    model.eval()
+
+
+@pytest.mark.parametrize("case", ["tiny encoder", "tiny plain", "df-ut bottleneck", "liae-ud encoder", "liae-ud plain"])
+def test_statistics_are_folded_into_the_graph(case, tmp_path, within):
+    """Those of the side whose pictures go in, for each of the two outputs of a DFM."""
+    name, code = case.split()
+    sizes = {"code": code} | ({} if name == "tiny" else DIMS)
+    job = _job(name, sizes, learn_mask=True)
+    model, faces = job.opened.model, _faces(3, 64)
+    unseen = _swap(model, faces, "b")
+    _show_both_sides(model)
+    face, mask = _swap(model, faces, "b")
+    assert np.abs(face - unseen[0]).max() > 0.01, "they matter"
+    with torch.no_grad():
+        own = model.swap(torch.from_numpy(faces).permute(0, 3, 1, 2), "a", of="a")[1].permute(0, 2, 3, 1).numpy()
+    write_dfm(job, tmp_path / "m.dfm")
+    outputs = _run(tmp_path / "m.dfm", faces)
+    for key, value in zip(outputs, (own, face, mask), strict=True):
+        within(key, np.abs(outputs[key] - value).max(), TOLERANCE)
+    weights = [node.input[1] for node in onnx.load(tmp_path / "m.dfm").graph.node if node.op_type == "Conv"]
+    halvings = [name for name in weights if name.startswith("encoder") and not name.startswith("encoder.8")]
+    assert len(halvings) == len(set(halvings)) >= 4, "both outputs share what is in front of the code"
+
+
 @pytest.mark.parametrize("name", ["df-ud_64", "liae-udtc_64"])
 def test_a_model_of_deepfacelabs_gives_its_own_pictures(golden, name, tmp_path, within):
     """Imported and exported: the dst picture's mask, the src face on it and that face's mask, as recorded there."""

@@ -181,7 +181,8 @@ def test_a_swap_of_a_plain_model_exchanges_the_mean_codes(options):
         kept = model.code(faces, "b")
         assert torch.equal(kept, model.side_code(own, Rows(8, "b", "b")))
     assert not torch.equal(exchanged, kept)
-    scale, offset = model.exchange_mean_codes(True) and layer.scale_and_offset("a", "b")
+    model.exchange_mean_codes(True)
+    scale, offset = layer.scale_and_offset("a", "b")
     assert torch.equal(offset, layer.moments[1, 0] - layer.moments[0, 0]) and (scale == 1).all()
     assert not layer.scale_and_offset("b", "b")[1].any()
 

@@ -1,0 +1,89 @@
+"""`swapfast codes`: a plain model that was trained without statistics gets them, and its swaps exchange mean codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from pipelines.run.codes import measure_codes
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.trained import open_model
+from swapfast.config import ModelConfig, TrainConfig
+from swapfast.errors import SwapfastError
+from swapfast.models.registry import build_model
+
+MOMENTS, STEPS = "statistics.encoder_5.moments", "statistics.encoder_5.steps"
+
+
+@pytest.fixture
+def imported(tmp_path) -> CheckpointFolder:
+    """A model as an import leaves it: weights without statistics, with averages of them, and no word of its faces."""
+    config = TrainConfig(model=ModelConfig(name="tiny"))
+    weights = dict(build_model(config.model, False, 1).named_parameters())
+    averages = {f"500/{name}": 1.01 * weight.detach() for name, weight in weights.items()}
+    averages |= {f"500/{MOMENTS}": torch.zeros(2, 2, 128), f"500/{STEPS}": torch.zeros(2), "@steps": torch.tensor(4)}
+    faces = {f"mean_{side}": torch.full((64, 64, 3), 0.5) for side in "ab"}
+    folder = CheckpointFolder(tmp_path / "m")
+    tensors = {"model": weights, "optimizer": {}, "faces": faces, "ema": averages}
+    folder.save(Checkpoint(7, tensors, {"config": config.checkpoint_dict(), "metrics": {"average_loss": 0.5}}))
+    return folder
+
+
+def _measure(folder, made_faces):
+    with folder.locked():
+        return measure_codes(folder, {side: made_faces / side for side in "ab"}, torch.device("cpu"))
+
+
+def test_the_mean_codes_are_those_of_all_faces(imported, made_faces):
+    step, faces = _measure(imported, made_faces)
+    assert step == 7 and faces["a"] >= 4 and faces["b"] >= 4
+    tensors = CheckpointFolder.read(imported.path(7)).tensors
+    moments = tensors["model"][MOMENTS]
+    assert tensors["model"][STEPS].tolist() == [1, 1] and not torch.equal(moments[0], moments[1])
+    model = open_model(imported.folder, weights="raw").model
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exchanged = model.code(images, "b")
+        model.exchange_mean_codes(False)
+        kept = model.code(images, "b")
+    assert not torch.equal(exchanged, kept)
+    averages = tensors["ema"]
+    assert not torch.equal(averages[f"500/{MOMENTS}"], moments) and averages[f"500/{STEPS}"].tolist() == [1, 1]
+    assert averages["@steps"] == 4, "nothing else of them changes"
+
+
+def test_measuring_again_changes_nothing(imported, made_faces):
+    _measure(imported, made_faces)
+    before = load_file(imported.path(7) / "model.safetensors")
+    _measure(imported, made_faces)
+    after = load_file(imported.path(7) / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert [path.name for path in imported.folder.iterdir() if path.is_dir()] == ["checkpoint-00000007"]
+
+
+def test_the_command(imported, made_faces, capsys):
+    words = ["codes", "-m", str(imported.folder), "--device", "cpu"]
+    assert cli.main(words) == 2
+    assert "-A and -B: the model's state.json names none; give -A and the folder" in capsys.readouterr().err
+    assert cli.main([*words, "-A", str(made_faces / "a"), "-B", str(made_faces / "b")]) == 0
+    assert capsys.readouterr().out.startswith("iteration 7 knows the codes of ")
+    state = json.loads((imported.path(7) / "state.json").read_text())
+    assert state["step"] == 7 and state["metrics"] == {"average_loss": 0.5}
+
+
+def test_a_folder_without_a_model_is_named(tmp_path, made_faces):
+    folder = CheckpointFolder(tmp_path)
+    with pytest.raises(SwapfastError, match=r"^--model-dir .*: holds no model; train one"):
+        _measure(folder, made_faces)
+
+
+@pytest.mark.slow
+def test_a_batch_too_small_for_statistics_is_refused(tmp_path, made_faces, capsys):
+    sides = ["-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "-m", str(tmp_path / "m"), "-t", "tiny"]
+    assert cli.main(["train", *sides, "-i", "1", "-b", "3", "--code", "encoder", "--device", "cpu"]) == 2
+    assert "-b/--batch-size 3: --code encoder normalises by the statistics" in capsys.readouterr().err
+    assert cli.main(["train", *sides, "-i", "1", "-b", "4", "--code", "encoder", "--device", "cpu", "-n"]) == 0
