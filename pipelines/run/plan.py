@@ -113,6 +113,7 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
         eye_mouth_priority=loss.eye_mouth_priority if has_mask else 0.0,
         dssim_window=loss.dssim_window,
         sums=loss.reduction == "sum",
+        cycle_weight=loss.cycle_weight / 100,
     )
 
 

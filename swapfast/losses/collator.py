@@ -19,6 +19,8 @@ from swapfast.losses.masks import blur_outside, soft_mask
 from swapfast.losses.pixel import mean_absolute_error
 from swapfast.losses.registry import get_loss
 
+CYCLE = "cycle"  # what the logs call the loss of faces swapped there and back
+
 
 @dataclass
 class BatchLoss:
@@ -39,6 +41,17 @@ class BatchLoss:
         if self.mask is not None:
             parts.append(self.mask.mean())
         return torch.stack(parts).sum()
+
+    def with_cycle(self, back: BatchLoss, weight: float) -> BatchLoss:
+        """Return these losses and, times ``weight``, those of faces that were swapped there and back."""
+        parts = [values for output in back.weighted for values in output.values()]
+        if back.mask is not None:
+            parts.append(back.mask)
+        values = torch.stack(parts).sum(0)
+        unweighted, weighted = ([*outputs] for outputs in (self.unweighted, self.weighted))
+        unweighted[-1] = unweighted[-1] | {CYCLE: values}
+        weighted[-1] = weighted[-1] | {CYCLE: weight * values}
+        return dataclasses.replace(self, unweighted=unweighted, weighted=weighted)
 
     def to_cpu(self) -> BatchLoss:
         """Return the values detached and on the CPU. Waits for the device."""
@@ -120,6 +133,7 @@ class LossCollator(nn.Module):
     blurs_outside: blur the target outside the face first (``blur_outside``)
     eye_mouth_priority: adds this many times the mean over the picture of the absolute difference within eyes and mouth
     dssim_window: px of the window of 'dssim', 0 for the usual ones
+    cycle_weight: let ``Trainer`` add the loss of faces that were swapped there and back, times this
     sums: let ``Trainer`` follow the gradient of the sum over a step's faces and not of their mean
 
     Raises SwapfastError for an unknown function, a wrong weight or an output too small for a function.
@@ -143,6 +157,7 @@ class LossCollator(nn.Module):
         eye_mouth_priority: float = 0.0,
         dssim_window: int = 0,
         sums: bool = False,
+        cycle_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if color_order not in ("bgr", "rgb"):
@@ -160,6 +175,7 @@ class LossCollator(nn.Module):
         self.spatial = {name for name, spec in specs.items() if spec.spatial}
         self.use_mask = use_mask
         self.soft, self.blurs_outside, self.sums = soft, blurs_outside, sums
+        self.cycle_weight = cycle_weight
         self.mask_weight, self.eye_mouth_priority = mask_weight, eye_mouth_priority
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier

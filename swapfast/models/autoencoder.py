@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swapfast.batch import SIDES
@@ -165,17 +166,38 @@ class FaceAutoencoder(nn.Module):
         """Return the decoder of ``side``, 'a' or 'b'."""
         return cast(Decoder, self.decoders[side] if len(self.decoders) > 1 else next(iter(self.decoders.values())))
 
-    def forward(self, images: Sequence[Tensor]) -> list[list[Tensor]]:
+    def forward(self, images: Sequence[Tensor], cycles: bool = False) -> list[list[Tensor]]:
         """Return each side's own face, outputs small to large, a mask last.
 
         images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
+        cycles: return also each side's own face made of its swap, behind the others. No gradient goes through the swap.
         """
         rows = [Rows(len(of_side), side, side) for side, of_side in zip(SIDES, images, strict=True)]
         features = self.encode(torch.cat(list(images)), rows).split([part.faces for part in rows])
-        return [
+        own = [
             self.decoder(part.wanted)(self.side_code(of_side, part))
             for part, of_side in zip(rows, features, strict=True)
         ]
+        return [*own, *self._there_and_back(features, rows)] if cycles else own
+
+    def _there_and_back(self, features: Sequence[Tensor], rows: Sequence[Rows]) -> list[list[Tensor]]:
+        """Return each side's own face, made of what the other side's decoder makes of its features."""
+        with torch.no_grad():
+            there = [part._replace(wanted=other_side(part.shown), are_swaps=True) for part in rows]
+            swaps = [
+                self._as_input(self.decoder(part.wanted)(self.side_code(of_side, part)))
+                for part, of_side in zip(there, features, strict=True)
+            ]
+        back = [part._replace(shown=part.wanted, wanted=part.shown) for part in there]
+        codes = self.encode(torch.cat(swaps), back).split([part.faces for part in back])
+        return [self.decoder(part.wanted)(self.side_code(code, part)) for part, code in zip(back, codes, strict=True)]
+
+    def _as_input(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the largest face of a decoder's outputs at the size of the model's input."""
+        face = outputs[-2 if self.learns_mask else -1]
+        if face.shape[-1] == self.input_size:
+            return face
+        return F.interpolate(face, size=self.input_size, mode="bilinear", antialias=True)
 
     def swap(self, images: Tensor, to: str, of: str | None = None) -> list[Tensor]:
         """Return the face of side ``to``, 'a' or 'b', with the pose and expression of ``images``; a mask last.

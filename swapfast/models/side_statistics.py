@@ -25,11 +25,15 @@ BUFFERS = ("moments", "steps", "sums", "values")
 
 
 class Rows(NamedTuple):
-    """Consecutive faces of a batch that show one side and become another, or the same: 'a' or 'b'."""
+    """Consecutive faces of a batch that show one side and become another, or the same: 'a' or 'b'.
+
+    are_swaps: a decoder made them, so they count in no running statistics.
+    """
 
     faces: int
     shown: str
     wanted: str
+    are_swaps: bool = False
 
 
 class SideStatistics(nn.Module):
@@ -75,10 +79,11 @@ class SideStatistics(nn.Module):
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
         if self.joint:
             total = sum(part.faces for part in rows)
-            rows = [Rows(total, SIDES[0], SIDES[0])]
+            rows = [Rows(total, SIDES[0], SIDES[0], any(part.are_swaps for part in rows))]
         if self.training and not self.normalises:
             for part, values in zip(rows, features.detach().split([part.faces for part in rows]), strict=True):
-                self._add(part.shown, *_sums(values))
+                if not part.are_swaps:
+                    self._add(part.shown, *_sums(values))
             return features
         if len(rows) == 1:
             return self._moved(features, rows[0])
@@ -120,15 +125,16 @@ class SideStatistics(nn.Module):
 
     def _moved(self, features: Tensor, rows: Rows) -> Tensor:
         if self.training:
-            return self._normalised(features, rows.shown)
+            return self._normalised(features, rows)
         scale, offset = self.scale_and_offset(rows.shown, rows.wanted)
         shape = (1, -1) + (1,) * (features.dim() - 2)
         return torch.addcmul(offset.view(shape), features.float(), scale.view(shape)).to(features.dtype)
 
-    def _normalised(self, features: Tensor, side: str) -> Tensor:
+    def _normalised(self, features: Tensor, rows: Rows) -> Tensor:
         """Return the features normalised by their own statistics, which are added to the side's sums."""
         result, sums, number = _Normalised.apply(features)
-        self._add(side, sums, number)
+        if not rows.are_swaps:
+            self._add(rows.shown, sums, number)
         return result
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -256,11 +257,15 @@ class Trainer:
 
     def _forward(self, batch: Batch) -> list[BatchLoss]:
         with torch.autocast(self._device.type, self.autocast, enabled=self.autocast is not None):
-            outputs = self._parallel(batch.inputs)
-        return [
+            outputs = self._parallel(batch.inputs, self.loss.cycle_weight > 0)
+        losses = [
             self.loss([target[:, side] for target in batch.targets], [p.float() for p in predictions], batch.meta[side])
-            for side, predictions in enumerate(outputs)
+            for side, predictions in zip(itertools.cycle(range(len(batch.inputs))), outputs)
         ]
+        own, back = losses[: len(batch.inputs)], losses[len(batch.inputs) :]
+        if not back:
+            return own
+        return [loss.with_cycle(cycle, self.loss.cycle_weight) for loss, cycle in zip(own, back, strict=True)]
 
     def mean_over_faces(self, values: Tensor) -> Tensor:
         """Turn means over this process' faces of the last batch into means over all processes' faces."""

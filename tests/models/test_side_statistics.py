@@ -254,3 +254,46 @@ def test_half_precision_keeps_statistics_in_float32():
     assert model.statistics["encoder_0"].moments.dtype == torch.float32
     # bfloat16 keeps 8 bits: nine layers part the pictures by a few of 1/256.
     assert np.abs((half.float() - exact).detach().numpy()).mean() < 0.02
+
+
+@pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "liae-ud", **SMALL}], ids=["tiny", "liae-ud"])
+def test_faces_come_back_from_their_swap(options, within):
+    """Each side's own face, of a picture that its side's decoder never made; no gradient goes through the swap."""
+    model = build_model(ModelConfig(code="encoder", **options), False, 1).train()
+    faces = torch.rand(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    own, cycled = model([*faces]), model([*faces], cycles=True)
+    assert len(cycled) == 4 and all(torch.equal(cycled[side][0], own[side][0]) for side in (0, 1))
+    seen = {name: value.clone() for name, value in model.state_dict().items() if name.endswith(".values")}
+    assert all(torch.equal(value[0], value[1]) or "inters_a" in name for name, value in seen.items())
+    model([*faces])
+    again = model.state_dict()
+    assert all(torch.equal(again[name], 1.5 * value) for name, value in seen.items()), "swaps are not counted"
+    rows = [Rows(4, "a", "a"), Rows(4, "b", "b")]
+    features = model.encode(torch.cat([*faces]), rows).split(4)
+    there = [model.side_code(part, Rows(4, shown, wanted)) for part, shown, wanted in zip(features, "ab", "ba")]
+    swaps = [model.decoder(side)(code)[0].detach() for side, code in zip("ba", there)]
+    back = [Rows(4, "b", "a"), Rows(4, "a", "b")]
+    codes = model.encode(torch.cat(swaps), back).split(4)
+    for number, (part, code) in enumerate(zip(back, codes)):
+        expected = model.decoder(part.wanted)(model.side_code(code, part))[0]
+        within(f"back to {part.wanted}", (cycled[2 + number][0] - expected).abs().max().item(), ROUNDING)
+    model.zero_grad()
+    (cycled[2][0].sum() + 0 * cycled[3][0].sum()).backward()
+    other = [p.grad for name, p in model.named_parameters() if name.startswith("decoders.b")]
+    assert all(gradient is None or not gradient.any() for gradient in other)
+
+
+def test_the_loss_of_the_way_there_and_back_is_added():
+    """Its weight times the same functions."""
+    losses = {}
+    for weight in (0.0, 0.5):
+        model = tiny().with_code("encoder").initialise(1)
+        collator = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64, cycle_weight=weight)
+        trainer = Trainer(model, collator, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(0))
+        losses[weight] = trainer.train_one_batch()
+    plain, cycled = losses[0.0], losses[0.5]
+    for side in (0, 1):
+        own, added = plain[side].weighted[0]["mae"], cycled[side].weighted[0]["cycle"]
+        assert torch.equal(cycled[side].weighted[0]["mae"], own) and "cycle" not in plain[side].weighted[0]
+        assert torch.equal(added, 0.5 * cycled[side].unweighted[0]["cycle"]) and (added > 0).all()
+        torch.testing.assert_close(cycled[side].total, own.mean() + added.mean())
