@@ -263,16 +263,20 @@ def test_a_run_that_is_stopped_in_warm_up_and_fall_goes_on_to_the_bit(tmp_path, 
 def test_steps_that_are_left_out_and_a_way_back_leave_no_trace(tmp_path):
     _trainer(tmp_path / "skip", 8, poison=(5,), nan="skip").train()
     assert _stored(tmp_path / "skip")["ema"]["5/@steps"] == 7
-    _trainer(tmp_path / "back", 8, poison=(5,), nan="rollback").train()
+    trainer = _trainer(tmp_path / "back", 8, poison=(5,), nan="rollback", schedule="linear", decay_share=100.0)
+    trainer.train()
+    assert trainer.optimizer.steps == trainer.optimizer.schedule.steps == 6, "the rate still falls to the last one"
     back = _stored(tmp_path / "back")["ema"]
     assert back["5/@steps"] == 6, "of 4 saved and 2 behind the broken one"
     assert all(tensor.isfinite().all() for tensor in back.values())
 
 
 @pytest.mark.slow
-def test_a_search_for_a_rate_leaves_the_averages_alone(tmp_path):
-    trainer = _trainer(tmp_path, 8)
+def test_a_search_for_a_rate_leaves_averages_and_schedule_alone(tmp_path):
+    trainer = _trainer(tmp_path, 8, schedule="linear", decay_share=100.0)
     trainer.train_one_batch()
     before = {name: tensor.clone() for name, tensor in trainer.averages.state_dict().items()}
-    trainer.optimizer.find_learning_rate(trainer, 5, 1e-5, 1e-3)
+    optimizer = trainer.optimizer
+    found = optimizer.find_learning_rate(trainer, 20, 1e-5, 1e-2)
+    assert found and optimizer.learning_rate == optimizer.finder.best_lr * 7 / 8, "that of the second step of eight"
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.averages.state_dict().items())
