@@ -290,7 +290,7 @@ def _make_parser() -> _Parser:
         "--checkpoint",
         type=_checkpoint,
         metavar="N",
-        help="the iteration to measure, or best: the backup with the lowest average loss; default: the newest",
+        help="the iteration to measure, or best: the backup, see docs/running.md; default: the newest",
     )
     add_weights(judge)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

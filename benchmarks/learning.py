@@ -53,7 +53,7 @@ from swapfast.checkpoints.averages import average_name
 from swapfast.checkpoints.trained import OpenedModel, open_model
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import crop_face, crop_matrix, shrink
+from swapfast.faces.crop import crop_face, crop_landmarks, crop_matrix, shrink
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.models import build_model
@@ -157,14 +157,16 @@ class Bench:
 
 def read_side(folder: Path, config: TrainConfig, input_size: int, size: int) -> SideFaces:
     """Return the faces of a folder as ``signs`` takes them."""
-    inputs, faces, masks = [], [], []
+    inputs, faces, masks, points = [], [], [], []
     for record in scan_folder(folder).records:
         crop = crop_face(record, read_image(record.path), config.crop, max(input_size, size))
         inputs.append(shrink(crop, input_size))
         faces.append(shrink(crop, size))
         masks.append(face_mask_for(record, record, config, size))
+        points.append(crop_landmarks(record, config.crop, size))
     pixels = np.stack(inputs).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return SideFaces(np.ascontiguousarray(pixels), np.stack(faces).astype(np.float32) / 255, np.stack(masks) / 255)
+    faces_01 = np.stack(faces).astype(np.float32) / 255
+    return SideFaces(np.ascontiguousarray(pixels), faces_01, np.stack(masks) / 255, np.stack(points))
 
 
 def read_bench(folder: Path, config: TrainConfig, input_size: int, size: int, with_landmarks: bool = True) -> Bench:

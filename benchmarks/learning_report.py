@@ -128,6 +128,64 @@ def _line(pair: str, recipe: str, group: Runs) -> str:
     )
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's correlation of two lists, NaN where one of them has one value only."""
+    ranks = []
+    for values in (np.asarray(first, float), np.asarray(second, float)):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])  # equal ones share the mean of their ranks
+    if min(rank.std() for rank in ranks) == 0:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+TRUTHS = {
+    "matched": lambda row: row["swap_psnr_matched"],
+    "raw": lambda row: row["swap_psnr"],
+    "matched above the mean face": GAINS["matched above the mean face, dB"],
+    "raw above the mean face": GAINS["raw above the mean face, dB"],
+}
+
+
+def correlations(runs: Runs) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how each sign follows each of TRUTHS: per set over all pairs, recipes, seeds and steps, and within pairs.
+
+    'within' is the mean over the pairs of the correlation over that pair's own runs: what a person who has one pair
+    gets. By sign, truth, and set or within.
+    """
+    rows = [(run["set"], run["pair"], row) for run in runs for row in run["rows"]]
+    names = sorted(set.intersection(*(set(row["signs"]) for _, _, row in rows)))
+    pairs = sorted({pair for _, pair, _ in rows})
+    return {name: {title: _correlation(rows, pairs, name, truth) for title, truth in TRUTHS.items()} for name in names}
+
+
+def _correlation(rows: list[tuple[str, str, dict]], pairs: list[str], name: str, truth: Callable) -> dict[str, float]:
+    """Return one sign's correlations with one truth. rows: with set and pair."""
+
+    def over(chosen: Iterable[dict]) -> float:
+        both = [(row["signs"][name], truth(row) or 0.0) for row in chosen]
+        return rank_correlation([sign for sign, _ in both], [true for _, true in both])
+
+    values = {kind: over(row for k, _, row in rows if k == kind) for kind in sorted({kind for kind, _, _ in rows})}
+    within = np.array([over(row for _, p, row in rows if p == pair) for pair in pairs])
+    values["within"] = float(np.nanmean(within)) if np.isfinite(within).any() else float("nan")
+    return {key: round(value, 3) for key, value in values.items()}
+
+
+def correlation_table(found: dict[str, dict[str, dict[str, float]]], count: int) -> str:
+    """Return what ``correlations`` found as text. count: of measurements."""
+    first = next(iter(found.values()))
+    kinds = list(next(iter(first.values())))
+    lines = [f"## What can be told without the truth: rank correlations over {count} measurements", ""]
+    lines += [f"In each cell: {', '.join(kinds)} (the mean over pairs, of each by itself).", ""]
+    lines += ["| sign | " + " | ".join(first) + " |", "|---|" + "---|" * len(first)]
+    for name, of in sorted(found.items(), key=lambda item: -np.nan_to_num(item[1]["matched"]["within"])):
+        lines.append(
+            f"| {name} | " + " | ".join(", ".join(f"{v:+.2f}" for v in o.values()) for o in of.values()) + " |"
+        )
+    return "\n".join(lines)
+
+
 def _draw_curves(groups: dict[str, Runs], curves: dict, levels: dict, title: str, path: Path) -> None:
     """Draw each curve over iterations (above) and seconds (below): the mean of each group, and its range as a band."""
     import matplotlib
@@ -205,7 +263,10 @@ def _sheet(faces: Path, groups: dict[str, Runs]) -> np.ndarray | None:
 def report(out: Path, cache: Path, counts: tuple[int, int, int] = COUNTS, log: Callable[[str], None] = print) -> None:
     """Write tables, plots and sheets of the runs in ``out`` beside them. counts: of faces, see ``draw_pair``."""
     runs = read_runs(out)
-    (out / "table.md").write_text(table(runs) + "\n", encoding="utf-8")
+    found = correlations(runs)
+    text = f"{table(runs)}\n{correlation_table(found, sum(len(run['rows']) for run in runs))}\n"
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "correlations.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     log(str(out / "table.md"))
 
     def labelled(of: Runs) -> dict[str, Runs]:

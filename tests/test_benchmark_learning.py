@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import learning
 from benchmarks.landmark_net import MARGIN, SIZE, _moved, landmark_errors
+from benchmarks.learning_report import rank_correlation
 from benchmarks.people import CHOOSE, PAIRS, REPORT, SETS, SPLITS, draw_pair
 from swapfast.errors import SwapfastError
 
@@ -77,6 +78,15 @@ def test_recipes():
     assert learning.measured_steps(3) == [3]
 
 
+def test_rank_correlation():
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    first = rng.integers(0, 6, 40)
+    second = first + rng.integers(0, 4, 40)
+    assert rank_correlation(first, second) == pytest.approx(scipy.spearmanr(first, second).statistic)
+    assert rank_correlation([1, 2, 3], [9, 4, 1]) == pytest.approx(-1) and np.isnan(rank_correlation([1, 1], [1, 2]))
+
+
 @pytest.mark.slow
 def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, capsys):
     """Measured on the way, cut off and gone on with, a run ends as one that is measured at its end alone."""
@@ -118,4 +128,6 @@ def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, c
     assert learning.main(command) == 0 and one.json.read_bytes() == written, "done is done"
     table = (tmp_path / "one" / "table.md").read_text()
     assert "## Pairs to choose by: alike" in table and f"{last['swap_psnr']:.2f}" in table
-    assert {"alike.png", "alike-faces.png", "choose.png"} <= {path.name for path in (tmp_path / "one").iterdir()}
+    assert {"alike.png", "alike-faces.png", "choose.png", "correlations.json"} <= {
+        path.name for path in (tmp_path / "one").iterdir()
+    }

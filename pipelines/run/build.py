@@ -228,7 +228,8 @@ def make_observers(
     observers: list[Observer] = []
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if plan.processes.is_first else None
-        observers.append(Validation(config.validation_interval or config.run.save_interval, batches, loss_line))
+        interval = config.validation_interval or config.run.save_interval
+        observers.append(Validation(interval, batches, loss_line, None if batches is None else batches.points))
     if plan.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         observers.append(CoreWatch(loss_line.log))
     if not plan.processes.is_first:

@@ -11,7 +11,7 @@ from pipelines.dataset import TrainSet
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig
 from swapfast.errors import SwapfastError
-from swapfast.faces.crop import spread_indices
+from swapfast.faces.crop import crop_landmarks, spread_indices
 from swapfast.stop import interruptible
 from swapfast.training.validation import OneSided
 
@@ -44,6 +44,8 @@ class HeldOut:
         self.size, self.batch_size = size, batch_size
         self._warn = warn
         self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._good: dict[int, np.ndarray] = {}  # which of those chosen could be decoded
+        self._points: tuple[np.ndarray, np.ndarray] | None = None
 
     def __iter__(self) -> Iterator[OneSided]:
         for number, side in enumerate(self.sides):
@@ -54,10 +56,26 @@ class HeldOut:
                 draws = draw(0, ids.astype(np.uint64), np.full(len(ids), number), self.size, NO_AUGMENTATION)
                 yield number, self.collate.batch(faces[part], extra_masks[part], draws, ids[None])
 
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the landmarks of each side's faces in their order, (n, 68, 2) float32 px of the crop."""
+        if self._points is None:
+            sides = []
+            for number, side in enumerate(self.sides):
+                records = side.source.folder.records
+                members = side.validation_members[_chosen(side)]
+                if side.store is None:
+                    self._bytes(number, side)
+                    members = members[self._good[number]]
+                crop, size = side.spec.crop, side.spec.size
+                sides.append(np.stack([crop_landmarks(records[int(member)], crop, size) for member in members]))
+            self._points = sides[0], sides[1]
+        return self._points
+
     def _bytes(self, number: int, side: TrainSet) -> tuple[np.ndarray, np.ndarray]:
         if side.store is None:
             if number not in self._decoded:
-                self._decoded[number] = _decoded(side, self._warn)
+                *decoded, self._good[number] = _decoded(side, self._warn)
+                self._decoded[number] = decoded[0], decoded[1]
             return self._decoded[number]
         rows = side.validation[_chosen(side)]
         faces = np.empty((len(rows), *side.spec.face_shape), np.uint8)
@@ -71,8 +89,8 @@ def _chosen(side: TrainSet) -> np.ndarray:
     return spread_indices(held, min(held, MAX_FACES))
 
 
-def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
-    """Read from the pictures, less those that cannot be."""
+def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return faces and extra masks read from the pictures, less those that cannot be, and which of them are good."""
     members = side.validation_members[_chosen(side)]
     faces = np.empty((len(members), *side.spec.face_shape), np.uint8)
     extra_masks = np.empty((len(members), *side.spec.extra_masks_shape), np.uint8)
@@ -85,4 +103,4 @@ def _decoded(side: TrainSet, warn: Callable[[str], None]) -> tuple[np.ndarray, n
         if reason is not None:
             path = side.source.folder.records[int(member)].path
             warn(f"warning: {path}: {reason}; held out, and left out of what is measured")
-    return faces[good], extra_masks[good]
+    return faces[good], extra_masks[good], good

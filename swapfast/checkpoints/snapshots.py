@@ -1,7 +1,7 @@
 """Checkpoints that are kept beyond the newest two, and the way back to them.
 
     snapshot-00025000/   every --snapshot-interval iterations, and what a restore put aside; stays until it is removed
-    backup-00024750/     the one checkpoint behind the lowest average loss so far
+    backup-00024750/     the best checkpoint so far: by its swap where there is validation, else by its loss
 
 Each is a whole checkpoint. Its files are hard links where the file system has them, so it takes no room of its own
 until the checkpoint itself is dropped; no file of a checkpoint is ever written twice.

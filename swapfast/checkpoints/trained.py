@@ -68,7 +68,8 @@ def open_model(
     """Open the trained model in a model folder, in evaluation mode on ``device``.
 
     step: None for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or the backup;
-    'best' for the backup, which has the lowest average loss, or the newest checkpoint where there is no whole backup.
+    'best' for the backup, which is the best by its swap or its loss, or the newest checkpoint where there is
+    no whole backup.
     device: one of torch's, or 'auto' for a GPU where torch sees one.
     weights: 'auto' for averaged weights where the checkpoint keeps some, else as they were in training; 'raw' for these
     always; 'ema', or such as 'ema-500', for averaged ones always.

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
         "--checkpoint",
         type=checkpoint,
         metavar="N",
-        help="the iteration to export, or best: the backup with the lowest average loss; default: the newest",
+        help="the iteration to export, or best: the backup, see docs/running.md; default: the newest",
     )
     parser.add_argument(
         "--template",

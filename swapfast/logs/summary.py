@@ -47,11 +47,11 @@ def _means(history: History, key: str, window: int) -> tuple[np.ndarray, np.ndar
     return steps[window - 1 :], np.clip(means, -_LARGEST, _LARGEST)
 
 
-def _course(history: History, key: str, window: int) -> dict | None:
+def _course(history: History, key: str, window: int, is_loss: bool = True) -> dict | None:
     steps, means = _means(history, key, window)
     if not len(means):
         return None
-    best = int(np.argmin(means))
+    best = int(np.argmin(means) if is_loss else np.argmax(means))
     return {"latest": float(means[-1]), "best": float(means[best]), "best_step": int(steps[best])}
 
 
@@ -86,6 +86,7 @@ def summarise(history: History) -> dict:
         "loss": _sides(history, "loss_", WINDOW),
         "functions": {key: course["latest"] for key in functions(history) if (course := _course(history, key, WINDOW))},
         "validation": _sides(history, "validation_loss_", 1),
+        **({"swap_quality": swap} if (swap := _course(history, "swap_quality", 1, is_loss=False)) else {}),
         "speed": _speed(history),
         **_latest(history, rest),
     }
@@ -135,6 +136,9 @@ def describe(summary: dict, folder: Path) -> str:
             "  of which " + ", ".join(f"{key} {_figure(value, 5)}" for key, value in summary["functions"].items())
         )
     lines += _losses("validation", summary["validation"], "")
+    if swap := summary.get("swap_quality"):
+        latest, best = (_figure(swap[key], 2) for key in ("latest", "best"))
+        lines.append(f"swap of held-out faces: {latest} dB, best {best} at iteration {swap['best_step']}")
     speed = summary["speed"]
     if speed:
         for statistic in ("latest", "mean"):

@@ -1,24 +1,122 @@
 """How good a swap is, told from held-out faces alone: nobody has true swaps of people of their own.
 
-``signs`` are what can be computed from faces of A and B that were never trained on. Each tells of one way in which a
-swap goes wrong; none is enough. A model that makes the mean face of B has B's skin and B's features in every picture,
-and A's pose in none; one that keeps A's skin and brows has A's pose. docs/learning.md has how well each follows the
-figures that need the truth.
+``swap_quality`` is the figure of a run: each face of A that was never trained on is swapped, and compared with the
+faces of B whose landmarks are most like A's; the nearest of them counts. A swap with A's skin, brows or eyes is near to
+none of them, and one in another pose or expression than A's neither, since those in A's pose alone are looked at. It is
+no measure of a true swap: light or a pose that B never shows has no face to be near to. docs/learning.md has how well
+it follows the figures that need the truth.
+
+``signs`` are this and whatever else can be told without the truth, for trying out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from swapfast.batch import SIDES
+from swapfast.batch import SIDES, Batch
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.apply import swap_faces
 from swapfast.swap.figures import masked_psnr, match_colors, mean_colors
 
+ALIKE = 10  # faces of B that a swap is compared with: those with landmarks most like A's
+COMPARED = 64  # px, at most, at which they are compared
 LOW = 16  # px, to which faces are shrunk for a classifier
+QUALITY = "swap/quality"  # tags of TensorBoard; steps.jsonl has swap_quality and so on
+NEAR, NEAR_MATCHED = "swap/near", "swap/near_matched"
+
+
+def swap_quality(swaps: Tensor, faces: Tensor, masks: Tensor, points: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+    """Return how near swaps of A come to B's faces of the same pose, in dB by tag; waits for the device.
+
+    swap/near is the mean over swaps of the PSNR to the nearest of ALIKE faces inside that face's mask,
+    swap/near_matched the same after mean colours inside the mask were set equal, swap/quality the mean of both.
+
+    swaps: (n, 3, S, S), faces: (m, 3, S, S), masks: (m, 1, S, S), all in 0..1.
+    points: landmarks (n, 68, 2) of A's faces and (m, 68, 2) of B's, of one scale; without them all faces count as
+        alike, and a swap may take any pose.
+    """
+    raw, matched = _errors(*(images.double() for images in (swaps, faces, masks)))
+    if points is not None:
+        alike = _alike(*points).to(raw.device)
+        raw, matched = raw.gather(1, alike), matched.gather(1, alike)
+    near, near_matched = torch.stack([_decibels(raw.amin(1)).mean(), _decibels(matched.amin(1)).mean()]).tolist()
+    return {QUALITY: (near + near_matched) / 2, NEAR: near, NEAR_MATCHED: near_matched}
+
+
+def _decibels(errors: Tensor) -> Tensor:
+    return -10 * errors.clamp(min=1e-10).log10()
+
+
+def _alike(points_a: Tensor, points_b: Tensor) -> Tensor:
+    """Return the numbers of the faces of B that are most like each of A's, (n, ALIKE or fewer)."""
+    distances = torch.cdist(points_a.flatten(1).double(), points_b.flatten(1).double())
+    return distances.topk(min(ALIKE, len(points_b)), largest=False).indices
+
+
+def _errors(swaps: Tensor, faces: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean squared errors of each swap to each face inside its mask, as they are and colour-matched, (n, m).
+
+    Written as products of matrices: the squares of differences would take n times as much memory as the faces.
+    """
+    weights = masks.flatten(1) / masks.sum((1, 2, 3)).clamp(min=1e-6)[:, None]  # (m, pixels)
+    swaps, faces = swaps.flatten(2), faces.flatten(2)  # (n, 3, pixels), (m, 3, pixels)
+    squares = swaps.square().sum(1) @ weights.T + (faces.square().sum(1) * weights).sum(1)
+    products = torch.einsum("ncp,mcp->nm", swaps, faces * weights[:, None])
+    raw = (squares - 2 * products) / 3
+    colors = torch.einsum("ncp,mp->nmc", swaps, weights) - torch.einsum("mcp,mp->mc", faces, weights)
+    return raw, raw - colors.square().mean(2)
+
+
+@dataclass
+class QualityProbe:
+    """Measures ``swap_quality`` on the batches of held-out faces that pass through ``watch``.
+
+    model: what is measured. precision: what it computes in, None for float32. points: of A's and B's faces in their
+    order, see ``swap_quality``.
+    """
+
+    model: FaceAutoencoder
+    precision: torch.dtype | None = None
+    points: tuple[np.ndarray, np.ndarray] | None = None
+    _swaps: list[Tensor] = field(default_factory=list)
+    _faces: list[Tensor] = field(default_factory=list)
+    _masks: list[Tensor] = field(default_factory=list)
+
+    def watch(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
+        """Yield the batches, and swap A's faces and keep B's. The model is in evaluation mode, without gradients."""
+        for number, batch in batches:
+            if SIDES[number] == "a":
+                (images,) = batch.inputs
+                with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+                    outputs = self.model.swap(images, to="b")
+                self._swaps.append(_shrunk(outputs[-2 if self.model.learns_mask else -1].float()))
+            else:
+                faces = batch.targets[-1][:, 0]
+                masks = batch.meta[0].mask_face
+                self._faces.append(_shrunk(faces))
+                self._masks.append(torch.ones_like(self._faces[-1][:, :1]) if masks is None else _shrunk(masks[-1]))
+            yield number, batch
+
+    def values(self) -> dict[str, float]:
+        """Return the figures by tag; none where a side had no face."""
+        if not self._swaps or not self._faces:
+            return {}
+        swaps, faces, masks = map(torch.cat, (self._swaps, self._faces, self._masks))
+        masks = torch.where(masks.sum((1, 2, 3), keepdim=True) > 0, masks, torch.ones_like(masks))
+        points = None if self.points is None else (torch.from_numpy(self.points[0]), torch.from_numpy(self.points[1]))
+        if points is not None and (len(points[0]), len(points[1])) != (len(swaps), len(faces)):
+            return {}  # a request to stop came in between
+        return swap_quality(swaps, faces, masks, points)
+
+
+def _shrunk(images: Tensor) -> Tensor:
+    return images if images.shape[-1] <= COMPARED else F.interpolate(images, (COMPARED, COMPARED), mode="area")
 
 
 @dataclass(frozen=True)
@@ -28,11 +126,13 @@ class SideFaces:
     inputs: (n, 3, h, w) at the model's input size.
     faces: (n, H, W, 3) at its largest output size.
     masks: (n, H, W), where the face is.
+    points: (n, 68, 2), landmarks in px.
     """
 
     inputs: np.ndarray
     faces: np.ndarray
     masks: np.ndarray
+    points: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -102,16 +202,13 @@ def _matched(faces: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return faces - mean_colors(faces, masks)[:, None, None] + 0.5
 
 
-def _nearest_psnr(swaps: np.ndarray, faces: np.ndarray, masks: np.ndarray) -> float:
-    """Return the mean over swaps of the PSNR to the nearest of ``faces`` inside that one's mask, dB."""
-    weights = masks / masks.sum((1, 2), keepdims=True) / 3
-    m = weights.reshape(len(faces), -1)
-    flat = swaps.reshape(len(swaps), -1, 3)
-    of = faces.reshape(len(faces), -1, 3)
-    squares = (flat**2).sum(2) @ m.T
-    products = sum(flat[..., c] @ (of[..., c] * m).T for c in range(3))
-    errors = squares - 2 * products + ((of**2).sum(2) * m).sum(1)
-    return float(np.mean(-10 * np.log10(np.maximum(errors.min(1), 1e-10))))
+def _nearest(
+    swaps: np.ndarray, faces: np.ndarray, masks: np.ndarray, points: tuple[np.ndarray, np.ndarray] | None = None
+) -> dict[str, float]:
+    """Return ``swap_quality`` of (n, H, W, 3) swaps, (m, H, W, 3) faces and (m, H, W) masks."""
+    images = [torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2) for x in (swaps, faces, masks[..., None])]
+    pair = None if points is None else (torch.from_numpy(points[0]), torch.from_numpy(points[1]))
+    return swap_quality(images[0], images[1], images[2], pair)
 
 
 def _distances(faces: np.ndarray) -> np.ndarray:
@@ -133,6 +230,7 @@ def signs(model: FaceAutoencoder, a: SideFaces, b: SideFaces) -> dict[str, float
     skin            how far the mean colour of the swaps is from that of B's faces, 0..1, root mean square over B, G, R
     skin_a          the same of A's own faces: what a swap that keeps A's skin would have
     auc, distance   how well the sides are told apart by their codes, see ``separability``
+    quality, pose_near, pose_near_matched   see ``swap_quality``; without landmarks the same as the next two
     near, near_matched          dB of a swap to the nearest face of B, as it is and with mean colours set equal
     face_near, face_near_matched  the same of B's faces reconstructed, of the nearest but themselves
     likeness, likeness_matched  where the swaps lie between faces of A (0) and of B (1) by a linear classifier
@@ -176,9 +274,16 @@ def signs(model: FaceAutoencoder, a: SideFaces, b: SideFaces) -> dict[str, float
     is_b = np.arange(len(a.faces) + len(b.faces)) >= len(a.faces)
     halves = np.arange(len(b.faces)) % 2 == 0
     low: dict[str, np.ndarray] = {}
+    points = None if a.points is None or b.points is None else (a.points, b.points)
+    posed = _nearest(swaps, b.faces, b.masks, points)
+    found |= {"quality": posed[QUALITY], "pose_near": posed[NEAR], "pose_near_matched": posed[NEAR_MATCHED]}
+    for prefix, images, faces, masks in (
+        ("", swaps, b.faces, b.masks),
+        ("face_", again[halves], b.faces[~halves], b.masks[~halves]),
+    ):
+        nearest = _nearest(images, faces, masks)
+        found |= {f"{prefix}near": nearest[NEAR], f"{prefix}near_matched": nearest[NEAR_MATCHED]}
     for suffix, faces_of in (("", plain), ("_matched", grey)):
-        found[f"near{suffix}"] = _nearest_psnr(faces_of["swaps"], b_faces := faces_of["b"], b.masks)
-        found[f"face_near{suffix}"] = _nearest_psnr(faces_of["again"][halves], b_faces[~halves], b.masks[~halves])
         low = {name: _low(faces, masks_of[name]) for name, faces in faces_of.items()}
         known = np.concatenate([low["a"], low["b"]])
         found[f"likeness{suffix}"] = float(direction_scores(known, is_b, low["swaps"]).mean())

@@ -72,10 +72,11 @@ class ProgressLine:
         else:
             self._write(line)
 
-    def validation(self, step: int, sides: dict[str, float]) -> None:
-        """Print the line "[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234"."""
+    def validation(self, step: int, sides: dict[str, float], quality: float | None = None) -> None:
+        """Print the line "[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234, swap 21.30 dB"."""
         losses = ", ".join(f"Validation {side.upper()}: {value:.5f}" for side, value in sides.items())
-        self.log(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}")
+        swap = "" if quality is None else f", swap {quality:.2f} dB"
+        self.log(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}{swap}")
 
     def log(self, text: str) -> None:
         """Print a whole line, which stays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.processes import Processes
+from swapfast.swap.quality import QUALITY
 from swapfast.training.observers import Observer, Viewer
 from swapfast.training.run import Run
 
@@ -48,6 +49,7 @@ class Saver:
         self.run, self.processes = run, processes
         self.history: list[tuple[int, float]] = []
         self._losses: list[float] = []  # total loss of each good step since the last save
+        self._quality: tuple[int, float] | None = None  # step and swap quality of the last validation
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due at this step."""
@@ -62,9 +64,15 @@ class Saver:
         if self.run.checkpoints is not None:
             self._losses.append(total)
 
+    def add_report(self, step: int, values: Mapping[str, float]) -> None:
+        """Note the swap quality of a step, where it was measured."""
+        if QUALITY in values:
+            self._quality = step, values[QUALITY]
+
     def forget_losses(self) -> None:
         """Drop the losses since the last save, whose steps are undone."""
         self._losses.clear()
+        self._quality = None
 
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], in_use: Collection[int]) -> None:
         """Write the checkpoint of ``step``, then the snapshot and the backup that it asks for.
@@ -74,6 +82,7 @@ class Saver:
         """
         run = self.run
         average = self._take_average(step)
+        self._take_quality(step)
         if self.processes.is_first and run.checkpoints is not None:
             run.checkpoints.save(Checkpoint(step, run.tensors | tensors, self._state(step)), in_use)
         run.saved_step = step
@@ -93,6 +102,17 @@ class Saver:
             if 2 * len(losses) >= self.run.save_interval and (lowest is None or average < lowest):
                 metrics["lowest_average_loss"] = average
         return average
+
+    def _take_quality(self, step: int) -> None:
+        """Note the swap quality of a step that is saved, None where it was not measured then, and the highest."""
+        metrics = self.run.metrics
+        quality = self._quality[1] if self._quality is not None and self._quality[0] == step else None
+        if quality is None and "swap_quality" not in metrics:
+            return
+        metrics["swap_quality"] = quality
+        highest = metrics.get("highest_swap_quality")
+        if quality is not None and (highest is None or quality > highest):
+            metrics["highest_swap_quality"] = quality
 
     def _state(self, step: int) -> dict:
         """Return what the checkpoint's JSON says."""
@@ -116,11 +136,19 @@ class Saver:
         snapshots = Snapshots(run.checkpoints)
         if step and run.snapshot_interval and step % run.snapshot_interval == 0:
             snapshots.snapshot(step)
-        average = run.metrics.get("average_loss")
-        is_lowest = average is not None and average == run.metrics.get("lowest_average_loss")
-        if is_lowest:
+        is_best = self._is_best()
+        if is_best:
             snapshots.back_up(step)
-        return is_lowest
+        return is_best
+
+    def _is_best(self) -> bool:
+        """Return whether the newest checkpoint is the best: of the highest swap quality, or the lowest loss without."""
+        metrics = self.run.metrics
+        highest = metrics.get("highest_swap_quality")
+        if highest is not None:
+            return metrics.get("swap_quality") == highest
+        average = metrics.get("average_loss")
+        return average is not None and average == metrics.get("lowest_average_loss")
 
     def newest_tensors(self) -> dict[str, dict[str, Tensor]] | None:
         """Return the tensors of the newest whole checkpoint to every process, None where there is none."""

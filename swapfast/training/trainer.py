@@ -328,7 +328,8 @@ class Trainer:
         return latest
 
     def report(self, values: Mapping[str, float]) -> None:
-        """Give scalars of this iteration, by TensorBoard's tag, to all observers."""
+        """Give scalars of this iteration, by TensorBoard's tag, to all observers and to what keeps the best."""
+        self._saver.add_report(self.step, values)
         for observer in self.run.observers:
             observer.on_report(self.step, values)
 

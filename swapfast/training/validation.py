@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import isfinite, nan
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from swapfast.batch import SIDES, Batch
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
+from swapfast.swap.quality import QUALITY, QualityProbe
 from swapfast.training.observers import Observer, Training
 from swapfast.training.progress import ProgressLine
 
@@ -35,12 +37,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 class Validation(Observer):
     """Reports and shows the loss on the faces that are held out; nothing that is trained changes.
 
+    And how good the swap of those of A is, as far as that can be told without the truth (swap/quality.py).
+
     interval: iterations between two measurements; the last iteration is measured too. batches: the faces, each time
     the same. Of several processes rank 0 alone has them, and all need the observer: they fetch losses together.
+    points: returns the landmarks of A's and B's faces, in their order, once they are there.
     """
 
-    def __init__(self, interval: int, batches: Iterable[OneSided] | None, progress: ProgressLine) -> None:
+    def __init__(
+        self,
+        interval: int,
+        batches: Iterable[OneSided] | None,
+        progress: ProgressLine,
+        points: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> None:
         self.interval, self.batches, self.progress = interval, batches, progress
+        self._points = points
 
     def on_step(self, training: Training) -> None:
         """Measure where it is due."""
@@ -50,12 +62,15 @@ class Validation(Observer):
         if self.batches is None:
             return
         held_out = itertools.takewhile(lambda _: not training.stop, self.batches)
-        values = validation_losses(training.evaluated, training.loss, held_out, training.autocast)
+        probe = QualityProbe(training.evaluated, training.autocast)
+        values = validation_losses(training.evaluated, training.loss, probe.watch(held_out), training.autocast)
         if training.stop:
             return  # the losses are of some of the faces only
+        probe.points = self._points and self._points()
+        values |= probe.values()
         values = {tag: value for tag, value in values.items() if isfinite(value)}
         sides = {side: values.get(f"validation_face_{side.upper()}", nan) for side in SIDES}
-        self.progress.validation(training.step, sides)
+        self.progress.validation(training.step, sides, values.get(QUALITY))
         training.report(values)
 
 

@@ -58,6 +58,7 @@ def test_a_run_killed_and_gone_on_with_has_every_step_once(run, tmp_path):
     assert summary["void_steps"] == 2 and summary["damaged_lines"] == 1
     assert 0 < summary["loss"]["a"]["best"] <= summary["loss"]["a"]["latest"] < 1 and summary["learning_rate"] == 1e-3
     assert set(summary["functions"]) == {"ssim_a", "ssim_b", "mse_a", "mse_b"} and summary["memory_host_mib"] > 50
+    assert summary["swap_quality"]["best"] >= summary["swap_quality"]["latest"] > 5
     assert set(summary["validation"]) == {"a", "b"} and summary["speed"]["data_wait"]["mean"] <= 1
 
     seen = EventAccumulator(str(model / "logs" / "train"), {"scalars": 0, "images": 0})

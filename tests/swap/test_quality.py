@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from swapfast.models.tiny import tiny
-from swapfast.swap.figures import masked_psnr
-from swapfast.swap.quality import (
-    SideFaces,
-    _nearest_psnr,
-    area_under_curve,
-    direction_scores,
-    separability,
-    signs,
-)
+from swapfast.swap.figures import masked_psnr, match_colors
+from swapfast.swap.quality import SideFaces, area_under_curve, direction_scores, separability, signs, swap_quality
 
 
 def test_the_area_under_the_curve_counts_pairs():
@@ -46,11 +40,42 @@ def test_the_line_from_a_to_b_runs_from_0_to_1():
     assert scores[:20].max() < 0.1 and scores[20:40].min() > 0.9 and scores[40] == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_nearest_face_is_the_nearest():
+def _psnr(first: np.ndarray, second: np.ndarray, mask: np.ndarray, matched: bool = False) -> float:
+    images, expected, masks = (np.ascontiguousarray(x[None]) for x in (first, second, mask))
+    return masked_psnr(match_colors(images, expected, masks) if matched else images, expected, masks)[0]
+
+
+def test_a_swap_is_compared_with_the_nearest_of_the_faces_in_its_pose(within):
     rng = np.random.default_rng(3)
-    swaps, faces, masks = rng.uniform(0, 1, (3, 8, 8, 3)), rng.uniform(0, 1, (5, 8, 8, 3)), rng.uniform(0, 1, (5, 8, 8))
-    nearest = [max(masked_psnr(swap[None], faces[[n]], masks[[n]])[0] for n in range(5)) for swap in swaps]
-    assert _nearest_psnr(swaps, faces, masks) == pytest.approx(np.mean(nearest))
+    swaps, faces = rng.uniform(0, 1, (3, 8, 8, 3)), rng.uniform(0, 1, (15, 8, 8, 3))
+    masks, points = rng.uniform(0, 1, (15, 8, 8)), (rng.normal(0, 1, (3, 68, 2)), rng.normal(0, 1, (15, 68, 2)))
+    distances = np.linalg.norm((points[0][:, None] - points[1]).reshape(3, 15, -1), axis=2)
+    alike = distances.argsort(1)[:, :10]
+    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (swaps, faces, masks[..., None])]
+    found = swap_quality(*tensors, tuple(map(torch.from_numpy, points)))
+    for matched, tag in ((False, "swap/near"), (True, "swap/near_matched")):
+        expected = [
+            max(_psnr(swap, faces[n], masks[n], matched) for n in row) for swap, row in zip(swaps, alike, strict=True)
+        ]
+        within(f"{tag}, dB", abs(found[tag] - np.mean(expected)), 1e-6)  # float64, by another formula
+    assert found["swap/quality"] == pytest.approx((found["swap/near"] + found["swap/near_matched"]) / 2)
+    anywhere = swap_quality(*tensors, None)
+    assert anywhere["swap/near"] >= found["swap/near"], "of all faces one is at least as near"
+
+
+def test_another_skin_and_another_pose_are_told():
+    """A perfect swap ranks over one in A's colour, and that over one that shows B in another pose."""
+    rng = np.random.default_rng(5)
+    faces = torch.from_numpy(rng.uniform(0.2, 0.8, (40, 3, 16, 16)))
+    points = torch.arange(40.0)[:, None, None].expand(-1, 68, 2)  # a pose for each, the neighbours' the most alike
+    masks = torch.ones(40, 1, 16, 16)
+
+    def quality(swaps: torch.Tensor) -> dict[str, float]:
+        return swap_quality(swaps, faces, masks, (points, points))
+
+    true, tinted, turned = quality(faces), quality(faces + 0.1), quality(faces.roll(20, 0))
+    assert true["swap/quality"] > 99 > tinted["swap/quality"] > turned["swap/quality"]
+    assert tinted["swap/near"] == pytest.approx(20, abs=1e-6) and tinted["swap/near_matched"] > 60
 
 
 def test_signs_of_a_model_leave_it_as_it_was_and_are_numbers():
@@ -58,7 +83,7 @@ def test_signs_of_a_model_leave_it_as_it_was_and_are_numbers():
     model = tiny().initialise(1).train()
     a, b = (
         SideFaces(faces.transpose(0, 3, 1, 2).copy(), faces, np.ones((4, 64, 64)))
-        for faces in rng.uniform(0, 1, (2, 4, 64, 64, 3)).astype(np.float32) * ((1.0,), (0.5,))[0]
+        for faces in rng.uniform(0, 1, (2, 4, 64, 64, 3)).astype(np.float32)
     )
     found = signs(model, a, b)
     assert model.training and all(np.isfinite(value) for value in found.values())

@@ -128,7 +128,38 @@ def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
     logged = [line for line in lines if "validation_loss_a" in line]
     assert [line["step"] for line in logged] == steps
     assert [line["validation_loss_a"] for line in logged] == pytest.approx([s.value for s in scalars], rel=1e-5)
+    qualities = {line["step"]: line["swap_quality"] for line in logged}
+    assert [s.value for s in seen.Scalars("swap/quality")] == pytest.approx(list(qualities.values()), rel=1e-5)
+    halves = [(line["swap_near"] + line["swap_near_matched"]) / 2 for line in logged]
+    assert halves == pytest.approx(list(qualities.values()), rel=1e-4), "the log rounds"
     assert list(read_steps(path).steps) == list(range(1, 9)) and read_steps(path).void == 0
     last = validation_losses(trainer.model, _loss(), _held_out(device))
     expected = f"Validation A: {last['validation_face_A']:.5f}, Validation B: {last['validation_face_B']:.5f}"
-    assert output.getvalue().splitlines()[-2].endswith(f"[#00008] {expected}")
+    assert output.getvalue().splitlines()[-2].endswith(f"[#00008] {expected}, swap {qualities[8]:.2f} dB")
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_that_of_the_best_swap(tmp_path, device):
+    """Of those saved and measured, though the loss falls: B's held-out faces are what the untrained model makes."""
+    with torch.no_grad():
+        swapped = tiny().initialise(5).to(device).swap(_faces(3, 1, device), to="b")[0]
+    face_b = Batch([swapped], [swapped[:, None]], BatchMeta([torch.ones(3, 1, 1, 64, 64, device=device)]), 0)
+    held_out = [(0, _one_side(3, 1, device)), (1, face_b)]
+    for interval, best in ((2, 2), (3, 6), (None, 8)):
+        folder = tmp_path / str(interval)
+        watchers = [LogObserver(StepLog(folder / "logs"))]
+        watchers += [Validation(interval, held_out, NoProgress())] if interval else []
+        trainer = _trainer(folder, device, 8, observers=watchers)
+        trainer.run.save_interval = 2
+        trainer.train()
+        (backup,) = folder.glob("backup-*")
+        assert backup.name == f"backup-{best:08d}", interval
+        metrics = json.loads((backup / "state.json").read_text())["metrics"]
+        if interval is None:
+            assert metrics["average_loss"] == min(loss for _, loss in trainer.history)
+            assert "swap_quality" not in metrics
+            continue
+        lines = [json.loads(line) for line in (folder / "logs" / "steps.jsonl").read_text().splitlines()]
+        qualities = {line["step"]: line["swap_quality"] for line in lines if "swap_quality" in line}
+        assert qualities[best] == max(value for step, value in qualities.items() if step % 2 == 0)
+        assert metrics["swap_quality"] == metrics["highest_swap_quality"] == pytest.approx(qualities[best], rel=1e-4)

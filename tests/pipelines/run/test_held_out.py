@@ -17,6 +17,7 @@ from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig
+from swapfast.faces.crop import crop_landmarks
 
 SHARE = 0.4
 
@@ -97,3 +98,15 @@ def test_no_more_than_so_many(sets, device, monkeypatch):
         counts[side] += batch.faces
     assert counts == {side: min(3, len(one.validation)) for side, one in enumerate(sets["host"])}
     assert max(len(one.validation) for one in sets["host"]) > 3
+
+
+@pytest.mark.parametrize("kind", ["host", "off"])
+def test_landmarks_are_those_of_the_faces_in_their_order(sets, device, kind):
+    held = _held_out(sets[kind], device)
+    points = held.points()
+    assert held.points() is points
+    for number, side in enumerate(sets[kind]):
+        records = [side.source.folder.records[int(member)] for member in side.validation_members]
+        expected = np.stack([crop_landmarks(record, side.spec.crop, 64) for record in records])
+        np.testing.assert_array_equal(points[number], expected)
+        assert len(points[number]) == sum(batch.faces for one, batch in held if one == number)
