@@ -60,6 +60,7 @@ _FACESWAP: dict[str, object] = {
     "loss.penalized_mask_loss": True,
     "loss.eye_multiplier": 3.0,
     "loss.mouth_multiplier": 2.0,
+    "loss.cycle_weight": 0.0,
     "loss.learn_mask": False,
     "loss.mask_loss_function": "mse",
     "loss.mask_loss_weight": 100.0,
