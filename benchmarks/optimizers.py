@@ -8,6 +8,8 @@ Rows, all of the model's weights at once, batch = faces of both sides per step:
                 turn. torch_adam is torch.optim.Adam as it comes, without that check
     clip        adam's step with each way of clipping; added_ms from pairs with no clipping, taken in turn, and
                 share_of_train_step. torch_clip_grad_norm is torch's own function before torch_adam
+    ema         EVERY steps of the weights' averages, of which the last one moves them, for one half-life and for three;
+                share_of_train_step is that of one step
 The gradients lie ready; clipping makes them smaller once. Autoclip's history is full: it looks back on 10 000 norms.
 """
 
@@ -29,6 +31,7 @@ from swapfast.device import pick_device
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.optim.clip import METHODS
 from swapfast.optim.optimizer import Optimizer
+from swapfast.training.averages import DENSE_STEPS, EVERY, WeightAverages
 from swapfast.training.trainer import Trainer
 
 RATE = 1e-6  # small, so that hundreds of steps along one gradient leave the weights where they are
@@ -136,6 +139,24 @@ def measure(
         added, _ = _pairs(timings["plain"], timings["clipped"])
         shares = {"added_ms": round(added, 3), "share_of_train_step": round(added / step_ms, 5)}
         yield summary(timings["clipped"], faces, name="clip", method=method, **labels) | shares
+
+    for half_lives in ((500,), (500, 4000, 30000)):
+        timing = compare({"ema": averaging(model, half_lives)}, 3 * repeats)["ema"]
+        share = 1000 * statistics.median(timing.seconds) / EVERY / step_ms
+        about = {"half_lives": len(half_lives), "share_of_train_step": round(share, 6)}
+        yield summary(timing, EVERY * faces, name="ema", **labels) | about
+
+
+def averaging(model: FaceAutoencoder, half_lives: Sequence[int]) -> Call:
+    """What EVERY steps add to their own work where averages are kept."""
+    averages, moved = WeightAverages(model, half_lives), torch.tensor(False, device=next(model.parameters()).device)
+    numbers = itertools.count(DENSE_STEPS + 1)
+
+    def steps() -> None:
+        for _ in range(EVERY):
+            averages.add_step(next(numbers), moved)
+
+    return steps
 
 
 def _shared(values: dict[str, float], timing: Timing, step_ms: float) -> dict:

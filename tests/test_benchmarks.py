@@ -179,6 +179,7 @@ def test_the_optimizer_benchmark_has_every_optimizer_and_every_way_to_clip(optim
     clips = {row["method"]: row for row in rows if row["name"] == "clip"}
     assert set(clips) == {*METHODS, "torch_clip_grad_norm"}
     assert all(math.isfinite(row["share_of_train_step"]) for row in clips.values())
+    assert [row["half_lives"] for row in rows if row["name"] == "ema" and row["share_of_train_step"] > 0] == [1, 3]
 
 
 def decibels(a: Tensor, b: Tensor) -> float:
