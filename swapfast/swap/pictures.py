@@ -21,8 +21,10 @@ import numpy as np
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.companions import PICTURE_SUFFIXES, is_mask_file
 from swapfast.faces.crop import resize_matrix
-from swapfast.faces.other_kinds import hint_for
-from swapfast.files import not_a_folder, write_file
+from swapfast.faces.jpeg import SIGNATURE as JPEG_SIGNATURE
+from swapfast.faces.other_kinds import hint_for, kind_of
+from swapfast.faces.png import SIGNATURE as PNG_SIGNATURE
+from swapfast.files import not_a_folder, open_plain, write_file
 from swapfast.printing import shown_name
 from swapfast.swap.frames import Frame, SwappedFrame
 from swapfast.swap.picture_file import PictureOrigin, encode_picture, encode_png, read_picture
@@ -52,6 +54,7 @@ def list_pictures(path: Path, flag: str = "-i") -> PictureFolder:
     Raises SwapfastError where there is none.
     """
     if path.is_file():
+        _check_picture(path, flag)
         return PictureFolder(path.parent, [path.name])
     if not path.is_dir():
         raise not_a_folder(path, f"{flag} {path}", "a folder of frames, or a video")
@@ -63,10 +66,21 @@ def list_pictures(path: Path, flag: str = "-i") -> PictureFolder:
         raise SwapfastError(f"{flag} {path}: cannot be read ({error.strerror or error})") from error
     names = sorted(n for n in files if n.lower().endswith(PICTURE_SUFFIXES) and not is_mask_file(n, files))
     if not names:
-        raise SwapfastError(
-            f"{flag} {path}: no PNG or JPEG in this folder; {hint_for(path).replace('faces', 'frames')}"
-        )
+        hint = hint_for(path).replace("that holds the faces", "of frames")
+        raise SwapfastError(f"{flag} {path}: no PNG or JPEG in this folder; {hint}")
     return PictureFolder(path, names)
+
+
+def _check_picture(path: Path, flag: str) -> None:
+    """Raise SwapfastError where a file does not begin as a PNG or JPEG does."""
+    try:
+        with open_plain(path) as file:
+            data = file.read(512)
+    except OSError as error:
+        raise SwapfastError(f"{flag} {path}: cannot be read ({error.strerror or error})") from error
+    if not data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
+        reason = kind_of(data) or "neither a PNG nor a JPEG"
+        raise SwapfastError(f"{flag} {path}: is {reason}; give a folder of frames, or one picture")
 
 
 def frame_numbers(names: Sequence[str]) -> list[int]:

@@ -15,6 +15,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.trained import OpenedModel, open_model
 from swapfast.device import pick_device, set_products
 from swapfast.errors import SwapfastError, unknown_name
+from swapfast.faces.companions import PICTURE_SUFFIXES
 from swapfast.faces.masks import DRAWN_TYPES
 from swapfast.files import check_folder, check_new_file, not_a_folder, open_plain
 from swapfast.swap.chosen import ChosenSettings, FrameRanges, choose_settings
@@ -167,6 +168,7 @@ class PicturePlan:
                 "name": self.opened.model.name,
                 "folder": str(request.model_dir.resolve()),
                 "iteration": metadata.step,
+                "weights": request.weights,
                 "sha256": file_digest(metadata.path / "model.safetensors"),
             },
             "input": str(request.input.resolve()),
@@ -253,6 +255,10 @@ def check_output(request: SwapRequest, frames: Path) -> None:
     if request.out is None:
         return
     check_folder(request.out, "-o/--out")
+    if request.out.suffix.lower() in PICTURE_SUFFIXES and not request.out.is_dir():
+        raise SwapfastError(
+            f"-o/--out {request.out}: is the name of a picture; give a folder, in which each frame keeps its own name"
+        )
     readers: Sequence[tuple[str, Path | None]] = (
         ("-i", frames),
         ("-p/--faces", request.faces),

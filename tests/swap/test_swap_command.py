@@ -486,6 +486,11 @@ def test_what_is_missing_or_contradicts_is_one_line(swap, frames, tmp_path):
     refused(swap("-i", frames, "-o", "x", "--erosion", "101"), "--erosion 101.0")
     refused(swap("-i", frames, "-o", "x", "--min-size", "9", "--max-size", "3"), "--min-size 9, --max-size 3")
     refused(swap("-i", frames, "-o", frames / "shot_0001.png"), "shot_0001.png: is a file")
+    refused(swap("-i", frames, "-o", "o.png"), "-o/--out o.png: is the name of a picture; give a folder")
+    refused(swap("-i", frames / "shot_0001.json", "-o", "x"), "shot_0001.json: is neither a PNG nor a JPEG")
+    (tmp_path / "above/frames").mkdir(parents=True)
+    shutil.copy(frames / "shot_0001.png", tmp_path / "above/frames")
+    refused(swap("-i", tmp_path / "above", "-o", "x"), "above/frames holds pictures: give that")
     assert not Path("x").exists()
 
 
