@@ -208,6 +208,12 @@ def _make_parser() -> _Parser:
     make.add_argument("--size", type=_number, default=256, help="edge in px; default 256")
     make.add_argument("--pairs", type=_number, default=40, help="true swaps; default 40")
     make.add_argument("--seed", type=_number, default=1, help="the people follow from it; default 1")
+    make.add_argument(
+        "--film",
+        type=float,
+        metavar="S",
+        help="in place of faces a video of S seconds, OUT/a.mp4 with landmarks in a.jsonl, and its true swap OUT/b.mp4",
+    )
 
     look = command("inspect", _inspect, "say what a folder of faces or a prepared set holds and list every bad file")
     look.add_argument("folder", type=_path, metavar="FOLDER")
@@ -331,6 +337,14 @@ def _make_parser() -> _Parser:
 
 def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.synthetic import synthesize
+
+    if arguments.film is not None:
+        from swapfast.video.film import draw_film
+
+        with Bars() as bars:
+            count = draw_film(arguments.out, arguments.film, arguments.size, arguments.seed, progress=bars("drawing"))
+        say(f"{count} frames in {arguments.out}: a.mp4, its landmarks a.jsonl, and the true swap b.mp4")
+        return EXIT_DONE
 
     with Bars() as bars:
         spread = synthesize(

@@ -12,9 +12,13 @@ from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE, EXIT_STOPPED, SwapfastError, shortened
 from swapfast.options import settings
 from swapfast.printing import complain, say
+from swapfast.video.probe import is_video
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from swapfast.swap.request import PicturePlan, SwapRequest
+    from swapfast.swap.run_video import VideoSettings
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -31,8 +35,14 @@ def add_arguments(
     from swapfast.swap.settings import ORDERS, SwapSettings
 
     parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
-    parser.add_argument("-i", "--input", type=path, metavar="DIR", help="a folder of frames, or one picture")
-    parser.add_argument("-o", "--out", type=path, metavar="OUT", help="a new folder, or one to go on with")
+    parser.add_argument("-i", "--input", type=path, metavar="IN", help="a folder of frames, one picture, or a video")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=path,
+        metavar="OUT",
+        help="a new folder, or one to go on with; of a video a .mp4, .mov or .mkv",
+    )
     where = parser.add_argument_group("faces")
     where.add_argument(
         "-p",
@@ -73,6 +83,7 @@ def add_arguments(
     for name, setting in settings(SwapSettings()).items():
         how.add_argument(*setting.option.flag.split("/"), dest=name, default=None, **flag_arguments(name, setting))
 
+    _add_video_arguments(parser)
     written = parser.add_argument_group("what is written")
     written.add_argument("-O", "--output-scale", type=_size, default=100.0, metavar="PERCENT", help="default 100")
     written.add_argument("-w", "--writer", default="picture", help="picture, or patch: faces, masks and matrices alone")
@@ -84,7 +95,37 @@ def add_arguments(
     written.add_argument("--json", action="store_true", help="print one JSON object")
     written.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
     written.add_argument(
-        "--sheet", type=path, metavar="FRAME", help="draw one frame with every mask and colour into -o sheet.png"
+        "--sheet",
+        type=path,
+        metavar="FRAME",
+        help="draw one frame, a picture or with -i VIDEO its number, with every mask and colour into -o sheet.png",
+    )
+
+
+def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    from swapfast.video.encoding import CODECS, CRF, DEFAULT_CRF, DEFAULT_PRESET, PRESETS
+    from swapfast.video.writer import SEGMENT_FRAMES
+
+    videos = parser.add_argument_group("videos")
+    videos.add_argument(
+        "--smooth", type=_index, metavar="N", help="colours over N frames on either side, 0: not at all; default 12"
+    )
+    videos.add_argument(
+        "--smooth-landmarks", type=_index, metavar="N", help="landmarks over N frames on either side; default 3"
+    )
+    videos.add_argument(
+        "--segment", type=_index, metavar="N", help=f"frames that a killed run loses at most; default {SEGMENT_FRAMES}"
+    )
+    kinds = "; ".join(f"{name}: {purpose}" for name, purpose in CODECS.items())
+    videos.add_argument("--codec", metavar="CODEC", help=f"{kinds}; default auto")
+    videos.add_argument(
+        "--crf",
+        type=_index,
+        metavar="N",
+        help=f"{CRF[0]} (best) to {CRF[1]}; {DEFAULT_CRF} shows no loss; default {DEFAULT_CRF}",
+    )
+    videos.add_argument(
+        "--encoder-preset", metavar="NAME", help=f"of x264 and x265: {', '.join(PRESETS)}; default {DEFAULT_PRESET}"
     )
 
 
@@ -116,6 +157,9 @@ def run(arguments: argparse.Namespace) -> int:
         say(chosen.usual.to_toml().rstrip("\n"))
         return EXIT_DONE
     request = _request(arguments, chosen)
+    if is_video(request.input):
+        return _video(arguments, request)
+    _refuse_video_flags(arguments)
     if arguments.sheet is not None:
         return _sheet(arguments, request)
     return _check(arguments, request) if arguments.check else _swap(arguments, request)
@@ -128,7 +172,8 @@ def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
 
     if arguments.swap_model and arguments.to not in (None, "a"):
         raise SwapfastError(f"-s/--swap-model with --to {arguments.to}: -s means --to a; leave one of them out")
-    source = arguments.sheet if arguments.sheet is not None else arguments.input
+    is_sheet_of_video = arguments.input is not None and is_video(arguments.input)
+    source = arguments.sheet if arguments.sheet is not None and not is_sheet_of_video else arguments.input
     if source is None:
         raise SwapfastError("required: -i/--input, a folder of frames")
     if arguments.out is None and not arguments.check:
@@ -200,11 +245,8 @@ def _swap(arguments: argparse.Namespace, request: SwapRequest) -> int:
 
 def _sheet(arguments: argparse.Namespace, request: SwapRequest) -> int:
     """Draw one frame with every mask and colour."""
-    import cv2
-
-    from swapfast.files import check_new_file, write_file
+    from swapfast.files import check_new_file
     from swapfast.swap.frames import Frame
-    from swapfast.swap.marking import mark_jpeg, mark_png
     from swapfast.swap.picture_file import read_picture
     from swapfast.swap.pipeline import crop_edge
     from swapfast.swap.sheet import draw_sheet
@@ -229,9 +271,96 @@ def _sheet(arguments: argparse.Namespace, request: SwapRequest) -> int:
         raise SwapfastError(f"--sheet {request.input}: has no face to swap{reason}; give another frame")
     face = max(faces, key=lambda f: crop_edge(f, swapper))
     title = f"{request.input.name}, {plan.opened.model.name} at iteration {plan.opened.metadata.step}, to {request.to}"
-    sheet = draw_sheet(swapper, frame, face, request.settings.of(plan.numbers[0]), title)
+    _write_sheet(out, draw_sheet(swapper, frame, face, request.settings.of(plan.numbers[0]), title))
+    return EXIT_DONE
+
+
+def _write_sheet(out: Path, sheet: np.ndarray) -> None:
+    import cv2
+
+    from swapfast.files import write_file
+    from swapfast.swap.marking import mark_jpeg, mark_png
+
     suffix = ".png" if out.suffix.lower() == ".png" else ".jpg"
     data = cv2.imencode(suffix, sheet)[1].tobytes()
     write_file(out, mark_png(data) if suffix == ".png" else mark_jpeg(data))
     say(f"look at {out}")
+
+
+_VIDEO_FLAGS = {"smooth": "--smooth", "smooth_landmarks": "--smooth-landmarks", "codec": "--codec", "crf": "--crf"}
+_VIDEO_FLAGS |= {"segment": "--segment", "encoder_preset": "--encoder-preset"}
+
+
+def _refuse_video_flags(arguments: argparse.Namespace) -> None:
+    for name, flag in _VIDEO_FLAGS.items():
+        if getattr(arguments, name) is not None:
+            raise SwapfastError(f"{flag}: is for videos, and the input is pictures; leave it away")
+
+
+def _video_settings(arguments: argparse.Namespace) -> VideoSettings:
+    from swapfast.swap.run_video import VideoSettings
+    from swapfast.video.encoding import EncodeSettings
+
+    given = {name: value for name in _VIDEO_FLAGS if (value := getattr(arguments, name)) is not None}
+    encode = {
+        new: given.pop(name)
+        for name, new in (("codec", "codec"), ("crf", "crf"), ("encoder_preset", "preset"))
+        if name in given
+    }
+    return VideoSettings(**given, encode=EncodeSettings(**encode))
+
+
+def _video(arguments: argparse.Namespace, request: SwapRequest) -> int:
+    """Swap the faces of a video, or say what would be done."""
+    from swapfast.bars import Bars
+    from swapfast.swap.check import describe_check
+    from swapfast.swap.report import describe
+    from swapfast.swap.run_video import check_video, plan_video, swap_video
+
+    settings = _video_settings(arguments)
+    if arguments.sheet is not None:
+        return _video_sheet(arguments, request, settings)
+    try:
+        with Bars() as bars:
+            plan = plan_video(request, settings, bars(f"reading {request.input}, seconds"))
+        for remark in (*plan.opened.metadata.remarks, *plan.table.remarks):
+            complain(remark)
+        if arguments.check:
+            result = check_video(plan)
+            say(json.dumps(result, indent=1) if arguments.json else "\n".join(describe_check(result)))
+            return EXIT_DONE
+        with Bars() as bars:
+            report = swap_video(plan, bars("swapping faces, seconds"))
+    except KeyboardInterrupt as error:
+        by = f" by {error}" if str(error) else ""
+        complain(f"swapfast: stopped{by}; finished parts of {request.out} are kept, and the same command goes on")
+        return EXIT_STOPPED
+    for note in report["video"]["notes"]:
+        complain(note)
+    say(json.dumps(report, indent=1) if arguments.json else "\n".join(describe(report)))
+    return EXIT_DONE
+
+
+def _video_sheet(arguments: argparse.Namespace, request: SwapRequest, settings: VideoSettings) -> int:
+    """Draw one frame of a video with every mask and colour."""
+    from swapfast.bars import Bars
+    from swapfast.files import check_new_file
+    from swapfast.swap.pipeline import crop_edge
+    from swapfast.swap.run_video import plan_video, sheet_of_video
+    from swapfast.swap.sheet import draw_sheet
+
+    text = str(arguments.sheet)
+    if not text.isdecimal() or len(text) > 9:
+        raise SwapfastError(f"--sheet {arguments.sheet}: give the number of a frame of {request.input}, from 1")
+    check_new_file(arguments.out, "-o/--out", SHEET_SUFFIXES)
+    with Bars() as bars:
+        plan = plan_video(request, settings, bars(f"reading {request.input}, seconds"))
+    frame, found = sheet_of_video(plan, int(text))
+    swapper = plan.swapper()
+    face = max(found.faces, key=lambda f: crop_edge(f, swapper))
+    metadata = plan.opened.metadata
+    title = (
+        f"{request.input.name}, frame {text}, {plan.opened.model.name} at iteration {metadata.step}, to {request.to}"
+    )
+    _write_sheet(arguments.out, draw_sheet(swapper, frame, face, request.settings.of(int(text)), title))
     return EXIT_DONE

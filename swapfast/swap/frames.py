@@ -88,6 +88,7 @@ class SwappedFrame:
     alpha       (H, W) uint8, how much of each pixel is a swapped face's; None unless it was asked for
     faces       how many faces were swapped
     patches     what was pasted, where it was asked for
+    swapped     the faces that were swapped
     """
 
     frame: Frame
@@ -95,6 +96,7 @@ class SwappedFrame:
     faces: int
     alpha: np.ndarray | None = None
     patches: list[Any] = field(default_factory=list)
+    swapped: list[FrameFace] = field(default_factory=list)
 
 
 class FrameSink(Protocol):

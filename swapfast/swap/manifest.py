@@ -93,16 +93,24 @@ class RunFolder:
             self._lock = None
 
     def _content(self, state: str, more: dict[str, Any]) -> bytes:
-        table = {
-            "synthetic_media": SYNTHETIC_MEDIA,
-            "digital_source_type": SOURCE_TYPE,
-            "state": state,
-            "started": self._started,
-            "written": now(),
-            "request": self._fingerprint,
-            **more,
-        }
-        return (json.dumps(table, indent=1) + "\n").encode(errors="surrogateescape")
+        return manifest_content(self._fingerprint, {"state": state, "started": self._started, **more})
+
+
+def manifest_content(request: dict[str, Any], more: dict[str, Any]) -> bytes:
+    """Return a manifest's file. request: what was asked for."""
+    table = {
+        "synthetic_media": SYNTHETIC_MEDIA,
+        "digital_source_type": SOURCE_TYPE,
+        "written": now(),
+        "request": request,
+        **more,
+    }
+    return (json.dumps(table, indent=1) + "\n").encode(errors="surrogateescape")
+
+
+def file_manifest(path: Path, request: dict[str, Any], results: dict[str, Any]) -> bytes:
+    """Return the manifest of a finished file."""
+    return manifest_content(request, {"state": "finished", "results": results, "files": {path.name: file_digest(path)}})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

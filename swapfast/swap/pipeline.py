@@ -90,7 +90,8 @@ class SwapPipeline:
             members = list(group)
             for member in members:
                 _count(member, counts)
-            if any(member.work.frame.is_wanted for member in members):
+            # A smoother needs the frames before too.
+            if self.smoother is not None or any(member.work.frame.is_wanted for member in members):
                 with self.clock("model"):
                     self.swapper.predict([member.work for member in members])
                 yield from (member.work for member in members)

@@ -162,28 +162,34 @@ class PicturePlan:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides over the pictures that are written: a run only goes on where all of it is the same."""
-        request, metadata = self.request, self.opened.metadata
-        return {
-            "model": {
-                "name": self.opened.model.name,
-                "folder": str(request.model_dir.resolve()),
-                "iteration": metadata.step,
-                "weights": request.weights,
-                "sha256": file_digest(metadata.path / "model.safetensors"),
-            },
-            "input": str(request.input.resolve()),
-            "faces": {"source": faces_source(request), "sha256": faces_digest(self.find, self.pictures)},
-            "mask_dir": None if request.mask_dir is None else str(request.mask_dir.resolve()),
-            "to": request.to,
-            "choice": [request.choice.which, list(request.choice.indices), request.choice.min_size]
-            + ([request.choice.max_size] if request.choice.max_size != float("inf") else []),
-            "frame_ranges": None if request.ranges is None else list(map(list, request.ranges.spans)),
-            "keep_unchanged": request.keep_unchanged,
-            "settings": request.settings.to_dict(),
-            "output": [request.writer, request.format, request.scale, request.write_mask, request.transparent],
-            "batch_size": request.batch_size,
-            "version": __version__,
-        }
+        faces = {"source": faces_source(self.request), "sha256": faces_digest(self.find, self.pictures)}
+        return fingerprint_of(self.request, self.opened, faces)
+
+
+def fingerprint_of(request: SwapRequest, opened: OpenedModel, faces: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides over what is written. faces: where they are known from, and a digest of them."""
+    metadata = opened.metadata
+    return {
+        "model": {
+            "name": opened.model.name,
+            "folder": str(request.model_dir.resolve()),
+            "iteration": metadata.step,
+            "weights": request.weights,
+            "sha256": file_digest(metadata.path / "model.safetensors"),
+        },
+        "input": str(request.input.resolve()),
+        "faces": faces,
+        "mask_dir": None if request.mask_dir is None else str(request.mask_dir.resolve()),
+        "to": request.to,
+        "choice": [request.choice.which, list(request.choice.indices), request.choice.min_size]
+        + ([request.choice.max_size] if request.choice.max_size != float("inf") else []),
+        "frame_ranges": None if request.ranges is None else list(map(list, request.ranges.spans)),
+        "keep_unchanged": request.keep_unchanged,
+        "settings": request.settings.to_dict(),
+        "output": [request.writer, request.format, request.scale, request.write_mask, request.transparent],
+        "batch_size": request.batch_size,
+        "version": __version__,
+    }
 
 
 def plan_pictures(request: SwapRequest) -> PicturePlan:
@@ -306,7 +312,13 @@ def faces_digest(find: FaceTable | JsonBeside, pictures: PictureFolder) -> str:
             status = (pictures.folder / name).stat()
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
-    for frame, faces in [*sorted(find.by_name.items()), *sorted((str(i), f) for i, f in find.by_index.items())]:
+    return table_digest(find)
+
+
+def table_digest(table: FaceTable) -> str:
+    """Return a digest of the faces of a table."""
+    digest = hashlib.sha256()
+    for frame, faces in [*sorted(table.by_name.items()), *sorted((str(i), f) for i, f in table.by_index.items())]:
         for face in faces:
             digest.update(f"{frame} {face.index} {face.name}\n".encode(errors="surrogateescape"))
             digest.update(face.landmarks.tobytes())

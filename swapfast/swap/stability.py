@@ -86,6 +86,7 @@ class Stability:
     def figures(self) -> dict[str, dict[str, float] | int]:
         """Return the figures, JSON-ready; empty where no track is three frames long.
 
+        triples: of frames in a row that were measured.
         flicker: levels of 255 of source and swapped face, and what the swap added to or took from the source's.
         jitter: px of the source's motion, of the pasted face against it, and the latter in percent of the face's width.
         """
@@ -93,7 +94,7 @@ class Stability:
             return {}
         source, swapped, added = (round(float(v), 4) for v in np.sqrt(np.mean(self._flicker, axis=0)))
         figures: dict[str, dict[str, float] | int] = {
-            "frames": len(self._flicker),
+            "triples": len(self._flicker),
             "flicker": {"source": source, "swapped": swapped, "difference": added},
         }
         if self._jitter:

@@ -192,7 +192,8 @@ class FrameSwapper:
         elif not is_plain:
             pixels[..., :3] = colours
         levels = np.rint(alpha * 255).astype(np.uint8) if alpha is not None and self.wants_alpha else None
-        return SwappedFrame(frame, pixels, len(patches), levels, patches if self.wants_patches else [])
+        swapped = [face.face for face in work.faces]
+        return SwappedFrame(frame, pixels, len(patches), levels, patches if self.wants_patches else [], swapped)
 
     def _canvas(self, pixels: np.ndarray) -> np.ndarray:
         """Return a copy of a frame, at the scale that is asked for."""

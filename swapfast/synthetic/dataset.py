@@ -88,7 +88,7 @@ def _check(faces: int, size: int, pairs: int, seed: int, workers: int | None) ->
         raise SwapfastError(f"--workers {workers}: at least 1 process is needed")
 
 
-def _check_free(out: Path) -> None:
+def check_new_folder(out: Path) -> None:
     """Raise SwapfastError where ``out`` is neither free nor an empty folder that can be replaced."""
     if os.path.lexists(out) and not out.is_dir():
         raise not_a_folder(out, str(out), "a new folder for the faces")
@@ -102,7 +102,7 @@ def _check_free(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(out: Path) -> Iterator[Path]:
+def unfinished_folder(out: Path) -> Iterator[Path]:
     """Yield a new, hidden folder beside ``out`` to draw into; it is removed at the end unless it was renamed.
 
     Folders that killed runs for the same ``out`` left behind are removed. One is known by its lock, which nobody holds.
@@ -125,6 +125,14 @@ def _unfinished(out: Path) -> Iterator[Path]:
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_folder_in_place(partial: Path, out: Path) -> None:
+    """Give an unfinished folder its name, that of no folder or of an empty one."""
+    (partial / _LOCK).unlink()
+    if out.is_dir():
+        out.rmdir()
+    partial.rename(out)
 
 
 def _is_abandoned(partial: Path) -> bool:
@@ -243,19 +251,16 @@ def synthesize(
     """
     _check(faces, size, pairs, seed, workers)
     out = real_path(Path(out))
-    _check_free(out)
+    check_new_folder(out)
     try:
-        with _unfinished(out) as partial:
+        with unfinished_folder(out) as partial:
             for folder in ("b", *(("truth/a", "truth/b") if pairs else ())):
                 (partial / folder).mkdir(parents=True)
             counts = {SIDE_A: faces, SIDE_B: faces, TRUTH: pairs}
             jobs = [_Job(str(partial), seed, stream, i, size) for stream, count in counts.items() for i in range(count)]
             workers = workers or min(available_cores(), len(jobs))
             scenes = _draw_all(jobs, workers, progress)
-            (partial / _LOCK).unlink()
-            if out.is_dir():
-                out.rmdir()
-            partial.rename(out)
+            put_folder_in_place(partial, out)
     except OSError as error:
         raise SwapfastError(f"could not write {out}: {error}", EXIT_FAILED) from error
     except BrokenProcessPool as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-IDENTITIES, SIDE_A, SIDE_B, TRUTH = range(4)
+IDENTITIES, SIDE_A, SIDE_B, TRUTH, FILM = range(5)
 
 
 def generator(seed: int, stream: int, index: int) -> np.random.Generator:

@@ -127,6 +127,7 @@ def frame_of(planes: list[np.ndarray], name: str, width: int, height: int) -> An
     for plane, values in zip(frame.planes, planes, strict=True):
         rows: Any = np.frombuffer(plane, values.dtype)  # type: ignore[call-overload]
         target = rows.reshape(-1, plane.line_size // values.itemsize)
+        target[:] = 0  # x264 reads what pads the rows too, and its decisions depend on it
         target[: values.shape[0], : values.shape[1]] = values
     return frame
 
@@ -188,15 +189,20 @@ class Conversion:
         return planes
 
     def to_planes(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the planes, luma and chroma, of (H, W, 3 or 4) pixels: black ones, changed everywhere."""
+        """Return the planes of (H, W, 3 or 4) pixels: black ones, changed everywhere. (H, W) is gray."""
         format = self.format
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if format.is_rgb:
+            planes: list[np.ndarray] = [np.zeros(pixels.shape[:2], format.dtype) for _ in range(3 + format.has_alpha)]
+            return self.changed(planes, np.zeros_like(pixels), pixels)
         height, width = pixels.shape[:2]
         chroma = ((height + format.halves_y) >> format.halves_y, (width + format.halves_x) >> format.halves_x)
         low, middle = int(self._forward[0]), int(self._forward[1])
         sizes = [((height, width), low), (chroma, middle), (chroma, middle)]
         sizes = sizes[:1] if format.is_gray else sizes
         sizes += [((height, width), 0)] if format.has_alpha else []
-        planes: list[np.ndarray] = [np.full(size, value, format.dtype) for size, value in sizes]
+        planes = [np.full(size, value, format.dtype) for size, value in sizes]
         return self.changed(planes, np.zeros_like(pixels), pixels)
 
     def _yuv(self, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

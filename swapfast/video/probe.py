@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,13 @@ class VideoInfo:
     def size(self) -> tuple[int, int]:
         """Width and height as a player shows them, px."""
         return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
+
+    def with_pixels(self, pix_fmt: str, scale: float = 1.0) -> VideoInfo:
+        """Return the same video with pixels of another kind, and another size."""
+        size = max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        matrix, span = (2, 2) if pix_fmt.startswith("gray") else (self.tags.matrix or 1, self.tags.range)
+        tags = replace(self.tags, matrix=matrix, range=span)
+        return replace(self, pix_fmt=pix_fmt, width=size[0], height=size[1], tags=tags)
 
 
 def is_video(path: Path) -> bool:

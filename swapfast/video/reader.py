@@ -74,8 +74,8 @@ def upright_points(points: np.ndarray, info: VideoInfo) -> np.ndarray:
 class VideoReader:
     """Reads a video. Iterating decodes it from the start.
 
-    After the iteration: ``damaged`` packets that could not be decoded, ``moved`` time stamps that were not later than
-    the one before and are now by one unit, and ``last_pts``, the time stamp of the last frame.
+    After an iteration to the end: ``damaged`` packets that could not be decoded, ``moved`` time stamps that were not
+    later than the one before and are now by one unit, and ``last_pts``, the time stamp of the last frame.
     """
 
     path: Path
@@ -100,9 +100,9 @@ class VideoReader:
     def frames(self, start: int = 0) -> Iterator[VideoFrame]:
         """Yield the frames from number ``start`` on. Those before are decoded too: no index is exact for every file."""
         self.damaged = self.moved = 0
-        info, self.last_pts = self.info, None
+        info, pts = self.info, None
         for index, frame in enumerate(self._decoded()):
-            pts = self.last_pts = self._time_stamp(frame, self.last_pts)
+            pts = self._time_stamp(frame, pts)
             if index < start:
                 continue
             if (frame.width, frame.height) != (info.width, info.height):
@@ -114,6 +114,7 @@ class VideoReader:
             planes = planes_of(frame, self.format)
             duration = frame.duration or 0
             yield VideoFrame(index, pts, duration, info.time_base, planes, self.conversion, info.rotation)
+        self.last_pts = pts
 
     def _time_stamp(self, frame: Any, last: int | None) -> int:
         pts = frame.pts

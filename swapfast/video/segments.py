@@ -184,6 +184,11 @@ class SegmentFolder:
         """Return how many frames the finished segments hold."""
         return sum(len(packets) for _, packets in self.segments)
 
+    def drop_behind(self, frames: int) -> None:
+        """Drop finished segments until no more than ``frames`` frames are done."""
+        while self.frames > frames:
+            self.segments.pop()[0].unlink(missing_ok=True)
+
     def new(self, encoding: Encoding) -> Segment:
         """Begin the segment behind the finished ones."""
         return Segment(self.path / segment_name(self.frames), encoding)

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import numpy as np
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.files import cannot_write, put_in_place, temporary_name
 from swapfast.video.encoding import EncodeSettings, Encoding, check_container, choose_encoding
+from swapfast.video.pixels import Conversion, working_format
 from swapfast.video.probe import VideoInfo, open_video
-from swapfast.video.reader import VideoFrame, VideoReader
+from swapfast.video.reader import VideoFrame, VideoReader, turned
 from swapfast.video.segments import Packet, Segment, SegmentFolder
 
 SEGMENT_FRAMES = 240
@@ -30,7 +32,16 @@ SYNTHETIC = (
     "Synthetic media: a face was replaced by swapfast. IPTC DigitalSourceType: "
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
-_METADATA_OPTIONS = {"movflags": "use_metadata_tags"}
+_MUXER_OPTIONS = {"movflags": "use_metadata_tags", "fflags": "+bitexact"}  # no random identity of the file
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A frame of PyAV's with its time stamp and duration, in units of the video's time base."""
+
+    frame: Any
+    pts: int
+    duration: int
 
 
 class VideoWriter:
@@ -41,6 +52,9 @@ class VideoWriter:
     settings of the encoder
     request  what else decides over the frames: the model, its settings, landmarks. A run that was killed goes on only
              with the same request.
+    target   size and pixel format of the new video where they are not the source's, see ``VideoInfo.with_pixels``
+    is_cut   whether frames are left out: then sound outside of the first and last one is left out too, and all begins
+             at zero
     segment_frames  frames of a segment
 
     ``frames_done`` frames are there from an earlier run: the first one to ``write`` is the next. Raises SwapfastError,
@@ -53,6 +67,8 @@ class VideoWriter:
         out: Path,
         settings: EncodeSettings | None = None,
         request: dict[str, Any] | None = None,
+        target: VideoInfo | None = None,
+        is_cut: bool = False,
         segment_frames: int = SEGMENT_FRAMES,
     ) -> None:
         settings = settings or EncodeSettings()
@@ -60,10 +76,13 @@ class VideoWriter:
         if out.exists() and out.samefile(reader.path):
             raise SwapfastError(f"-o {out}: is the video that is read; give another name")
         self._container = check_container(out)
-        self.encoding = choose_encoding(reader.info, out, settings)
+        self._target, self._is_cut = target or reader.info, is_cut
+        self._format = working_format(self._target.pix_fmt)
+        self._conversion = Conversion(self._format, self._target.tags, self._target.height)
+        self.encoding = choose_encoding(self._target, out, settings)
         self.encoding.open()
-        self.left_out = _check_streams(reader.info, out)
-        self._folder = SegmentFolder(out, _full_request(reader.info, self.encoding, request or {}, segment_frames))
+        self.left_out = _check_streams(self._target, out)
+        self._folder = SegmentFolder(out, _full_request(self.encoding, request or {}, segment_frames))
         self._segment: Segment | None = None
 
     @property
@@ -71,16 +90,33 @@ class VideoWriter:
         """Return how many frames the finished segments hold."""
         return self._folder.frames
 
-    def write(self, frame: VideoFrame, pixels: np.ndarray | None = None, old: np.ndarray | None = None) -> None:
-        """Encode a frame. pixels: the new ones, as ``frame.pixels()`` has them; None for the frame as it is.
+    def drop_behind(self, frames: int) -> None:
+        """Drop finished segments until no more than ``frames`` frames are done."""
+        self._folder.drop_behind(frames)
 
-        old: what ``frame.pixels()`` gave, which saves making it again.
+    def write(self, frame: VideoFrame, pixels: np.ndarray | None = None, old: np.ndarray | None = None) -> None:
+        """Encode a frame. Arguments as of ``prepare``."""
+        self.put(self.prepare(frame, pixels, old))
+
+    def prepare(self, frame: VideoFrame, pixels: np.ndarray | None = None, old: np.ndarray | None = None) -> Prepared:
+        """Return a frame as ``put`` takes it. Several threads may prepare frames at once.
+
+        pixels: the new ones, upright: as ``frame.pixels()`` has them, or those of ``target``; None for the frame as it
+        is. old: what ``frame.pixels()`` gave, which saves making it again.
         """
-        planes = frame.planes if pixels is None else frame.changed(pixels, old)
+        if self._target is not self._reader.info:
+            assert pixels is not None, "another size or format has pixels of its own"
+            planes = self._conversion.to_planes(turned(pixels, -frame.rotation))
+        else:
+            planes = frame.planes if pixels is None else frame.changed(pixels, old)
+        return Prepared(self.encoding.frame(planes, self._format), frame.pts, frame.duration)
+
+    def put(self, prepared: Prepared) -> None:
+        """Encode the next frame. Raises SwapfastError where the disk is full."""
         try:
             if self._segment is None:
                 self._segment = self._folder.new(self.encoding)
-            self._segment.add(self.encoding.frame(planes, self._reader.format), frame.pts, frame.duration)
+            self._segment.add(prepared.frame, prepared.pts, prepared.duration)
             if self._segment.frames == self._segment_frames:
                 self._end_segment()
         except OSError as error:
@@ -132,12 +168,12 @@ class VideoWriter:
         info = self._reader.info
         with open_video(info.path) as source, _output(path, self._out) as target:
             stream = _add_pictures(target, self.encoding)
-            others = _add_copies(source, target, info, self.left_out)
+            others = _add_copies(source, target, self._target, self.left_out)
             _copy_metadata(source, target, comment)
             target.start_encoding()
             shift_s = self._shift()
             pictures = self._pictures(stream, shift_s)
-            copies = _copies(source, others, shift_s)
+            copies = _copies(source, others, shift_s, self._span() if self._is_cut else None)
             for _, packet in heapq.merge(pictures, copies, key=_decoding_time):
                 target.mux(packet)
 
@@ -146,8 +182,28 @@ class VideoWriter:
 
         Whole milliseconds, so that rounding stays the same in Matroska.
         """
-        first = min(packet.pts for _, packets in self._folder.segments for packet in packets)
-        return Fraction(math.ceil(max(Fraction(0), -first * self._reader.info.time_base) * 1000), 1000)
+        first = self._span()[0]
+        if self._is_cut:
+            return Fraction(math.ceil(-first * 1000), 1000)
+        return Fraction(math.ceil(max(Fraction(0), -first) * 1000), 1000)
+
+    def _span(self) -> tuple[Fraction, Fraction]:
+        """Return when the first frame is shown and when the last one ends, seconds of the source."""
+        packets = [packet for _, part in self._folder.segments for packet in part]
+        last = max(packets, key=lambda packet: packet.pts)
+        base: Fraction = self._reader.info.time_base
+        return min(packet.pts for packet in packets) * base, (last.pts + self._last_duration(last)) * base
+
+    def notes(self) -> list[str]:
+        """Return a line for each thing of the source that the new video lacks."""
+        codecs = {index: codec for index, _, codec in self._target.copied}
+        notes = [
+            f"{self._out.name}: without the {codecs[index]} subtitles, which .mkv can hold" for index in self.left_out
+        ]
+        if self._target.ignored:
+            kinds = ", ".join(self._target.ignored)
+            notes.append(f"{self._out.name}: without the other streams of the source ({kinds})")
+        return notes
 
     def _pictures(self, stream: Any, shift_s: Fraction) -> Iterator[tuple[Fraction, Any]]:
         """Yield the packets of the pictures with their decoding times in seconds."""
@@ -198,17 +254,18 @@ def _decoding_time(item: tuple[Fraction, Any]) -> Fraction:
     return item[0]
 
 
-def _full_request(info: VideoInfo, encoding: Encoding, request: dict[str, Any], frames: int) -> dict[str, Any]:
+def _full_request(encoding: Encoding, request: dict[str, Any], frames: int) -> dict[str, Any]:
+    info = encoding.info
     status = info.path.stat()
     source = [str(info.path.absolute()), status.st_size, status.st_mtime_ns]
-    how = [encoding.encoder, encoding.pix_fmt, encoding.options, frames]
+    how = [encoding.encoder, encoding.pix_fmt, info.width, info.height, encoding.options, frames]
     return {"source": source, "encoding": how, **request}
 
 
 def _open_output(file: Any, out: Path) -> Any:
     import av
 
-    return av.open(file, "w", format=check_container(out), container_options=dict(_METADATA_OPTIONS))
+    return av.open(file, "w", format=check_container(out), container_options=dict(_MUXER_OPTIONS))
 
 
 @contextlib.contextmanager
@@ -274,8 +331,13 @@ def _copy_metadata(source: Any, target: Any, comment: str) -> None:
         target.set_chapters(chapters)
 
 
-def _copies(source: Any, others: dict[int, Any], shift_s: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """Yield the packets of the copied streams with their decoding times in seconds, for their new streams."""
+def _copies(
+    source: Any, others: dict[int, Any], shift_s: Fraction, span: tuple[Fraction, Fraction] | None
+) -> Iterator[tuple[Fraction, Any]]:
+    """Yield the packets of the copied streams with their decoding times in seconds, for their new streams.
+
+    span: from when to when they are copied, seconds of the source; None for all.
+    """
     from av.error import FFmpegError
 
     if not others:
@@ -285,6 +347,8 @@ def _copies(source: Any, others: dict[int, Any], shift_s: Fraction) -> Iterator[
             if packet.dts is None:
                 continue
             base = packet.time_base
+            if span is not None and not span[0] <= packet.dts * base < span[1]:
+                continue
             shift = round(shift_s / base)
             packet.dts += shift
             packet.pts = None if packet.pts is None else packet.pts + shift

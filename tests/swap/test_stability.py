@@ -57,7 +57,7 @@ def noise(deviation: float, columns: int, frames: int = FRAMES) -> np.ndarray:
 
 def test_a_swap_that_changes_nothing_adds_nothing(within):
     found = figures(noise(0, 2), noise(0, 3))
-    assert found["frames"] == FRAMES - 2
+    assert found["triples"] == FRAMES - 2
     within("flicker added, levels", found["flicker"]["difference"], 0)
     within("jitter, px", found["jitter"]["face"], 0)
 

@@ -1,0 +1,201 @@
+"""`swapfast swap` on videos, the whole way: what stays, what is written, going on, and requests that cannot be met."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from swapfast.swap.landmark_file import header_line, landmark_line
+from swapfast.video.film import draw_film
+from swapfast.video.reader import VideoReader
+from tests.swap.test_swap_command import save_model
+from tests.video.clips import content, make_clip
+
+FRAMES, SIZE = 12, 96
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    """Half a second of a drawn head, with landmarks beside it."""
+    folder = tmp_path_factory.mktemp("film") / "film"
+    assert draw_film(folder, FRAMES / 25, SIZE) == FRAMES
+    return folder
+
+
+def swap(*arguments: object) -> int:
+    return cli.main(["swap", *map(str, arguments)])
+
+
+def pixels_of(path: Path) -> list[np.ndarray]:
+    return [frame.pixels() for frame in VideoReader(path)]
+
+
+def refused(capsys, *arguments: object) -> str:
+    assert swap(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_faces_change_and_the_rest_stays_to_the_bit(film, model, tmp_path, capsys):
+    out = tmp_path / "out.mkv"
+    assert swap("-m", model, "-i", film / "a.mp4", "-o", out, "--codec", "lossless", "--write-mask") == 0
+    assert "12 faces swapped in 12 frames" in capsys.readouterr().out
+    before, after, masks = (content(path) for path in (film / "a.mp4", out, tmp_path / "out.mask.mkv"))
+    assert before.stamps == after.stamps == masks.stamps
+    for old, new, mask in zip(before.frames, after.frames, masks.frames, strict=True):
+        alpha = mask.to_ndarray() > 0
+        luma = [frame.to_ndarray()[:SIZE] for frame in (old, new)]
+        assert 0.05 < alpha.mean() < 0.6
+        assert (luma[0] == luma[1])[~alpha].all()
+        assert (luma[0] != luma[1])[alpha].mean() > 0.5
+    manifest = json.loads((tmp_path / "out.mkv.json").read_text())
+    assert manifest["state"] == "finished" and set(manifest["files"]) == {"out.mkv"}
+    assert "compositeWithTrainedAlgorithmicMedia" in after.metadata["COMMENT"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mask.mkv", "out.mkv", "out.mkv.json"]
+
+
+def test_the_report_has_flicker_and_jitter(film, model, tmp_path):
+    report = tmp_path / "report.json"
+    assert swap("-m", model, "-i", film / "a.mp4", "-o", tmp_path / "out.mp4", "--report", report) == 0
+    found = json.loads(report.read_text())["video"]
+    assert (found["frames"], found["scenes"], found["tracks"], found["encoder"]) == (FRAMES, 1, 1, "libx264")
+    assert found["triples"] == FRAMES - 2 and set(found["flicker"]) == {"source", "swapped", "difference"}
+    assert 0 <= found["jitter"]["face"] < 5
+
+
+def test_a_check_writes_nothing(film, model, tmp_path, capsys):
+    assert swap("-m", model, "-i", film / "a.mp4", "--check", "-R", "3-5") == 0
+    said = capsys.readouterr().out
+    assert "3 faces in 3 of 3 frames" in said and "the model makes 64" in said and list(tmp_path.iterdir()) == []
+
+
+def test_ranges_cut_a_video_or_leave_frames_as_they_are(film, model, tmp_path):
+    """Frames count from 1. Cut out, they begin at zero."""
+    for name, flags in (("kept.mkv", ["-k"]), ("cut.mkv", [])):
+        flags += ["-R", "4-6", "--codec", "lossless"]
+        assert swap("-m", model, "-i", film / "a.mp4", "-o", tmp_path / name, *flags) == 0
+    source, kept, cut = (content(path) for path in (film / "a.mp4", tmp_path / "kept.mkv", tmp_path / "cut.mkv"))
+    assert [a == b for a, b in zip(source.planes, kept.planes, strict=True)] == [True] * 3 + [False] * 3 + [True] * 6
+    assert cut.planes == kept.planes[3:6]
+    assert cut.stamps == [stamp - source.stamps[3] for stamp in source.stamps[3:6]]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(film, model, tmp_path, capsys, monkeypatch):
+    """Stopped by a full disk after two segments; colours are smoothed over the frames before where it goes on."""
+    flags = ["-m", model, "-i", film / "a.mp4", "--segment", 4, "--smooth", 3]
+    assert swap(*flags, "-o", tmp_path / "whole.mp4") == 0
+    from swapfast.video.segments import Segment
+
+    real = Segment.finish
+
+    def full(self) -> None:
+        if self._path.name.startswith("000000008"):
+            raise OSError(28, "No space left on device")
+        real(self)
+
+    monkeypatch.setattr(Segment, "finish", full)
+    out = tmp_path / "out.mp4"
+    assert swap(*flags, "-o", out) == 1
+    assert "the disk is full" in capsys.readouterr().err and not out.exists()
+    monkeypatch.undo()
+    assert len(list((tmp_path / ".out.mp4.segments").glob("*.segment"))) == 2
+    assert swap(*flags, "-o", out, "--report", tmp_path / "r.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["frames_written_before"] == 8
+    assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("orientation", ["shown", "stored"])
+def test_a_phone_clip_takes_landmarks_of_either_picture(film, model, tmp_path, orientation):
+    """The same face, stored lying: it is found where it is, and what lies outside of it stays."""
+    upright = pixels_of(film / "a.mp4")[0]
+    source = tmp_path / "phone.mp4"
+    make_lying_clip(source, np.rot90(upright, 1))
+    lines = (film / "a.jsonl").read_text().splitlines()
+    shown = np.array(json.loads(lines[1])["landmarks"])
+    points = shown if orientation == "shown" else np.stack([shown[:, 1], SIZE - 1 - shown[:, 0]], axis=1)
+    text = [header_line("phone.mp4", 2, (SIZE, SIZE), orientation), *(landmark_line(points, frame=i) for i in (0, 1))]
+    (tmp_path / "phone.jsonl").write_text("\n".join(text) + "\n")
+    assert swap("-m", model, "-i", source, "-o", tmp_path / "out.mp4", "--codec", "lossless") == 0
+    old, new = pixels_of(source)[0], pixels_of(tmp_path / "out.mp4")[0]
+    assert VideoReader(tmp_path / "out.mp4").info.rotation == 270
+    changed = (old != new).any(-1)
+    rows, columns = np.nonzero(changed)
+    low, high = shown.min(0) - 12, shown.max(0) + 12
+    assert low[0] <= columns.min() and columns.max() <= high[0]
+    assert low[1] - 16 <= rows.min() and rows.max() <= high[1]  # the forehead is above the landmarks
+    assert changed.mean() > 0.05
+
+
+def make_lying_clip(path: Path, picture: np.ndarray) -> None:
+    from tests.video import clips
+
+    former = clips.picture
+    clips.picture = lambda number, width, height: picture
+    try:
+        make_clip(path, (0, 3600), options={"qp": "0"}, size=(SIZE, SIZE), rotation=270)
+    finally:
+        clips.picture = former
+
+
+def test_ten_bits_and_another_size(film, model, tmp_path):
+    source = tmp_path / "a.mkv"
+    make_clip(source, tuple(3600 * n for n in range(3)), codec="ffv1", pix_fmt="yuv420p10le", size=(SIZE, SIZE))
+    (tmp_path / "a.jsonl").write_text("\n".join((film / "a.jsonl").read_text().splitlines()[1:4]).join([HEADER, "\n"]))
+    assert swap("-m", model, "-i", source, "-o", tmp_path / "b.mkv", "--encoder-preset", "ultrafast") == 0
+    assert content(tmp_path / "b.mkv").stream["pix_fmt"] == "yuv420p10le"
+    flags = ["-O", 50, "--codec", "lossless"]
+    assert swap("-m", model, "-i", source, "-o", tmp_path / "c.mkv", *flags) == 0
+    assert content(tmp_path / "c.mkv").stream["size"] == (48, 48)
+
+
+HEADER = header_line("a.mkv", size=(SIZE, SIZE)) + "\n"
+
+
+def test_faces_alone_on_nothing(film, model, tmp_path):
+    out = tmp_path / "out.mkv"
+    assert swap("-m", model, "-i", film / "a.mp4", "-o", out, "--transparent", "-R", "1-2") == 0
+    pixels = pixels_of(out)
+    assert pixels[0].shape == (SIZE, SIZE, 4) and pixels[0][0, 0, 3] == 0 and pixels[0][..., 3].max() == 255
+
+
+def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
+    video = film / "a.mp4"
+    bare = tmp_path / "bare.mp4"
+    bare.write_bytes(video.read_bytes())
+    other = tmp_path / "other.jsonl"
+    other.write_text((film / "a.jsonl").read_text().replace('"frame": 3,', '"frame": 300,'))
+    small = tmp_path / "small.jsonl"
+    small.write_text((film / "a.jsonl").read_text().replace(f"[{SIZE}, {SIZE}]", "[64, 64]"))
+    (tmp_path / "there.mp4").touch()
+    base = ["-m", model, "-i"]
+    cases = [
+        ([*base, bare, "-o", tmp_path / "o.mp4"], "Looked for bare.jsonl beside it"),
+        ([*base, bare, "--landmarks", other, "-o", tmp_path / "o.mp4"], "speaks of frame 300, but there are 12"),
+        ([*base, bare, "--landmarks", small, "-o", tmp_path / "o.mp4"], "landmarks of a frame of 64x64 px"),
+        ([*base, video, "-o", tmp_path / "o.webm"], "ends in .mp4"),
+        ([*base, video, "-o", tmp_path / "there.mp4"], "is there already"),
+        ([*base, video, "-o", video, "--overwrite"], "is the video that is read"),
+        ([*base, video, "-o", tmp_path / "no" / "o.mp4"], "there is no folder"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "-R", "50-60"], "they are numbered 1 to 12"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--codec", "x266"], "unknown --codec"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--crf", "60"], "--crf 60"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--smooth", "500"], "--smooth 500"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--segment", "0"], "--segment 0"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "-w", "patch"], "are for pictures"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--transparent"], "cannot hold"),
+        ([*base, tmp_path / "none.mp4", "-o", tmp_path / "o.mp4"], "No such file"),
+    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for arguments, message in cases:
+        assert message in refused(capsys, *arguments), message
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
