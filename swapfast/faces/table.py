@@ -24,6 +24,7 @@ from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.mapped import open_arrays, write_arrays
 
 INDEX_FORMAT = 4  # raised whenever reading a file gives another result than before
+MAX_COORDINATE = 1e9  # px; files that say more are refused, heads and frames alike
 
 KINDS: tuple[Literal["bad", "head", "plain", "prepared"], ...] = ("bad", "head", "plain", "prepared")
 ENCODINGS: tuple[Literal["png", "jpeg", "raw"], ...] = ("png", "jpeg", "raw")
@@ -347,3 +348,6 @@ def check_columns(columns: Mapping[str, np.ndarray], note_sets: int, mask_sets: 
     for name, limit in (("kind", len(KINDS)), ("encoding", len(ENCODINGS)), ("notes", note_sets), ("masks", mask_sets)):
         if count and not (columns[name].min() >= 0 and columns[name].max() < limit):
             raise ValueError(f"column {name} out of range")
+    landmarks = columns["landmarks"]
+    if count and not (landmarks.min() >= -MAX_COORDINATE and landmarks.max() <= MAX_COORDINATE):  # nor NaN
+        raise ValueError("column landmarks out of range")

@@ -351,6 +351,9 @@ FOREIGN = {
     "names beyond the end": lambda columns, told: columns["names_at"].__setitem__(-1, 10**6),
     "names too few": lambda columns, told: columns.update(names_at=columns["names_at"][:-1]),
     "texts backwards": lambda columns, told: columns["texts_at"].__setitem__(1, -5),
+    "a landmark that is infinite": lambda columns, told: columns["landmarks"].__setitem__((0, 5), np.inf),
+    "a landmark that is no number": lambda columns, told: columns["landmarks"].__setitem__((1, 7), np.nan),
+    "a landmark beyond any picture": lambda columns, told: columns["landmarks"].__setitem__((0, 0), -3e38),
     "nothing at all": lambda columns, told: columns.clear(),
 }
 
@@ -410,11 +413,12 @@ for number in range(10**9):
 def test_a_kill_while_the_index_is_written_leaves_a_whole_one(folder, tmp_path):
     path, whole = tmp_path / "index.safetensors", many(folder, 5000)
     seen = set()
-    for wait in (0.0, 0.004, 0.011, 0.019):
+    for written, wait in ((1, 0.0), (2, 0.004), (3, 0.011), (4, 0.019)):
         save_index(path, whole)
         command = [sys.executable, "-c", SAVE, str(path)]
         process = preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        process.stdout.readline()
+        for _ in range(written):
+            process.stdout.readline()
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=20)
