@@ -562,7 +562,7 @@ def parse_arguments() -> argparse.Namespace:
     flags.add_argument("--batch", type=int, default=64, help="faces of both sides together; default 64")
     flags.add_argument("--faces", type=int, default=8, help="different ones of each side; default 8")
     flags.add_argument("--threads", type=int, default=available_cores(), help="of every backend; default all cores")
-    flags.add_argument("--repeats", type=int, help="timed runs of each step; default 11, 3 with --quick")
+    flags.add_argument("--repeats", type=int, help="timed runs of each step; default 11, 1 with --quick")
     flags.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, metavar="NAME", help="these only")
     names = "these only, and peer_loop; NAME:cpu or NAME:cuda is one of a name's two. Default all there are"
     flags.add_argument("--backends", nargs="+", metavar="NAME", help=names)
@@ -576,7 +576,7 @@ def parse_arguments() -> argparse.Namespace:
     if unknown := [name for name in options.backends or () if name not in known]:
         flags.error(f"--backends {unknown[0]}: there are {', '.join(sorted(known))}")
     if options.repeats is None:
-        options.repeats = 3 if options.quick else 11
+        options.repeats = 1 if options.quick else 11
     return options
 
 

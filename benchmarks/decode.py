@@ -258,7 +258,7 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="px of JPEGs and raw faces")
     arguments.add_argument("--faces", type=int, default=64, help="different ones; default 64")
     options = arguments.parse_args()
-    repeats, count = (2, 32) if options.quick else (5, 1024)
+    repeats, count = (1, 8) if options.quick else (5, 1024)
     if torch.cuda.is_available():
         torch.cuda.init()  # so that the timer waits for the GPU
         count = max(count, 4 * max(MIXED_BATCHES))

@@ -175,7 +175,7 @@ def rows_of(name: str, size: int, batch: int, device: torch.device, repeats: int
     on_gpu = device.type == "cuda"
     memory = {backend: added_mib(call, on_gpu) for backend, call in calls.items()}
     turn = sum(timed(call) for call in calls.values())
-    times = compare(calls, max(3, min(repeats, int(LONGEST / turn))), warm_up=0)
+    times = compare(calls, max(min(3, repeats), min(repeats, int(LONGEST / turn))), warm_up=0)
     ratios = {backend: ratio(timing, times["swapfast"]) for backend, timing in times.items()}
     rows = []
     for backend, timing in times.items():
@@ -199,7 +199,7 @@ def main() -> None:
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options = flags.parse_args()
     torch.set_num_threads(options.threads)
-    device, repeats = torch.device(options.device), 3 if options.quick else 11
+    device, repeats = torch.device(options.device), 1 if options.quick else 11
     results = Results(options.json)
     for size in options.sizes:
         for batch in options.batches:

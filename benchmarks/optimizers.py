@@ -174,7 +174,7 @@ def main() -> None:
     flags.add_argument("--optimizers", nargs="+", choices=OPTIMIZER_NAMES, default=OPTIMIZER_NAMES)
     flags.add_argument("--repeats", type=int, default=9)
     options = flags.parse_args()
-    repeats = 2 if options.quick else options.repeats
+    repeats = 1 if options.quick else options.repeats
     config = dataclasses.replace(TrainConfig(), precision=options.precision)
     results = Results(options.json)
     for row in measure(options.model, options.batch, pick_device(options.device), config, repeats, options.optimizers):

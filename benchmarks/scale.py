@@ -41,7 +41,7 @@ from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import index_path
 
 SIZE, HEAD = 64, 96  # px of the store and of the files
-DRAWN = 32  # different pictures per side; --quick: 4
+DRAWN = 32  # different pictures per side; --quick: 2
 OTHER_SIDE = 1000
 BATCH = 16
 WARM_UP = 20
@@ -146,7 +146,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--faces", type=int, default=50_000, help="of the largest folder; default 50000")
     options = arguments.parse_args()
-    repeats, steps, different = (1, 50, 4) if options.quick else (5, 200, DRAWN)
+    repeats, steps, different = (1, 5, 2) if options.quick else (5, 200, DRAWN)
     scales = sorted({max(1, options.faces // share) for share in (100, 10, 1)})
     with head_folders(min(different, options.faces), HEAD) as drawn, TemporaryDirectory(dir=drawn[0].parent) as work:
         pictures = [sorted(folder.glob("*.png")) for folder in drawn]

@@ -312,7 +312,6 @@ sys.meta_path.insert(0, Finder())
     [
         ("argparse", False),
         ("numpy.linalg", False),
-        ("torch._C", False),
         ("torch._C", True),
         ("cv2", False),
         ("pipelines.run.build", True),

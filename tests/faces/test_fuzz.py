@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow  # whole programs
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
-COUNT = 300
+COUNT = 200
 MEMORY = 1 << 30
 
 
@@ -555,7 +555,7 @@ def test_every_file_ends_in_one_clean_line_or_as_a_face(fuzzed, paths):
         if cases[name].must == "bad" and name not in {**bad, **told["unusable"]}
     }
     assert not accepted, f"taken for faces: {accepted}"
-    assert sum(cases[name].must != "bad" for name in bad) > 30, "accidents are found too"
+    assert sum(cases[name].must != "bad" for name in bad) > 20, "accidents are found too"
 
 
 def test_a_damaged_png_is_bad_or_the_face_it_was(fuzzed, paths):
@@ -690,7 +690,7 @@ def test_training_leaves_the_bad_ones_out_or_says_what_they_are(fuzzed, tmp_path
     assert cli.main([*map(str, train[1:]), "-m", str(tmp_path / "none")]) == 2
     refused = capsys.readouterr().err
     assert f"of {len(cases)} files cannot be used" in refused and "--skip-bad" in refused
-    assert len(refused.strip().splitlines()) > 150 and "Traceback" not in refused
+    assert len(refused.strip().splitlines()) > 100 and "Traceback" not in refused
     assert not (tmp_path / "none").exists() and not marker.exists()
 
 

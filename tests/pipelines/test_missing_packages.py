@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded
+
 pytestmark = pytest.mark.slow  # whole programs
 
 ROOT = Path(__file__).resolve().parents[2]
-# Words of several requests to what each of them gave: exit code, stdout, stderr. One process for all: torch takes
-# seconds to import.
+# Words of several requests to what each of them gave: exit code, stdout, stderr. One process for all; nothing of ours
+# is loaded in it before, and the package that is to be absent is forgotten.
 PROGRAM = """
 import contextlib, io, json, sys
+absent, requests = json.loads(sys.argv[1])
+for name in [name for name in sys.modules if name.split(".")[0] == absent]:
+    del sys.modules[name]
 import cli
 results = {}
-for name, words in json.load(sys.stdin).items():
+for name, words in requests.items():
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = cli.main(words)
     results[name] = code, out.getvalue(), err.getvalue()
@@ -55,17 +59,16 @@ def results(reason, made_faces, tmp_path_factory) -> dict[str, tuple[int, str, s
         "doctor": ["doctor"],
         "kornia": [*train, "-m", str(folder / "kornia"), "--backend", "kornia"],
     }
-    results = _answers(folder, requests)
+    results = _answers(folder, "numba", requests)
     assert not any((folder / name).exists() for name in ("opencv", "auto", "landmarks", "sheet.png"))
     return results
 
 
-def _answers(folder: Path, requests: dict[str, list[str]]) -> dict[str, tuple[int, str, str]]:
-    """Return what the requests give where the modules in ``folder`` stand before the installed ones."""
+def _answers(folder: Path, absent: str, requests: dict[str, list[str]]) -> dict[str, tuple[int, str, str]]:
+    """Return what the requests give where the module ``absent`` in ``folder`` stands before the installed one."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        input=json.dumps(requests),
+    run = preloaded.run(
+        [sys.executable, "-c", PROGRAM, json.dumps([absent, requests])],
         capture_output=True,
         text=True,
         env=environment,
@@ -113,7 +116,7 @@ def test_what_needs_kornia_says_so_in_one_line(made_faces, tmp_path):
         "doctor": ["doctor"],
         "opencv": [*train, "-m", str(tmp_path / "opencv"), "--backend", "opencv"],
     }
-    results = _answers(tmp_path, requests)
+    results = _answers(tmp_path, "kornia", requests)
     for name, lines in (("kornia", 1), ("torch", 2)):
         code, out, err = results[name]
         assert code == 2 and not out and len(err.splitlines()) == lines
