@@ -138,9 +138,9 @@ def test_same_seed_same_bits(tmp_path, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 5])
-def test_resuming_is_exact(tmp_path, device, stop):
+def test_resuming_is_exact(tmp_path, device):
     """20 losses after a stop equal those of a run without one, bit for bit on a CPU."""
+    stop = 5
     straight = _losses(_trainer(tmp_path, device, 99), stop + 20)[stop:]
     _trainer(tmp_path, device, stop).train()
     resumed = _trainer(tmp_path, device, 99)
