@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipelines.collate import Collate
@@ -25,7 +26,7 @@ from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.crop import spread_indices
 from swapfast.models import FaceAutoencoder
 from swapfast.models.registry import build_model
-from swapfast.models.side_statistics import Rows, SideStatistics
+from swapfast.models.side_statistics import PLAIN, Rows, SideStatistics
 
 MOST_FACES = 2048  # a side: the mean of so many is as good as that of all
 
@@ -41,13 +42,19 @@ def measure_codes(
 
     folders: of the faces of each side. Of averaged weights the same is done. Faces are taken as they are, not varied.
     Returns the checkpoint's iteration and the faces of each side. Raises SwapfastError where there is no model, the
-    sides are exchanged or no face of a side can be read.
+    sides are exchanged, no face of a side can be read, or the model normalises by its statistics.
     """
     loaded = checkpoints.load()
     if loaded is None:
         raise SwapfastError(f"--model-dir {checkpoints.folder}: holds no model; train one with `swapfast train`")
     checkpoint, path = loaded[0], checkpoints.path(loaded[0].step)
     config = TrainConfig.from_dict(checkpoint.state.get("config"), str(path / "state.json"))
+    if config.model.code != PLAIN:
+        # Of faces that are not varied they would be others than those that its layers were trained by: 1 dB worse.
+        raise SwapfastError(
+            f"--model-dir {checkpoints.folder}: --code {config.model.code} has both people's statistics from its "
+            "training; this is for models of --code plain"
+        )
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     load_weights(model, checkpoint, path)
     sources = {side: scan_side(folders[side], "none", True, progress) for side in SIDES}
@@ -82,7 +89,7 @@ def _images(
     log: Log,
 ) -> torch.Tensor:
     """Return faces of a side as the model takes them, (n, 3, h, w) in 0..1."""
-    chosen = source.select(spread_indices(len(source), MOST_FACES))
+    chosen = source.select(np.unique(spread_indices(len(source), MOST_FACES)))
     augment = make_augmenter("kornia", spec.size, model.input_size, model.output_sizes, device, NO_AUGMENTATION)
     collate = Collate(augment, True, (), model.color_order, device)
     path = source.folder.path

@@ -40,7 +40,7 @@ def _measure(folder, made_faces):
 
 def test_the_mean_codes_are_those_of_all_faces(imported, made_faces):
     step, faces = _measure(imported, made_faces)
-    assert step == 7 and faces["a"] >= 4 and faces["b"] >= 4
+    assert step == 7 and faces == {"a": 14, "b": 9}, "each once"
     tensors = CheckpointFolder.read(imported.path(7)).tensors
     moments = tensors["model"][MOMENTS]
     assert tensors["model"][STEPS].tolist() == [1, 1] and not torch.equal(moments[0], moments[1])
@@ -73,6 +73,17 @@ def test_the_command(imported, made_faces, capsys):
     assert capsys.readouterr().out.startswith("iteration 7 knows the codes of ")
     state = json.loads((imported.path(7) / "state.json").read_text())
     assert state["step"] == 7 and state["metrics"] == {"average_loss": 0.5}
+
+
+def test_a_model_that_normalises_keeps_the_statistics_of_its_training(imported, made_faces):
+    config = TrainConfig(model=ModelConfig(name="tiny", code="bottleneck"))
+    weights = build_model(config.model, False, 1).state_dict()
+    tensors = {"model": weights, "optimizer": {}, "faces": {"mean_a": torch.zeros(64, 64, 3)}}
+    imported.save(Checkpoint(8, tensors, {"config": config.checkpoint_dict()}))
+    before = (imported.path(8) / "model.safetensors").read_bytes()
+    with pytest.raises(SwapfastError, match=r"^--model-dir .*: --code bottleneck has both people's statistics"):
+        _measure(imported, made_faces)
+    assert (imported.path(8) / "model.safetensors").read_bytes() == before
 
 
 def test_a_folder_without_a_model_is_named(tmp_path, made_faces):
