@@ -41,7 +41,7 @@ def add_arguments(
         "--out",
         type=path,
         metavar="OUT",
-        help="a new folder, or one to go on with; of a video a .mp4, .mov or .mkv",
+        help="a new folder, or one to go on with; of a video a .mp4, .mov or .mkv too",
     )
     where = parser.add_argument_group("faces")
     where.add_argument(
@@ -315,7 +315,7 @@ def _video(arguments: argparse.Namespace, request: SwapRequest) -> int:
     from swapfast.bars import Bars
     from swapfast.swap.check import describe_check
     from swapfast.swap.report import describe
-    from swapfast.swap.run_video import check_video, plan_video, swap_video
+    from swapfast.swap.run_video import check_video, plan_video, swap_video, swap_video_to_pictures, writes_pictures
 
     settings = _video_settings(arguments)
     if arguments.sheet is not None:
@@ -330,7 +330,8 @@ def _video(arguments: argparse.Namespace, request: SwapRequest) -> int:
             say(json.dumps(result, indent=1) if arguments.json else "\n".join(describe_check(result)))
             return EXIT_DONE
         with Bars() as bars:
-            report = swap_video(plan, bars("swapping faces, seconds"))
+            run_it = swap_video_to_pictures if writes_pictures(request) else swap_video
+            report = run_it(plan, bars("swapping faces, seconds"))
     except KeyboardInterrupt as error:
         by = f" by {error}" if str(error) else ""
         complain(f"swapfast: stopped{by}; finished parts of {request.out} are kept, and the same command goes on")

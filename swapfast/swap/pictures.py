@@ -203,7 +203,8 @@ class PictureSink:
 
     def _picture(self, swapped: SwappedFrame) -> bytes:
         output, origin = self._output, swapped.frame.origin
-        assert isinstance(origin, PictureOrigin)
+        if not isinstance(origin, PictureOrigin):  # a video's frame
+            return encode_png(swapped.pixels, is_synthetic=swapped.faces > 0)
         if output.is_transparent:
             return encode_png(swapped.pixels, kept=origin.kept if origin.is_png else b"")
         as_png = {"": None, ".png": True, ".jpg": False}[output.suffix]

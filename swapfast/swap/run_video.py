@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import numpy as np
 from swapfast.bars import Progress
 from swapfast.checkpoints.trained import OpenedModel
 from swapfast.errors import SwapfastError
-from swapfast.files import write_file
+from swapfast.files import check_folder, write_file
 from swapfast.swap.found_faces import FacesOfFrame, FaceTable, read_faces_folder
-from swapfast.swap.frames import Frame
+from swapfast.swap.frames import Frame, FrameSink
 from swapfast.swap.landmark_file import read_landmark_file
-from swapfast.swap.manifest import file_manifest
+from swapfast.swap.manifest import RunFolder, file_manifest
 from swapfast.swap.picture_file import read_gray_mask
-from swapfast.swap.pictures import MaskFolder
+from swapfast.swap.pictures import MASKS, PATCHES, MaskFolder, PictureOutput, PictureSink
 from swapfast.swap.pipeline import GROUP, SwapCounts, SwapPipeline, crop_edge
 from swapfast.swap.report import face_sizes, make_report
 from swapfast.swap.request import SwapRequest, fingerprint_of, open_swap_model, table_digest
@@ -31,10 +31,10 @@ from swapfast.swap.smoothing import MOST_FRAMES, ColourSmoother
 from swapfast.swap.stability import Stability
 from swapfast.swap.stages import Stopwatch
 from swapfast.swap.swapper import FrameSwapper
-from swapfast.swap.videos import MaskVideo, ScannedVideo, VideoFaces, VideoSink, VideoSource, scan_video
+from swapfast.swap.videos import MaskVideo, ScannedVideo, TimedSink, VideoFaces, VideoSink, VideoSource, scan_video
 from swapfast.system import available_cores
 from swapfast.threads import ThreadPool
-from swapfast.video.encoding import CONTAINERS, EncodeSettings
+from swapfast.video.encoding import CONTAINERS, EncodeSettings, choose_encoding
 from swapfast.video.probe import VideoInfo, is_video
 from swapfast.video.reader import VideoReader
 from swapfast.video.writer import SEGMENT_FRAMES, SYNTHETIC, VideoWriter
@@ -96,6 +96,7 @@ class VideoPlan:
             scale=request.scale / 100,
             batch_size=request.batch_size,
             wants_alpha=request.write_mask,
+            wants_patches=request.writer == "patch",
             is_transparent=request.transparent,
         )
 
@@ -109,14 +110,7 @@ class VideoPlan:
     @property
     def target(self) -> VideoInfo | None:
         """Size and pixels of the new video where they are not the old one's."""
-        request, reader = self.request, self.video.reader
-        if request.transparent:
-            name = "yuva444p" if reader.format.bits == 8 else "yuva444p10le"
-        elif request.scale == 100:
-            return None
-        else:
-            name = reader.format.name
-        return reader.info.with_pixels(name, request.scale / 100)
+        return target_of(self.request, self.video.reader)
 
     @property
     def mask_path(self) -> Path:
@@ -131,16 +125,27 @@ class VideoPlan:
         return {**fingerprint_of(self.request, self.opened, faces), **more}
 
 
+def target_of(request: SwapRequest, reader: VideoReader) -> VideoInfo | None:
+    """Return size and pixels of the new video where they are not the old one's."""
+    if request.transparent:
+        name = "yuva444p" if reader.format.bits == 8 else "yuva444p10le"
+    elif request.scale == 100:
+        return None
+    else:
+        name = reader.format.name
+    return reader.info.with_pixels(name, request.scale / 100)
+
+
 def plan_video(request: SwapRequest, settings: VideoSettings, progress: Progress | None = None) -> VideoPlan:
     """Check a request and open what it names; the video is gone through once.
 
     Raises SwapfastError naming what is wrong with it.
     """
-    if request.writer != "picture" or request.format != "same":
-        raise SwapfastError("-w/--writer and --format are for pictures; of a video leave them away, see --codec")
     if request.out is not None:
         _check_output(request, request.out)
     reader = VideoReader(request.input)
+    if request.out is not None and not writes_pictures(request):
+        choose_encoding(target_of(request, reader) or reader.info, request.out, settings.encode).open()
     table = find_video_faces(request)
     masks = None if request.mask_dir is None else _open_masks(request.mask_dir)
     opened = open_swap_model(request)
@@ -163,9 +168,22 @@ def _open_masks(path: Path) -> MaskFolder | MaskVideo:
     return MaskVideo(path) if is_video(path) else MaskFolder.open(path)
 
 
+def writes_pictures(request: SwapRequest) -> bool:
+    """Whether a video's frames are written as pictures: the output has the name of a folder."""
+    return request.out is not None and (request.out.suffix == "" or request.out.is_dir())
+
+
 def _check_output(request: SwapRequest, out: Path) -> None:
+    if writes_pictures(request):
+        if request.format == "jpg":
+            raise SwapfastError("--format jpg: the frames of a video are written as PNG; leave --format away")
+        check_folder(out, "-o/--out")
+        return
+    if request.writer != "picture" or request.format != "same":
+        raise SwapfastError("-w/--writer, --format: are for pictures; give -o a folder, or leave them away")
     if out.suffix.lower() not in CONTAINERS:
-        raise SwapfastError(f"-o/--out {out}: give a video a name that ends in {', '.join(CONTAINERS)}")
+        endings = ", ".join(CONTAINERS)
+        raise SwapfastError(f"-o/--out {out}: give a video a name that ends in {endings}; or a folder for its frames")
     if not out.absolute().parent.is_dir():
         raise SwapfastError(f"-o/--out {out}: there is no folder {out.absolute().parent}")
     names = [out, manifest_path(out)]
@@ -217,7 +235,11 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None) -> dict[str, A
     stability = Stability() if request.report is not None and plan.target is None else None
     with _writers(plan, out) as (writer, masks):
         done = writer.frames_done
-        counts = _go_through(plan, plan.indices[done:], writer, masks, stability, clock, progress)
+
+        def make_sink(pool: ThreadPool, ahead: int, moved: Callable[[float], None]) -> VideoSink:
+            return VideoSink(writer, pool, ahead, masks, stability, moved, clock)
+
+        counts = _go_through(plan, plan.indices[done:], make_sink, clock, progress)
         with clock("join"):
             if masks is not None:
                 masks.finish("The mask of a swap by swapfast: white where a face was replaced.")
@@ -226,6 +248,35 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None) -> dict[str, A
     report["frames_written_before"] = done
     report["video"] = _of_video(plan, writer, stability)
     write_file(manifest_path(out), file_manifest(out, plan.fingerprint(), report))
+    if request.report is not None:
+        write_file(request.report, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def swap_video_to_pictures(plan: VideoPlan, progress: Progress | None = None) -> dict[str, Any]:
+    """Write the swapped frames of a plan as PNGs, or their faces as patches; return the report."""
+    request, video = plan.request, plan.video
+    assert request.out is not None, "asked for by whoever writes"
+    output = PictureOutput(
+        request.out, ".png", request.writer, request.write_mask, request.transparent, request.scale / 100
+    )
+    parts = [MASKS] * output.writes_mask + [PATCHES] * (output.writer == "patch")
+    run = RunFolder(output.folder, plan.fingerprint(), request.overwrite, parts)
+    try:
+        paths = {index: output.path_of(video.name_of(index)) for index in plan.indices}
+        missing = [index for index, path in paths.items() if not (run.goes_on and path.is_file())]
+        clock, start = Stopwatch(), time.perf_counter()
+
+        def make_sink(pool: ThreadPool, ahead: int, moved: Callable[[float], None]) -> FrameSink:
+            return TimedSink(PictureSink(output, pool, ahead, run.note, clock), moved)
+
+        counts = _go_through(plan, missing, make_sink, clock, progress)
+        report = make_report(counts, time.perf_counter() - start, clock.seconds, plan.opened.model.output_sizes[-1])
+        report["frames_written_before"] = len(plan.indices) - len(missing)
+        report["video"] = _of_scan(plan)
+        run.finish(paths.values(), report)
+    finally:
+        run.close()
     if request.report is not None:
         write_file(request.report, (json.dumps(report, indent=1) + "\n").encode())
     return report
@@ -256,9 +307,7 @@ def _writers(plan: VideoPlan, out: Path) -> Iterator[tuple[VideoWriter, VideoWri
 def _go_through(
     plan: VideoPlan,
     wanted: list[int],
-    writer: VideoWriter,
-    masks: VideoWriter | None,
-    stability: Stability | None,
+    make_sink: Callable[[ThreadPool, int, Callable[[float], None]], FrameSink],
     clock: Stopwatch,
     progress: Progress | None,
 ) -> SwapCounts:
@@ -266,8 +315,9 @@ def _go_through(
         return SwapCounts()
     workers = plan.request.workers or available_cores()
     ahead, smooth = workers + 1, plan.settings.smooth
-    # The frames before, over which colours are smoothed, and whole groups: the faces of a batch are always the same.
+    # The frames around, over which colours are smoothed, and whole groups: the faces of a batch are always the same.
     first = max(0, wanted[0] - smooth) // GROUP * GROUP
+    last = ((wanted[-1] + smooth) // GROUP + 1) * GROUP - 1
     total = max(1, round(plan.video.end_s))
 
     def moved(time_s: float) -> None:
@@ -286,26 +336,29 @@ def _go_through(
             clock,
         )
         relevant = set(plan.indices).__contains__
-        source = VideoSource(plan.video, frozenset(wanted), first, pool, ahead, clock, relevant)
-        sink = VideoSink(writer, pool, ahead, masks, stability, moved, clock)
-        counts = pipeline.run(source, sink)
+        source = VideoSource(plan.video, frozenset(wanted), first, last, pool, ahead, clock, relevant)
+        counts = pipeline.run(source, make_sink(pool, ahead, moved))
     if progress is not None:
         progress(total, total)
     return counts
 
 
-def _of_video(plan: VideoPlan, writer: VideoWriter, stability: Stability | None) -> dict[str, Any]:
+def _of_scan(plan: VideoPlan) -> dict[str, Any]:
     video = plan.video
-    figures: dict[str, Any] = {
+    return {
         "frames": video.frames,
         "seconds": round(video.end_s, 3),
         "scenes": len(video.cuts) + 1,
         "tracks": plan.faces.tracks,
-        "encoder": writer.encoding.encoder,
-        "pix_fmt": writer.encoding.pix_fmt,
-        "notes": [*video.notes, *writer.notes()],
+        "notes": list(video.notes),
     }
-    return {**figures, **({} if stability is None else stability.figures())}
+
+
+def _of_video(plan: VideoPlan, writer: VideoWriter, stability: Stability | None) -> dict[str, Any]:
+    figures = _of_scan(plan)
+    figures["notes"] += writer.notes()
+    encoding = {"encoder": writer.encoding.encoder, "pix_fmt": writer.encoding.pix_fmt}
+    return {**figures, **encoding, **({} if stability is None else stability.figures())}
 
 
 def check_video(plan: VideoPlan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from swapfast.bars import Progress
 from swapfast.errors import SwapfastError
 from swapfast.swap.found_faces import FacesOfFrame, FaceTable
-from swapfast.swap.frames import Frame, FrameFace, SwappedFrame
+from swapfast.swap.frames import Frame, FrameFace, FrameSink, SwappedFrame
 from swapfast.swap.smoothing import smooth_landmarks
 from swapfast.swap.stability import Stability
 from swapfast.swap.stages import Stopwatch, ordered
@@ -151,7 +151,8 @@ def _aligned(face: FrameFace) -> FrameFace:
 class VideoSource:
     """Reads frames of a video. Their ``origin`` is the ``VideoFrame``.
 
-    indices: those that are wanted. first: the number of the first frame that is read; those before are decoded alone.
+    indices: those that are wanted. first, last: the numbers of the first and last frame that are read.
+    relevant: whether a frame in between is read, or decoded alone.
     """
 
     def __init__(
@@ -159,12 +160,13 @@ class VideoSource:
         video: ScannedVideo,
         indices: frozenset[int],
         first: int,
+        last: int,
         pool: ThreadPool,
         ahead: int,
         clock: Stopwatch | None = None,
         relevant: Callable[[int], bool] | None = None,
     ) -> None:
-        self._video, self._indices, self._first = video, indices, first
+        self._video, self._indices, self._first, self._last = video, indices, first, last
         self._pool, self._ahead, self._clock = pool, ahead, clock or Stopwatch()
         self._relevant = relevant or (lambda index: True)
 
@@ -174,15 +176,14 @@ class VideoSource:
         return len(self._indices)
 
     def __iter__(self) -> Iterator[Frame]:
-        last = max(self._indices, default=-1)
-        return ordered(self._pool, self._frame, self._decoded(last), self._ahead)
+        return ordered(self._pool, self._frame, self._decoded(), self._ahead)
 
-    def _decoded(self, last: int) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Iterator[VideoFrame]:
         frames = self._video.reader.frames(self._first)
         while True:
             with self._clock("read"):
                 frame = next(frames, None)
-            if frame is None or frame.index > last:
+            if frame is None or frame.index > self._last:
                 return
             if self._relevant(frame.index):
                 yield frame
@@ -288,3 +289,20 @@ class VideoSink:
                 writer.put(prepared)
         if self.moved is not None:
             self.moved(time_s)
+
+
+@dataclass
+class TimedSink:
+    """A sink that tells the time of each frame that another one has taken. moved: called with seconds."""
+
+    sink: FrameSink
+    moved: Callable[[float], None]
+
+    def write(self, swapped: SwappedFrame) -> None:
+        """Take the next frame."""
+        self.sink.write(swapped)
+        self.moved(swapped.frame.time or 0.0)
+
+    def close(self) -> None:
+        """Finish."""
+        self.sink.close()

@@ -6,7 +6,7 @@ OUT/a.jsonl             landmarks of a.mp4, see docs/swap.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,13 @@ def draw_film(
         with unfinished_folder(out) as folder:
             (folder / "a").rmdir()  # of data sets
             lines = [header_line("a.mp4", count, (size, size))]
-            for name, person in zip(("a", "b"), draw_identities(seed)):
-                points = _write_person(folder / f"{name}.mp4", person, Film(seed), count, size, rate, progress)
+            for done, name, person in zip((0, count), ("a", "b"), draw_identities(seed)):
+
+                def drawn(frames: int, done: int = done) -> None:
+                    if progress is not None:
+                        progress(done + frames, 2 * count)
+
+                points = _write_person(folder / f"{name}.mp4", person, Film(seed), count, size, rate, drawn)
                 if name == "a":
                     lines += [landmark_line(p, frame=index, track=0) for index, p in enumerate(points)]
             (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
@@ -63,7 +68,7 @@ def draw_film(
 
 
 def _write_person(
-    path: Path, person: Identity, film: Film, count: int, size: int, rate: int, progress: Progress | None
+    path: Path, person: Identity, film: Film, count: int, size: int, rate: int, drawn: Callable[[int], None]
 ) -> list[np.ndarray]:
     """Write one person's film. Returns the landmarks of each frame, (68, 2) px."""
     landmarks = []
@@ -72,8 +77,7 @@ def _write_person(
         for index in range(count):
             face = render(person, film.scene(index / rate), size)
             landmarks.append(face.landmarks)
-            if progress is not None:
-                progress(index + 1, count)
+            drawn(index + 1)
             yield face.image
 
     write_video(path, pictures(), size, size, rate)

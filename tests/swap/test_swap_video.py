@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 import cli
 from swapfast.swap.landmark_file import header_line, landmark_line
-from swapfast.video.film import draw_film
+from swapfast.video.film import draw_film, write_video
 from swapfast.video.reader import VideoReader
 from tests.swap.test_swap_command import save_model
 from tests.video.clips import content, make_clip
@@ -90,6 +91,7 @@ def test_ranges_cut_a_video_or_leave_frames_as_they_are(film, model, tmp_path):
     assert cut.stamps == [stamp - source.stamps[3] for stamp in source.stamps[3:6]]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bytes(film, model, tmp_path, capsys, monkeypatch):
     """Stopped by a full disk after two segments; colours are smoothed over the frames before where it goes on."""
     flags = ["-m", model, "-i", film / "a.mp4", "--segment", 4, "--smooth", 3]
@@ -168,6 +170,7 @@ def test_faces_alone_on_nothing(film, model, tmp_path):
     assert pixels[0].shape == (SIZE, SIZE, 4) and pixels[0][0, 0, 3] == 0 and pixels[0][..., 3].max() == 255
 
 
+@pytest.mark.slow
 def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
     video = film / "a.mp4"
     bare = tmp_path / "bare.mp4"
@@ -191,7 +194,11 @@ def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
         ([*base, video, "-o", tmp_path / "o.mp4", "--crf", "60"], "--crf 60"),
         ([*base, video, "-o", tmp_path / "o.mp4", "--smooth", "500"], "--smooth 500"),
         ([*base, video, "-o", tmp_path / "o.mp4", "--segment", "0"], "--segment 0"),
-        ([*base, video, "-o", tmp_path / "o.mp4", "-w", "patch"], "are for pictures"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "-w", "patch"], "give -o a folder"),
+        ([*base, video, "-o", tmp_path / "folder", "--format", "jpg"], "written as PNG"),
+        ([*base, video, "-o", tmp_path / "s.png", "--sheet", "13"], "has frames 1 to 12"),
+        ([*base, video, "-o", tmp_path / "s.png", "--sheet", "x.png"], "give the number of a frame"),
+        ([*base, film, "-o", tmp_path / "folder", "--smooth", "3"], "is for videos"),
         ([*base, video, "-o", tmp_path / "o.mp4", "--transparent"], "cannot hold"),
         ([*base, tmp_path / "none.mp4", "-o", tmp_path / "o.mp4"], "No such file"),
     ]
@@ -199,3 +206,59 @@ def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
     for arguments, message in cases:
         assert message in refused(capsys, *arguments), message
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.slow
+def test_a_folder_takes_frames_and_patches(film, model, tmp_path):
+    """The frames are those of a lossless video, to the bit; a part that is gone is made again."""
+    frames = tmp_path / "frames"
+    flags = ["-m", model, "-i", film / "a.mp4", "-R", "1-5"]
+    assert swap(*flags, "-o", frames) == 0
+    names = [f"a_{number:06d}.png" for number in range(1, 6)]
+    assert sorted(path.name for path in frames.glob("*.png")) == names
+    assert swap(*flags, "-k", "-o", tmp_path / "v.mkv", "--codec", "lossless") == 0
+    video = pixels_of(tmp_path / "v.mkv")
+    first = (frames / names[0]).read_bytes()
+    picture = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(picture.astype(int) - video[0]).mean() < 1.5  # chroma of 4:2:0
+    (frames / names[0]).unlink()
+    assert swap(*flags, "-o", frames) == 0
+    assert (frames / names[0]).read_bytes() == first
+    assert swap(*flags, "-w", "patch", "-o", tmp_path / "patches") == 0
+    assert len(list((tmp_path / "patches").rglob("*_0.png"))) == 5
+
+
+def test_a_video_of_masks_keeps_what_is_in_front(film, model, tmp_path):
+    """Black in the left half: nothing changes there. A video of another size is refused before the swap."""
+    half = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    half[:, : SIZE // 2] = 0
+    write_video(tmp_path / "masks.mp4", iter([half] * FRAMES), SIZE, SIZE)
+    write_video(tmp_path / "small.mp4", iter([half[:64, :64]] * FRAMES), 64, 64)
+    flags = ["-m", model, "-i", film / "a.mp4", "--codec", "lossless", "-o", tmp_path / "out.mp4"]
+    assert swap(*flags, "--mask-dir", tmp_path / "small.mp4") == 2
+    assert swap(*flags, "--mask-dir", tmp_path / "masks.mp4") == 0
+    for old, new in zip(pixels_of(film / "a.mp4"), pixels_of(tmp_path / "out.mp4"), strict=True):
+        changed = (old != new).any(-1)
+        assert changed[:, SIZE // 2 + 8 :].any() and not changed[:, : SIZE // 2 - 12].any()
+
+
+@pytest.mark.slow
+def test_a_sheet_of_one_frame(film, model, tmp_path):
+    assert swap("-m", model, "-i", film / "a.mp4", "--sheet", 3, "-o", tmp_path / "sheet.png") == 0
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape[1] > 500
+
+
+@pytest.mark.slow
+def test_a_film_by_the_command(tmp_path, capsys):
+    """Two people in the same scenes: the backgrounds are equal, the faces are not; landmarks say where they are."""
+    assert cli.main(["synthesize", str(tmp_path / "film"), "--film", "0.2", "--size", "64"]) == 0
+    assert "5 frames" in capsys.readouterr().out
+    a, b = (pixels_of(tmp_path / "film" / f"{name}.mp4") for name in "ab")
+    lines = (tmp_path / "film" / "a.jsonl").read_text().splitlines()
+    points = np.array([json.loads(line)["landmarks"] for line in lines[1:]])
+    assert len(a) == len(b) == len(points) == 5
+    assert np.abs(np.diff(points, axis=0)).max() < 4  # px a frame: it moves, and does not leap
+    corner = (slice(0, 8), slice(0, 8))
+    assert np.abs(a[0][corner].astype(int) - b[0][corner]).mean() < 3 < np.abs(a[0].astype(int) - b[0])[20:44].mean()
+    assert cli.main(["synthesize", str(tmp_path / "film"), "--film", "0.2"]) == 2
+    assert cli.main(["synthesize", str(tmp_path / "other"), "--film", "0"]) == 2
