@@ -24,7 +24,7 @@ def swapfast(capsys):
 def test_a_run_keeps_averages_and_every_command_takes_them(made_faces, tmp_path, swapfast):
     model = tmp_path / "m"
     sides = ("-A", made_faces / "a", "-B", made_faces / "b", "-t", "tiny", "-b", 2, "--preview-images", 1, "-n")
-    sides += ("--learning-rate", "1e-3", "--device", "cpu", "--validation", 0.2)
+    sides += ("--recipe", "faceswap", "--learning-rate", "1e-3", "--device", "cpu", "--validation", 0.2)
 
     def train(folder, iterations, *flags):
         code, out, error = swapfast("train", *sides, "-m", folder, "-i", iterations, *flags)
@@ -88,6 +88,7 @@ def test_a_run_keeps_averages_and_every_command_takes_them(made_faces, tmp_path,
 )
 def test_what_cannot_be_is_told_in_one_line(made_faces, tmp_path, swapfast, flags, said):
     sides = ("-A", made_faces / "a", "-B", made_faces / "b", "-m", tmp_path / "m", "-t", "tiny", "-i", 1)
+    sides += ("--recipe", "faceswap")
     code, _, error = swapfast("train", *sides, *flags)
     assert code == 2 and error.count("\n") == 1 and said in error, error
     assert not (tmp_path / "m").exists()

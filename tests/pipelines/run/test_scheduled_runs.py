@@ -16,7 +16,20 @@ def train(made_faces, tmp_path, capsys):
     """Train ``tiny`` in a folder of this name; return code, output and error."""
 
     def call(name: str, *flags: object) -> tuple[int, str, str]:
-        sides = ("-A", made_faces / "a", "-B", made_faces / "b", "-m", tmp_path / name, "-t", "tiny", "-b", 2)
+        sides = (
+            "-A",
+            made_faces / "a",
+            "-B",
+            made_faces / "b",
+            "-m",
+            tmp_path / name,
+            "-t",
+            "tiny",
+            "-b",
+            2,
+            "--recipe",
+            "faceswap",
+        )
         words = ("train", *sides, "--preview-images", 1, "--device", "cpu", "--learning-rate", "1e-3", *flags)
         return cli.main([*map(str, words)]), *capsys.readouterr()
 
