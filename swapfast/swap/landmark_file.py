@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from swapfast.files import open_plain
 from swapfast.swap.found_faces import FaceTable, FoundFace, points_of
 
 FORMAT, VERSION = "swapfast landmarks", 1
-_MOST_BYTES = 4 << 30
 _LONGEST_LINE = 1 << 16  # 68 points take 3 KB
 _ORIENTATIONS = {"shown": False, "stored": True}
 
@@ -52,7 +52,9 @@ def read_landmark_file(path: Path, flag: str = "--landmarks") -> LandmarkFile:
         with open_plain(path) as raw:
             header = _header(raw.readline(_LONGEST_LINE), where)
             size, is_stored = _size(header, where), _is_stored(header, where)
-            for number, line in enumerate(io.BufferedReader(raw), 2):  # type: ignore[type-var]
+            # A line is read no further than it may be long: without an end it would fill the memory.
+            lines = iter(partial(io.BufferedReader(raw).readline, _LONGEST_LINE), b"")  # type: ignore[type-var]
+            for number, line in enumerate(lines, 2):
                 if line.strip():
                     _add_line(line, f"{where}: line {number}", path.name, size, is_stored, by_name, by_index)
     except OSError as error:
