@@ -146,11 +146,11 @@ def plan_video(request: SwapRequest, settings: VideoSettings, progress: Progress
     reader = VideoReader(request.input)
     if request.out is not None and not writes_pictures(request):
         choose_encoding(target_of(request, reader) or reader.info, request.out, settings.encode).open()
-    table = find_video_faces(request)
+    table, frames = find_video_faces(request)
     masks = None if request.mask_dir is None else _open_masks(request.mask_dir)
     opened = open_swap_model(request)
     video = scan_video(reader, progress)
-    _check_table(request, table, video)
+    _check_table(request, table, frames, video)
     if isinstance(masks, MaskVideo):
         masks.check(video)
     faces = VideoFaces(table, video, settings.smooth_landmarks)
@@ -199,21 +199,27 @@ def manifest_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def find_video_faces(request: SwapRequest) -> FaceTable:
-    """Return what is known of a video's faces."""
+def find_video_faces(request: SwapRequest) -> tuple[FaceTable, int | None]:
+    """Return what is known of a video's faces, and how many frames their video has, if that is known."""
     if request.faces is not None:
-        return read_faces_folder(request.faces, "-p/--faces")
+        return read_faces_folder(request.faces, "-p/--faces"), None
     path = request.landmarks or request.input.with_suffix(".jsonl")
     if request.landmarks is None and not path.is_file():
         raise SwapfastError(
             f"-i {request.input}: where are the faces? Looked for {path.name} beside it; give --landmarks FILE, or "
             "-p FACES, the folder of faceswap's extracted faces"
         )
-    return read_landmark_file(path).faces
+    file = read_landmark_file(path)
+    return file.faces, file.frames
 
 
-def _check_table(request: SwapRequest, table: FaceTable, video: ScannedVideo) -> None:
-    """Raise SwapfastError where the faces are of another video."""
+def _check_table(request: SwapRequest, table: FaceTable, frames: int | None, video: ScannedVideo) -> None:
+    """Raise SwapfastError where the faces are of another video, by its frames, if they are known, or by their names."""
+    if frames is not None and frames != video.frames:
+        raise SwapfastError(
+            f"{table.source}: is of a video of {frames} frames, {request.input} has {video.frames}; give the file of "
+            'this video, or take "frames" out of its first line'
+        )
     table.check_frames([video.name_of(index) for index in range(video.frames)])
     last = max(table.by_index, default=-1)
     if last >= video.frames:

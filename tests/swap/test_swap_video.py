@@ -176,15 +176,19 @@ def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
     bare = tmp_path / "bare.mp4"
     bare.write_bytes(video.read_bytes())
     other = tmp_path / "other.jsonl"
-    other.write_text((film / "a.jsonl").read_text().replace('"frame": 3,', '"frame": 300,'))
+    text = (film / "a.jsonl").read_text()
+    other.write_text(text.replace('"frame": 3,', '"frame": 300,'))
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text(text.replace(f'"frames": {FRAMES}', '"frames": 120'))
     small = tmp_path / "small.jsonl"
-    small.write_text((film / "a.jsonl").read_text().replace(f"[{SIZE}, {SIZE}]", "[64, 64]"))
+    small.write_text(text.replace(f"[{SIZE}, {SIZE}]", "[64, 64]"))
     (tmp_path / "there.mp4").touch()
     base = ["-m", model, "-i"]
     cases = [
         ([*base, bare, "-o", tmp_path / "o.mp4"], "Looked for bare.jsonl beside it"),
         ([*base, bare, "--landmarks", other, "-o", tmp_path / "o.mp4"], "speaks of frame 300, but there are 12"),
         ([*base, bare, "--landmarks", small, "-o", tmp_path / "o.mp4"], "landmarks of a frame of 64x64 px"),
+        ([*base, bare, "--landmarks", longer, "-o", tmp_path / "o.mp4"], "is of a video of 120 frames"),
         ([*base, video, "-o", tmp_path / "o.webm"], "ends in .mp4"),
         ([*base, video, "-o", tmp_path / "there.mp4"], "is there already"),
         ([*base, video, "-o", video, "--overwrite"], "is the video that is read"),
@@ -262,3 +266,19 @@ def test_a_film_by_the_command(tmp_path, capsys):
     assert np.abs(a[0][corner].astype(int) - b[0][corner]).mean() < 3 < np.abs(a[0].astype(int) - b[0])[20:44].mean()
     assert cli.main(["synthesize", str(tmp_path / "film"), "--film", "0.2"]) == 2
     assert cli.main(["synthesize", str(tmp_path / "other"), "--film", "0"]) == 2
+
+
+def test_faces_by_the_name_of_their_frame(film, model, tmp_path):
+    """As faceswap's headers name the frames of a video, counted from 1; tracks of the file end at a cut."""
+    lines = [json.loads(line) for line in (film / "a.jsonl").read_text().splitlines()[1:]]
+    named = [landmark_line(t["landmarks"], name=f"a_{t['frame'] + 1:06d}.png", track=7) for t in lines[:8]]
+    (tmp_path / "named.jsonl").write_text("\n".join([header_line(), *named]))
+    upright = pixels_of(film / "a.mp4")
+    dark = [frame // 4 if index >= 4 else frame for index, frame in enumerate(upright)]
+    write_video(tmp_path / "a.mp4", iter(dark), SIZE, SIZE)
+    report = tmp_path / "report.json"
+    flags = ["--landmarks", tmp_path / "named.jsonl", "--report", report]
+    assert swap("-m", model, "-i", tmp_path / "a.mp4", "-o", tmp_path / "out.mp4", *flags) == 0
+    found = json.loads(report.read_text())
+    assert (found["faces"], found["frames_without_faces"]) == (8, 4)
+    assert (found["video"]["scenes"], found["video"]["tracks"]) == (2, 2)

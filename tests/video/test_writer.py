@@ -17,6 +17,7 @@ from swapfast.video.writer import SYNTHETIC, VideoWriter, decoding_times
 from tests.video.clips import VARIABLE, content, make_clip
 
 LOSSLESS = EncodeSettings("lossless")
+TEXTS = {"comment": "holiday", "title": "sea", "creation_time": "2024-05-06T07:08:09.000000Z"}
 
 
 def _copy(source, out, settings=LOSSLESS, change=None, segment_frames=7, request=None) -> VideoReader:
@@ -247,11 +248,12 @@ def test_two_runs_do_not_write_the_same_video(tmp_path, monkeypatch):
 
 
 def test_it_says_that_it_is_synthetic(tmp_path):
-    source = make_clip(tmp_path / "in.mp4", VARIABLE[:3], metadata={"comment": "holiday", "title": "sea"})
+    source = make_clip(tmp_path / "in.mp4", VARIABLE[:3], metadata=TEXTS)
     for suffix in (".mp4", ".mkv"):
         _copy(source, tmp_path / f"out{suffix}")
         found = {key.lower(): text for key, text in content(tmp_path / f"out{suffix}").metadata.items()}
         assert found["comment"] == f"{SYNTHETIC}; holiday" and found["title"] == "sea"
+        assert found["creation_time"] == TEXTS["creation_time"]
 
 
 def test_the_source_is_not_overwritten(tmp_path):
