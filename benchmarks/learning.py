@@ -70,17 +70,17 @@ FORMAT = 1  # of the JSON files
 SHEET_FACES = 8  # of each run, kept for the sheets
 
 TINY = {"model.name": "tiny", "batch_size": 16}
+PLAIN = {"run.recipe": "faceswap"}  # what each but the model's own changes
 RECIPES: dict[str, dict[str, object]] = {
-    "faceswap": {"optimizer.learning_rate": 5e-5},
-    "adam-3e-4": {"optimizer.learning_rate": 3e-4},
-    "adam-1e-3": {"optimizer.learning_rate": 1e-3},
-    "adam-2e-3": {"optimizer.learning_rate": 2e-3},
-    "adam-4e-3": {"optimizer.learning_rate": 4e-3},
-    "bottleneck": {"optimizer.learning_rate": 1e-3, "model.code": "bottleneck"},
-    "encoder": {"optimizer.learning_rate": 1e-3, "model.code": "encoder"},
-    "averaged": {"optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
-    "linear": {"optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
+    "own": {"run.recipe": "own"},
+    "faceswap": PLAIN,
+    **{f"adam-{rate}": {**PLAIN, "optimizer.learning_rate": float(rate)} for rate in ("3e-4", "1e-3", "2e-3", "4e-3")},
+    "bottleneck": {**PLAIN, "optimizer.learning_rate": 1e-3, "model.code": "bottleneck"},
+    "encoder": {**PLAIN, "optimizer.learning_rate": 1e-3, "model.code": "encoder"},
+    "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
+    "linear": {**PLAIN, "optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
     "together": {
+        **PLAIN,
         "optimizer.learning_rate": 2e-3,
         "optimizer.schedule": "linear",
         "optimizer.ema": "500",
@@ -90,8 +90,9 @@ RECIPES: dict[str, dict[str, object]] = {
 
 
 def recipe_of(text: str) -> tuple[str, dict[str, object]]:
-    """Return the name and the settings of a recipe: a name in RECIPES, or BASE_OR_NAME:setting=value,...
+    """Return the name and the settings of a recipe: a name in RECIPES, or NAME:setting=value,...
 
+    The latter changes the recipe NAME where there is one, and otherwise what the program brings along for the model.
     Values are JSON, or text where they are none. Raises SwapfastError for a name that is not there.
     """
     name, _, more = text.partition(":")
@@ -163,7 +164,7 @@ def read_side(folder: Path, config: TrainConfig, input_size: int, size: int) -> 
         inputs.append(shrink(crop, input_size))
         faces.append(shrink(crop, size))
         masks.append(face_mask_for(record, record, config, size))
-        points.append(crop_landmarks(record, config.crop, size))
+        points.append((crop_landmarks(record, config.crop, size) + 0.5) / size)
     pixels = np.stack(inputs).transpose(0, 3, 1, 2).astype(np.float32) / 255
     faces_01 = np.stack(faces).astype(np.float32) / 255
     return SideFaces(np.ascontiguousarray(pixels), faces_01, np.stack(masks) / 255, np.stack(points))
@@ -421,11 +422,11 @@ def main(texts: list[str] | None = None) -> int:
     flags.add_argument("--drop-models", action="store_true", help="remove the model of a run that is done")
     flags.add_argument("--report", action="store_true", help="draw plots, tables and sheets of all runs in --out")
     arguments = flags.parse_args(texts)
-    environment()
     if arguments.iterations < 1 or min(arguments.faces) < 2:
         flags.error("--iterations and --seeds are at least 1, --faces at least 2")
     if arguments.threads == 1:
         single_thread()
+    environment()
     try:
         arguments.cache.mkdir(parents=True, exist_ok=True)
         benches: dict[tuple, Bench] = {}

@@ -2,7 +2,7 @@
 
 table.md          every recipe on every pair, those to choose by and those to report apart, with spreads over seeds
 PAIR.png          the curves of a pair over iterations and over seconds of training
-SET.png           the same in the mean over a set's pairs, as dB above the mean face of B
+SET.png           the same in the mean over a set's pairs that have all recipes, as dB above the mean face of B
 PAIR-faces.png    the same true pairs for every recipe side by side: A, the true B, each recipe at its last step
 """
 
@@ -196,7 +196,7 @@ def _draw_curves(groups: dict[str, Runs], curves: dict, levels: dict, title: str
     titles = [
         t for t in curves if any(curves[t](run["rows"][-1]) is not None for runs in groups.values() for run in runs)
     ]
-    columns = min(5, len(titles))
+    columns = len(titles) if len(titles) <= 6 else -(-len(titles) // 2)
     bands = -(-len(titles) // columns)
     figure, axes = plt.subplots(2 * bands, columns, figsize=(3.6 * columns, 5.6 * bands), squeeze=False)
     for number, name in enumerate(titles):
@@ -283,9 +283,13 @@ def report(out: Path, cache: Path, counts: tuple[int, int, int] = COUNTS, log: C
             cv2.imwrite(str(out / f"{pair}-faces.png"), sheet)
         log(str(out / f"{pair}.png"))
     for (kind,), of_set in _grouped(runs, "set").items():
-        names = sorted({run["pair"] for run in of_set})
+        groups = labelled(of_set)
+        names = sorted(set.intersection(*({run["pair"] for run in group} for group in groups.values())))
+        if not names:
+            continue  # no pair has all recipes: their means would be of different people
+        groups = {label: [run for run in group if run["pair"] in names] for label, group in groups.items()}
         title = (
             f"pairs to {kind}{' by' if kind == 'choose' else ''}: {', '.join(names)}; the band is the range over pairs"
         )
-        _draw_curves(labelled(of_set), GAINS, {}, title, out / f"{kind}.png")
+        _draw_curves(groups, GAINS, {}, title, out / f"{kind}.png")
         log(str(out / f"{kind}.png"))

@@ -64,10 +64,12 @@ def test_landmark_errors_are_percent_of_the_eyes_distance():
 
 
 def test_recipes():
-    assert learning.recipe_of("adam-1e-3") == ("adam-1e-3", {"optimizer.learning_rate": 1e-3})
+    plain = {"run.recipe": "faceswap", "optimizer.learning_rate": 1e-3}
+    assert learning.recipe_of("adam-1e-3") == ("adam-1e-3", plain)
+    assert learning.recipe_of("adam-1e-3:batch_size=8")[1] == {**plain, "batch_size": 8}
     name, settings = learning.recipe_of("mine:optimizer.learning_rate=2e-3,model.name=tiny")
     assert name == "mine" and settings == {"optimizer.learning_rate": 2e-3, "model.name": "tiny"}
-    with pytest.raises(SwapfastError, match="--recipes adm: there are faceswap"):
+    with pytest.raises(SwapfastError, match="--recipes adm: there are own, faceswap"):
         learning.recipe_of("adm")
     with pytest.raises(SwapfastError, match="no setting=value"):
         learning.recipe_of("mine:fast")

@@ -57,7 +57,7 @@ class HeldOut:
                 yield number, self.collate.batch(faces[part], extra_masks[part], draws, ids[None])
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the landmarks of each side's faces in their order, (n, 68, 2) float32 px of the crop."""
+        """Return the landmarks of each side's faces in their order, (n, 68, 2) float32 in shares of the edge."""
         if self._points is None:
             sides = []
             for number, side in enumerate(self.sides):
@@ -67,7 +67,8 @@ class HeldOut:
                     self._bytes(number, side)
                     members = members[self._good[number]]
                 crop, size = side.spec.crop, side.spec.size
-                sides.append(np.stack([crop_landmarks(records[int(member)], crop, size) for member in members]))
+                points = np.stack([crop_landmarks(records[int(member)], crop, size) for member in members])
+                sides.append((points + np.float32(0.5)) / np.float32(size))
             self._points = sides[0], sides[1]
         return self._points
 

@@ -20,7 +20,7 @@ UPRIGHT = 45.0  # degrees of roll up to which a face is upright
 COVERAGE = 0.7  # of the face crop that is compared
 
 # Where a point's mirror image stands among the 68.
-_MIRRORED = (
+MIRRORED = (
     *range(16, -1, -1),
     *range(26, 16, -1),
     *range(27, 31),
@@ -55,7 +55,7 @@ def stored_landmarks(points: np.ndarray, orientation: int, width: int, height: i
     }[orientation]
     in_stored = np.stack(turned, axis=1).astype(np.float32)
     # A mirrored face has its left eye where the right one was.
-    return in_stored[list(_MIRRORED)] if orientation in (2, 4, 5, 7) else in_stored
+    return in_stored[list(MIRRORED)] if orientation in (2, 4, 5, 7) else in_stored
 
 
 def roll_of(points: np.ndarray) -> float:

@@ -1,10 +1,10 @@
 """How good a swap is, told from held-out faces alone: nobody has true swaps of people of their own.
 
 ``swap_quality`` is the figure of a run: each face of A that was never trained on is swapped, and compared with the
-faces of B whose landmarks are most like A's; the nearest of them counts. A swap with A's skin, brows or eyes is near to
-none of them, and one in another pose or expression than A's neither, since those in A's pose alone are looked at. It is
-no measure of a true swap: light or a pose that B never shows has no face to be near to. docs/learning.md has how well
-it follows the figures that need the truth.
+faces of B, as they are and mirrored, whose landmarks are most like A's; the nearest of them counts. A swap with A's
+skin, brows or eyes is near to none of them, and one in another pose or expression than A's neither, since those in A's
+pose alone are looked at. It is no measure of a true swap: light or a pose that B never shows has no face to be near to.
+docs/learning.md has how well it follows the figures that need the truth.
 
 ``signs`` are this and whatever else can be told without the truth, for trying out.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swapfast.batch import SIDES, Batch
+from swapfast.faces.orientation import MIRRORED
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.apply import swap_faces
 from swapfast.swap.figures import masked_psnr, match_colors, mean_colors
@@ -35,15 +36,17 @@ def swap_quality(swaps: Tensor, faces: Tensor, masks: Tensor, points: tuple[Tens
     """Return how near swaps of A come to B's faces of the same pose, in dB by tag; waits for the device.
 
     swap/near is the mean over swaps of the PSNR to the nearest of ALIKE faces inside that face's mask,
-    swap/near_matched the same after mean colours inside the mask were set equal, swap/quality the mean of both.
+    swap/near_matched the same after mean colours inside the mask were set equal, swap/quality the mean of both. Faces
+    are mirrored too, so that a B who mostly looks to one side has poses to the other.
 
     swaps: (n, 3, S, S), faces: (m, 3, S, S), masks: (m, 1, S, S), all in 0..1.
-    points: landmarks (n, 68, 2) of A's faces and (m, 68, 2) of B's, of one scale; without them all faces count as
-        alike, and a swap may take any pose.
+    points: landmarks (n, 68, 2) of A's faces and (m, 68, 2) of B's, in shares of the edge, 0..1; without them all
+        faces count as alike, and a swap may take any pose.
     """
+    faces, masks = (torch.cat([images, images.flip(3)]) for images in (faces, masks))
     raw, matched = _errors(*(images.double() for images in (swaps, faces, masks)))
     if points is not None:
-        alike = _alike(*points).to(raw.device)
+        alike = _alike(points[0], torch.cat([points[1], _mirrored(points[1])])).to(raw.device)
         raw, matched = raw.gather(1, alike), matched.gather(1, alike)
     near, near_matched = torch.stack([_decibels(raw.amin(1)).mean(), _decibels(matched.amin(1)).mean()]).tolist()
     return {QUALITY: (near + near_matched) / 2, NEAR: near, NEAR_MATCHED: near_matched}
@@ -51,6 +54,11 @@ def swap_quality(swaps: Tensor, faces: Tensor, masks: Tensor, points: tuple[Tens
 
 def _decibels(errors: Tensor) -> Tensor:
     return -10 * errors.clamp(min=1e-10).log10()
+
+
+def _mirrored(points: Tensor) -> Tensor:
+    """Return (m, 68, 2) landmarks in shares of the edge as they lie in the mirrored pictures."""
+    return points[:, list(MIRRORED)] * points.new_tensor((-1, 1)) + points.new_tensor((1, 0))
 
 
 def _alike(points_a: Tensor, points_b: Tensor) -> Tensor:
@@ -126,7 +134,7 @@ class SideFaces:
     inputs: (n, 3, h, w) at the model's input size.
     faces: (n, H, W, 3) at its largest output size.
     masks: (n, H, W), where the face is.
-    points: (n, 68, 2), landmarks in px.
+    points: (n, 68, 2), landmarks in shares of the edge, 0..1.
     """
 
     inputs: np.ndarray
