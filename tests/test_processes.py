@@ -48,10 +48,9 @@ from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
 from tests import preloaded
+from tests.crash_harness import FORKED
 
 ROOT = Path(__file__).resolve().parents[1]
-# Before the processes fork. Optimizers import torch's compiler, which takes longer than a scenario here.
-PRELOADED = ("cli", "swapfast.training.trainer", "torch._dynamo", "pipelines.sampler")
 FACES = 5  # a side: three processes of four have one, the last has two
 LIMIT_S = 60  # for anything here; the machine may be busy
 # Adam divides each gradient by its own size: with a small epsilon those that are nothing but rounding move weights too,
@@ -299,7 +298,7 @@ def _free_port():
 def together(world, task, *arguments, silent=0, environment=None):
     """What ``task(processes, *arguments)`` gave on each rank; nothing of the ``silent`` that die without a word."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "swapfast.models.tiny"])
+    context.set_forkserver_preload(FORKED)
     results, environment = context.Queue(), environment or {"MASTER_PORT": str(_free_port())}
     workers = [
         context.Process(target=_one_of, args=(rank, world, environment, task, arguments, results))
