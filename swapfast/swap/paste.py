@@ -34,8 +34,10 @@ def touched_box(alpha: np.ndarray, matrix: np.ndarray, width: int, height: int) 
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):
         return None
-    # A mask's pixel reaches one px beyond its centre, for it is sampled bilinearly.
-    x0, x1, y0, y1 = columns[0] - 1, columns[-1] + 1, rows[0] - 1, rows[-1] + 1
+    # A mask's pixel reaches one px beyond its centre, for it is sampled bilinearly; where the mask shrinks, one of the
+    # averaged ones, which are as large as the frame's.
+    reach = max(1.0, 1.5 / math.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    x0, x1, y0, y1 = columns[0] - reach, columns[-1] + reach, rows[0] - reach, rows[-1] + reach
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) @ matrix[:, :2].T + matrix[:, 2]
     low = np.maximum(np.floor(corners.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, (width, height))

@@ -32,6 +32,8 @@ from swapfast.swap.landmark_file import header_line, landmark_line
 from swapfast.swap.marking import is_marked
 from tests.swap.echo import drawn_face
 
+pytestmark = pytest.mark.slow  # whole programs
+
 FACES = [drawn_face(i, 128) for i in range(4)]
 
 
@@ -144,14 +146,12 @@ def test_each_frame_is_written_swapped_marked_and_noted(swap, frames):
     assert sorted(os.listdir("out")) == [*sorted(written), "swap.json"], "nothing else is left"
 
 
-@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(swap, frames):
     done(swap("-i", frames, "-o", "one", "-c", "linear", "--workers", "1"))
     done(swap("-i", frames, "-o", "two", "-c", "linear", "--workers", "3"))
     assert pictures(Path("one")) == pictures(Path("two"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lost", [(0,), (1, 3)])
 def test_a_run_goes_on_where_it_was(swap, frames, lost):
     done(swap("-i", frames, "-o", "out"))
@@ -199,7 +199,6 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
 def test_each_kind_of_picture_keeps_its_format_depth_and_channels(swap, tmp_path):
     face, folder = FACES[0], tmp_path / "kinds"
     for number, (name, (kind, channels)) in enumerate(KINDS.items()):
@@ -445,7 +444,6 @@ def test_check_says_what_would_be_done_and_writes_nothing(swap, frames):
     assert os.listdir(".") == []
 
 
-@pytest.mark.slow
 def test_a_sheet_shows_every_mask_and_colour(swap, frames, masked_model):
     """Its rows are the model's masks: 4 drawn ones, and 3 that are learned."""
     heights = {}
@@ -513,7 +511,6 @@ def test_a_json_that_holds_no_face_is_counted(swap, frames):
     assert "shot_0001.json is not valid JSON" in output and "all lie on one spot" in output
 
 
-@pytest.mark.slow
 def test_learned_masks_of_either_side(swap, frames, masked_model):
     results = []
     for kind in ("learned", "learned-other", "learned-min"):
@@ -523,7 +520,6 @@ def test_learned_masks_of_either_side(swap, frames, masked_model):
     assert own.any() and (own != other).any() and np.abs(smaller - np.minimum(own, other)).mean() < 8
 
 
-@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on(swap, frames):
     """SIGINT as soon as the first picture is there."""
     for index in range(5, 60):
@@ -550,7 +546,6 @@ def test_a_run_that_is_stopped_goes_on(swap, frames):
     assert not list(Path("out").glob(f"{TEMPORARY}*"))
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_line(swap, frames, monkeypatch):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from swapfast.config import CropConfig
 from swapfast.errors import SwapfastError
 from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.masks import erode, erode_side, feather_ramp, finished_mask
-from swapfast.swap.paste import blend
+from swapfast.swap.paste import blend, touched_box, warp_into
 from swapfast.swap.settings import ColorSettings, FaceSettings, MaskSettings, SwapSettings
 from swapfast.swap.swapper import FrameSwapper
 from tests.swap.echo import drawn_face, echo, ramp
@@ -79,6 +80,21 @@ def test_a_face_that_is_partly_outside_changes_what_can_be_seen_of_it():
         assert (out.pixels != FACE.image).any()
     gone = swapped(FACE.image, settings(), FACE.landmarks + 1000)
     np.testing.assert_array_equal(gone.pixels, FACE.image)
+
+
+@pytest.mark.parametrize("edge", [40, 90, 700])
+def test_the_box_of_a_face_holds_all_that_its_mask_touches(edge):
+    """A mask of 256 px that shrinks or grows into a frame, turned: outside of its box nothing of it would be seen."""
+    alpha = np.zeros((256, 256), np.float32)
+    alpha[60:200, 80:190] = 1
+    turn, scale = np.radians(20), edge / 256
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0]])
+    matrix[:, 2] = 400, 300
+    box = touched_box(alpha, matrix, 1200, 1200)
+    everything = warp_into(alpha, matrix, (0, 0, 1200, 1200), cv2.BORDER_CONSTANT, cv2.INTER_LINEAR)
+    x0, y0, x1, y1 = box
+    touched = everything > 0
+    assert touched[y0:y1, x0:x1].sum() == touched.sum() > 0 and (x1 - x0) * (y1 - y0) < 2.5 * touched.sum() + 200
 
 
 def test_the_same_frame_gives_the_same_bytes():
