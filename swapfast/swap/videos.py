@@ -62,6 +62,8 @@ def scan_video(reader: VideoReader, progress: Progress | None = None) -> Scanned
         count, end_s = count + 1, frame.time_s
         if progress is not None:
             progress(min(total - 1, int(max(0.0, end_s))), total)
+    if not count:  # though the first one could be decoded by itself
+        raise SwapfastError(f"{reader.flag} {reader.path}: no frame can be decoded; is it cut off or damaged?")
     if progress is not None:
         progress(total, total)
     return ScannedVideo(reader, count, tuple(finder.cuts), end_s, tuple(reader.notes()))

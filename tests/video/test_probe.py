@@ -180,3 +180,26 @@ def test_a_cut_is_found_in_deep_and_plain_video(tmp_path):
         finder = CutFinder()
         assert len(list(finder.watch(VideoReader(tmp_path / name)))) == 12
         assert finder.cuts == [7]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"), [("a.mp4", "libx264", "yuv420p"), ("b.mkv", "ffv1", "yuv420p10le")]
+)
+def test_random_bytes_give_frames_or_one_line(tmp_path, name, codec, pix_fmt):
+    rng = np.random.default_rng(3)
+    whole = make_clip(tmp_path / name, VARIABLE[:8], codec=codec, pix_fmt=pix_fmt, sound="aac").read_bytes()
+    outcomes = set()
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.choice([1, 20, 200])):
+            data[place] = rng.integers(256)
+        for place in rng.integers(0, 600, rng.choice([0, 5])):
+            data[place] = rng.integers(256)
+        del data[len(data) - rng.choice([0, 0, 3000]) :]
+        (tmp_path / f"v{name}").write_bytes(data)
+        try:
+            outcomes.add(len([frame.pixels() for frame in VideoReader(tmp_path / f"v{name}")]) > 0)
+        except SwapfastError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes >= {True, "refused"}
