@@ -24,11 +24,12 @@ from swapfast.config import CropConfig
 from swapfast.faces.crop import crop_face, crop_landmarks
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
+from swapfast.faces.orientation import MIRRORED
 
 SIZE = 64
 MARGIN = 12  # px around the crops, so that they can be moved
 STEPS, BATCH = 700, 32
-VERSION = 1
+VERSION = 2
 EYES = (range(36, 42), range(42, 48))
 
 
@@ -93,6 +94,19 @@ def read_faces(
     return np.stack(images), np.stack(points), np.array(values, np.float32)
 
 
+def _mirrored(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return half of (n, 3, S, S) crops with margins mirrored by chance, and what is to be found in them.
+
+    A person who always looks to one side is to be found in a swap that looks to the other.
+    """
+    flips = torch.rand(len(images), generator=generator) < 0.5
+    points, amounts = targets[:, :136].view(-1, 68, 2), targets[:, 136:]
+    turned = points[:, list(MIRRORED)] * torch.tensor((-1.0, 1.0)) + torch.tensor((SIZE - 1.0, 0.0))
+    sign = torch.tensor([-1.0 if name == "yaw" else 1.0 for name in AMOUNTS])
+    other = torch.cat([turned.flatten(1), amounts * sign], 1)
+    return torch.where(flips[:, None, None, None], images.flip(3), images), torch.where(flips[:, None], other, targets)
+
+
 def _moved(images: Tensor, points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return crops of (n, 3, S, S) images with margins, turned, scaled and shifted by chance, and their points."""
     count, edge = len(images), images.shape[-1]
@@ -141,8 +155,9 @@ def train_landmark_net(folder: Path, steps: int = STEPS, seed: int = 1) -> Landm
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
     for _ in range(steps):
         rows = torch.randint(len(images), (BATCH,), generator=generator)
-        crops, landmarks = _moved(images[rows].float() / 255, targets[rows, :136].view(-1, 68, 2), generator)
-        wanted = torch.cat([landmarks.reshape(BATCH, 136), targets[rows, 136:]], 1)
+        faces, found = _mirrored(images[rows].float() / 255, targets[rows], generator)
+        crops, landmarks = _moved(faces, found[:, :136].view(-1, 68, 2), generator)
+        wanted = torch.cat([landmarks.reshape(BATCH, 136), found[:, 136:]], 1)
         values = net.network(_worn(crops, generator) - 0.5)
         error = values - (wanted - net.mean) / net.deviation
         costs = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")

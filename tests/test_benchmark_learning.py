@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import learning
-from benchmarks.landmark_net import MARGIN, SIZE, _moved, landmark_errors
+from benchmarks.landmark_net import MARGIN, SIZE, _mirrored, _moved, landmark_errors
 from benchmarks.learning_report import rank_correlation
 from benchmarks.people import CHOOSE, PAIRS, REPORT, SETS, SPLITS, draw_pair
 from swapfast.errors import SwapfastError
@@ -55,6 +55,21 @@ def test_landmarks_move_with_their_pixels(within):
     found = torch.stack([(weights * columns).sum((1, 2)), (weights * rows).sum((1, 2))], 1)
     # The bilinear sampling of a spot with a deviation of 2 px moves its centre by thousandths of a px.
     within("px between spot and point", float((found - moved[:, 0]).abs().max()), 0.05)
+
+
+def test_mirrored_faces_have_their_landmarks_mirrored():
+    edge = SIZE + 2 * MARGIN
+    images = torch.zeros(8, 3, edge, edge)
+    images[:, :, 30 + MARGIN, 10 + MARGIN] = 1  # the outer corner of the eye on the left
+    targets = torch.full((8, 142), 20.0)
+    targets[:, 72:74] = torch.tensor((10.0, 30.0))  # point 36
+    targets[:, 136] = 0.3
+    mirrored, found = _mirrored(images, targets, torch.Generator().manual_seed(1))
+    turned = found[:, 136] < 0
+    assert 0 < turned.sum() < 8
+    assert (found[turned, 90] == SIZE - 1 - 10).all() and (found[turned, 91] == 30).all(), "point 45 is there now"
+    assert (mirrored[turned, :, 30 + MARGIN, SIZE - 1 - 10 + MARGIN] == 1).all()
+    assert torch.equal(mirrored[~turned], images[~turned]) and torch.equal(found[~turned], targets[~turned])
 
 
 def test_landmark_errors_are_percent_of_the_eyes_distance():
