@@ -52,11 +52,12 @@ from pipelines.sides import no_log
 from swapfast.checkpoints.averages import average_name
 from swapfast.checkpoints.trained import OpenedModel, open_model
 from swapfast.config import TrainConfig
-from swapfast.errors import SwapfastError
+from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import crop_face, crop_landmarks, crop_matrix, shrink
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
 from swapfast.models import build_model
+from swapfast.options import settings as settings_of
 from swapfast.points import transform_points
 from swapfast.sources import choose
 from swapfast.stop import StopRequest
@@ -71,6 +72,7 @@ SHEET_FACES = 8  # of each run, kept for the sheets
 
 TINY = {"model.name": "tiny", "batch_size": 16}
 PLAIN = {"run.recipe": "faceswap"}  # what each but the model's own changes
+KNOWN = list(settings_of(TrainConfig()))
 RECIPES: dict[str, dict[str, object]] = {
     "own": {"run.recipe": "own"},
     "faceswap": PLAIN,
@@ -103,6 +105,8 @@ def recipe_of(text: str) -> tuple[str, dict[str, object]]:
         setting, equals, value = part.partition("=")
         if not equals:
             raise SwapfastError(f"--recipes {text}: {part} is no setting=value")
+        if setting not in KNOWN:
+            raise unknown_name("setting in --recipes", setting, KNOWN)
         try:
             settings[setting] = json.loads(value)
         except ValueError:

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.people import COUNTS, PAIRS, draw_pair
 from swapfast.config import TrainConfig
+from swapfast.errors import SwapfastError
 from swapfast.swap.evaluate import read_pairs
 
 Run = dict  # what a JSON file holds, see learning.py
@@ -263,6 +264,8 @@ def _sheet(faces: Path, groups: dict[str, Runs]) -> np.ndarray | None:
 def report(out: Path, cache: Path, counts: tuple[int, int, int] = COUNTS, log: Callable[[str], None] = print) -> None:
     """Write tables, plots and sheets of the runs in ``out`` beside them. counts: of faces, see ``draw_pair``."""
     runs = read_runs(out)
+    if not runs:
+        raise SwapfastError(f"--out {out}: holds no runs; train some with --recipes")
     found = correlations(runs)
     text = f"{table(runs)}\n{correlation_table(found, sum(len(run['rows']) for run in runs))}\n"
     (out / "table.md").write_text(text, encoding="utf-8")

@@ -86,6 +86,8 @@ def test_recipes():
     assert name == "mine" and settings == {"optimizer.learning_rate": 2e-3, "model.name": "tiny"}
     with pytest.raises(SwapfastError, match="--recipes adm: there are own, faceswap"):
         learning.recipe_of("adm")
+    with pytest.raises(SwapfastError, match=r"optimizer\.learning_rte.*optimizer\.learning_rate"):
+        learning.recipe_of("mine:optimizer.learning_rte=1")
     with pytest.raises(SwapfastError, match="no setting=value"):
         learning.recipe_of("mine:fast")
     with pytest.raises(SwapfastError, match=r"--pairs nobody: there are choose, report, deep_to_pale"):
@@ -93,6 +95,11 @@ def test_recipes():
     assert [kind for kind, _ in learning.chosen_pairs(["report", "beard"])] == ["report"] * len(REPORT) + ["choose"]
     assert learning.measured_steps(2000) == [250, 375, 500, 750, 1000, 1500, 2000]
     assert learning.measured_steps(3) == [3]
+
+
+def test_a_report_of_nothing(tmp_path, capsys):
+    assert learning.main(["--out", str(tmp_path), "--cache", str(tmp_path), "--report"]) == 2
+    assert "holds no runs" in capsys.readouterr().err
 
 
 def test_rank_correlation():
