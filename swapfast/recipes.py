@@ -31,6 +31,7 @@ _FACESWAP: dict[str, object] = {
     "precision": "fp32",
     "nan": "stop",
     "model.code": "plain",
+    "model.exchange_codes": False,
     "model.dropout": 0.0,
     "crop.centering": "face",
     "crop.coverage": 100.0,

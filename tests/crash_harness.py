@@ -45,7 +45,7 @@ PHASES = ("start", "reading", "decoding", "train", "saving", "keeping", "preview
 AIMS = ("start", "train", "saving", "keeping", "preview")
 INTERVAL, SNAPSHOTS = 4, 12
 KEPT_SNAPSHOTS = 3  # after a check the older ones are removed, as a user would
-TINY = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
+TINY = ["-t", "tiny", "--recipe", "faceswap", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
 TRAIN = [*TINY, "-s", str(INTERVAL), "-I", str(SNAPSHOTS)]
 # What the process that runs are forked from has loaded: whoever starts it first chooses, so all tests choose this.
 FORKED = [*PRELOADED, "cli", "torch._dynamo", "swapfast.logs.tensorboard", "tests.loaded_kernels"]

@@ -26,7 +26,7 @@ from swapfast.options import settings
 from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
+TINY = ["-t", "tiny", "--recipe", "faceswap", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from swapfast.checkpoints.folder import CheckpointFolder
 
 pytestmark = pytest.mark.slow  # whole commands
 
-TINY = ["-t", "tiny", "-b", "4", "--preview-images", "2", "--no-logs"]
+TINY = ["-t", "tiny", "--recipe", "faceswap", "-b", "4", "--preview-images", "2", "--no-logs"]
 
 
 @pytest.fixture(scope="module")

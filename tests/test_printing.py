@@ -26,7 +26,7 @@ from swapfast.training.progress import ProgressLine
 from tests import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["-t", "tiny", "-b", "4", "--preview-images", "2", "--device", "cpu"]
+FLAGS = ["-t", "tiny", "--recipe", "faceswap", "-b", "4", "--preview-images", "2", "--device", "cpu"]
 ENDLESS = ["-i", "1000000", "-s", "1000000"]
 
 _started: list[subprocess.Popen] = []

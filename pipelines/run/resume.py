@@ -9,6 +9,7 @@ from pipelines.run.run_state import inherited_state
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
+from swapfast.models.side_statistics import PLAIN, SMALLEST_BATCH
 from swapfast.options import settings
 from swapfast.recipes import OWN, RECIPES
 
@@ -26,7 +27,7 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
     if newest is None:
         if run.resume == "must":
             raise SwapfastError(f"--resume must: {folder.folder} holds no model to go on with")
-        return request.config, None, []
+        return _with_fitting_code(request)
     if run.resume == "never":
         raise SwapfastError(
             f"--resume never: {folder.folder} holds a model already; choose another --model-dir or --resume auto"
@@ -48,6 +49,19 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
         config = updated(config, {"optimizer.learning_rate": rate}, f"{state_file}: lr_finder")
         lines.append(f"learning rate {rate:.3g}, which was found before")
     return config, checkpoint, lines
+
+
+def _with_fitting_code(request: TrainRequest) -> tuple[TrainConfig, None, list[str]]:
+    """Return a new model's config, with plain codes where its own recipe's need a larger batch than was given."""
+    config = request.config
+    code, batch = config.model.code, config.batch_size
+    if code == PLAIN or batch >= SMALLEST_BATCH or "model.code" in request.changes:
+        return config, None, []
+    line = (
+        f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "
+        f"side's faces in a batch: -b {SMALLEST_BATCH} or more makes better swaps"
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, code=PLAIN)), None, [line]
 
 
 def _take_over(

@@ -13,7 +13,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import cli
 
-FLAGS = ["-t", "tiny", "-b", "4", "--learning-rate", "1e-3", "--preview-images", "2", "--validation", "0.4"]
+FLAGS = [
+    "-t",
+    "tiny",
+    "--recipe",
+    "faceswap",
+    "-b",
+    "4",
+    "--learning-rate",
+    "1e-3",
+    "--preview-images",
+    "2",
+    "--validation",
+    "0.4",
+]
 
 
 @pytest.fixture(scope="module")
