@@ -224,6 +224,8 @@ class Whole:
             f"{faces / 'b'}",
             "-t",
             "tiny",
+            "--recipe",
+            "faceswap",
             "-b",
             "2",
             "--preview-images",

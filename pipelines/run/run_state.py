@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 
@@ -95,10 +96,13 @@ def inherited_state(checkpoint: Checkpoint | None) -> dict:
 
 
 def inherited_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str, float | None]:
-    """Return what the checkpoint says of its losses, as far as they are numbers and compare with those of this run."""
+    """Return what the checkpoint says of its losses and swaps, as far as that compares with those of this run.
+
+    What is no finite number is left out: no later value would ever be lower, or higher.
+    """
     metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
     numbers = metrics.items() if isinstance(metrics, dict) else ()
-    inherited = {name: value for name, value in numbers if isinstance(value, float)}
+    inherited = {name: value for name, value in numbers if isinstance(value, float) and math.isfinite(value)}
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
         inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
     return inherited

@@ -10,6 +10,7 @@ until the checkpoint itself is dropped; no file of a checkpoint is ever written 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -75,7 +76,7 @@ def _point(path: Path) -> RestorePoint | None:
         path,
         kind,
         step,
-        average if isinstance(average, float) else None,  # state.json may have been edited
+        average if isinstance(average, float) and math.isfinite(average) else None,  # state.json may have been edited
         saved if isinstance(saved, str) else None,
         size,
         state.get("step") == step and has_all_files(path, state),

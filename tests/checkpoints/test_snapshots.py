@@ -200,7 +200,16 @@ def test_one_point_is_asked_for_by_one_flag(tmp_path):
         snapshots.find(1, "checkpoint-00000001")
 
 
-@pytest.mark.parametrize("edit", [{"metrics": {"average_loss": "x"}}, {"metrics": [1]}, {"saved": [1]}, {"step": 99}])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"metrics": {"average_loss": "x"}},
+        {"metrics": {"average_loss": float("inf")}},
+        {"metrics": [1]},
+        {"saved": [1]},
+        {"step": 99},
+    ],
+)
 def test_an_edited_state_is_listed(tmp_path, edit):
     folder = CheckpointFolder(tmp_path)
     snapshots = _save(folder, 1)
@@ -208,6 +217,7 @@ def test_an_edited_state_is_listed(tmp_path, edit):
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
     (point,) = snapshots.points()
     assert "checkpoint-00000001" in snapshots_module.describe(tmp_path, [point]) and point.whole == ("step" not in edit)
+    json.dumps(point.to_dict(), allow_nan=False)
 
 
 def test_what_cannot_be_read_now_is_not_marked_as_damaged(tmp_path, monkeypatch):

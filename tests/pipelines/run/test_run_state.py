@@ -42,6 +42,12 @@ def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
     assert inherited_metrics(None, TrainConfig()) == {}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", True])
+def test_what_is_no_finite_number_is_not_inherited(value):
+    """No later loss would be lower, so that no backup would ever be made again."""
+    assert inherited_metrics(_checkpoint(metrics={"lowest_average_loss": value}), TrainConfig()) == {}
+
+
 def test_a_model_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
     state = TrainConfig().to_dict()
     state["augmentation"] |= {"color_clahe_max_size": 3}
