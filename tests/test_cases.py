@@ -13,9 +13,10 @@ from swapfast.synthetic import synthesize
 from tests.preloaded import stand_in
 from tests.run_cases import CASES, NOT_TRIED, run_case
 
-FIELD = ("01", "04", "06", "07", "08", "09", "11", "12", "13", "15", "16", "17", "18", "19", "21")
+FIELD = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "11", "12", "13", "15", "16", "17", "18", "19", "21")
 HOSTILE = (
     "backup_lost",
+    "deep_state",
     "empty_paths",
     "folder_removed",
     "full_disk_code",
@@ -26,6 +27,7 @@ HOSTILE = (
     "odd_arguments",
     "pipe_state",
     "pool_thread",
+    "prepare_two_pids",
     "rank_numbers",
     "reader_gone",
     "second_term",
