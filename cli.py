@@ -505,7 +505,11 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     if arguments.truth is not None and any(folders.values()):
         raise SwapfastError("-A/-B with --truth: the folder of true swaps holds both sides; leave them out")
     model, config, metadata = open_model(
-        arguments.model_dir, arguments.checkpoint, pick_device(arguments.device), arguments.weights
+        arguments.model_dir,
+        arguments.checkpoint,
+        pick_device(arguments.device),
+        arguments.weights,
+        arguments.exchange_codes,
     )
     for remark in metadata.remarks:
         complain(remark)

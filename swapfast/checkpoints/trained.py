@@ -64,6 +64,7 @@ def open_model(
     step: Literal["best"] | int | None = None,
     device: str | torch.device = "cpu",
     weights: str = "auto",
+    exchange_codes: bool | None = None,
 ) -> OpenedModel:
     """Open the trained model in a model folder, in evaluation mode on ``device``.
 
@@ -73,6 +74,7 @@ def open_model(
     device: one of torch's, or 'auto' for a GPU where torch sees one.
     weights: 'auto' for averaged weights where the checkpoint keeps some, else as they were in training; 'raw' for these
     always; 'ema', or such as 'ema-500', for averaged ones always.
+    exchange_codes: whether a plain model's swap exchanges the sides' mean codes; None for what its settings say.
     Nothing in the folder is changed, and it may be trained in meanwhile. Raises SwapfastError where there is no such
     folder, model, iteration, device or average, naming those there are, and where what is asked for is damaged.
     """
@@ -85,6 +87,8 @@ def open_model(
     config = TrainConfig.from_dict(checkpoint.state.get("config"), str(point / "state.json"))
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     load_weights(model, checkpoint, point)
+    if exchange_codes is not None:
+        model.exchange_mean_codes(exchange_codes)
     averages = checkpoint.tensors.get(FILE, {})
     half_life = choose_average(weights, stored_half_lives(averages, config.optimizer.half_lives), str(point))
     if half_life is not None:

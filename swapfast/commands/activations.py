@@ -68,7 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.model.is_dir():
         raise not_a_folder(arguments.model, f"MODEL {arguments.model}", "a model folder, and the faces behind it")
     model, config, metadata = open_model(
-        arguments.model, arguments.checkpoint, pick_device(arguments.device), arguments.weights
+        arguments.model,
+        arguments.checkpoint,
+        pick_device(arguments.device),
+        arguments.weights,
+        arguments.exchange_codes,
     )
     for remark in metadata.remarks:
         complain(remark)

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.overwrite,
             arguments.template,
             arguments.weights,
+            arguments.exchange_codes,
         )
     )
     if arguments.json:

@@ -190,6 +190,7 @@ def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
         to="a" if arguments.swap_model else arguments.to or "b",
         checkpoint=arguments.checkpoint,
         weights=arguments.weights,
+        exchange_codes=arguments.exchange_codes,
         device=arguments.device,
         choice=FaceChoice(arguments.face, tuple(arguments.face_index), arguments.min_size, arguments.max_size),
         ranges=None if ranges is None else FrameRanges.parse(ranges),

@@ -1,4 +1,4 @@
-"""The flag of every command that opens a trained model: with which of its weights."""
+"""The flags of every command that opens a trained model: with which of its weights, and how it swaps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import argparse
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Add ``--weights``, which ``open_model`` is given."""
+    """Add ``--weights`` and ``--no-code-exchange``, which ``open_model`` is given."""
     parser.add_argument(
         "--weights",
         default="auto",
         metavar="KIND",
         help="raw: as they were in training; ema, or such as ema-500: averaged over it (train --ema); auto: averaged "
         "where the model has such; default auto",
+    )
+    parser.add_argument(
+        "--no-code-exchange",
+        dest="exchange_codes",
+        action="store_const",
+        const=False,
+        help="leave the codes of a model with --code plain as they are, instead of exchanging both people's means",
     )

@@ -29,6 +29,7 @@ class ExportRequest:
     overwrite   replace a file that exists
     template    a file of the other program's to make it from
     weights     'auto', 'raw', 'ema' or such as 'ema-500', see ``open_model``
+    exchange_codes   see ``open_model``
     """
 
     model_dir: Path
@@ -40,6 +41,7 @@ class ExportRequest:
     overwrite: bool = False
     template: Path | None = None
     weights: str = "auto"
+    exchange_codes: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def export(request: ExportRequest) -> Exported:
         _check_writable(request.out / "any")
     else:
         _check_out(request, target, request.out)
-    opened = open_model(request.model_dir, request.checkpoint, weights=request.weights)
+    opened = open_model(
+        request.model_dir, request.checkpoint, weights=request.weights, exchange_codes=request.exchange_codes
+    )
     name = real_path(request.model_dir).name.encode(errors="replace").decode().replace("?", "_")
     job = Export(name, opened, request.side or SIDES[1], request.is_half, request.template)
     if target.is_plain and opened.config.model.code != PLAIN:

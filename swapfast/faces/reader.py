@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
         raise ValueError(f"{NO_LANDMARKS} and no {shown_name(path.stem)}.json with landmarks beside it")
     json_data = read_json(path.with_name(json_name))
     description = parse_json(json_data, path.with_name(json_name))
-    landmarks, remarks = placed_landmarks(_json_landmarks(description), info, description)
+    landmarks, remarks = placed_landmarks(landmarks_of(description), info, description)
     mask_file, mask_data, unusable_mask = _mask_file(path, info, description, file_names)
     pixels = digest_pixels(data)
     return FaceRecord(
@@ -262,15 +263,15 @@ def parse_json(data: bytes, path: Path) -> dict:
     return description
 
 
-def _json_landmarks(description: dict) -> np.ndarray:
-    """Return the landmarks in px, (68, 2) float32."""
-    points = description.get("landmarks")
+def landmarks_of(table: Mapping, owner: str = "its json") -> np.ndarray:
+    """Return the "landmarks" of a table, (68, 2) float32. Raises ValueError with a short reason about its ``owner``."""
+    points = table.get("landmarks")
     if not isinstance(points, list):
-        raise ValueError('its json has no list "landmarks"')
+        raise ValueError(f'{owner} has no list "landmarks"')
     try:
         numbers = np.array(points, np.float64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError('its json\'s "landmarks" are not rows of two numbers') from error
+        raise ValueError(f'the "landmarks" of {owner} are not rows of two numbers') from error
     return to_68(numbers)
 
 

@@ -183,14 +183,16 @@ class FaceAutoencoder(nn.Module):
     def _there_and_back(self, features: Sequence[Tensor], rows: Sequence[Rows]) -> list[list[Tensor]]:
         """Return each side's own face, made of what the other side's decoder makes of its features."""
         with torch.no_grad():
-            there = [part._replace(wanted=other_side(part.shown), are_swaps=True) for part in rows]
+            swap_rows = [part._replace(wanted=other_side(part.shown), are_swaps=True) for part in rows]
             swaps = [
                 self._as_input(self.decoder(part.wanted)(self.side_code(of_side, part)))
-                for part, of_side in zip(there, features, strict=True)
+                for part, of_side in zip(swap_rows, features, strict=True)
             ]
-        back = [part._replace(shown=part.wanted, wanted=part.shown) for part in there]
-        codes = self.encode(torch.cat(swaps), back).split([part.faces for part in back])
-        return [self.decoder(part.wanted)(self.side_code(code, part)) for part, code in zip(back, codes, strict=True)]
+        return_rows = [part._replace(shown=part.wanted, wanted=part.shown) for part in swap_rows]
+        codes = self.encode(torch.cat(swaps), return_rows).split([part.faces for part in return_rows])
+        return [
+            self.decoder(part.wanted)(self.side_code(code, part)) for part, code in zip(return_rows, codes, strict=True)
+        ]
 
     def _as_input(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the largest face of a decoder's outputs at the size of the model's input."""

@@ -44,7 +44,6 @@ class SideStatistics(nn.Module):
     channels    of the features (N, C, H, W), or (N, C) where ``is_flat``
     normalises  False: features stay as they are in training. Afterwards those of one side that are to become the
                 other's are moved by the difference of the two means, unless ``exchanges`` is False
-    joint       both sides have the statistics of all faces together: a control for measurements
     moments     (sides, 2, C): running means of the values and of their squares
     steps       (sides,): how often they were moved
     sums        (sides, 2, C), values (sides,): of the batches since then
@@ -60,7 +59,6 @@ class SideStatistics(nn.Module):
         self.is_flat = is_flat
         self.normalises = normalises
         self.exchanges = True
-        self.joint = False
         self.register_buffer("moments", torch.empty(len(SIDES), 2, channels))
         self.register_buffer("steps", torch.empty(len(SIDES)))
         self.register_buffer("sums", torch.empty(len(SIDES), 2, channels))
@@ -77,9 +75,6 @@ class SideStatistics(nn.Module):
 
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
-        if self.joint:
-            total = sum(part.faces for part in rows)
-            rows = [Rows(total, SIDES[0], SIDES[0], any(part.are_swaps for part in rows))]
         if self.training and not self.normalises:
             for part, values in zip(rows, features.detach().split([part.faces for part in rows]), strict=True):
                 if not part.are_swaps:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from swapfast.bars import Progress
+from swapfast.checkpoints.trained import OpenedModel
 from swapfast.errors import SwapfastError
 from swapfast.faces.image import read_bytes
 from swapfast.faces.reader import picture_info
 from swapfast.printing import shown_name
-from swapfast.swap.frames import Frame
+from swapfast.swap.found_faces import FacesOfFrame
+from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.picture_file import PictureOrigin
-from swapfast.swap.pipeline import crop_edge
+from swapfast.swap.pipeline import SwapCounts, crop_edge
 from swapfast.swap.report import face_sizes, size_lines
-from swapfast.swap.request import PicturePlan, faces_source, needs_stored
+from swapfast.swap.request import PicturePlan, SwapRequest, faces_source, needs_stored
+from swapfast.swap.swapper import FrameSwapper
 
 
 def check_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[str, Any]:
@@ -24,18 +26,13 @@ def check_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[
 
     Raises SwapfastError where a picture cannot be read, or a face lacks the mask that is asked for.
     """
-    swapper, skipped, edges = plan.swapper(), Counter[str](), []
+    swapper, counts = plan.swapper(), SwapCounts()
     indices = [index for index in plan.indices if plan.is_swapped(index)]
-    with_faces = without_mask = 0
     wanted = needs_stored(plan.request)
     for count, index in enumerate(indices, 1):
         frame = _header_of(plan, index)
-        found = plan.find(frame)
-        faces, reasons = plan.request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
-        skipped.update(reasons)
-        edges += [crop_edge(face, swapper) for face in faces]
-        with_faces += bool(faces)
-        without_mask += bool(faces) and plan.masks is not None and plan.masks.path_of(frame.name) is None
+        lacks_mask = plan.masks is not None and plan.masks.path_of(frame.name) is None
+        faces = count_faces(counts, plan.request, plan.find(frame), frame, swapper, lacks_mask)
         kind = plan.request.settings.of(plan.numbers[index]).mask.type
         for face in faces:
             if kind in wanted and kind not in face.stored_masks:
@@ -45,22 +42,50 @@ def check_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[
                 )
         if progress is not None:
             progress(count, len(indices))
-    metadata = plan.opened.metadata
+    return check_figures(counts, plan.request, plan.opened, faces_source(plan.request), len(plan.indices))
+
+
+def count_faces(
+    counts: SwapCounts,
+    request: SwapRequest,
+    found: FacesOfFrame,
+    frame: Frame,
+    swapper: FrameSwapper,
+    lacks_mask: bool,
+) -> list[FrameFace]:
+    """Count what would become of a frame's faces; return those that would be swapped.
+
+    lacks_mask: the folder of masks has none for this frame.
+    """
+    faces, reasons = request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
+    counts.frames += 1
+    counts.faces += len(faces)
+    counts.frames_with_faces += bool(faces)
+    counts.frames_without_mask += bool(faces) and lacks_mask
+    counts.skipped.update(reasons)
+    counts.edges += [crop_edge(face, swapper) for face in faces]
+    return faces
+
+
+def check_figures(
+    counts: SwapCounts, request: SwapRequest, opened: OpenedModel, faces_from: str, frames: int
+) -> dict[str, Any]:
+    """Return what would be done, JSON-ready. counts: of the frames whose faces are swapped. frames: all there are."""
     return {
-        "model": plan.opened.model.name,
-        "iteration": metadata.step,
-        "to": plan.request.to,
-        "faces_from": faces_source(plan.request),
-        "frames": len(plan.indices),
-        "frames_swapped": with_faces,
-        "frames_without_faces": len(indices) - with_faces,
-        "frames_outside_ranges": len(plan.indices) - len(indices),
-        "frames_without_mask": without_mask,
-        "faces": len(edges),
-        "faces_skipped": dict(skipped.most_common()),
-        "face_px": face_sizes(edges),
-        "model_px": plan.opened.model.output_sizes[-1],
-        "settings": plan.request.settings.to_dict(),
+        "model": opened.model.name,
+        "iteration": opened.metadata.step,
+        "to": request.to,
+        "faces_from": faces_from,
+        "frames": frames,
+        "frames_swapped": counts.frames_with_faces,
+        "frames_without_faces": counts.frames - counts.frames_with_faces,
+        "frames_outside_ranges": frames - counts.frames,
+        "frames_without_mask": counts.frames_without_mask,
+        "faces": counts.faces,
+        "faces_skipped": dict(counts.skipped.most_common()),
+        "face_px": face_sizes(counts.edges),
+        "model_px": opened.model.output_sizes[-1],
+        "settings": request.settings.to_dict(),
     }
 
 

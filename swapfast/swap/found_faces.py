@@ -19,11 +19,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from swapfast.errors import SwapfastError
-from swapfast.faces.alignment import to_68
 from swapfast.faces.companions import find_file
 from swapfast.faces.orientation import stored_landmarks
 from swapfast.faces.png import FaceswapHeader, read_header
-from swapfast.faces.reader import parse_json, placed_landmarks, read_json
+from swapfast.faces.reader import landmarks_of, parse_json, placed_landmarks, read_json
 from swapfast.faces.record import StoredMask
 from swapfast.files import not_a_folder
 from swapfast.printing import shown_name
@@ -230,25 +229,13 @@ class JsonBeside:
             raise ValueError('its "faces" are not a list of tables with landmarks')
         found = []
         for index, table in enumerate(tables[:_MOST_FACES]):
-            points = points_of(table)
+            points = landmarks_of(table)
             whole = {**description, **table}
             if isinstance(frame.origin, PictureOrigin):
                 points, _ = placed_landmarks(points, frame.origin.info, whole)
             track = table.get("track")
             found.append(FoundFace(points, index, path.name, track=track if type(track) is int else None))
         return found
-
-
-def points_of(table: Mapping) -> np.ndarray:
-    """Return the "landmarks" of a table, (68, 2) float32. Raises ValueError with a short reason."""
-    points = table.get("landmarks")
-    if not isinstance(points, list):
-        raise ValueError('there is no list "landmarks"')
-    try:
-        numbers = np.array(points, np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError('its "landmarks" are not rows of two numbers') from error
-    return to_68(numbers)
 
 
 # --- which of them ----------------------------------------------------------------------------------------

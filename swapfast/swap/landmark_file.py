@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from swapfast.errors import SwapfastError, shortened
+from swapfast.faces.reader import landmarks_of
 from swapfast.files import open_plain
-from swapfast.swap.found_faces import FaceTable, FoundFace, points_of
+from swapfast.swap.found_faces import FaceTable, FoundFace
 
 FORMAT, VERSION = "swapfast landmarks", 1
 _LONGEST_LINE = 1 << 16  # 68 points take 3 KB
@@ -137,7 +138,7 @@ def _add_line(
     if track is not None and type(track) is not int:
         raise SwapfastError(f'{where}: "track" {shortened(track)} is no whole number')
     try:
-        points = points_of(table)
+        points = landmarks_of(table, "it")
     except ValueError as error:
         raise SwapfastError(f"{where}: {error}") from error
     found.append(FoundFace(points, index, file_name, _size(table, where) or size, is_stored, track))

@@ -36,7 +36,7 @@ _CHUNK = 1 << 20
 class SwapRequest:
     """What is asked for.
 
-    model_dir, checkpoint, weights, device   of ``open_model``
+    model_dir, checkpoint, weights, exchange_codes, device   of ``open_model``
     input       a folder of frames, or one picture
     out         the folder of the new ones; None for what writes no frames
     faces, landmarks    where the faces of frames are known from; neither: NAME.json beside them
@@ -56,6 +56,7 @@ class SwapRequest:
     to: str = "b"
     checkpoint: Literal["best"] | int | None = None
     weights: str = "auto"
+    exchange_codes: bool | None = None
     device: str = "auto"
     choice: FaceChoice = field(default_factory=FaceChoice)
     ranges: FrameRanges | None = None
@@ -175,6 +176,7 @@ def fingerprint_of(request: SwapRequest, opened: OpenedModel, faces: dict[str, A
             "folder": str(request.model_dir.resolve()),
             "iteration": metadata.step,
             "weights": request.weights,
+            "exchange_codes": request.exchange_codes,
             "sha256": file_digest(metadata.path / "model.safetensors"),
         },
         "input": str(request.input.resolve()),
@@ -219,7 +221,7 @@ def open_swap_model(request: SwapRequest) -> OpenedModel:
         raise not_a_folder(request.model_dir, f"-m/--model-dir {request.model_dir}", "a model folder")
     device = pick_device(request.device)
     set_products("fp32", device)
-    opened = open_model(request.model_dir, request.checkpoint, device, request.weights)
+    opened = open_model(request.model_dir, request.checkpoint, device, request.weights, request.exchange_codes)
     for settings in request.settings.all():
         if settings.mask.type in LEARNED_TYPES and not opened.model.learns_mask:
             raise SwapfastError(

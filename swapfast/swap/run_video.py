@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from swapfast.bars import Progress
 from swapfast.checkpoints.trained import OpenedModel
 from swapfast.errors import SwapfastError
 from swapfast.files import check_folder, write_file
+from swapfast.swap.check import check_figures, count_faces
 from swapfast.swap.found_faces import FacesOfFrame, FaceTable, read_faces_folder
 from swapfast.swap.frames import Frame, FrameSink
 from swapfast.swap.landmark_file import read_landmark_file
@@ -24,7 +24,7 @@ from swapfast.swap.manifest import RunFolder, file_manifest
 from swapfast.swap.picture_file import read_gray_mask
 from swapfast.swap.pictures import MASKS, PATCHES, MaskFolder, PictureOutput, PictureSink
 from swapfast.swap.pipeline import GROUP, SwapCounts, SwapPipeline, crop_edge
-from swapfast.swap.report import face_sizes, make_report
+from swapfast.swap.report import make_report
 from swapfast.swap.request import SwapRequest, fingerprint_of, open_swap_model, table_digest
 from swapfast.swap.run import one_opencv_thread
 from swapfast.swap.smoothing import MOST_FRAMES, ColourSmoother
@@ -372,34 +372,12 @@ def check_video(plan: VideoPlan) -> dict[str, Any]:
     request, video, swapper = plan.request, plan.video, plan.swapper()
     width, height = video.reader.info.size
     nothing = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
-    swapped = [index for index in plan.indices if plan.is_swapped(index)]
-    skipped, edges = Counter[str](), list[float]()
-    with_faces = without_mask = 0
-    for index in swapped:
+    counts = SwapCounts()
+    for index in filter(plan.is_swapped, plan.indices):
         frame = Frame(video.name_of(index), index, None, nothing)
-        found = plan.find(frame)
-        faces, reasons = request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
-        skipped.update(reasons)
-        edges += [crop_edge(face, swapper) for face in faces]
-        with_faces += bool(faces)
-        if isinstance(plan.masks, MaskFolder):
-            without_mask += bool(faces) and plan.masks.path_of(frame.name) is None
-    return {
-        "model": plan.opened.model.name,
-        "iteration": plan.opened.metadata.step,
-        "to": request.to,
-        "faces_from": plan.table.source,
-        "frames": len(plan.indices),
-        "frames_swapped": with_faces,
-        "frames_without_faces": len(swapped) - with_faces,
-        "frames_outside_ranges": len(plan.indices) - len(swapped),
-        "frames_without_mask": without_mask,
-        "faces": len(edges),
-        "faces_skipped": dict(skipped.most_common()),
-        "face_px": face_sizes(edges),
-        "model_px": plan.opened.model.output_sizes[-1],
-        "settings": request.settings.to_dict(),
-    }
+        lacks_mask = isinstance(plan.masks, MaskFolder) and plan.masks.path_of(frame.name) is None
+        count_faces(counts, request, plan.find(frame), frame, swapper, lacks_mask)
+    return check_figures(counts, request, plan.opened, plan.table.source, len(plan.indices))
 
 
 def sheet_of_video(plan: VideoPlan, number: int) -> tuple[Frame, FacesOfFrame]:

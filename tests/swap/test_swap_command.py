@@ -397,7 +397,7 @@ def test_landmarks_of_one_file(swap, frames):
         ('{"format": "swapfast landmarks", "version": 1, "orientation": "up"}\n', "neither"),
         ('{"format": "swapfast landmarks", "version": 1}\n', "holds no face"),
         ('{"format": "swapfast landmarks", "version": 1}\n{"landmarks": []}\n', 'line 2: says neither "frame"'),
-        ('{"format": "swapfast landmarks", "version": 1}\n{"frame": 0}\n', 'line 2: there is no list "landmarks"'),
+        ('{"format": "swapfast landmarks", "version": 1}\n{"frame": 0}\n', 'line 2: it has no list "landmarks"'),
         (
             '{"format": "swapfast landmarks", "version": 1}\n{"frame": 0, "landmarks": [[1,2]]}\n',
             "line 2: landmarks of",

@@ -51,6 +51,9 @@ def test_the_mean_codes_are_those_of_all_faces(imported, made_faces):
         model.exchange_mean_codes(False)
         kept = model.code(images, "b")
     assert not torch.equal(exchanged, kept)
+    told = open_model(imported.folder, weights="raw", exchange_codes=False).model
+    with torch.no_grad():
+        assert torch.equal(told.code(images, "b"), kept)
     averages = tensors["ema"]
     assert not torch.equal(averages[f"500/{MOMENTS}"], moments) and averages[f"500/{STEPS}"].tolist() == [1, 1]
     assert averages["@steps"] == 4, "nothing else of them changes"
@@ -71,6 +74,13 @@ def test_the_command(imported, made_faces, capsys):
     assert "-A and -B: the model's state.json names none; give -A and the folder" in capsys.readouterr().err
     assert cli.main([*words, "-A", str(made_faces / "a"), "-B", str(made_faces / "b")]) == 0
     assert capsys.readouterr().out.startswith("iteration 7 knows the codes of ")
+    figures = {}
+    for flags in ((), ("--no-code-exchange",)):
+        words = ["evaluate", "-m", str(imported.folder), "--truth", str(made_faces / "truth"), "--json", *flags]
+        assert cli.main(words) == 0
+        figures[flags] = json.loads(capsys.readouterr().out)
+    assert figures[()]["swap_psnr"] != figures["--no-code-exchange",]["swap_psnr"]
+    assert figures[()]["reconstruction_psnr"] == figures["--no-code-exchange",]["reconstruction_psnr"]
     state = json.loads((imported.path(7) / "state.json").read_text())
     assert state["step"] == 7 and state["metrics"] == {"average_loss": 0.5}
 
