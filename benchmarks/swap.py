@@ -6,6 +6,8 @@ Frames are of 1080p with one drawn face each, JPEG of quality 95 or PNG, read fr
     loop        as a convert does it: decode, cut, predict one face, warp face and mask into a frame of floats, blend
                 the whole frame, encode; one frame after the other, all cores for each operation
     model       the same faces through the model alone, in the pipeline's batches: how fast it could be at most
+    opencv      the frames decoded and nothing else, by OpenCV in threads as the pipeline does
+    dali        the same by DALI's CPU decoder, which gives the same pixels
 
 Both sides have the same model, mask (extended, blurred) and colours (mean), and the same encoder settings. Rows of the
 pipeline say how many of its seconds the model took, and how many each stage took over all threads. CPU time is of all
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Results, compare, cpu_seconds, parser, summary
+from pipelines.decode import decode_pictures
 from swapfast.config import CropConfig, ModelConfig
 from swapfast.faces.masks import blur, draw_face
 from swapfast.models import FaceAutoencoder, build_model
@@ -134,6 +137,13 @@ def run_model(model: FaceAutoencoder, swapper: FrameSwapper, frames: list) -> No
         swapper.predict(frames[start : start + 16])
 
 
+def run_decoder(footage: Footage, use_dali: bool) -> None:
+    """Decode all frames on all cores."""
+    with one_opencv_thread():
+        for _ in decode_pictures([footage.folder / name for name in footage.names], available_cores(), use_dali):
+            pass
+
+
 def _with_cpu(call: Callable[[], object], seconds: list[float]) -> None:
     """Call, and append the CPU time that it took: it tells more than the clock where others use the cores too."""
     before = cpu_seconds()
@@ -156,6 +166,8 @@ def measure(model: FaceAutoencoder, footage: Footage, suffix: str, repeats: int,
         "pipeline": pipeline,
         "loop": lambda: run_loop(model, footage, out, suffix),
         "model": lambda: run_model(model, swapper, cut),
+        "opencv": lambda: run_decoder(footage, use_dali=False),
+        "dali": lambda: run_decoder(footage, use_dali=True),
     }
     cpu: dict[str, list[float]] = {name: [] for name in calls}
     timings = compare({n: partial(_with_cpu, call, cpu[n]) for n, call in calls.items()}, repeats, warm_up=1)
