@@ -9,7 +9,6 @@ replaced.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 
 import cv2
@@ -17,6 +16,7 @@ import cv2
 from swapfast.faces.jpeg import SIGNATURE as JPEG_SIGNATURE
 from swapfast.faces.png import SIGNATURE as PNG_SIGNATURE
 from swapfast.faces.png import walk_chunks
+from swapfast.swap.png_writer import png_chunk
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 XMP = (
@@ -43,7 +43,7 @@ def kept_of_png(data: bytes) -> bytes:
     chunks: dict[bytes, bytes] = {}
     for kind, content in walk_chunks(data):
         if kind in _PNG_KEPT:
-            chunks.setdefault(kind, _chunk(kind, bytes(content)))
+            chunks.setdefault(kind, png_chunk(kind, bytes(content)))
     kept = b"".join(chunks[kind] for kind in _PNG_KEPT if kind in chunks)
     return kept if len(kept) <= _MOST_KEPT else b""
 
@@ -74,7 +74,7 @@ def subsampling(data: bytes) -> int:
 def mark_png(data: bytes, kept: bytes = b"", is_synthetic: bool = True) -> bytes:
     """Return an encoded PNG with the chunks of ``kept_of_png``, and the mark of a synthetic one, behind its IHDR."""
     end = len(PNG_SIGNATURE) + 25  # of IHDR
-    mark = _chunk(b"iTXt", _PNG_KEYWORD + b"\0" * 5 + XMP) if is_synthetic else b""
+    mark = png_chunk(b"iTXt", _PNG_KEYWORD + b"\0" * 5 + XMP) if is_synthetic else b""
     return data[:end] + kept + mark + data[end:]
 
 
@@ -90,10 +90,6 @@ def mark_jpeg(data: bytes, kept: bytes = b"", is_synthetic: bool = True) -> byte
 def is_marked(data: bytes) -> bool:
     """Return whether an encoded picture has the mark."""
     return SOURCE_TYPE.encode() in data[: _MOST_KEPT + (64 << 10)]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def _segment(marker: int, content: bytes) -> bytes:
