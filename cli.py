@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export, swap
+from swapfast.commands import activations, export, extract, swap
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -29,6 +29,7 @@ label what you publish as synthetic."""
 EXAMPLES = """\
 examples:
   swapfast synthesize faces                                     made-up faces to try things out on
+  swapfast extract -i clip.mp4 -o faces/a                       the faces of a video, aligned, with their landmarks
   swapfast inspect faces/a                                      what a folder holds, and every bad file
   swapfast train -A faces/a -B faces/b -m model -t tiny         train; the same command goes on after a stop
   swapfast train -C run.toml                                    the same, all of it written in a file (--print-config)
@@ -218,6 +219,9 @@ def _make_parser() -> _Parser:
     look = command("inspect", _inspect, "say what a folder of faces or a prepared set holds and list every bad file")
     look.add_argument("folder", type=_path, metavar="FOLDER")
     look.add_argument("--json", action="store_true", help="print one JSON object")
+
+    found = command("extract", extract.run, "find, follow and align the faces of pictures and videos")
+    extract.add_arguments(found, _path, _positive)
 
     train = command("train", _train, "train a model on two folders of faces, or go on training it", ("",))
     train.add_argument(

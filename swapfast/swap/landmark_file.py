@@ -30,6 +30,7 @@ from swapfast.files import open_plain
 from swapfast.swap.found_faces import FaceTable, FoundFace
 
 FORMAT, VERSION = "swapfast landmarks", 1
+DECIMALS = 3  # of a pixel, that are written
 _LONGEST_LINE = 1 << 16  # 68 points take 3 KB
 _ORIENTATIONS = {"shown": False, "stored": True}
 
@@ -145,14 +146,23 @@ def _add_line(
 
 
 def landmark_line(
-    landmarks: Any, frame: int | None = None, name: str | None = None, face: int = 0, track: int | None = None
+    landmarks: Any,
+    frame: int | None = None,
+    name: str | None = None,
+    face: int = 0,
+    track: int | None = None,
+    size: tuple[int, int] | None = None,
+    **details: Any,
 ) -> str:
-    """Return the line of a face, without its end. landmarks: (68, 2) px."""
+    """Return the line of a face, without its end. landmarks: (68, 2) px. details: further keys, which nobody reads."""
     table: dict[str, Any] = {"frame": frame} if name is None else {"name": name}
     table["face"] = face
     if track is not None:
         table["track"] = track
-    table["landmarks"] = [[round(float(x), 3), round(float(y), 3)] for x, y in landmarks]
+    if size is not None:
+        table["size"] = list(size)
+    table |= details
+    table["landmarks"] = [[round(float(x), DECIMALS), round(float(y), DECIMALS)] for x, y in landmarks]
     return json.dumps(table)
 
 

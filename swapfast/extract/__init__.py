@@ -1,0 +1,1 @@
+"""Faces out of pictures and videos: found, followed, aligned and written."""

@@ -1,0 +1,1 @@
+"""The mean faces landmarks are aligned to: facts, as JSON."""

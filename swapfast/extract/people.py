@@ -1,0 +1,161 @@
+"""Tracks as pictures, and which of them look like one person.
+
+A track is one face from the frame in which it appears to the one in which it is lost. One person has many: after each
+cut, each turn of the head, each time something passes in front. Each has a contact sheet.
+
+Grouping: tracks that are seen in one frame are two people. Of the others those are put together whose mean faces, small
+aligned crops with their brightness taken out, differ least (average linkage). No network that knows people is at work:
+change of light, glasses or make-up part one person's tracks, and two people who look alike become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from swapfast.faces.crop import spread_indices
+from swapfast.faces.image import decode_image
+
+SHEET_FACES, _CELL, _COLUMNS, _HEAD = 24, 112, 8, 26  # of a contact sheet; px
+_MOST_KEPT = 2 * SHEET_FACES  # pictures of a track that are kept: every second one is dropped when there are more
+_SIGNATURE_EDGE = 24  # px
+SAME_PERSON = 11.0  # levels by which the mean faces of one person's tracks differ at most
+_PAPER, _INK = 28, (235, 235, 235)
+_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
+
+
+@dataclass
+class TrackRecord:
+    """What is known of a track. first, last: frames, as --frame-ranges counts them. written: faces in the folder."""
+
+    number: int
+    source: str
+    first: int
+    last: int = 0
+    faces: int = 0
+    filled: int = 0
+    written: int = 0
+    person: int | None = None
+    frames: set[int] = field(default_factory=set, repr=False)
+    _edges: float = 0.0
+    _pictures: list[np.ndarray] = field(default_factory=list, repr=False)  # as JPEG
+    _every: int = 1
+
+    def add(self, frame: int, number: int, edge: float, is_filled: bool) -> bool:
+        """Count a face; return whether a picture of it is wanted. edge: of its crop in the frame, px."""
+        wants_picture = self.faces % self._every == 0 and not is_filled
+        self.faces += 1
+        self.filled += is_filled
+        self.last = number
+        self.frames.add(frame)
+        self._edges += edge
+        return wants_picture
+
+    def add_picture(self, picture: np.ndarray) -> None:
+        """Keep a picture for the sheet, (S, S, 3) uint8."""
+        self._pictures.append(cv2.imencode(".jpg", picture, _QUALITY)[1])
+        if len(self._pictures) > _MOST_KEPT:
+            self._pictures = self._pictures[::2]
+            self._every *= 2
+
+    def pictures(self) -> list[np.ndarray]:
+        """Return pictures spread evenly over the track."""
+        count = min(len(self._pictures), SHEET_FACES)
+        if not count:
+            return []
+        chosen = spread_indices(len(self._pictures), count)
+        return [decode_image(self._pictures[i].tobytes()) for i in chosen]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return {
+            "track": self.number,
+            "person": self.person,
+            "source": self.source,
+            "first": self.first,
+            "last": self.last,
+            "faces": self.faces,
+            "filled": self.filled,
+            "written": self.written,
+            "crop_px": round(self._edges / max(1, self.faces)),
+        }
+
+
+def draw_sheet(record: TrackRecord) -> bytes:
+    """Return a track's contact sheet, a JPEG."""
+    pictures = record.pictures()
+    rows = max(1, -(-len(pictures) // _COLUMNS))
+    sheet = np.full((_HEAD + rows * _CELL, _COLUMNS * _CELL, 3), _PAPER, np.uint8)
+    person = "" if record.person is None else f", person {record.person}"
+    title = f"track {record.number}{person}: {record.source}, {record.first} to {record.last}, {record.faces} faces"
+    title = title.encode("ascii", "replace").decode()
+    cv2.putText(sheet, title, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, _COLUMNS)
+        y, x = _HEAD + row * _CELL, column * _CELL
+        sheet[y : y + _CELL, x : x + _CELL] = cv2.resize(picture, (_CELL, _CELL), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", sheet, _QUALITY)[1].tobytes()
+
+
+def signature(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return how the faces of a track look on average, (n,) float32: Lab, brightness taken out.
+
+    pictures: aligned crops, (S, S, 3) uint8 BGR.
+    """
+    size = (_SIGNATURE_EDGE, _SIGNATURE_EDGE)
+    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
+    lab = np.mean([cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_BGR2Lab) for p in small], axis=0)
+    # Light from one side is a slope of brightness: a plane is taken out, not only the mean.
+    y, x = np.mgrid[: size[1], : size[0]].astype(np.float32) / size[0] - 0.5
+    plane = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3)
+    light = lab[..., 0].reshape(-1, 1)
+    lab[..., 0] -= (plane @ np.linalg.lstsq(plane, light, rcond=None)[0]).reshape(size)
+    return lab.reshape(-1).astype(np.float32)
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how much two signatures differ, root mean square."""
+    return float(np.sqrt(np.mean((first - second) ** 2)))
+
+
+def group_people(records: Mapping[int, TrackRecord], limit: float = SAME_PERSON) -> None:
+    """Give each track the number of a person; the person with most faces is 0."""
+    numbers = [n for n, record in records.items() if record.pictures()]
+    signatures = {n: signature(records[n].pictures()) for n in numbers}
+    groups = [[number] for number in records]
+    distances = _distances(numbers, signatures, records)
+    while True:
+        best, pair = limit, None
+        for i, first in enumerate(groups):
+            for j in range(i):
+                distance = _linkage(first, groups[j], distances)
+                if distance < best:
+                    best, pair = distance, (j, i)
+        if pair is None:
+            break
+        groups[pair[0]] += groups.pop(pair[1])
+    groups.sort(key=lambda group: (-sum(records[n].faces for n in group), min(group)))
+    for person, group in enumerate(groups):
+        for number in group:
+            records[number].person = person
+
+
+def _distances(
+    numbers: Sequence[int], signatures: Mapping[int, np.ndarray], records: Mapping[int, TrackRecord]
+) -> dict[tuple[int, int], float]:
+    distances = {}
+    for i, first in enumerate(numbers):
+        for second in numbers[:i]:
+            a, b = records[first], records[second]
+            together = a.source == b.source and not a.frames.isdisjoint(b.frames)
+            value = float("inf") if together else difference(signatures[first], signatures[second])
+            distances[first, second] = distances[second, first] = value
+    return distances
+
+
+def _linkage(first: Sequence[int], second: Sequence[int], distances: Mapping[tuple[int, int], float]) -> float:
+    return float(np.mean([distances.get((a, b), float("inf")) for a in first for b in second]))
