@@ -435,7 +435,17 @@ class LossConfig(Config):
 
 
 DEEPFACELABS_OPTIMIZERS = ("adabelief-dfl", "rms-prop-dfl")
-OPTIMIZER_NAMES = ("adabelief", "adam", "adamax", "adamw", "lion", "nadam", "rms-prop", *DEEPFACELABS_OPTIMIZERS)
+OPTIMIZER_NAMES = (
+    "adabelief",
+    "adam",
+    "adamax",
+    "adamw",
+    "lion",
+    "muon",
+    "nadam",
+    "rms-prop",
+    *DEEPFACELABS_OPTIMIZERS,
+)
 
 
 @dataclass(kw_only=True)
@@ -444,9 +454,9 @@ class OptimizerConfig(Config):
 
     optimizer: str = option(
         "adam",
-        "adam and adamw, which never wait for a GPU, or adabelief (with --epsilon-exponent -16), adamax, lion (with a "
-        "tenth of adam's learning rate), nadam or rms-prop, which do once a step. adabelief-dfl and rms-prop-dfl are "
-        "DeepFaceLab's own forms.",
+        "adam, adamw and muon (fewer steps, each of them dearer the wider the model), which never wait for a GPU, or "
+        "adabelief (with --epsilon-exponent -16), adamax, lion (with a tenth of adam's learning rate), nadam or "
+        "rms-prop, which do once a step. adabelief-dfl and rms-prop-dfl are DeepFaceLab's own forms.",
         choices=OPTIMIZER_NAMES,
         fixed=True,
         flag="--optimizer",

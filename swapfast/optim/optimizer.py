@@ -20,6 +20,7 @@ from swapfast.optim.loss_scale import LossScaler
 from swapfast.optim.lr_dropout import LearningRateDropout
 from swapfast.optim.lr_finder import LearningRateFinder, SearchTrainer
 from swapfast.optim.lr_warmup import WarmupScheduler
+from swapfast.optim.muon import Muon
 from swapfast.optim.schedules import Decay, make_schedule
 from swapfast.processes import SINGLE_PROCESS, Processes
 
@@ -44,7 +45,7 @@ def _rms_prop_dfl(groups: list[dict], config: OptimizerConfig) -> torch.optim.Op
 
 
 # Fused: one kernel for all weights, on the CPU too. torch has it for Adam and AdamW; foreach is a few kernels each.
-# Weight decay is decoupled (of the weights, not of the gradient) for adamw, adabelief and lion.
+# Weight decay is decoupled (of the weights, not of the gradient) for adamw, adabelief, lion and muon.
 OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimizer]] = {
     "adabelief": lambda groups, c: AdaBelief(groups, **_usual(c), amsgrad=c.amsgrad),
     "adabelief-dfl": lambda groups, c: PlainAdaBelief(groups, **_betas(c)),
@@ -52,13 +53,14 @@ OPTIMIZERS: dict[str, Callable[[list[dict], OptimizerConfig], torch.optim.Optimi
     "adamax": lambda groups, c: torch.optim.Adamax(groups, **_usual(c), foreach=True),
     "adamw": lambda groups, c: torch.optim.AdamW(groups, **_usual(c), amsgrad=c.amsgrad, fused=True),
     "lion": lambda groups, c: Lion(groups, **_betas(c)),
+    "muon": lambda groups, c: Muon(groups, **_usual(c)),
     "nadam": lambda groups, c: torch.optim.NAdam(groups, **_usual(c), foreach=True),
     "rms-prop": _rms_prop,
     "rms-prop-dfl": _rms_prop_dfl,
 }
 
 
-HOST_FREE = ("adam", "adamw")  # those that leave a broken step out on the device
+HOST_FREE = ("adam", "adamw", "muon")  # those that leave a broken step out on the device
 
 
 class Phase(NamedTuple):
@@ -100,8 +102,8 @@ def _grouped(named: dict[str, Parameter]) -> dict[Group, list[str]]:
 class Optimizer:
     """The chosen torch optimizer over all of a model's trainable weights, with what belongs to a step around it.
 
-    A step whose loss or gradient is not finite never reaches the weights; ``report`` says so, on the device. Adam and
-    AdamW find that out there. For the others the host looks once per step, which on a GPU means waiting for it.
+    A step whose loss or gradient is not finite never reaches the weights; ``report`` says so, on the device. Adam,
+    AdamW and Muon find that out there. For the others the host looks once a step, and waits for a GPU to do so.
 
     mixed_precision: scale the loss for float16 (bfloat16 needs no help). warmup_steps: raise the rate linearly over
     so many steps of the weights. processes: those whose gradients the weights move by; when ``step`` is called they
@@ -470,12 +472,19 @@ class Optimizer:
                 waiting[name] = _copy_like(self._parameters[name], value)
             else:
                 by_index.setdefault(indices[name], {})[quantity] = value
-        names, quantities = list(self._parameters), set().union(*by_index.values())
+        names, kinds = list(self._parameters), [self._kind_of(p) for p in self._parameters.values()]
+        quantities: dict[str, set[str]] = {}
         for index, stored in by_index.items():
-            if missing := sorted(quantities - stored.keys()):
+            quantities.setdefault(kinds[index], set()).update(stored)
+        for index, stored in by_index.items():
+            if missing := sorted(quantities[kinds[index]] - stored.keys()):
                 raise _lacking(f"{names[index]}.{missing[0]}")
         if not self._overwrite_averages(by_index):
             self._replace_averages(by_index)
+
+    def _kind_of(self, parameter: Parameter) -> str:
+        """Return which weights have the same averages as this one: mostly all."""
+        return self._torch.kind_of(parameter) if isinstance(self._torch, Muon) else ""
 
     def _overwrite_averages(self, by_index: dict[int, dict[str, Tensor]]) -> bool:
         """Copy averages and counters into those in use; False, and nothing done, where these are others."""

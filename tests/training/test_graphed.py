@@ -299,7 +299,7 @@ def test_what_cannot_be_a_graph_is_said():
         for name, make in OPTIMIZERS.items()
         if getattr(make([{"params": [weight]}], OptimizerConfig()), "_step_supports_amp_scaling", False)
     }
-    assert known == host_free == {"adam", "adamw"}
+    assert known == host_free == {"adam", "adamw", "muon"}
     endless = OptimizerConfig(gradient_clipping="autoclip", autoclip_history=0)
     for config, world, reason in [
         (OptimizerConfig(optimizer="lion"), 1, "--optimizer lion asks the host at every step"),
