@@ -32,7 +32,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -41,6 +41,7 @@ import cv2
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.common import ROOT, environment
 from benchmarks.landmark_net import LandmarkNet, landmark_errors, landmark_net
@@ -49,6 +50,7 @@ from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
 from pipelines.sides import no_log
+from swapfast.batch import SIDES
 from swapfast.checkpoints.averages import average_name
 from swapfast.checkpoints.trained import OpenedModel, open_model
 from swapfast.config import TrainConfig
@@ -56,7 +58,8 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import crop_face, crop_landmarks, crop_matrix, shrink
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
-from swapfast.models import build_model
+from swapfast.models import FaceAutoencoder, build_model
+from swapfast.models.side_statistics import Rows, SideStatistics, normalised
 from swapfast.options import settings as settings_of
 from swapfast.points import transform_points
 from swapfast.sources import choose
@@ -72,13 +75,20 @@ SHEET_FACES = 8  # of each run, kept for the sheets
 
 TINY = {"model.name": "tiny", "batch_size": 16}
 PLAIN = {"run.recipe": "faceswap"}  # what each but the model's own changes
-KNOWN = list(settings_of(TrainConfig()))
+CONTROL = "control"  # a setting of this benchmark alone: statistics over both sides together
+KNOWN = [*settings_of(TrainConfig()), CONTROL]
 RECIPES: dict[str, dict[str, object]] = {
     "own": {"run.recipe": "own"},
     "faceswap": PLAIN,
     **{f"adam-{rate}": {**PLAIN, "optimizer.learning_rate": float(rate)} for rate in ("3e-4", "1e-3", "2e-3", "4e-3")},
     "bottleneck": {**PLAIN, "optimizer.learning_rate": 1e-3, "model.code": "bottleneck"},
     "encoder": {**PLAIN, "optimizer.learning_rate": 1e-3, "model.code": "encoder"},
+    "together-control": {**PLAIN, "optimizer.learning_rate": 1e-3, "model.code": "encoder", CONTROL: True},
+    "own-control": {"run.recipe": "own", CONTROL: True},
+    "own-plain-code": {"run.recipe": "own", "model.code": "plain", "loss.cycle_weight": 0.0},
+    "own-without-cycle": {"run.recipe": "own", "loss.cycle_weight": 0.0},
+    "own-adam": {"run.recipe": "own", "optimizer.optimizer": "adam"},
+    "own-color": {"run.recipe": "own", "augmentation.color": True},
     "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
     "linear": {**PLAIN, "optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
     "together": {
@@ -89,6 +99,26 @@ RECIPES: dict[str, dict[str, object]] = {
         "model.code": "encoder",
     },
 }
+
+
+class StatisticsOfBoth(SideStatistics):
+    """The control of ``--code encoder``: one pair of statistics for both people, as batch normalisation has it."""
+
+    def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
+        """Return the features normalised by the whole batch's statistics, which are each side's."""
+        if not self.training:
+            return super().forward(features, rows)
+        made = any(part.are_swaps for part in rows)
+        result, sums, number = normalised(features)
+        for side in () if made else SIDES:
+            self._add(side, sums, number)
+        return result
+
+
+def use_control(model: FaceAutoencoder) -> None:
+    """Let a model that normalises its code by each side's statistics do so by both sides' together."""
+    for statistics in model.statistics.values():
+        statistics.__class__ = StatisticsOfBoth
 
 
 def recipe_of(text: str) -> tuple[str, dict[str, object]]:
@@ -280,7 +310,7 @@ class RunOf:
         """Return the settings of the program. faces: of ``draw_pair``."""
         given = {
             **TINY,
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != CONTROL},
             "seed": self.seed,
             "run.input_a": str(faces / "train" / "a"),
             "run.input_b": str(faces / "train" / "b"),
@@ -330,6 +360,8 @@ def train_and_measure(
         return rows
     run.folder.mkdir(parents=True, exist_ok=True)
     plan = plan_run(TrainRequest(run.config(faces), {}))
+    if run.settings.get(CONTROL):
+        use_control(plan.model)
     rows = [row for row in rows if row["step"] <= plan.step]
     seconds, cpu_seconds = (rows[-1]["seconds"], rows[-1]["cpu_seconds"]) if rows else (0.0, 0.0)
     due = [step for step in run.steps if step > (rows[-1]["step"] if rows else 0)]

@@ -12,7 +12,10 @@ from benchmarks import learning
 from benchmarks.landmark_net import MARGIN, SIZE, _mirrored, _moved, landmark_errors
 from benchmarks.learning_report import rank_correlation
 from benchmarks.people import CHOOSE, PAIRS, REPORT, SETS, SPLITS, draw_pair
+from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
+from swapfast.models import build_model
+from swapfast.models.side_statistics import Rows
 
 COUNTS = (6, 4, 2)
 
@@ -155,3 +158,20 @@ def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, c
     assert {"alike.png", "alike-faces.png", "choose.png", "correlations.json"} <= {
         path.name for path in (tmp_path / "one").iterdir()
     }
+
+
+def test_the_control_keeps_one_pair_of_statistics_for_both_sides():
+    model = build_model(ModelConfig(name="tiny", code="encoder"), False, 1).train()
+    learning.use_control(model)
+    generator = torch.Generator().manual_seed(2)
+    dark, pale = (shift + 0.3 * torch.rand(4, 3, 64, 64, generator=generator) for shift in (0.1, 0.6))
+    model([dark, pale], cycles=True)
+    model.update_statistics()
+    for statistics in model.statistics.values():
+        assert torch.equal(statistics.moments[0], statistics.moments[1]) and (statistics.steps == 1).all()
+    first = next(iter(model.statistics.values()))
+    features = torch.cat([torch.full((4, first.moments.shape[2], 2, 2), value) for value in (0.0, 2.0)])
+    made = first(features, [Rows(4, "a", "a"), Rows(4, "b", "b")])
+    assert torch.allclose(made[:4], torch.tensor(-1.0), atol=1e-4) and torch.allclose(
+        made[4:], torch.tensor(1.0), atol=1e-4
+    )

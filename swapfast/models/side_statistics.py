@@ -127,7 +127,7 @@ class SideStatistics(nn.Module):
 
     def _normalised(self, features: Tensor, rows: Rows) -> Tensor:
         """Return the features normalised by their own statistics, which are added to the side's sums."""
-        result, sums, number = _Normalised.apply(features)
+        result, sums, number = normalised(features)
         if not rows.are_swaps:
             self._add(rows.shown, sums, number)
         return result
@@ -200,12 +200,19 @@ def _sums(features: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([sums, squares]).float(), number[0].float()
 
 
-class _Normalised(torch.autograd.Function):
-    """Features (N, C, ...) normalised by the statistics of all processes' faces.
+def normalised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features (N, C, ...) normalised by their own statistics over all processes' faces.
 
-    Returns also the sums of values and squares, (2, C) float32, and the number of values. Each sum is taken in double
-    precision: where values lie close together, the gradient is a small difference of large sums. On a CPU torch's own
-    batch normalisation adds channels_last pictures up in single precision, and gradients were off by 2e-3.
+    Also the sums of values and squares, (2, C) float32, and the number of values.
+    """
+    return _Normalised.apply(features)
+
+
+class _Normalised(torch.autograd.Function):
+    """See ``normalised``. Each sum is taken in double precision.
+
+    Where values lie close together, the gradient is a small difference of large sums. On a CPU torch's own batch
+    normalisation adds channels_last pictures up in single precision, and gradients were off by 2e-3.
     """
 
     @staticmethod
