@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swapfast.faces.faceset_pack import is_pack
 from swapfast.faces.image import read_image
 from swapfast.faces.jpeg import CMYK_CONVERTED
 from swapfast.faces.png import LONG_TEXT_IGNORED, PROFILE_IGNORED
@@ -212,6 +213,8 @@ class BatchDecoder:
             return False
         if prepared:
             return source.prepared.encoding == "jpeg"
+        if is_pack(source.folder.records.folder):
+            return False  # DALI reads whole files
         row = source.folder.records.rows[member[1]]
         if not NOT_FOR_DALI.isdisjoint(source.folder.records.note_sets[source.folder.records.columns["notes"][row]]):
             return False

@@ -19,6 +19,7 @@ from pipelines.decode import DALI_PIXELS, dali_version, decode_encoded, decode_p
 from pipelines.store import HostStore, StoreSpec
 from swapfast.batch import MASK_NAMES
 from swapfast.errors import SwapfastError
+from swapfast.faces.faceset_pack import is_pack
 from swapfast.faces.folder import FaceFolder
 from swapfast.faces.image import decode_image
 from swapfast.faces.prepared import PreparedSet
@@ -136,7 +137,7 @@ def fill_store(
     records = source.folder.records
     pixels = records.column("width").astype(np.int64) * records.column("height")
     jpegs = ((records.column("encoding") == 1) & (pixels <= DALI_PIXELS))[indices]
-    if dali_version() is None:
+    if dali_version() is None or is_pack(records.folder):  # DALI reads whole files
         jpegs[:] = False
     bad: dict[int, str] = {}
     total, not_jpegs = len(indices), indices[~jpegs].tolist()

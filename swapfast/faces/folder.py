@@ -19,6 +19,7 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.faces.companions import find_file, is_mask_file
+from swapfast.faces.faceset_pack import FacesetPack, find_pack, open_pack
 from swapfast.faces.image import read_image
 from swapfast.faces.landmark_check import check_landmarks
 from swapfast.faces.masks import check_mask_type, read_mask_file
@@ -99,7 +100,7 @@ class FaceFolder:
 def scan_folder(
     folder: Path, workers: int | None = None, progress: Progress | None = None, known: FaceTable | None = None
 ) -> FaceFolder:
-    """Read every face of a folder without decoding it.
+    """Read every face of a folder, or of DeepFaceLab's faceset.pak in it or given itself, without decoding it.
 
     workers: number of processes, by default one per core.
     progress: called with (files done, files in total).
@@ -108,7 +109,9 @@ def scan_folder(
     """
     folder = Path(folder)
     start_ns = time.time_ns()
-    stats = _file_stats(folder)
+    pack = find_pack(folder)
+    folder = folder if pack is None else pack
+    stats = _file_stats(folder) if pack is None else _member_stats(open_pack(pack))
     file_names = frozenset(stats)
     unchanged, masks = ({}, set()) if known is None else _unchanged_rows(known, stats, file_names)
     names = [name for name in stats if not name.lower().endswith(".json") and (name not in masks or name in unchanged)]
@@ -167,6 +170,11 @@ def _file_stats(folder: Path) -> dict[str, tuple[int, int]]:
     except OSError as error:
         raise SwapfastError(f"{shown_name(folder)}: cannot be read ({error.strerror})") from error
     return dict(sorted(stats.items()))
+
+
+def _member_stats(pack: FacesetPack) -> dict[str, tuple[int, int]]:
+    """Return, like ``_file_stats``, the size of every face in a pack and the time of the pack."""
+    return {name: (length, pack.time_ns) for name, (_, length) in sorted(pack.members.items())}
 
 
 def _stat(entry: os.DirEntry) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from swapfast.faces.bare_png import UNDECODABLE, reduce_png
 from swapfast.faces.cmyk import decode_inks, has_four_inks
+from swapfast.faces.faceset_pack import read_member
 
 MAX_FILE_BYTES = 1 << 29
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +35,10 @@ _ORDINARY = {
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of an ordinary file. Raises ValueError with a short reason, also for a pipe or device."""
+    """Return the content of an ordinary file, or of a face in a pack (faceset_pack.py).
+
+    Raises ValueError with a short reason, also for a pipe or device.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -43,6 +47,10 @@ def read_bytes(path: Path) -> bytes:
             raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
         with open(path, "rb", buffering=0) as file:
             return file.read()
+    except NotADirectoryError as error:
+        if (content := read_member(path)) is not None:
+            return content
+        raise ValueError(f"cannot be read ({error.strerror or error})") from error
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from error
 
@@ -75,7 +83,11 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_gray(path: Path) -> np.ndarray:
     """Return the mask in a file, (H, W) uint8. Raises ValueError with a short reason."""
-    data = read_bytes(path)
+    return decode_gray(read_bytes(path))
+
+
+def decode_gray(data: bytes) -> np.ndarray:
+    """Return a decoded mask, (H, W) uint8. Raises ValueError with a short reason."""
     if data[24:26] == _GRAY8 and (ordinary := _decode_ordinary_png(data)) is not None:
         return ordinary[0][..., 0]
     return _decode(data, cv2.IMREAD_GRAYSCALE)

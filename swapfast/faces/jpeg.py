@@ -35,6 +35,7 @@ class JpegInfo:
     height: int
     components: int
     orientation: int = 1
+    app15: bytes | None = None  # the last segment APP15, where DeepFaceLab keeps a face's landmarks
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ def read_jpeg(data: bytes) -> JpegInfo:
     """Check a JPEG from its start to its end marker. Raises ValueError with a short reason."""
     if data[:3] != SIGNATURE:
         raise ValueError("not a JPEG")
-    offset, frame, orientation, scans = 2, None, 1, 0
+    offset, frame, orientation, scans, app15 = 2, None, 1, 0, None
     while True:
         marker, offset = _next_marker(data, offset)
         if marker == 0xD9:
@@ -65,6 +66,8 @@ def read_jpeg(data: bytes) -> JpegInfo:
             frame = _frame(marker, content)
         elif marker == 0xE1 and content.startswith(_EXIF):
             orientation = _orientation(content[len(_EXIF) :])
+        elif marker == 0xEF:
+            app15 = bytes(content)
         elif marker == 0xDA:
             if frame is None:
                 raise ValueError("damaged (pixels before the frame header)")
@@ -74,7 +77,7 @@ def read_jpeg(data: bytes) -> JpegInfo:
         raise ValueError("damaged (no pixels)")
     if scans > MAX_SCANS or scans * frame[0] * frame[1] > MAX_SCANNED:
         raise ValueError(f"a JPEG of {scans} scans, which would take minutes to decode: save it again")
-    return JpegInfo(*frame, orientation)
+    return JpegInfo(*frame, orientation, app15)
 
 
 def _next_marker(data: bytes, offset: int) -> tuple[int, int]:

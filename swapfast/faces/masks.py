@@ -16,7 +16,9 @@ from swapfast.batch import MASK_NAMES
 from swapfast.config import CropConfig, MaskConfig, TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import aligned_window, crop_landmarks, crop_matrix, resize_matrix, sample_square, shifted
-from swapfast.faces.image import read_gray, read_unconverted
+from swapfast.faces.dfl_metadata import OWNER, read_metadata
+from swapfast.faces.image import decode_gray, read_bytes, read_gray, read_unconverted
+from swapfast.faces.jpeg import read_jpeg
 from swapfast.faces.mask_check import mask_fault
 from swapfast.faces.record import FaceRecord, StoredMask
 from swapfast.points import transform_points
@@ -255,11 +257,14 @@ def _cut_or_zero(pixels: np.ndarray, x0: int, y0: int, edge: int) -> np.ndarray:
 
 
 def read_mask_file(record: FaceRecord) -> np.ndarray:
-    """Return the picture's mask file, (height, width) uint8. Raises SwapfastError if damaged or of another size."""
+    """Return the picture's mask file, (height, width) uint8. Raises SwapfastError if damaged or of another size.
+
+    The mask file of a face of DeepFaceLab's is its picture, whose metadata hold a mask of any size.
+    """
     path = record.mask_file
     assert path is not None, "asked for only where there is a mask file"
     try:
-        pixels = read_gray(path)
+        pixels = _mask_in_metadata(record) if path == record.path else read_gray(path)
     except ValueError as error:
         raise SwapfastError(f"{path}: {error}") from error
     if pixels.shape != (record.height, record.width):
@@ -269,13 +274,24 @@ def read_mask_file(record: FaceRecord) -> np.ndarray:
     return pixels
 
 
+def _mask_in_metadata(record: FaceRecord) -> np.ndarray:
+    """Return the mask in DeepFaceLab's metadata, resized to its picture. Raises ValueError with a short reason."""
+    metadata = read_jpeg(read_bytes(record.path)).app15
+    mask = None if metadata is None else read_metadata(metadata).mask
+    if mask is None:
+        raise ValueError("it has changed since the folder was read; start again")
+    return cv2.resize(decode_gray(mask), (record.width, record.height), interpolation=cv2.INTER_LINEAR)
+
+
 def read_face_mask(record: FaceRecord) -> np.ndarray:
     """Return the picture's mask file like ``read_mask_file``. Raises SwapfastError if it does not show the face."""
     pixels = read_mask_file(record)
     if mask_fault(pixels, record.landmarks):
         assert record.mask_file is not None
-        fault = mask_fault(pixels, record.landmarks, read_unconverted(record.mask_file))
-        raise SwapfastError(f"{record.path}: its mask {record.mask_file.name} does not show the face: {fault}")
+        in_metadata = record.mask_file == record.path
+        fault = mask_fault(pixels, record.landmarks, None if in_metadata else read_unconverted(record.mask_file))
+        name = f"in {OWNER}" if in_metadata else record.mask_file.name
+        raise SwapfastError(f"{record.path}: its mask {name} does not show the face: {fault}")
     return pixels
 
 

@@ -20,7 +20,6 @@ _STARTS = (
 )
 _BRANDS = ((b"avif", "an AVIF"), (b"avis", "an AVIF"), (b"hei", "a HEIC"), (b"hev", "a HEIC"), (b"mif1", "a HEIC"))
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-_PACK = "faceset.pak"
 
 
 def kind_of(data: bytes) -> str | None:
@@ -40,8 +39,6 @@ def kind_of(data: bytes) -> str | None:
 def hint_for(folder: Path) -> str:
     """Return what to give in place of a folder without pictures, as one phrase."""
     names = sorted(os.listdir(folder))
-    if _PACK in names:
-        return f"{_PACK} is DeepFaceLab's pack of faces, which is not read: unpack it there (util faceset unpack) first"
     archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
     if archives:
         return f"{printable(archives[0])} is an archive: unpack it first"

@@ -5,6 +5,7 @@ The content of a file decides, not its name:
     PNG or JPEG with NAME.json beside it    a plain picture. The json's "landmarks" are 68 (x, y) in picture px. Its
                                             "mask" names the mask file, by default NAME_mask.png if that exists. Its
                                             "orientation" says which px these are, see orientation.py.
+    JPEG with DeepFaceLab's metadata        a plain picture too, unless a json lies beside it; dfl_metadata.py
 Nothing is decoded here.
 """
 
@@ -23,10 +24,12 @@ import xxhash
 from swapfast.faces import jpeg, png
 from swapfast.faces.alignment import align, to_68
 from swapfast.faces.companions import PICTURE_SUFFIXES, find_file
+from swapfast.faces.dfl_metadata import OWNER, is_metadata, read_metadata
+from swapfast.faces.faceset_pack import holds_member
 from swapfast.faces.image import read_bytes
 from swapfast.faces.orientation import UPRIGHT, roll_of, stored_landmarks
 from swapfast.faces.other_kinds import kind_of
-from swapfast.faces.record import FaceRecord
+from swapfast.faces.record import MAX_STORED_SIZE, FaceRecord
 from swapfast.printing import shown_name
 
 MIN_EDGE = 16
@@ -36,6 +39,7 @@ MAX_JSON_BYTES = 4 << 20
 UPRIGHT_NOTE = "upright landmarks beside EXIF orientation "
 SIZE_NOTE = "another size in its json"
 
+DFL_NOTE = "DeepFaceLab's landmarks"
 MASK_UNUSABLE = "mask file unusable"  # note of a face whose mask file is lost, damaged or of another size
 NO_LANDMARKS = "no faceswap header in it"
 # Pictures of these types are recognised only to report that they are not read.
@@ -65,7 +69,7 @@ def read_face(folder: Path, name: str, file_names: frozenset[str]) -> FaceRecord
         return None
     is_picture = suffix in PICTURE_SUFFIXES or suffix in _OTHER_SUFFIXES
     try:
-        if not path.is_file():
+        if not path.is_file() and not holds_member(path):
             raise ValueError("not a file that can be read (a broken link or a device)")
         if not is_picture and not _starts_like_a_picture(path):
             return None
@@ -153,6 +157,8 @@ def _head(path: Path, data: bytes, info: png.PngInfo, text: bytes) -> FaceRecord
 
 def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str]) -> FaceRecord:
     json_name = find_file(f"{path.stem}.json", file_names)
+    if json_name is None and isinstance(info, jpeg.JpegInfo) and info.app15 is not None and is_metadata(info.app15):
+        return _from_deepfacelab(path, data, info, info.app15, file_names)
     if json_name is None:
         raise ValueError(f"{NO_LANDMARKS} and no {shown_name(path.stem)}.json with landmarks beside it")
     json_data = read_json(path.with_name(json_name))
@@ -174,6 +180,42 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
         content=_digest_content(data, pixels, json_data, mask_data),
         pixels=pixels,
     )
+
+
+def _from_deepfacelab(
+    path: Path, data: bytes, info: jpeg.JpegInfo, metadata: bytes, file_names: frozenset[str]
+) -> FaceRecord:
+    """Return a face whose landmarks are in its metadata. A mask file beside it ranks over a mask in there."""
+    face = read_metadata(metadata)
+    landmarks, _ = placed_landmarks(face.landmarks, info, {"orientation": "stored"})
+    mask_file, mask_data, unusable_mask = _mask_file(path, info, {}, file_names)
+    if face.mask is not None and mask_file is None and unusable_mask is None:
+        try:
+            _check_mask_dimensions(picture_info(face.mask, ""))
+            mask_file = path
+        except ValueError as error:
+            unusable_mask = (path.name, f"the mask in {OWNER} is {error}")
+    pixels = digest_pixels(data)
+    return FaceRecord(
+        path=path,
+        kind="plain",
+        width=info.width,
+        height=info.height,
+        landmarks=landmarks,
+        alignment=align(landmarks),
+        mask_file=mask_file,
+        unusable_mask=unusable_mask,
+        notes=(*info.notes, DFL_NOTE, *([MASK_UNUSABLE] if unusable_mask else [])),
+        encoding="jpeg",
+        content=_digest_content(data, pixels, mask_data),
+        pixels=pixels,
+    )
+
+
+def _check_mask_dimensions(info: PictureInfo) -> None:
+    """Raise ValueError for a mask in metadata that would be larger than any face."""
+    if max(info.width, info.height) > MAX_STORED_SIZE:
+        raise ValueError(f"{info.width}x{info.height} px, larger than {MAX_STORED_SIZE}")
 
 
 def check_near(landmarks: np.ndarray, width: int, height: int, picture: str) -> None:

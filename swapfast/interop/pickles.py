@@ -127,6 +127,13 @@ def _make_set(values: object) -> set:
     return set(map(_checked_key, values))
 
 
+def _make_number(value: object) -> int:
+    """Return the number of a member of DeepFaceLab's enumerations."""
+    if type(value) is not int:
+        raise ValueError("a kind that is no number")
+    return value
+
+
 def _make_nothing(*arguments: object) -> NoReturn:
     raise ValueError("a type that is called")
 
@@ -139,6 +146,9 @@ _MAKERS: dict[_Global, Callable[..., object]] = {
     _Global("__builtin__", "set"): _make_set,
     _Global("builtins", "set"): _make_set,
 }
+# Packs of faces hold these. Only the number is taken.
+_MAKERS[_Global("samplelib.Sample", "SampleType")] = _make_number
+_MAKERS[_Global("facelib.FaceType", "FaceType")] = _make_number
 for _core in ("numpy.core", "numpy._core"):
     _MAKERS[_Global(f"{_core}.multiarray", "_reconstruct")] = _make_empty_array
     _MAKERS[_Global(f"{_core}.multiarray", "scalar")] = _make_scalar

@@ -567,7 +567,7 @@ def test_a_file_is_named_as_what_it_is(tmp_path, start, phrase):
 
 @pytest.mark.parametrize(
     ("name", "phrase"),
-    [("faceset.pak", "DeepFaceLab's pack"), ("faces.zip", "unpack"), ("aligned/one.png", "aligned holds pictures")],
+    [("faces.zip", "unpack"), ("aligned/one.png", "aligned holds pictures")],
 )
 def test_a_folder_without_pictures_is_told_where_they_are(tmp_path, name, phrase):
     path = tmp_path / name
