@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from swapfast.faces.crop import crop_face, shrink, spread_indices
 from swapfast.faces.masks import training_masks
 from swapfast.files import TEMPORARY, code_of, is_recent, open_new, temporary_name, write_file, writer_lives
 from swapfast.models import FaceAutoencoder
+from swapfast.preview.history import PreviewHistory
 from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
@@ -215,8 +217,28 @@ class PreviewSheet:
 
     def sheet(self) -> np.ndarray:
         """Return the sheet of the current model, (H, W, 3) uint8 BGR."""
+        return self._samples.get_preview(*self._predictions())
+
+    def both_sheets(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the sheet of the current model with the mask's tint and without; None where there is no mask."""
+        predictions = self._predictions()
+        samples = copy.copy(self._samples)
+        samples.display_mask = samples.has_mask
+        sheet = samples.get_preview(*predictions)
+        if not samples.has_mask:
+            return sheet, None
+        samples.toggle_mask_display()
+        return sheet, samples.get_preview(*predictions)
+
+    @property
+    def shows_mask(self) -> bool:
+        """Whether ``sheet`` shows the mask."""
+        return self._samples.display_mask
+
+    def _predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the current model makes of the faces, and these, as ``Samples.get_preview`` takes them."""
         inputs, targets = next(self._faces)
-        return self._samples.get_preview(np.nan_to_num(all_swaps(self._model, inputs)), targets)
+        return np.nan_to_num(all_swaps(self._model, inputs)), targets
 
     def toggle_mask(self) -> None:
         """Switch the display of the mask, from the next sheet on."""
@@ -224,9 +246,9 @@ class PreviewSheet:
 
 
 class PreviewWriter(PreviewSheet, Observer):
-    """Keeps preview.png in ``folder`` up to date.
+    """Keeps preview.png in ``folder`` up to date, and the history of it.
 
-    log: called with the step and the sheet, (H, W, 3) uint8 BGR.
+    log: called with the step and the sheet, (H, W, 3) uint8 BGR. history: keeps some of the sheets, None for none.
     """
 
     def __init__(
@@ -234,14 +256,20 @@ class PreviewWriter(PreviewSheet, Observer):
         *arguments: Any,
         folder: Path,
         log: Callable[[int, np.ndarray], None] = lambda step, sheet: None,
+        history: PreviewHistory | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._folder, self._log = folder, log
+        self._folder, self._log, self._history = folder, log, history
 
     def on_save(self, step: int) -> None:
-        """Write the sheet of ``step`` to preview.png."""
-        sheet = self.sheet()
+        """Write the sheet of ``step`` to preview.png and to the history."""
+        if self._history is None:
+            sheet = self.sheet()
+        else:
+            masked, plain = self.both_sheets()
+            sheet = masked if plain is None or self.shows_mask else plain
+            self._history.add(step, masked, plain)
         _, png = cv2.imencode(".png", sheet)
         write_file(self._folder / "preview.png", png.tobytes())
         self._log(step, sheet)

@@ -651,13 +651,20 @@ class ModelConfig(Config):
 
 @dataclass(kw_only=True)
 class PreviewConfig(Config):
-    """How preview.png looks."""
+    """How preview.png looks, and how many of it are kept."""
 
     images: int = option(14, "Faces per side in the preview.", 1, 256, flag="--preview-images")
     mask_opacity: int = option(
         30, "How strongly what lies outside the mask is tinted, percent.", 0, 100, flag="--mask-opacity"
     )
     mask_color: str = option("#ff0000", "The tint, as #rrggbb.", flag="--mask-color")
+    history: int = option(
+        100,
+        "Previews that are kept in MODEL/preview_history, spread evenly over the iterations so far; 0 for none.",
+        0,
+        10_000,
+        flag="--preview-history",
+    )
 
 
 @dataclass(kw_only=True)

@@ -51,6 +51,7 @@ from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
+from swapfast.preview.history import PreviewHistory
 from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
@@ -236,7 +237,7 @@ def make_observers(
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
     observers.append(FolderCheck(plan.checkpoints))
-    observers.append(make_preview(plan, evaluated, sides, tensorboard))
+    observers.append(make_preview(plan, evaluated, sides, tensorboard, loss_line.log))
     if config.run.timelapse_folder is not None:
         observers.append(make_timelapse(plan, evaluated, sides, config.run.timelapse_folder, loss_line.log))
     if tensorboard is not None:
@@ -275,9 +276,10 @@ def make_loader(
 
 
 def make_preview(
-    plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], tensorboard: TorchTensorBoard | None
+    plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], tensorboard: TorchTensorBoard | None, warn: Log
 ) -> PreviewWriter:
     """Return the preview of some of the faces that are trained on. tensorboard: keeps some of its pictures."""
+    folder, kept = plan.checkpoints.folder, plan.config.preview.history
 
     def keep(step: int, sheet: np.ndarray) -> None:
         if tensorboard is not None:
@@ -289,8 +291,9 @@ def make_preview(
         plan.config,
         plan.samples,
         skip_bad=sides[0].store is None,
-        folder=plan.checkpoints.folder,
+        folder=folder,
         log=keep,
+        history=PreviewHistory(folder, kept, warn) if kept else None,
     )
 
 
