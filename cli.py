@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export, extract, swap
+from swapfast.commands import activations, export, extract, swap, watch
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -42,6 +42,7 @@ examples:
   swapfast import dfl/model -m model                            go on with a model of DeepFaceLab, -A dst -B src
   swapfast export -m model --to dfm                             for DeepFaceLive, facefusion and others
   swapfast log model -o losses.png                              how training went, in numbers and as a picture
+  swapfast watch model                                          a page in the browser that follows it
 """
 
 
@@ -278,6 +279,11 @@ def _make_parser() -> _Parser:
     log.add_argument("-o", "--out", type=_path, metavar="FILE", help="draw the losses into this PNG")
     log.add_argument("--json", action="store_true", help="print one JSON object")
 
+    page = command(
+        "watch", _watch, "a page in the browser that follows model folders, while they are trained and after"
+    )
+    watch.add_arguments(page, _path, _positive)
+
     back = command("restore", _restore, "go back to a backup, a snapshot or an older checkpoint of a model")
     back.add_argument("folder", type=_path, metavar="MODEL", help="a model folder that nobody trains in")
     back.add_argument("--list", action="store_true", help="list what there is to go back to, and do nothing")
@@ -471,6 +477,10 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     if arguments.out:
         write_file(arguments.out, draw_losses(history, arguments.folder.resolve().name))
     return EXIT_DONE
+
+
+def _watch(arguments: argparse.Namespace, stop: StopRequest) -> int:
+    return watch.run(arguments, stop)
 
 
 def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:

@@ -22,6 +22,7 @@ MOST_WEIGHT = 1000.0  # of a loss, percent
 CENTERINGS = ("face", "head", "legacy")
 FACE_TYPE_NAMES = ("none", "f", "wf", "mf", "h", "head")
 MOST_AVERAGES = 4  # each is a copy of all weights
+MOST_PORT = 65535
 MOST_ITERATIONS = 10**12  # thirty years at a thousand a second; the numbers of faces drawn stay within 63 bits
 
 
@@ -34,6 +35,16 @@ def _duration(value: object) -> object:
     if isinstance(text, str) and text:
         parse_duration(text)
     return text
+
+
+def _port(value: object) -> object:
+    """Return a port as it is written, 'auto' or '' for none; a whole number is taken too."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9 else value
+    if not isinstance(text, str) or text in ("", "auto"):
+        return text
+    if not (text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= MOST_PORT):
+        raise ValueError(f"{shortened(text)} is no port: give auto or a whole number from 1 to {MOST_PORT}")
+    return str(int(text))
 
 
 def _half_lives(value: object) -> object:
@@ -101,6 +112,15 @@ class RunConfig(Config):
         flag="--max-time",
         metavar="TIME",
         parse=_duration,
+    )
+    watch: str = option(
+        "",
+        "Start a page in the browser that follows the run, as `swapfast watch` does, at this port of 127.0.0.1; alone: "
+        "the first free one from 8420 on. It is a process of its own and stays when the run has ended.",
+        flag="--watch",
+        metavar="PORT",
+        bare="auto",
+        parse=_port,
     )
     timelapse_output: str = option(
         "",

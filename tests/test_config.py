@@ -32,7 +32,7 @@ def _another(name: str) -> object:
         return type(default)(option.low if default != option.low else option.high or option.low + 1)
     if option.choices:
         return next(choice for choice in option.choices if choice != default)
-    return {"run.max_time": "3h30m", "optimizer.ema": "500,4000"}.get(name, 'a "b" \\ é 😀\x7f')
+    return {"run.max_time": "3h30m", "run.watch": "8420", "optimizer.ema": "500,4000"}.get(name, 'a "b" \\ é 😀\x7f')
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from swapfast.sources import require
 from swapfast.stop import StopRequest, stop_file_exists
 from swapfast.training.memory import memory_explained
 from swapfast.training.trainer import Trainer
+from swapfast.watch.address import start_page
 
 
 def train(request: TrainRequest, stop: StopRequest) -> int:
@@ -49,6 +50,9 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
     with explained, _locked(plan, log) if processes.is_first else contextlib.nullcontext():
         if processes.is_first:
             plan.checkpoints.try_save()
+            if run.watch:
+                for line in start_page(run.model_folder, run.watch):
+                    log(line)
         with Bars(processes.is_first) as bars:
             trainer = build_trainer(plan, stop, log, bars)
             if plan.finds_rate:

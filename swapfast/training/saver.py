@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Collection, Mapping
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.requests import SNAPSHOT_REQUEST
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.processes import Processes
 from swapfast.swap.quality import QUALITY
@@ -134,8 +136,13 @@ class Saver:
         if step is None or run.checkpoints is None or not self.processes.is_first:
             return False
         snapshots = Snapshots(run.checkpoints)
-        if step and run.snapshot_interval and step % run.snapshot_interval == 0:
+        request = run.checkpoints.folder / SNAPSHOT_REQUEST
+        is_asked = request.is_file()
+        if is_asked or (step and run.snapshot_interval and step % run.snapshot_interval == 0):
             snapshots.snapshot(step)
+        if is_asked:
+            with contextlib.suppress(OSError):
+                request.unlink()
         is_best = self._is_best()
         if is_best:
             snapshots.back_up(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from swapfast.batch import Batch, BatchMeta
 from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.checkpoints.requests import SNAPSHOT_REQUEST
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError
@@ -133,6 +135,20 @@ def test_what_a_kill_kept_from_being_kept_is_kept_later(tmp_path):
     again.train()
     points = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
     assert sorted(points) == [("backup", 2), ("checkpoint", 2), ("snapshot", 2)]
+
+
+def test_a_snapshot_is_kept_where_a_file_asks_for_one(tmp_path):
+    """As the page's button does: the file, then a request to save."""
+    trainer = _trainer(tmp_path, save_interval=100)
+    trainer.train_one_step()
+    (tmp_path / SNAPSHOT_REQUEST).touch()
+    with trainer.stop.listening():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGUSR1)
+            trainer.train_one_step()
+    points = [(point.kind, point.step) for point in Snapshots(trainer.run.checkpoints).points()]
+    assert sorted(points) == [("checkpoint", 2), ("checkpoint", 3), ("snapshot", 2)]
+    assert not (tmp_path / SNAPSHOT_REQUEST).exists()
 
 
 def test_the_checkpoint_that_is_being_copied_is_held(tmp_path):
