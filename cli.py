@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export, extract, swap, watch
+from swapfast.commands import activations, export, extract, inspect, swap, watch
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -67,8 +67,8 @@ FORMER_FLAGS = {
 }
 
 # The settings that these commands take, as flags and as variables.
-_PREPARE_SETTINGS = ("crop.", "mask.", "run.face_type", "run.skip_bad")
-_AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.face_type", "run.skip_bad")
+_PREPARE_SETTINGS = ("crop.", "mask.", "run.face_type", "run.skip")
+_AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.face_type", "run.skip")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -216,10 +216,14 @@ def _make_parser() -> _Parser:
         metavar="S",
         help="in place of faces a video of S seconds, OUT/a.mp4 with landmarks in a.jsonl, and its true swap OUT/b.mp4",
     )
+    make.add_argument(
+        "--clips",
+        action="store_true",
+        help="with --film: sound, and OUT/person_b.mp4, another film of the second person, to train on",
+    )
 
-    look = command("inspect", _inspect, "say what a folder of faces or a prepared set holds and list every bad file")
-    look.add_argument("folder", type=_path, metavar="FOLDER")
-    look.add_argument("--json", action="store_true", help="print one JSON object")
+    look = command("inspect", inspect.run, "say what a folder of faces holds, what it lacks, and list every bad file")
+    inspect.add_arguments(look, _path)
 
     found = command("extract", extract.run, "find, follow and align the faces of pictures and videos")
     extract.add_arguments(found, _path, _positive)
@@ -348,12 +352,22 @@ def _make_parser() -> _Parser:
 def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.synthetic import synthesize
 
+    if arguments.clips and arguments.film is None:
+        raise SwapfastError("--clips: belongs to --film; give --film S too, the seconds of each clip")
     if arguments.film is not None:
         from swapfast.video.film import draw_film
 
         with Bars() as bars:
-            count = draw_film(arguments.out, arguments.film, arguments.size, arguments.seed, progress=bars("drawing"))
-        say(f"{count} frames in {arguments.out}: a.mp4, its landmarks a.jsonl, and the true swap b.mp4")
+            count = draw_film(
+                arguments.out,
+                arguments.film,
+                arguments.size,
+                arguments.seed,
+                progress=bars("drawing"),
+                clips=arguments.clips,
+            )
+        more = "; person_b.mp4 to train on, and its landmarks" if arguments.clips else ""
+        say(f"{count} frames in {arguments.out}: a.mp4, its landmarks a.jsonl, and the true swap b.mp4{more}")
         return EXIT_DONE
 
     with Bars() as bars:
@@ -367,21 +381,6 @@ def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         )
     say(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
     return EXIT_DONE
-
-
-def _inspect(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.faces.folder import describe, inspect_folder
-    from swapfast.faces.prepared import inspect_prepared, is_prepared
-
-    folder = arguments.folder
-    with Bars() as bars:
-        decoding = bars(f"decoding {folder}")
-        if is_prepared(folder):
-            report = inspect_prepared(folder, progress=decoding)
-        else:
-            report = inspect_folder(folder, progress=decoding, scanning=bars(f"reading {folder}"))
-    say(json.dumps(report, indent=1) if arguments.json else describe(report))
-    return EXIT_FAILED if report["bad"] else EXIT_DONE
 
 
 def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
@@ -405,6 +404,7 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
 
 def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.prepare import prepare
+    from swapfast.faces.skip_list import read_skip_lists
 
     config = arguments.choice.config
     with Bars() as bars:
@@ -418,8 +418,10 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
             config.run.skip_bad,
             progress=bars(f"preparing {arguments.folder}"),
             scanning=bars(f"reading {arguments.folder}"),
+            skip=read_skip_lists(config.run.skip_lists),
         )
     omitted = f", {len(report.bad)} bad files left out" if report.bad else ""
+    omitted += f", {report.skipped} left out by --skip" if report.skipped else ""
     per_face = report.bytes / report.faces / 1024
     say(f"{report.faces} faces at {arguments.size} px in {arguments.out}: {per_face:.0f} KiB each{omitted}")
     return EXIT_DONE

@@ -33,6 +33,7 @@ from swapfast.faces.prepared import (
 )
 from swapfast.faces.reader import BadFace, read_unchanged
 from swapfast.faces.record import FaceRecord
+from swapfast.faces.skip_list import NO_SKIP, SkipList
 from swapfast.faces.table import FaceTable
 from swapfast.files import cannot_write, real_path
 from swapfast.printing import shown_name
@@ -54,12 +55,14 @@ class PrepareReport:
     bad: the files left out.
     bytes: size of all files.
     seconds: duration.
+    skipped: number of faces that ``skip`` left out.
     """
 
     faces: int
     bad: list[BadFace]
     bytes: int
     seconds: float
+    skipped: int = 0
 
 
 def prepare(
@@ -74,6 +77,7 @@ def prepare(
     progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
     scanning: Progress | None = None,
+    skip: SkipList = NO_SKIP,
 ) -> PrepareReport:
     """Write the faces of ``folder`` at ``size`` px to a new prepared set ``out``, atomically.
 
@@ -81,6 +85,7 @@ def prepare(
     workers: number of processes, by default one per core. The result does not depend on it.
     progress: called with (faces written, faces in total).
     scanning: called before that, with (files read, files in total).
+    skip: faces to leave out.
     A set of mask type none gets a face mask of 255.
 
     Raises SwapfastError for a wrong request, for bad files unless ``skip_bad``, and (code 1) where the set cannot be
@@ -93,7 +98,7 @@ def prepare(
     source = Path(os.path.abspath(folder)).name
     try:
         with _signals_raise(), NewPreparedSet(out, size, encoding, crop, mask, source, shard_bytes) as new:
-            faces = scan_folder(folder, workers, scanning)
+            faces = skip.apply(scan_folder(folder, workers, scanning))
             faces.require_all_good(skip_bad)
             faces = faces.with_mask(mask.mask_type)
             faces.require_all_good(skip_bad)
@@ -103,7 +108,7 @@ def prepare(
             new.commit()
     except OSError as error:
         raise cannot_write(out, error) from error
-    return PrepareReport(len(faces.records), faces.bad, new.bytes, time.perf_counter() - start)
+    return PrepareReport(len(faces.records), faces.bad, new.bytes, time.perf_counter() - start, faces.skipped)
 
 
 def _check_places(folder: Path, out: Path) -> None:

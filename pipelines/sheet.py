@@ -19,6 +19,7 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import needed_masks
 from swapfast.faces.matching import LandmarkMatcher
+from swapfast.faces.skip_list import read_skip_lists
 from swapfast.files import check_new_file, real_path, write_file
 from swapfast.preview.contact import contact_sheet
 from swapfast.printing import shown_name
@@ -69,7 +70,8 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     check_request(request)
     config = request.config
     spec = StoreSpec(request.size, config.crop, config.mask, needed_masks(config))
-    source = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress)
+    skip = read_skip_lists(config.run.skip_lists)
+    source = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress, skip=skip)
     check_prepared(source, spec)
     source, chosen, store = _decoded(source, spec, request)
     for bad in source.folder.bad:

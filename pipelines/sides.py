@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from swapfast.faces.crop import crop_shares, spread_indices
 from swapfast.faces.masks import DRAWN_TYPES, face_mask
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.reader import BadFace
+from swapfast.faces.skip_list import NO_SKIP, SkipList
 from swapfast.faces.table import FaceTable, index_path, load_index, save_index
 from swapfast.points import transform_points
 from swapfast.system import available_memory, on_all_cores
@@ -52,22 +54,28 @@ def no_log(_line: str) -> None:
 
 
 def scan_side(
-    path: Path, mask_type: str, skip_bad: bool, progress: ProgressFactory = no_progress, cache: Path | None = None
+    path: Path,
+    mask_type: str,
+    skip_bad: bool,
+    progress: ProgressFactory = no_progress,
+    cache: Path | None = None,
+    skip: SkipList = NO_SKIP,
 ) -> FaceSource:
     """Read a folder's headers or open a prepared set, and check that its faces have masks of ``mask_type``.
 
     cache: folder of the index, which is updated if the folder exists.
+    skip: faces to leave out.
     Raises SwapfastError listing every bad file unless ``skip_bad``, and if no face has such a mask.
     """
     index = None if cache is None else index_path(cache, path)
     known = None if index is None else load_index(index, path)
     source = open_source(path, progress(f"reading {path}"), known)
     if source.prepared is not None:
-        return source
+        return dataclasses.replace(source, folder=skip.apply(source.folder))
     folder = source.folder
     if index is not None and folder.records is not known and index.parent.is_dir():
         try_save_index(index, folder.records)
-    folder = folder.with_mask(mask_type)
+    folder = skip.apply(folder).with_mask(mask_type)
     folder.require_all_good(skip_bad)
     return FaceSource(folder)
 
@@ -241,6 +249,8 @@ def describe_sides(sides: list[TrainSet]) -> list[str]:
         held = f", {len(side.validation)} more held out for validation" if len(side.validation) else ""
         held += f", {side.source.tested} more for the test" if side.source.tested else ""
         lines.append(f"side {side.side}: {len(side)} faces from {folder.path}{held}{notes}")
+        if folder.skipped:
+            lines.append(f"side {side.side}: {folder.skipped} faces left out by --skip")
         if folder.bad:
             lines.append(f"side {side.side}: {len(folder.bad)} bad files left out")
         lines += [f"warning: side {side.side}: {warning}" for warning in folder.warnings]

@@ -220,6 +220,12 @@ class RunConfig(Config):
         flag="-r/--lr-finder",
     )
     skip_bad: bool = option(False, "Leave bad files out instead of stopping.", flag="--skip-bad")
+    skip: list[str] = option(
+        [],
+        "Lists of faces to leave out of both sides, as `swapfast inspect --skip-list` writes them; or of file names.",
+        flag="--skip",
+        metavar="FILE",
+    )
     cache: str = option(
         "auto",
         "Where decoded faces are kept: gpu, in its memory; host, in a mapped file that the next run reuses; off, "
@@ -246,6 +252,11 @@ class RunConfig(Config):
     def inputs(self) -> tuple[Path, Path]:
         """The folders of the faces of A and B."""
         return Path(self.input_a), Path(self.input_b)
+
+    @property
+    def skip_lists(self) -> tuple[Path, ...]:
+        """The lists of faces to leave out."""
+        return tuple(map(Path, self.skip))
 
     @property
     def model_folder(self) -> Path:

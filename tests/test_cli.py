@@ -384,7 +384,7 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "model folder is a file": (["train", *train()[1:5], "-m", file, *TINY], r"--model-dir .*file.txt: is a file"),
         "command": (
             ["trian"],
-            r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, export, import, inspect",
+            r"unknown command 'trian'. Did you mean 'train'\?.*doctor, evaluate, export, extract, import, inspect",
         ),
         "nothing to evaluate": (["evaluate", "-m", empty, "--truth", faces / "truth"], r"empty: holds no model"),
         "no such iteration": (

@@ -28,6 +28,7 @@ from swapfast.config import LossConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.errors import SwapfastError
 from swapfast.faces.masks import needed_masks
+from swapfast.faces.skip_list import read_skip_lists
 from swapfast.files import check_folder, not_a_folder, real_path
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder, build_model
@@ -156,8 +157,11 @@ def plan_run(
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
+    skip = read_skip_lists(run.skip_lists)
     sources = [
-        without_tested(scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder), config.test)
+        without_tested(
+            scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder, skip), config.test
+        )
         for path in run.inputs
     ]
     for source in sources:
@@ -232,7 +236,8 @@ def scan_timelapse(
     for path in run.timelapse_inputs:
         if path in sources:
             continue
-        source = scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder)
+        skip = read_skip_lists(run.skip_lists)
+        source = scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder, skip)
         lines += check_prepared(source, spec)
         if bad := source.folder.bad:
             lines.append(f"timelapse: {len(bad)} bad files left out of {path}")

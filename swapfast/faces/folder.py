@@ -48,6 +48,7 @@ class FaceFolder:
     notes: what decoding changes -> number of pictures.
     read: number of files that were read; the index knew the rest.
     warnings: what may be wrong with the landmarks.
+    skipped: number of faces that a list of --skip left out.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class FaceFolder:
     notes: dict[str, int] = field(default_factory=dict)
     read: int = 0
     warnings: list[str] = field(default_factory=list)
+    skipped: int = 0
 
     def without(self, bad: Sequence[BadFace]) -> FaceFolder:
         """Return this folder without some faces, which join the bad ones."""
@@ -237,7 +239,7 @@ def inspect_folder(
     """
     faces = scan_folder(folder, workers, scanning)
     damage = _damaged(faces, workers or available_cores(), progress)
-    return make_report(faces.without([BadFace(path, reason) for path, reason in damage.items()]), _mask_kinds)
+    return report_on(faces.without([BadFace(path, reason) for path, reason in damage.items()]))
 
 
 def make_report(folder: FaceFolder, masks_of: Callable[[FaceRecord], Sequence[str]]) -> dict:
@@ -276,18 +278,31 @@ def _damaged(folder: FaceFolder, workers: int, progress: Progress | None) -> dic
 def _decode_error(record: FaceRecord) -> str | None:
     """Return why the pixels of this face or its mask cannot be used, None if they can."""
     try:
-        height, width = read_image(record.path).shape[:2]
-        if (width, height) != (record.width, record.height):
-            return f"decodes to {width}x{height} px, its header says {record.width}x{record.height}"
-        if record.unusable_mask:
-            return record.unusable_mask[1]
-        if record.mask_file:
-            read_mask_file(record)
+        checked_picture(record)
     except ValueError as error:
         return str(error)
-    except SwapfastError as error:
-        return f"its mask {error}"
     return None
+
+
+def checked_picture(record: FaceRecord) -> np.ndarray:
+    """Return a face's picture, (H, W, 3) uint8 BGR. Raises ValueError if it or its mask cannot be used."""
+    picture = read_image(record.path)
+    height, width = picture.shape[:2]
+    if (width, height) != (record.width, record.height):
+        raise ValueError(f"decodes to {width}x{height} px, its header says {record.width}x{record.height}")
+    if record.unusable_mask:
+        raise ValueError(record.unusable_mask[1])
+    if record.mask_file:
+        try:
+            read_mask_file(record)
+        except SwapfastError as error:
+            raise ValueError(f"its mask {error}") from error
+    return picture
+
+
+def report_on(folder: FaceFolder) -> dict:
+    """Return a JSON-ready report on a folder whose pictures have been decoded; see ``make_report``."""
+    return make_report(folder, _mask_kinds)
 
 
 def _mask_kinds(record: FaceRecord) -> list[str]:

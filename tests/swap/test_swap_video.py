@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -282,3 +283,16 @@ def test_faces_by_the_name_of_their_frame(film, model, tmp_path):
     found = json.loads(report.read_text())
     assert (found["faces"], found["frames_without_faces"]) == (8, 4)
     assert (found["video"]["scenes"], found["video"]["tracks"]) == (2, 2)
+
+
+@pytest.mark.slow
+def test_clips_have_sound_and_another_film_of_the_second_person(tmp_path, within):
+    assert draw_film(tmp_path / "clips", 0.4, 64, clips=True) == 10
+    files = {path.name for path in (tmp_path / "clips").iterdir()}
+    assert files == {"a.mp4", "a.jsonl", "b.mp4", "person_b.mp4", "person_b.jsonl"}
+    for name in ("a", "b", "person_b"):
+        with av.open(str(tmp_path / "clips" / f"{name}.mp4")) as clip:
+            assert [stream.type for stream in clip.streams] == ["video", "audio"]
+            seconds = sum(frame.samples for frame in clip.decode(audio=0)) / 48000
+        within(f"{name}: length of the sound, s", abs(seconds - 0.4), 2 * 1024 / 48000)  # AAC's first and last frames
+    assert len((tmp_path / "clips" / "person_b.jsonl").read_text().splitlines()) == 11
