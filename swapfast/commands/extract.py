@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
         metavar="D",
         help="least difference from the faces before, in levels of 255; 3 drops stills; default 0: any",
     )
-    faces.add_argument("--confidence", type=_number, default=0.5, metavar="P", help="of the network; default 0.5")
+    faces.add_argument("--confidence", type=_number, default=0.99, metavar="P", help="of the network; default 0.99")
     faces.add_argument(
         "--max-distance", type=_number, default=0.1, metavar="D", help="mean distance to the mean face; default 0.1"
     )

@@ -25,7 +25,8 @@ from swapfast.swap.tracks import face_box, overlaps
 BACKENDS = ("mesh", "json")
 TURNS = ("auto", "always", "never")
 MOST_OUTSIDE = 0.5  # share of a face that may lie outside its frame
-SAME_FACE = 0.5  # intersection over union of two boxes that are one face
+SAME_FACE = 0.3  # intersection over union of two boxes that are one face
+SURE = 0.999  # confidence from which on no other turn of the frame is looked at
 _QUICK, _THOROUGH = (1, 2), (1, 2, 4)  # levels of tiles, see ``Detector``
 _UPRIGHT, _TURNED = (0,), (1, 3, 2)
 # Reasons why a face is left out; the report counts them.
@@ -36,11 +37,12 @@ UNSURE, UNLIKE, CUT_OFF = "low confidence", "not shaped like a face", "cut off b
 class AcceptanceLimits:
     """What a face must reach.
 
-    confidence  of the mesh network, 0..1
+    confidence  of the mesh network, 0..1: upright faces have 0.9999 and more, one that was taken for an upright face
+                though it lies on its side up to 0.985
     distance    largest mean distance of the aligned landmarks to the mean face, in the unit square
     """
 
-    confidence: float = 0.5
+    confidence: float = 0.99
     distance: float = 0.1
 
     def __post_init__(self) -> None:
@@ -111,18 +113,21 @@ class MeshBackend:
         """Return the faces of a frame."""
         levels = _THOROUGH if is_thorough else _QUICK
         turns = (*_UPRIGHT, *_TURNED) if self._turns == "always" else _UPRIGHT
-        findings = self._verified(frame, self._detector(frame.pixels, levels, turns))
-        if findings.faces or not is_thorough or self._turns != "auto":
-            return findings
-        turned = self._verified(frame, self._detector(frame.pixels, levels, _TURNED))
-        return FrameFindings(turned.faces, turned.rejected or findings.rejected)
+        faces, rejected = self._verified(frame, self._detector(frame.pixels, levels, turns))
+        # A face that lies on its side is now and then taken for an upright one, of which the network is less sure.
+        is_sure = faces and min(face.confidence for face in faces) >= SURE
+        if is_thorough and self._turns == "auto" and not is_sure:
+            more, reasons = self._verified(frame, self._detector(frame.pixels, levels, _TURNED))
+            faces, rejected = faces + more, rejected or reasons
+        return FrameFindings(_once_each(faces), [] if faces else rejected)
 
     def follow(self, frame: Frame, face: FoundPoints) -> FoundPoints | None:
         """Return the face, looked for where its mesh was in a neighbouring frame."""
         found = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(face.state)))
         return found if isinstance(found, FoundPoints) else None
 
-    def _verified(self, frame: Frame, detections: np.ndarray) -> FrameFindings:
+    def _verified(self, frame: Frame, detections: np.ndarray) -> tuple[list[FoundPoints], list[str]]:
+        """Return the faces that detections are, and why others are none."""
         faces: list[FoundPoints] = []
         rejected: list[str] = []
         for detection in detections:
@@ -131,9 +136,9 @@ class MeshBackend:
             found = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(mesh)))
             if isinstance(found, str):
                 rejected.append(found)
-            elif not is_among(found, faces):
+            else:
                 faces.append(found)
-        return FrameFindings(faces, rejected)
+        return faces, rejected
 
     def _accepted(self, frame: Frame, mesh: np.ndarray, confidence: float) -> FoundPoints | str:
         """Return the face, or the reason why it is none."""
@@ -166,6 +171,15 @@ def accepted(
     if share_outside(landmarks, *frame.size) > MOST_OUTSIDE:
         return CUT_OFF
     return FoundPoints(landmarks, alignment, confidence, state, track)
+
+
+def _once_each(faces: list[FoundPoints]) -> list[FoundPoints]:
+    """Return faces without those that are another one seen less surely."""
+    kept: list[FoundPoints] = []
+    for face in sorted(faces, key=lambda face: -face.confidence):
+        if not is_among(face, kept):
+            kept.append(face)
+    return kept
 
 
 def is_among(face: FoundPoints, others: Sequence[FoundPoints]) -> bool:

@@ -16,20 +16,16 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.extract.backends import FoundPoints
+from swapfast.extract.networks import sample_quickly
 from swapfast.faces.alignment import CENTERINGS
 from swapfast.faces.crop import sample_square
 from swapfast.faces.png import FaceswapHeader, write_header
 from swapfast.points import transform_points
 from swapfast.swap.frames import Frame
+from swapfast.swap.png_writer import encode_pixels
 
 VERSION = 2.4
 SIZES = (64, 2048)  # px of a crop's edge
-# Of crops of 512 px: benchmarks/extract.py compares the levels.
-PNG_FLAGS = [
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
-]
 SHARPNESS_EDGE, _SHARPNESS_CENTERING = 128, "legacy"  # px, and the crop, in which sharpness is measured
 
 
@@ -71,7 +67,7 @@ def encode_face(
     frame: Frame, points: FoundPoints, index: int, crop: np.ndarray, format: FaceFormat, is_video: bool
 ) -> tuple[bytes, bytes | None]:
     """Return the PNG of a crop, and the JSON beside it where it is not a head."""
-    png = cv2.imencode(".png", crop, PNG_FLAGS)[1].tobytes()
+    png = encode_pixels(crop)
     if format.centering == "head":
         return write_header(png, _header(frame, points, index, is_video)), None
     landmarks = transform_points(face_matrix(points, format), points.landmarks)
@@ -117,4 +113,4 @@ def sharpness(frame: Frame, points: FoundPoints) -> float:
 
 def thumbnail(frame: Frame, points: FoundPoints, size: int, centering: str = "face") -> np.ndarray:
     """Return a small crop of a face, (size, size, 3) uint8 BGR."""
-    return sample_square(frame.pixels, points.alignment.matrix(size, centering), size)
+    return sample_quickly(frame.pixels, points.alignment.matrix(size, centering), size)

@@ -4,7 +4,7 @@ A track is one face from the frame in which it appears to the one in which it is
 cut, each turn of the head, each time something passes in front. Each has a contact sheet.
 
 Grouping: tracks that are seen in one frame are two people. Of the others those are put together whose mean faces, small
-aligned crops with their brightness taken out, differ least (average linkage). No network that knows people is at work:
+aligned crops with their light taken out, differ least (average linkage). No network that knows people is at work:
 change of light, glasses or make-up part one person's tracks, and two people who look alike become one.
 """
 
@@ -23,7 +23,9 @@ from swapfast.faces.image import decode_image
 SHEET_FACES, _CELL, _COLUMNS, _HEAD = 24, 112, 8, 26  # of a contact sheet; px
 _MOST_KEPT = 2 * SHEET_FACES  # pictures of a track that are kept: every second one is dropped when there are more
 _SIGNATURE_EDGE = 24  # px
-SAME_PERSON = 11.0  # levels by which the mean faces of one person's tracks differ at most
+# How much the mean faces of one person's tracks differ at most, Lab. Of 65 people photographed twice in one light 88 %
+# of the pairs are nearer, and 3 % of the pairs of two people.
+SAME_PERSON = 5.5
 _PAPER, _INK = 28, (235, 235, 235)
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
 
@@ -102,19 +104,18 @@ def draw_sheet(record: TrackRecord) -> bytes:
 
 
 def signature(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Return how the faces of a track look on average, (n,) float32: Lab, brightness taken out.
+    """Return how the faces of a track look on average, (n,) float32: Lab, light taken out.
 
     pictures: aligned crops, (S, S, 3) uint8 BGR.
     """
     size = (_SIGNATURE_EDGE, _SIGNATURE_EDGE)
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
     lab = np.mean([cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_BGR2Lab) for p in small], axis=0)
-    # Light from one side is a slope of brightness: a plane is taken out, not only the mean.
+    # Light from one side, and its colour, are a slope: a plane is taken out of each channel, not only the mean.
     y, x = np.mgrid[: size[1], : size[0]].astype(np.float32) / size[0] - 0.5
     plane = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3)
-    light = lab[..., 0].reshape(-1, 1)
-    lab[..., 0] -= (plane @ np.linalg.lstsq(plane, light, rcond=None)[0]).reshape(size)
-    return lab.reshape(-1).astype(np.float32)
+    values = lab.reshape(-1, 3)
+    return (values - plane @ np.linalg.lstsq(plane, values, rcond=None)[0]).reshape(-1).astype(np.float32)
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -34,6 +34,7 @@ from swapfast.video.probe import ColourTags, VideoInfo
 LONGEST_S = 600.0
 SIZES = (64, 1024)
 RATE = 25
+CRF = 8  # shows no loss
 SOUND_RATE = 48_000  # samples a second
 _PITCHES = {"a": 118.0, "b": 196.0}  # Hz, of both people's voices
 _SOUND_FRAME = 1024  # samples that AAC encodes at a time
@@ -127,14 +128,15 @@ def write_video(
     height: int,
     rate: int = RATE,
     sound: np.ndarray | None = None,
+    crf: int = CRF,
 ) -> None:
-    """Write (H, W, 3) uint8 BGR pictures of one size as a new video of a steady rate, with hardly any loss.
+    """Write (H, W, 3) uint8 BGR pictures of one size as a new video of a steady rate.
 
-    sound: (N,) float32 in -1..1 at SOUND_RATE, one channel.
+    sound: (N,) float32 in -1..1 at SOUND_RATE, one channel. crf: of x264; the default shows no loss.
     """
     import av
 
-    encoding = new_encoding(path, width, height, rate)
+    encoding = new_encoding(path, width, height, rate, crf)
     format = working_format(_FORMAT)
     conversion = Conversion(format, _TAGS, height)
     with av.open(f"file:{path.absolute()}", "w") as target:
@@ -155,7 +157,7 @@ def write_video(
             target.mux(voice.encode(None))
 
 
-def new_encoding(path: Path, width: int, height: int, rate: int) -> Encoding:
+def new_encoding(path: Path, width: int, height: int, rate: int, crf: int = CRF) -> Encoding:
     """Return the encoder of a new video: H.264 with a quality that shows no loss."""
     info = VideoInfo(
         path=path,
@@ -175,4 +177,4 @@ def new_encoding(path: Path, width: int, height: int, rate: int) -> Encoding:
         copied=(),
         ignored=(),
     )
-    return choose_encoding(info, path, EncodeSettings("x264", crf=8))
+    return choose_encoding(info, path, EncodeSettings("x264", crf=crf))
