@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.augmenters import make_augmenter
 from pipelines.cache import store_path
@@ -19,7 +20,14 @@ from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.known_faces import FILE
 from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
-from pipelines.run.run_state import changed_faces, faces_drawn, inherited_metrics, make_state
+from pipelines.run.run_state import (
+    MEASURED,
+    changed_faces,
+    faces_drawn,
+    inherited_measurements,
+    inherited_metrics,
+    make_state,
+)
 from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.sampler import Sampler
 from pipelines.sides import (
@@ -55,10 +63,12 @@ from swapfast.preview.history import PreviewHistory
 from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
+from swapfast.swap.leak import LeakMeter
 from swapfast.system import available_cores
 from swapfast.training.averages import WeightAverages
 from swapfast.training.core_watch import CoreWatch
 from swapfast.training.graphed import CudaGraphs
+from swapfast.training.measured import Measured
 from swapfast.training.observers import Observer
 from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import NoProgress, ProgressLine
@@ -132,18 +142,24 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     loss_line = ProgressLine() if processes.is_first else NoProgress()
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
-    observers = make_observers(plan, evaluated, sides, backend, threads, loss_line, log)
+    means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
+    validation = None
+    if config.validation:
+        batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
+        measured = inherited_measurements(plan.checkpoint, state["data"])
+        state[MEASURED] = measured.rows
+        validation = make_validation(plan, batches, loss_line, measured, means)
+    observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
     if config.optimizer.schedule == "plateau":
         tag = "validation_total" if config.validation else "batch_total"
         # Behind the validation, which comes first, and in front of what shows a rate.
         observers.insert(bool(config.validation), PlateauWatch(optimizer, tag, processes, loss_line.log))
-    means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
     run = Run(
         checkpoints=folder,
         iterations=config.run.iterations,
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
-        state=state | {"metrics": inherited_metrics(plan.checkpoint, config)},
+        state=state | {"metrics": inherited_metrics(plan.checkpoint, config, state["data"])},
         tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
         saved_step=None if plan.checkpoint is None else plan.step,
         drawn_before=sampler.drawn_before,
@@ -215,22 +231,17 @@ def make_observers(
     plan: Plan,
     evaluated: FaceAutoencoder,
     sides: list[TrainSet],
-    backend: str,
-    threads: int,
+    validation: Validation | None,
     loss_line: ProgressLine,
     log: Log,
 ) -> list[Observer]:
     """Return what watches the run, in the order in which it is called; only rank 0 has observers that write.
 
-    evaluated: the model that they show. threads: of this process. loss_line: where training shows its progress. log:
+    evaluated: the model that they show. validation: comes first. loss_line: where training shows its progress. log:
     prints a line before that.
     """
     config, folder = plan.config, plan.checkpoints.folder
-    observers: list[Observer] = []
-    if config.validation:
-        batches = held_out_faces(plan, sides, backend, threads, log) if plan.processes.is_first else None
-        interval = config.validation_interval or config.run.save_interval
-        observers.append(Validation(interval, batches, loss_line, None if batches is None else batches.points))
+    observers: list[Observer] = [] if validation is None else [validation]
     if plan.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         observers.append(CoreWatch(loss_line.log))
     if not plan.processes.is_first:
@@ -245,6 +256,23 @@ def make_observers(
     if config.run.after_save:
         observers.append(AfterSave(config.run.after_save, folder, loss_line.log))
     return observers
+
+
+def make_validation(
+    plan: Plan,
+    batches: HeldOut | None,
+    loss_line: ProgressLine,
+    measured: Measured,
+    means: Mapping[str, Tensor] | None,
+) -> Validation:
+    """Return what measures the faces that are held out.
+
+    batches: those faces, None but for rank 0. measured: what earlier runs found. means: see ``mean_faces``.
+    """
+    interval = plan.config.validation_interval or plan.config.run.save_interval
+    points = None if batches is None else batches.points
+    leak = None if means is None else LeakMeter.from_means(means, plan.model.color_order)
+    return Validation(interval, batches, loss_line, points, measured, leak)
 
 
 def make_loader(

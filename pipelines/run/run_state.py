@@ -19,9 +19,11 @@ from pipelines.sides import faces_digest
 from swapfast.batch import SIDES
 from swapfast.checkpoints.folder import SYNTHETIC_MEDIA, Checkpoint
 from swapfast.config import TrainConfig
+from swapfast.training.measured import Measured
 
 _INHERITED = ("imported", "lr_finder", "loaded_weights", "overrides", "runs")
 MAX_ORDINAL = 2**62  # a larger number was written by hand
+MEASURED = "measured"  # in state.json: ``Measured.rows``
 _LISTS = ("overrides", "runs")
 
 
@@ -95,17 +97,34 @@ def inherited_state(checkpoint: Checkpoint | None) -> dict:
     return {name: value for name, value in inherited.items() if name not in edited}
 
 
-def inherited_metrics(checkpoint: Checkpoint | None, config: TrainConfig) -> dict[str, float | None]:
+def inherited_metrics(
+    checkpoint: Checkpoint | None, config: TrainConfig, data: Mapping[str, Mapping] | None = None
+) -> dict[str, float | None]:
     """Return what the checkpoint says of its losses and swaps, as far as that compares with those of this run.
 
-    What is no finite number is left out: no later value would ever be lower, or higher.
+    Swaps do where the same faces are held out; data: as ``run_state`` has it. What is no finite number is left out: no
+    later value would ever be lower, or higher.
     """
     metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
     numbers = metrics.items() if isinstance(metrics, dict) else ()
     inherited = {name: value for name, value in numbers if isinstance(value, float) and math.isfinite(value)}
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
         inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
+    if not config.validation or not _holds_out_the_same(checkpoint, data):
+        for name in ("swap_quality", "highest_swap_quality"):
+            inherited.pop(name, None)  # likewise
     return inherited
+
+
+def inherited_measurements(checkpoint: Checkpoint | None, data: Mapping[str, Mapping]) -> Measured:
+    """Return what was measured on the held-out faces so far, where they are the same. data: as ``run_state`` has it."""
+    if checkpoint is None or not _holds_out_the_same(checkpoint, data):
+        return Measured()
+    return Measured(checkpoint.state.get(MEASURED), checkpoint.step)
+
+
+def _holds_out_the_same(checkpoint: Checkpoint | None, data: Mapping[str, Mapping] | None) -> bool:
+    return checkpoint is None or data is None or len(same_faces(checkpoint, data)) == len(data)
 
 
 def faces_drawn(checkpoint: Checkpoint | None) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.files import not_a_folder
+from swapfast.logs.gain import LEAK_WARNING, Gain, best_step, describe_gains, gain_of
 from swapfast.logs.steplog import NAME, History, read_steps
 
 WINDOW = 100  # steps that a loss is averaged over: one step's says little
@@ -87,9 +88,37 @@ def summarise(history: History) -> dict:
         "functions": {key: course["latest"] for key in functions(history) if (course := _course(history, key, WINDOW))},
         "validation": _sides(history, "validation_loss_", 1),
         **({"swap_quality": swap} if (swap := _course(history, "swap_quality", 1, is_loss=False)) else {}),
+        **_gains(history),
         "speed": _speed(history),
-        **_latest(history, rest),
+        **_latest(history, ["swap_leak", *rest]),
     }
+
+
+def _gains(history: History) -> dict[str, object]:
+    """Return what held-out faces and their swap have gained of late; nothing where that was not measured."""
+    matches = (re.fullmatch("validation_psnr_([a-z])", key) for key in sorted(history.columns))
+    keys = {match[1]: match[0] for match in matches if match} | {"swap": "swap_quality"}
+    steps = np.array(history.steps)
+    gains = {name: gain for name, key in keys.items() if (gain := gain_of(steps, history.column(key))) is not None}
+    if not gains:
+        return {}
+    return {
+        "gain": {name: gain.to_dict() for name, gain in gains.items()},
+        "swap_not_better_since": best_step(steps, history.column("swap_quality")),
+    }
+
+
+def _described_gains(summary: dict) -> list[str]:
+    gains = {
+        name: Gain(gain["iterations"], gain["per_1000"], gain["per_1000_before"])
+        for name, gain in summary.get("gain", {}).items()
+    }
+    lines = [describe_gains(gains, summary["swap_not_better_since"])] if gains else []
+    leak = summary.get("swap_leak")
+    if leak is not None:
+        warning = "warning: " if leak >= LEAK_WARNING else ""
+        lines.append(f"{warning}the swap keeps {_figure(max(0, round(100 * leak)), 0)} % of A's skin")
+    return lines
 
 
 def _speed(history: History) -> dict[str, dict]:
@@ -139,6 +168,7 @@ def describe(summary: dict, folder: Path) -> str:
     if swap := summary.get("swap_quality"):
         latest, best = (_figure(swap[key], 2) for key in ("latest", "best"))
         lines.append(f"swap of held-out faces: {latest} dB, best {best} at iteration {swap['best_step']}")
+    lines += _described_gains(summary)
     speed = summary["speed"]
     if speed:
         for statistic in ("latest", "mean"):

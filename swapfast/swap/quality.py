@@ -24,6 +24,7 @@ from swapfast.faces.orientation import MIRRORED
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.apply import swap_faces
 from swapfast.swap.figures import masked_psnr, match_colors, mean_colors
+from swapfast.swap.leak import LEAK, LeakMeter
 
 ALIKE = 10  # faces of B that a swap is compared with: those with landmarks most like A's
 COMPARED = 64  # px, at most, at which they are compared
@@ -83,44 +84,58 @@ def _errors(swaps: Tensor, faces: Tensor, masks: Tensor) -> tuple[Tensor, Tensor
 
 @dataclass
 class QualityProbe:
-    """Measures ``swap_quality`` on the batches of held-out faces that pass through ``watch``.
+    """Measures ``swap_quality`` and the leak on the batches of held-out faces that pass through ``watch``.
 
     model: what is measured. precision: what it computes in, None for float32. points: of A's and B's faces in their
-    order, see ``swap_quality``.
+    order, see ``swap_quality``. leak: measures how much of A's skin the swaps keep, where there is such a meter.
     """
 
     model: FaceAutoencoder
     precision: torch.dtype | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
+    leak: LeakMeter | None = None
+    _originals: list[Tensor] = field(default_factory=list)
     _swaps: list[Tensor] = field(default_factory=list)
     _faces: list[Tensor] = field(default_factory=list)
     _masks: list[Tensor] = field(default_factory=list)
+    _again: list[Tensor] = field(default_factory=list)
 
     def watch(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
-        """Yield the batches, and swap A's faces and keep B's. The model is in evaluation mode, without gradients."""
+        """Yield the batches, swap A's faces and reconstruct B's. The model is in evaluation mode, without gradients."""
         for number, batch in batches:
-            if SIDES[number] == "a":
-                (images,) = batch.inputs
-                with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
-                    outputs = self.model.swap(images, to="b")
-                self._swaps.append(_shrunk(outputs[-2 if self.model.learns_mask else -1].float()))
+            side = SIDES[number]
+            images = _shrunk(batch.targets[-1][:, 0])
+            if side == "a":
+                self._swaps.append(self._made(batch, side))
+                self._originals.append(images)
             else:
-                faces = batch.targets[-1][:, 0]
                 masks = batch.meta[0].mask_face
-                self._faces.append(_shrunk(faces))
-                self._masks.append(torch.ones_like(self._faces[-1][:, :1]) if masks is None else _shrunk(masks[-1]))
+                self._faces.append(images)
+                self._masks.append(torch.ones_like(images[:, :1]) if masks is None else _shrunk(masks[-1]))
+                if self.leak is not None:
+                    self._again.append(self._made(batch, side))
             yield number, batch
+
+    def _made(self, batch: Batch, of: str) -> Tensor:
+        """Return what B's decoder makes of the faces, those of side ``of``."""
+        (images,) = batch.inputs
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            outputs = self.model.swap(images, to="b", of=of)
+        return _shrunk(outputs[-2 if self.model.learns_mask else -1].float())
 
     def values(self) -> dict[str, float]:
         """Return the figures by tag; none where a side had no face."""
         if not self._swaps or not self._faces:
             return {}
         swaps, faces, masks = map(torch.cat, (self._swaps, self._faces, self._masks))
+        leak = {}
+        if self.leak is not None:
+            leak[LEAK] = self.leak.leak(torch.cat(self._originals), swaps, faces, torch.cat(self._again))
         masks = torch.where(masks.sum((1, 2, 3), keepdim=True) > 0, masks, torch.ones_like(masks))
         points = None if self.points is None else (torch.from_numpy(self.points[0]), torch.from_numpy(self.points[1]))
         if points is not None and (len(points[0]), len(points[1])) != (len(swaps), len(faces)):
             return {}  # a request to stop came in between
-        return swap_quality(swaps, faces, masks, points)
+        return swap_quality(swaps, faces, masks, points) | leak
 
 
 def _shrunk(images: Tensor) -> Tensor:

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from swapfast.batch import SIDES, Batch
+from swapfast.logs.gain import LEAK_WARNING
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
+from swapfast.swap.leak import LEAK, LeakMeter
 from swapfast.swap.quality import QUALITY, QualityProbe
+from swapfast.training.measured import GAINS, PSNR, SWAP_GAIN, Measured
 from swapfast.training.observers import Observer, Training
 from swapfast.training.progress import ProgressLine
 
+LEAKS_TO_WARN = 2  # measurements in a row
 OneSided = tuple[int, Batch]  # the side's number, and a batch that has that side alone
 
 
@@ -41,7 +45,8 @@ class Validation(Observer):
 
     interval: iterations between two measurements; the last iteration is measured too. batches: the faces, each time
     the same. Of several processes rank 0 alone has them, and all need the observer: they fetch losses together.
-    points: returns the landmarks of A's and B's faces, in their order, once they are there.
+    points: returns the landmarks of A's and B's faces, in their order, once they are there. measured: what earlier
+    measurements have found. leak: measures how much of A's skin the swaps keep, None where both people have the same.
     """
 
     def __init__(
@@ -50,9 +55,13 @@ class Validation(Observer):
         batches: Iterable[OneSided] | None,
         progress: ProgressLine,
         points: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+        measured: Measured | None = None,
+        leak: LeakMeter | None = None,
     ) -> None:
         self.interval, self.batches, self.progress = interval, batches, progress
         self._points = points
+        self._measured = Measured() if measured is None else measured
+        self._leak, self._leaks = leak, 0  # how many measurements in a row
 
     def on_step(self, training: Training) -> None:
         """Measure where it is due."""
@@ -62,16 +71,30 @@ class Validation(Observer):
         if self.batches is None:
             return
         held_out = itertools.takewhile(lambda _: not training.stop, self.batches)
-        probe = QualityProbe(training.evaluated, training.autocast)
+        probe = QualityProbe(training.evaluated, training.autocast, leak=self._leak)
         values = validation_losses(training.evaluated, training.loss, probe.watch(held_out), training.autocast)
         if training.stop:
             return  # the losses are of some of the faces only
         probe.points = self._points and self._points()
         values |= probe.values()
         values = {tag: value for tag, value in values.items() if isfinite(value)}
+        gains = self._measured.add(training.step, values)
         sides = {side: values.get(f"validation_face_{side.upper()}", nan) for side in SIDES}
-        self.progress.validation(training.step, sides, values.get(QUALITY))
-        training.report(values)
+        shown = {side.upper(): gains[tag] for side, tag in GAINS.items() if tag in gains}
+        if SWAP_GAIN in gains:
+            shown["swap"] = gains[SWAP_GAIN]
+        self.progress.validation(training.step, sides, values.get(QUALITY), values.get(LEAK), shown)
+        self._warn_of_leak(training.step, values.get(LEAK, 0.0))
+        training.report(values | gains)
+
+    def _warn_of_leak(self, step: int, leak: float) -> None:
+        """Print a line where the swap keeps A's skin for the second time in a row, not at every one behind that."""
+        self._leaks = self._leaks + 1 if leak >= LEAK_WARNING else 0
+        if self._leaks == LEAKS_TO_WARN:
+            self.progress.log(
+                f"warning: iteration {step}: the swap keeps {100 * leak:.0f} % of A's skin, unless A's faces are lit "
+                "otherwise than B's; --code encoder --cycle-weight 50 keeps less (docs/learning.md)"
+            )
 
 
 def validation_losses(
@@ -83,7 +106,8 @@ def validation_losses(
     """Return the mean losses over ``batches``, each face counting the same. Waits for the device.
 
     precision: what the model computes in, None for float32. Tags: validation_total, and per side validation_face_A (all
-    functions, weighted) and validation_unweighted_A/<function>, as in TensorBoard.
+    functions, weighted) and validation_unweighted_A/<function>, as in TensorBoard, and validation/psnr_a, the mean dB
+    of the faces inside their masks.
     """
     sums: dict[str, Tensor] = {}
     faces: dict[str, int] = {}
@@ -113,4 +137,14 @@ def _losses(
         for name, items in output.items():
             tag = f"validation_unweighted_{label}/{name}"
             values[tag] = values.get(tag, 0) + items.mean()
+    values[PSNR[SIDES[side]]] = _psnr(outputs[-2 if model.learns_mask else -1], targets[-1], batch.meta[0].mask_face)
     return {tag: value.float() for tag, value in values.items()}
+
+
+def _psnr(images: Tensor, faces: Tensor, masks: list[Tensor] | None) -> Tensor:
+    """Return the mean over faces of their dB inside their masks, or over all of the crop where there are none."""
+    squares = (images.float() - faces.float()).square().mean(1)
+    weights = torch.ones_like(squares) if masks is None else masks[-1][:, 0].float()
+    weights = torch.where(weights.sum((1, 2), keepdim=True) > 0, weights, torch.ones_like(weights))
+    errors = (squares * weights).sum((1, 2)) / weights.sum((1, 2))
+    return (-10 * errors.clamp(min=1e-10).log10()).mean()

@@ -135,7 +135,12 @@ def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
     assert list(read_steps(path).steps) == list(range(1, 9)) and read_steps(path).void == 0
     last = validation_losses(trainer.model, _loss(), _held_out(device))
     expected = f"Validation A: {last['validation_face_A']:.5f}, Validation B: {last['validation_face_B']:.5f}"
-    assert output.getvalue().splitlines()[-2].endswith(f"[#00008] {expected}, swap {qualities[8]:.2f} dB")
+    gains = [line for line in logged if "validation_gain_b" in line]
+    assert [line["step"] for line in gains] == steps[1:]
+    decibels = {line["step"]: line["validation_psnr_b"] for line in logged}
+    rise = 1000 * (decibels[steps[1]] - decibels[steps[0]]) / (steps[1] - steps[0])
+    assert gains[0]["validation_gain_b"] == pytest.approx(rise, rel=1e-2, abs=0.5), "the log rounds to six digits"
+    assert output.getvalue().splitlines()[-2].find(f"[#00008] {expected}, swap {qualities[8]:.2f} dB | gain") > 0
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pipelines.run.resume import resumed
 from pipelines.run.run_state import (
     changed_faces,
     faces_drawn,
+    inherited_measurements,
     inherited_metrics,
     inherited_state,
     package_version,
@@ -40,6 +41,25 @@ def test_the_lowest_loss_is_of_the_same_functions_and_weights(changes, kept):
     metrics = inherited_metrics(before, updated(TrainConfig(), changes))
     assert metrics == {"average_loss": 0.2} | ({"lowest_average_loss": 0.1} if kept else {})
     assert inherited_metrics(None, TrainConfig()) == {}
+
+
+@pytest.mark.parametrize(
+    ("validation", "digest", "kept"), [(0.1, "1", True), (0.0, "1", False), (0.1, "2", False), (0.1, None, False)]
+)
+def test_the_best_swap_is_of_the_same_held_out_faces(validation, digest, kept):
+    """Of others it might never be reached again, so that the backup would stay what it is for good."""
+    data = {side: {"digest": "1", "faces": 9} for side in "ab"}
+    rows = [[2, 20.0, 21.0, 22.0]]
+    before = _checkpoint(
+        metrics={"swap_quality": 20.0, "highest_swap_quality": 21.0},
+        measured=rows,
+        data=data if digest is None else data | {"b": {"digest": digest}},
+    )
+    now = data | {"c": {"digest": "1", "faces": 3}} if digest is None else data  # a side more
+    metrics = inherited_metrics(before, updated(TrainConfig(), {"validation": validation}), now)
+    assert metrics == ({"swap_quality": 20.0, "highest_swap_quality": 21.0} if kept else {})
+    assert inherited_measurements(before, now).rows == (rows if digest == "1" else [])
+    assert inherited_measurements(None, now).rows == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", True])
