@@ -415,7 +415,8 @@ class _Run:
             "tracks": tracks,
             "settings": {"format": asdict(request.format), "limits": asdict(request.limits)},
             "seconds_by_stage": {stage: round(s, 3) for stage, s in sorted(self._clock.seconds.items())},
-            "notes": [note for part in self._footage for note in part.notes()],
+            # Of a video that was not read to its end there is nothing to say.
+            "notes": [] if self._was_stopped else [note for part in self._footage for note in part.notes()],
         }
 
 

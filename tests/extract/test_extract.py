@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from swapfast.config import CropConfig
-from swapfast.extract.run import LANDMARKS, REPORT
+from swapfast.extract.backends import JsonBackend
+from swapfast.extract.run import LANDMARKS, REPORT, ExtractRequest, extract
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_face, crop_matrix, sample_square
 from swapfast.faces.image import decode_image
 from swapfast.faces.png import read_header
 from swapfast.faces.reader import read_face
 from swapfast.faces.record import FaceRecord
-from swapfast.swap.landmark_file import read_landmark_file
+from swapfast.swap.landmark_file import header_line, landmark_line, read_landmark_file
+from swapfast.video.film import write_video
 from tests.extract.conftest import place, write_landmarks, write_pictures
 
 KNOWN = ("--backend", "json")
@@ -253,6 +255,21 @@ def test_points_that_are_no_face_are_left_out(run, tmp_path, people):
     write_pictures(tmp_path / "cut", (away, [far]))
     code, _, err = run("-i", "cut", "-o", "none", *KNOWN)
     assert code == 1 and "no face was found in 1 frames" in err
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_keeps_what_it_found(people, tmp_path):
+    write_video(tmp_path / "film.mp4", iter([people[0].image] * 20), 160, 160)
+    lines = [header_line(), *(landmark_line(people[0].landmarks, frame=index) for index in range(20))]
+    (tmp_path / "film.jsonl").write_text("\n".join(lines))
+    finder = read_landmark_file(tmp_path / "film.jsonl").faces
+    asked = iter([False, False, True])
+    request = ExtractRequest((tmp_path / "film.mp4",), tmp_path / "faces", lambda: JsonBackend(finder), workers=1)
+    report = extract(request, is_stopped=lambda: next(asked))
+    assert (report["is_stopped"], report["frames"], report["written"], report["notes"]) == (True, 3, 3, [])
+    assert face_files(tmp_path / "faces") == [f"film_00000{number}_0.png" for number in (1, 2, 3)]
+    file = read_landmark_file(tmp_path / "faces" / LANDMARKS)
+    assert file.frames is None and sorted(file.faces.by_index) == [0, 1, 2]  # swap knows that it is not all
 
 
 REFUSED = {
