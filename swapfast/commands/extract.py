@@ -53,14 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     faces.add_argument("--min-size", type=_number, default=0.0, metavar="PX", help="of a face's crop in the frame")
     faces.add_argument("--max-faces", type=_count, default=0, metavar="N", help="of a frame, the largest; default: all")
     faces.add_argument(
-        "--blur-limit", type=_number, default=0.0, metavar="S", help="least sharpness; 4 to 8 are usual; default 0: any"
+        "--blur-limit",
+        type=_number,
+        default=0.0,
+        metavar="S",
+        help="least sharpness; 8 drops what is out of focus; default 0: any",
     )
     faces.add_argument(
         "--duplicates",
         type=_number,
         default=0.0,
         metavar="D",
-        help="least difference from the faces before, in levels of 255; 3 drops stills; default 0: any",
+        help="least difference from a track's other faces, in levels of 255; 1 drops stills; default 0: any",
     )
     faces.add_argument("--confidence", type=_number, default=0.99, metavar="P", help="of the network; default 0.99")
     faces.add_argument(

@@ -11,6 +11,7 @@ import pytest
 
 from swapfast.config import CropConfig
 from swapfast.extract.backends import JsonBackend
+from swapfast.extract.people import link
 from swapfast.extract.run import LANDMARKS, REPORT, ExtractRequest, extract
 from swapfast.faces.alignment import align
 from swapfast.faces.crop import crop_face, crop_matrix, sample_square
@@ -210,6 +211,17 @@ def test_folders_of_people(run, two_tracks):
     folder, points = two_tracks
     assert run("-i", folder, "--sequence", *KNOWN, "--landmarks", points, "-o", "f", "--folders", "person")[0] == 0
     assert [len(face_files(Path(f"f/person_{person}"))) for person in (0, 1)] == [6, 6]
+
+
+def test_tracks_are_linked_by_their_mean_distance():
+    near, far, never = 1.0, 9.0, np.inf
+    distances = np.array(
+        [[0, near, far, 2.0], [near, 0, far, 2.0], [far, far, 0, far], [2.0, 2.0, far, 0]], dtype=np.float64
+    )
+    assert sorted(map(sorted, link(distances, 5.0))) == [[0, 1, 3], [2]]
+    assert sorted(map(sorted, link(distances, 1.5))) == [[0, 1], [2], [3]]
+    distances[1, 3] = distances[3, 1] = never  # seen in one frame
+    assert sorted(map(sorted, link(distances, 5.0))) == [[0, 1], [2], [3]]
 
 
 def test_output_with_other_faces_is_kept(run, pictures):
