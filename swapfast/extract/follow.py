@@ -21,7 +21,8 @@ from swapfast.swap.tracks import LEAST_OVERLAP, LONGEST_GAP, overlaps
 from swapfast.video.cuts import LEAST, SIZE, TIMES
 
 INTERVAL = 10  # frames between two looks for faces
-_THOROUGH_EVERY = 10  # looks without a face between two thorough ones
+_THOROUGH_EVERY = 10  # looks without a face from one thorough look to the next
+_THOROUGH_BESIDE = 3  # looks beside known faces from one thorough look, for small ones, to the next
 
 
 @dataclass(eq=False)
@@ -80,7 +81,7 @@ class Follower:
         self._tracks: list[_Track] = []
         self._recent: deque[FollowedFrame] = deque()
         self._cuts = _CutWatch()
-        self._looks_in_vain = 0
+        self._looks_in_vain = self._looks_beside = 0
         self._since_look = self._interval
         self._scene_begins = 0
         self.next_track = first_track
@@ -130,7 +131,11 @@ class Follower:
 
     def _look(self, entry: FollowedFrame) -> None:
         """Look for faces in a frame; those that are new begin a track, or go on with one that was lost."""
-        is_thorough = not entry.faces and self._looks_in_vain % _THOROUGH_EVERY == 0
+        if entry.faces:
+            self._looks_beside += 1
+            is_thorough = self._looks_beside % _THOROUGH_BESIDE == 0
+        else:
+            is_thorough = self._looks_in_vain % _THOROUGH_EVERY == 0
         findings = self._backend.find(entry.frame, is_thorough)
         self._since_look = 0
         self._looks_in_vain = 0 if findings.faces or entry.faces else self._looks_in_vain + 1
