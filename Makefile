@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: make demo, make test.
+# Three commands do everything on a fresh machine: make demo, make film, make test.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,11 +8,12 @@ READY := $(VENV)/ready
 DEMO_SEED ?= 1
 DEMO_STEPS ?= 1200
 DEMO_LAST ?= 1500
+FILM_STEPS ?= 700
 
 # How the preview looks. What is learned and how is the model's own recipe.
 DEMO_FLAGS := --mask-color '\#202020' --mask-opacity 70
 
-.PHONY: demo test quick cases check lint types clean
+.PHONY: demo film test quick cases check lint types clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,15 @@ demo: $(READY)
 	$(BIN)/swapfast evaluate -m demo/model --truth demo/faces/truth
 	@echo "Look at demo/model/preview.png: the third column of each half is the face of B with A's pose and expression."
 	@echo "Loss curves: $(BIN)/tensorboard --logdir demo/model/logs"
+
+# The whole way from two videos to a video: drawn clips with sound, faces, training, the swap, and its distance from the
+# true swap, which is known because the clips are drawn.
+film: $(READY)
+	rm -rf film
+	$(BIN)/swapfast synthesize film/clips --film 10 --clips --size 256 --seed $(DEMO_SEED)
+	$(BIN)/python -m examples.two_videos film/clips/a.mp4 film/clips/person_b.mp4 film --size 256 -i $(FILM_STEPS)
+	$(BIN)/python -m benchmarks.film film --sheet film/frames.png
+	@echo "Look at film/swapped.mp4, and at film/frames.png: the clip of A, the swap, the true swap."
 
 # Three tests at a time on two cores: some wait, for other processes or for a time to pass.
 test: $(READY)
@@ -55,4 +65,4 @@ types: $(READY)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo film build *.egg-info
