@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from swapfast.preview.samples import Samples
 from swapfast.swap.apply import all_swaps
 from swapfast.system import available_cores
 from swapfast.threads import ThreadPool
-from swapfast.training.observers import Observer, Viewer
+from swapfast.training.observers import Observer, Training, Viewer
 
 
 class PreviewSet:
@@ -261,6 +262,21 @@ class PreviewWriter(PreviewSheet, Observer):
     ) -> None:
         super().__init__(*arguments, **options)
         self._folder, self._log, self._history = folder, log, history
+        self._is_wanted = threading.Event()
+
+    def refresh_preview(self) -> None:
+        """Write preview.png anew after the step in progress; the history and the logs keep those of saves alone."""
+        self._is_wanted.set()
+
+    def on_step(self, training: Training) -> None:
+        """Write preview.png where somebody asked for it."""
+        if self._is_wanted.is_set():
+            self._is_wanted.clear()
+            self._write(self.sheet())
+
+    def _write(self, sheet: np.ndarray) -> None:
+        _, png = cv2.imencode(".png", sheet)
+        write_file(self._folder / "preview.png", png.tobytes())
 
     def on_save(self, step: int) -> None:
         """Write the sheet of ``step`` to preview.png and to the history."""
@@ -270,8 +286,7 @@ class PreviewWriter(PreviewSheet, Observer):
             masked, plain = self.both_sheets()
             sheet = masked if plain is None or self.shows_mask else plain
             self._history.add(step, masked, plain)
-        _, png = cv2.imencode(".png", sheet)
-        write_file(self._folder / "preview.png", png.tobytes())
+        self._write(sheet)
         self._log(step, sheet)
 
     def on_view(self, viewer: Viewer) -> None:

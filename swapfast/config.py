@@ -122,6 +122,16 @@ class RunConfig(Config):
         bare="auto",
         parse=_port,
     )
+    quiet: bool = option(
+        False,
+        "Print warnings and errors only, on standard error.",
+        flag="-q/--quiet",
+    )
+    json: bool = option(
+        False,
+        "Print one JSON object a line, for programs: start, losses, validation, saved, end and others; docs/logs.md.",
+        flag="--json",
+    )
     timelapse_output: str = option(
         "",
         "Timelapse: add a picture like the preview to this folder at every save; auto, where -z stands alone or -x and "
@@ -240,6 +250,8 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.quiet and self.json:
+            raise SwapfastError("--quiet with --json: one prints nothing, the other one object a line; leave one out")
         if bool(self.timelapse_input_a) != bool(self.timelapse_input_b):
             flags = ("--timelapse-input-A", "--timelapse-input-B")
             present, missing = flags if self.timelapse_input_a else flags[::-1]

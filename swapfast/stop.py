@@ -109,7 +109,7 @@ class StopRequest:
         self.started = time.monotonic()
         self._requested_at = float("-inf")
         self._save = False
-        self._limit: str | None = None  # the stop file or time limit that our own thread has seen reached
+        self._limit: str | None = None  # why a thread of ours asks: a stop file, a time limit, a key
         self._listens = False
         self._raised_at = float("-inf")
         self._raised: weakref.ref[Stopped] | None = None
@@ -126,6 +126,18 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.reason is not None
 
+    def request_from_thread(self, reason: str) -> None:
+        """Ask for what a signal asks for, from another thread than the main one: also where that waits."""
+        self._limit = reason
+        if self._listens and WAKE_SIGNAL is not None:
+            signal.pthread_kill(threading.main_thread().ident, WAKE_SIGNAL)  # it may wait for a file or a compiler
+        else:
+            self.request(reason)
+
+    def ask_to_save(self) -> None:
+        """Ask the loop for a checkpoint after the step in progress."""
+        self._save = True
+
     def save_asked(self) -> bool:
         """Return whether a checkpoint was asked for since the last call."""
         saves, self._save = self._save, False
@@ -133,7 +145,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == SAVE_SIGNAL:
-            self._save = True
+            self.ask_to_save()
             return
         if number == WAKE_SIGNAL and self._interrupts and self and self.training:
             raise StalledWait(self.reason)
@@ -265,8 +277,7 @@ class StopRequest:
             yield self
             return
         end = threading.Event()
-        main = threading.get_ident()
-        thread = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end, main), daemon=True)
+        thread = threading.Thread(target=self._watch, args=(stop_file, max_time_s, end), daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -280,19 +291,15 @@ class StopRequest:
             end.set()
             thread.join()
 
-    def _watch(self, stop_file: Path | None, max_time_s: float | None, end: threading.Event, main: int) -> None:
+    def _watch(self, stop_file: Path | None, max_time_s: float | None, end: threading.Event) -> None:
         deadline = float("inf") if max_time_s is None else self.started + max_time_s
         while not end.wait(max(0.0, min(POLL_S, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                self._limit = f"--max-time {shown_duration(max_time_s)}"
+                self.request_from_thread(f"--max-time {shown_duration(max_time_s)}")
             elif stop_file is not None and _exists(stop_file):
-                self._limit = f"--stop-file {stop_file}"
+                self.request_from_thread(f"--stop-file {stop_file}")
             else:
                 continue
-            if self._listens and WAKE_SIGNAL is not None:
-                signal.pthread_kill(main, WAKE_SIGNAL)  # also where it waits: for a file, a thread, a compiler
-            else:
-                self.request(self._limit)
             return
 
 

@@ -255,7 +255,7 @@ def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tm
     code, out, err = run(*_train(faces, new, "-i", 2, "-l", old, "-f"))
     assert code == 0, err
     assert f"weights from iteration 2 of {old / 'checkpoint-00000002'}: encoder 14 of 14, decoder_a 8 of 8" in out
-    assert "model tiny, encoder frozen" in out
+    assert "model         tiny, encoder frozen" in out
     first, second = (load_file(m / "checkpoint-00000002" / "model.safetensors") for m in (old, new))
     assert all(torch.equal(first[n], second[n]) == n.startswith("encoder.") for n in first if n.endswith("weight"))
     code, out, err = run(*_train(faces, new, "-i", 3, "-l", old, "-f", "none"))

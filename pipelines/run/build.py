@@ -78,10 +78,17 @@ from swapfast.training.trainer import Trainer
 from swapfast.training.validation import Validation
 
 
-def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFactory = no_progress) -> Trainer:
+def build_trainer(
+    plan: Plan,
+    stop: StopRequest,
+    log: Log,
+    progress: ProgressFactory = no_progress,
+    loss_line: ProgressLine | None = None,
+) -> Trainer:
     """Return a trainer with everything in place for ``Trainer.train``; the model folder must be locked.
 
-    log: prints a line. progress: shows how far long work is. All of several processes must call it.
+    log: prints a line. progress: shows how far long work is. loss_line: where training shows its progress, None for
+    plain lines. All of several processes must call it.
     """
     config, folder, processes = plan.config, plan.checkpoints, plan.processes
     if processes.is_first and folder.steps() != plan.steps:
@@ -114,12 +121,6 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         )
     if plan.has_end:
         optimizer.plan_end(config.run.iterations - plan.step)
-    frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
-    graphs = ", a CUDA graph a step" if plan.uses_cuda_graph else ""
-    log(
-        f"model {model.name}{frozen}, {backend} augmentation, training on {device} in {plan.precision}{graphs}, "
-        f"batch {config.batch_size} per side"
-    )
     sampler = Sampler(
         config.seed,
         tuple(map(len, sides)),
@@ -139,7 +140,8 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
-    loss_line = ProgressLine() if processes.is_first else NoProgress()
+    if loss_line is None:
+        loss_line = ProgressLine(iterations=config.run.iterations) if processes.is_first else NoProgress()
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
@@ -150,6 +152,7 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         state[MEASURED] = measured.rows
         validation = make_validation(plan, batches, loss_line, measured, means)
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
+    loss_line.start(start_table(plan, sides, backend, threads))
     if config.optimizer.schedule == "plateau":
         tag = "validation_total" if config.validation else "batch_total"
         # Behind the validation, which comes first, and in front of what shows a rate.
@@ -183,6 +186,29 @@ def build_trainer(plan: Plan, stop: StopRequest, log: Log, progress: ProgressFac
         averages,
         evaluated,
     )
+
+
+def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -> dict[str, str]:
+    """Return what a person is told of a run that begins, by the name of the row."""
+    config, run, model = plan.config, plan.config.run, plan.model
+    frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
+    sizes = " and ".join(map(str, model.output_sizes))
+    millions = sum(weights.numel() for weights in model.parameters()) / 1e6
+    graphs = ", a CUDA graph a step" if plan.uses_cuda_graph else ""
+    world = f", {plan.processes.world} processes" if plan.processes.world > 1 else ""
+    cores = f", {threads} threads" if plan.device.type == "cpu" else ""
+    table = {
+        "model": f"{model.name}{frozen}, {model.input_size} to {sizes} px, {millions:.1f} M weights",
+        "folder": f"{run.model_folder}, saved every {run.save_interval:,} iterations",
+        "training": f"on {plan.device} in {plan.precision}{graphs}{cores}{world}, batch {config.batch_size} per side",
+        "augmentation": backend,
+        "iterations": f"{plan.step:,} to {run.iterations:,}",
+    }
+    if config.validation:
+        interval = config.validation_interval or run.save_interval
+        held_out = " and ".join(f"{len(side.validation)} faces of {side.side}" for side in sides)
+        table["validation"] = f"every {interval:,}, on {held_out}"
+    return table
 
 
 def make_averages(plan: Plan, log: Log) -> WeightAverages | None:

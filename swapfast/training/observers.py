@@ -78,6 +78,9 @@ class Observer(Protocol):
     def on_toggle_mask(self) -> None:
         """Somebody wants to see the mask if it is hidden, or hide it if it is shown."""
 
+    def refresh_preview(self) -> None:
+        """Somebody wants a new preview in the model folder after the step in progress. Called from any thread."""
+
     @property
     def checkpoints_in_use(self) -> Collection[int]:
         """Return the steps whose checkpoints must stay, because this observer is reading them."""

@@ -89,8 +89,10 @@ class Saver:
             run.checkpoints.save(Checkpoint(step, run.tensors | tensors, self._state(step)), in_use)
         run.saved_step = step
         backed_up = " [Model backed up]" if self.keep_aside() else ""
-        if average is not None:
-            run.progress.log(f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}")
+        loss = (
+            "" if average is None else f"[Saved model] - Average total loss since last save: {average:.5f}{backed_up}"
+        )
+        run.progress.saved(step, loss)
 
     def _take_average(self, step: int) -> float | None:
         """Return the mean total loss since the last save, noted as the lowest where it is; None where no step was."""

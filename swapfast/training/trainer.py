@@ -439,6 +439,11 @@ class Trainer:
         for observer in self.run.observers:
             observer.on_toggle_mask()
 
+    def refresh_preview(self) -> None:
+        """Draw the preview in the model folder anew, after the step in progress. Any thread may ask."""
+        for observer in self.run.observers:
+            observer.refresh_preview()
+
     @property
     def iterations(self) -> int:
         """Iterations the model has had."""
