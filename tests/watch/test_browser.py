@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from watched import GREEN, RED, TINT, make_model, report, sheet, training, wait_until, write_picture
+from watched import GREEN, RED, TINT, make_model, report, row, sheet, training, wait_until, write_picture
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -99,6 +99,16 @@ def test_it_loads_and_goes_on_without_a_reload(open_page, model, view):
     _reads(tab, "figure >> nth=0", "A 0.20")  # smoothed
     write_picture(model / "preview.png", sheet((200, 200, 0)))
     _shows(tab, (200, 200, 0), 2.5 / 6)
+
+
+def test_it_says_when_it_is_done(open_page, model, view):
+    tab = view(open_page(model))
+    gains = "A gains 0.31 dB in 1,000 iterations, 0.62 before; B loses 0.05 dB in 1,000 iterations"
+    _reads(tab, ".verdict", f"{gains}; the swap gains 0.13 dB in 1,000 iterations")
+    _reads(tab, "dl", "skin\n13 %")
+    with open(model / "logs/steps.jsonl", "a") as file:
+        file.writelines(row(301 + step, swap_quality=21.0, swap_leak=0.75) for step in range(3))
+    _reads(tab, ".verdict", "the swap has not got better since 300; warning: the swap keeps 75 % of A's skin")
 
 
 def test_swap_mask_zoom_and_history(open_page, model, view):

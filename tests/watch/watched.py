@@ -82,7 +82,19 @@ def make_model(folder: Path, steps: int = 300) -> Path:
         json.dumps({"run_from": 0, "time": 1.7e9, "iterations": 1000, "batch_size": 8, "precision": "bf16"}) + "\n"
     ]
     lines += [report(step) for step in range(1, steps + 1)]
-    lines.append(row(steps, validation_loss_a=0.5, validation_loss_b=0.6, swap_quality=21.5))
+    held_out = {
+        "validation_loss_a": 0.5,
+        "validation_loss_b": 0.6,
+        "validation_psnr_a": 24.5,
+        "validation_psnr_b": 25.5,
+    }
+    gains = {
+        "validation_gain_a": 0.31,
+        "validation_gain_before_a": 0.62,
+        "validation_gain_b": -0.05,
+        "swap_gain": 0.125,
+    }
+    lines.append(row(steps, **held_out, **gains, swap_quality=21.5, swap_leak=0.125))
     (folder / "logs/steps.jsonl").write_text("".join(lines))
     for step, swap in ((100, (200, 0, 0)), (200, RED)):
         write_picture(folder / f"preview_history/{step:08}-plain.jpg", sheet(swap))

@@ -107,6 +107,7 @@ async function fetchCurves(run, index) {
     run.points = curves.points;
     run.curvesAt = curves.message;
     run.waiting = null;
+    showFigures(run);
     for (const [message, changes] of news) if (message > curves.message) addPoints(run, changes);
     drawCharts();
   } catch (error) {
@@ -173,7 +174,8 @@ function showFigures(run) {
     const held = latest[`validation_loss_${side}`];
     rows.push([`loss ${side.toUpperCase()}`, number(latest[`loss_${side}`]) + (held === undefined ? "" : `, held out ${number(held)}`)]);
   }
-  for (const key of Object.keys(latest).filter(isMeter)) rows.push([title(key), `${number(latest[key])}${unit(key)}`]);
+  if (latest.swap_quality !== undefined) rows.push(["swap of held-out faces", `${number(latest.swap_quality)} dB`]);
+  if (latest.swap_leak !== undefined) rows.push(["the swap keeps of A's skin", `${Math.max(0, Math.round(100 * latest.swap_leak))} %`]);
   rows.push(["faces/s", number(latest.faces_per_s, 3)]);
   rows.push(["waiting for data", latest.data_wait === undefined ? "–" : `${number(100 * latest.data_wait, 2)} %`]);
   if (latest.memory_gpu_mib !== undefined) {
@@ -188,6 +190,9 @@ function showFigures(run) {
   if (state.damaged) rows.push(["unreadable lines", String(state.damaged)]);
   if (state.sampled) rows.push(["log", "very long: curves of samples"]);
   $("mask").hidden = !runs.some((one) => one.state.has_plain);
+  const words = element.querySelector(".verdict");
+  words.textContent = verdict(run);
+  words.classList.toggle("warning", latest.swap_leak >= LEAK_WARNING);
   const list = element.querySelector("dl");
   const shown = JSON.stringify(rows);
   if (run.rows === shown) return;
@@ -203,8 +208,24 @@ function showFigures(run) {
 
 const gibibytes = (mib) => `${number(mib / 1024, 3)} GiB`;
 const sidesOf = (run) => Object.keys(run.state.latest).map((key) => /^loss_([a-z])$/.exec(key)?.[1]).filter(Boolean).sort();
-const isMeter = (key) => key === "swap_quality" || /^(leak|gain|identity|trend)/.test(key);
-const unit = (key) => key === "swap_quality" || /_db$|^gain/.test(key) ? " dB" : "";
+const LEAK_WARNING = .5; // as swapfast/logs/gain.py has it
+
+// When is it done: what each side and the swap still gain, and since when the swap has not got better.
+function verdict(run) {
+  const {latest} = run.state, parts = [];
+  const gain = (name, key, before) => {
+    if (latest[key] === undefined) return;
+    const trend = latest[before] === undefined ? "" : `, ${number(latest[before], 2)} before`;
+    parts.push(`${name} ${latest[key] < 0 ? "loses" : "gains"} ${number(Math.abs(latest[key]), 2)} dB in 1,000 iterations${trend}`);
+  };
+  for (const side of sidesOf(run)) gain(side.toUpperCase(), `validation_gain_${side}`, `validation_gain_before_${side}`);
+  const points = run.points.swap_quality || [];
+  const best = points.reduce((found, point, place) => point[1] > points[found][1] ? place : found, 0);
+  if (points.length - 1 - best >= 3) parts.push(`the swap has not got better since ${(points[best][0] * run.width).toLocaleString("en")}`);
+  else gain("the swap", "swap_gain", "swap_gain_before");
+  if (latest.swap_leak >= LEAK_WARNING) parts.push(`warning: the swap keeps ${Math.round(100 * latest.swap_leak)} % of A's skin`);
+  return parts.join("; ");
+}
 
 function showTail(run) {
   const pre = run.element.querySelector("pre");
@@ -429,8 +450,8 @@ function play(wanted = !playing) {
 
 // --- curves ----------------------------------------------------------------------------------------------------
 
-const LEFT_OUT = ["loss", "iterations_per_s"]; // sums of what is shown, or the same in another unit
-const ORDER = ["loss", "swap_quality"];
+const LEFT_OUT = /^(loss|validation_total|iterations_per_s|.*_gain_before(_[a-z])?)$/; // said elsewhere, or in another unit
+const ORDER = ["loss", "swap_quality", "swap_leak", "psnr", "gain"];
 const LAST = ["faces_per_s", "data_wait", "memory", "learning_rate", "gradient_norm"];
 
 // Which chart a column belongs to, and how it is drawn there.
@@ -439,11 +460,12 @@ function place(key, sides) {
   if (match && sides.includes(match[3])) return {chart: match[2], side: sides.indexOf(match[3]), isHeldOut: !!match[1], label: `${match[3].toUpperCase()}${match[1] ? " held out" : ""}`};
   const memory = /^memory_(.+)_mib$/.exec(key);
   if (memory) return {chart: "memory", side: ["gpu", "gpu_peak", "host"].indexOf(memory[1]), isHeldOut: false, label: memory[1].replace("_", " ")};
+  if (key === "swap_gain") return {chart: "gain", side: 2, isHeldOut: true, label: "swap"};
   return {chart: key, side: 0, isHeldOut: /^swap_/.test(key), label: ""};
 }
 
 function title(chart) {
-  const titles = {loss: "loss", swap_quality: "swap of held-out faces, dB", faces_per_s: "faces/s", data_wait: "share of the time waiting for data", memory: "memory, MiB", learning_rate: "learning rate", gradient_norm: "gradient norm"};
+  const titles = {loss: "loss", swap_quality: "swap of held-out faces, dB", swap_leak: "share of A's skin that the swap keeps", psnr: "held-out faces, dB", gain: "dB gained in 1,000 iterations", faces_per_s: "faces/s", data_wait: "share of the time waiting for data", memory: "memory, MiB", learning_rate: "learning rate", gradient_norm: "gradient norm"};
   return titles[chart] || chart.replaceAll("_", " ");
 }
 
@@ -452,7 +474,7 @@ function collect() {
   runs.forEach((run, index) => {
     const sides = sidesOf(run);
     for (const [key, points] of Object.entries(run.points)) {
-      if (LEFT_OUT.includes(key) || !points.length) continue;
+      if (LEFT_OUT.test(key) || !points.length) continue;
       const where = place(key, sides);
       if (!charts.has(where.chart)) charts.set(where.chart, []);
       charts.get(where.chart).push({...where, run, index, points, width: run.width});
