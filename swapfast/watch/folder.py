@@ -60,7 +60,10 @@ class WatchedFolder:
         return has_more
 
     def _look(self) -> str:
-        if not self.folder.is_dir():
+        try:
+            if not self.folder.is_dir():
+                return "gone"
+        except OSError:  # a network share that is away, or a folder above it that may not be entered any more
             return "gone"
         return "training" if find_holder(self.folder / ".lock") is not None else "idle"
 

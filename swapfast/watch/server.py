@@ -155,6 +155,15 @@ class Hub:
                 lambda: _json({"message": self._number, "width": curves.width, "points": curves.all_points()}),
             )
 
+    async def ask(self, number: int, request: str) -> str | None:
+        """Ask a folder's run for one of REQUESTS; return why that was not possible, None where it was."""
+        folder = self.folders[number]
+        async with self._busy:
+            problem = await asyncio.get_running_loop().run_in_executor(None, folder.ask, request)
+            if problem is None:
+                folder.follower.note(f"asked for from the page: {request}")
+            return problem
+
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what ``make`` returns, made once between two messages."""
         number, made = self._cached.get(name, (-1, b""))
@@ -265,10 +274,7 @@ def make_app(hub: Hub, token: Token, hosts: frozenset[str]) -> Starlette:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError, ClientDisconnect):
             return PlainTextResponse(f"run: a number; do: one of {', '.join(REQUESTS)}\n", 400)
-        loop = asyncio.get_running_loop()
-        problem = await loop.run_in_executor(None, hub.folders[number].ask, what)
-        if problem is None:
-            hub.folders[number].follower.note(f"asked for from the page: {what}")
+        problem = await hub.ask(number, what)
         return JSONResponse({"problem": problem}, 200 if problem is None else 409)
 
     routes = [

@@ -176,6 +176,12 @@ def test_a_folder_that_is_deleted_is_told_of_and_found_again(open_page, model):
     connection.close()
 
 
+def test_a_folder_that_the_system_refuses_is_gone():
+    """As a network share that is away, which answers with another error than that there is none."""
+    folder = WatchedFolder(Path("/" + "x" * 300), "x")  # a name too long
+    assert folder.poll() is False and folder.state()["status"] == "gone"
+
+
 def test_an_empty_folder_shows_nothing_yet(open_page, tmp_path):
     page = open_page(tmp_path)
     told = _everything(page, lambda told: True)
