@@ -52,7 +52,8 @@ def check_request(request: SheetRequest) -> None:
     check_import("Numba", "swapfast augment")
     check_new_file(request.out, "-o/--out", SUFFIXES)
     for folder in (request.folder, request.landmarks_folder or request.folder):
-        if real_path(folder) in real_path(request.out).parents:
+        faces = folder.parent if folder.is_file() else folder  # a picture beside a pack would be taken for a face
+        if real_path(faces) in real_path(request.out).parents:
             raise SwapfastError(f"-o/--out {request.out}: lies in the faces' folder {folder}; choose another")
     if not SMALLEST_SIZE <= request.size <= LARGEST_SIZE:
         raise SwapfastError(f"--size {request.size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE}")

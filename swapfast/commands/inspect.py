@@ -99,7 +99,8 @@ def _check(arguments: argparse.Namespace) -> None:
         check_new_file(arguments.skip_list, "--skip-list", (".txt", ".list", ".tsv"))
     for flag, path in (("-o/--out", arguments.out), ("--skip-list", arguments.skip_list)):
         for folder in arguments.folders if path is not None else ():
-            if real_path(folder) in real_path(path).parents:
+            faces = folder.parent if folder.is_file() else folder  # a picture beside a pack would be taken for a face
+            if real_path(faces) in real_path(path).parents:
                 raise SwapfastError(f"{flag} {path}: lies in the faces' folder {folder}; choose another place")
 
 

@@ -216,6 +216,14 @@ def test_a_pack_that_is_cut_off_has_one_bad_face(tmp_path):
     assert report["faces"] == 3 and [bad["file"] for bad in report["bad"]] == ["00003_0.jpg"]
 
 
+@pytest.mark.parametrize("command", ["inspect", "augment"])
+def test_no_picture_is_drawn_beside_a_pack(tmp_path, capsys, command):
+    pack = write_pack(tmp_path / "faceset.pak", some_faces(2))
+    assert cli.main([command, str(pack), "-o", str(tmp_path / "sheet.png")]) == 2
+    assert "lies in the faces' folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [pack]
+
+
 @pytest.mark.slow
 def test_train_and_prepare_take_packs_and_folders(tmp_path, capsys):
     (tmp_path / "a").mkdir()
