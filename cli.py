@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export, extract, inspect, swap, watch
+from swapfast.commands import activations, export, extract, inspect, preview, swap, timelapse, watch
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -42,6 +42,8 @@ examples:
   swapfast import dfl/model -m model                            go on with a model of DeepFaceLab, -A dst -B src
   swapfast export -m model --to dfm                             for DeepFaceLive, facefusion and others
   swapfast log model -o losses.png                              how training went, in numbers and as a picture
+  swapfast preview model                                        a window that follows it
+  swapfast timelapse model -o film.mp4                          a film of how it learned
   swapfast watch model                                          a page in the browser that follows it
 """
 
@@ -60,7 +62,6 @@ FORMER_FLAGS = {
     "-it": "-it is -i now: -i 100000",
     "-ss": "-ss is -I now, and -s says how often the model is saved: -I 25000",
     "-g": "torchrun starts one process a GPU: torchrun --nproc-per-node 2 -m swapfast train ...",
-    "-p": "there is no window: the preview is a picture in the model folder (--preview-images)",
     "-w": "the preview is always written: leave -w away",
     "-wl": "-wl is -M now",
     "-nw": "-nw is -W now",
@@ -283,6 +284,12 @@ def _make_parser() -> _Parser:
     log.add_argument("-o", "--out", type=_path, metavar="FILE", help="draw the losses into this PNG")
     log.add_argument("--json", action="store_true", help="print one JSON object")
 
+    window = command("preview", _preview, "open a window on a model folder, while it is trained and after")
+    preview.add_arguments(window, _path)
+
+    film = command("timelapse", _timelapse, "make a film of how a model learned, of the previews that it keeps")
+    timelapse.add_arguments(film, _path, _positive)
+
     page = command(
         "watch", _watch, "a page in the browser that follows model folders, while they are trained and after"
     )
@@ -479,6 +486,14 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     if arguments.out:
         write_file(arguments.out, draw_losses(history, arguments.folder.resolve().name))
     return EXIT_DONE
+
+
+def _preview(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return preview.run(arguments)
+
+
+def _timelapse(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return timelapse.run(arguments)
 
 
 def _watch(arguments: argparse.Namespace, stop: StopRequest) -> int:

@@ -280,14 +280,16 @@ class PreviewWriter(PreviewSheet, Observer):
 
     def on_save(self, step: int) -> None:
         """Write the sheet of ``step`` to preview.png and to the history."""
-        if self._history is None:
-            sheet = self.sheet()
-        else:
-            masked, plain = self.both_sheets()
-            sheet = masked if plain is None or self.shows_mask else plain
-            self._history.add(step, masked, plain)
+        self._log(step, self.draw(step))
+
+    def draw(self, step: int) -> np.ndarray:
+        """Write the sheet of the current model, of ``step``; return it."""
+        masked, plain = (self.sheet(), None) if self._history is None else self.both_sheets()
+        sheet = masked if plain is None or self.shows_mask else plain
         self._write(sheet)
-        self._log(step, sheet)
+        if self._history is not None:  # behind preview.png: the newer one of both is the one to show
+            self._history.add(step, masked, plain)
+        return sheet
 
     def on_view(self, viewer: Viewer) -> None:
         """Give the sheet of the current model to ``viewer``."""

@@ -152,6 +152,12 @@ class RunConfig(Config):
         flag="-y/--timelapse-input-B",
         metavar="DIR",
     )
+    preview: bool = option(
+        False,
+        "Open a window that shows the preview. Keys: M mask, R refresh, S save, F fit, Enter save and end; closing it "
+        "ends nothing.",
+        flag="-p/--preview",
+    )
     logs: bool = option(True, "Write logs for TensorBoard and `swapfast log`.", flag="-n/--no-logs")
     resume: str = option(
         "auto",

@@ -60,6 +60,7 @@ from swapfast.models import FaceAutoencoder
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
 from swapfast.preview.history import PreviewHistory
+from swapfast.preview.window_process import PreviewWindow
 from swapfast.printing import complain
 from swapfast.processes import Processes
 from swapfast.stop import StopRequest
@@ -274,7 +275,10 @@ def make_observers(
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
     observers.append(FolderCheck(plan.checkpoints))
-    observers.append(make_preview(plan, evaluated, sides, tensorboard, loss_line.log))
+    preview = make_preview(plan, evaluated, sides, tensorboard, loss_line.log)
+    observers.append(preview)
+    if config.run.preview:
+        observers.append(PreviewWindow(folder, preview.draw, preview.toggle_mask, loss_line.log))
     if config.run.timelapse_folder is not None:
         observers.append(make_timelapse(plan, evaluated, sides, config.run.timelapse_folder, loss_line.log))
     if tensorboard is not None:

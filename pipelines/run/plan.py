@@ -145,7 +145,9 @@ def plan_run(
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
     look = config.preview
     masks = needed_masks(config)
-    samples = Samples(config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color)
+    samples = Samples(
+        config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color, config.loss.learn_mask
+    )
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     loss = loss_collator(config, model)
     if checkpoint is not None and processes.is_first:

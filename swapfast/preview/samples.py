@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -38,37 +39,61 @@ def _titles(sides: int) -> list[str]:
     return titles
 
 
+def _resized(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Return (n, h, h, C) at ``size`` px, itself where it has that."""
+    if pictures.shape[1] == size:
+        return pictures
+    method = cv2.INTER_AREA if pictures.shape[1] > size else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(picture, (size, size), interpolation=method) for picture in pictures])
+
+
 class Samples:
     """A layout of predictions beside the faces that they were made from.
 
     coverage_ratio: share of the face that is trained, 0..1; predictions are pasted into the middle of the whole
-    face. has_mask: show the mask. mask_opacity: percent; mask_color: '#rrggbb'.
+    face. has_mask: show the mask. mask_opacity: percent; mask_color: '#rrggbb'. mask_column: behind each prediction
+    show the mask that was learned with it, white inside.
     """
 
     def __init__(
-        self, coverage_ratio: float, has_mask: bool, mask_opacity: int = 30, mask_color: str = "#ff0000"
+        self,
+        coverage_ratio: float,
+        has_mask: bool,
+        mask_opacity: int = 30,
+        mask_color: str = "#ff0000",
+        mask_column: bool = False,
     ) -> None:
         self.coverage_ratio = coverage_ratio
         self.has_mask = has_mask
         self.mask_opacity = mask_opacity / 100
         self.mask_color = np.array(parse_color(mask_color), dtype=np.float32) / 255
         self.display_mask = has_mask
+        self.mask_column = mask_column
 
     def toggle_mask_display(self) -> None:
         """Show the mask overlay if it is hidden, hide it if it is shown."""
         self.display_mask = self.has_mask and not self.display_mask
 
-    def get_preview(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def get_preview(
+        self,
+        predictions: np.ndarray | Sequence[Sequence[np.ndarray]],
+        targets: np.ndarray | Sequence[np.ndarray],
+    ) -> np.ndarray:
         """Return the sheet, (H, W, 3) uint8 BGR.
 
         predictions: (source side, destination side, n, h, w, 3 or 4) in 0..1 BGR, the 4th channel a learned mask; of
-            any number of sides.
-        targets: (side, n, H, W, 4) in 0..1, the whole face with its mask; H = h where coverage is 1.
+            any number of sides. Or nested sequences [source][destination] of (n, h, w, 3 or 4), where sizes differ.
+        targets: (side, n, H, W, 4) in 0..1, the whole face with its mask; H = h where coverage is 1. Or a sequence of
+            (n, H, W, 4), where sizes differ: the largest decides, and smaller ones are enlarged.
         Columns: A, A>A, A>B, B, B>B, B>A; of more sides each followed by itself and then by the others. Rows are split
-        into two halves side by side where they are tall.
+        into two halves side by side where they are tall. Raises ValueError where a side has another number of faces.
         """
+        predictions, targets = self._one_size(predictions, targets)
         rows = self._rows(predictions, targets)
-        header = self._header(rows.shape[3], _titles(len(targets)))
+        titles = _titles(len(targets))
+        if self.mask_column:
+            titles = self._with_mask_titles(titles, predictions)
+        header = self._header(rows.shape[3], titles)
         count, columns, height, width = rows.shape[:4]
         sheet = rows.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, 3)
         if sheet.shape[0] > sheet.shape[1] and count > 1:
@@ -80,21 +105,54 @@ class Samples:
         pixels = (np.clip(sheet, 0, 1) * 255).astype(np.uint8)
         return np.vstack([header, pixels])
 
-    def _rows(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def _one_size(
+        self, predictions: np.ndarray | Sequence[Sequence[np.ndarray]], targets: np.ndarray | Sequence[np.ndarray]
+    ) -> tuple[Sequence[Sequence[np.ndarray]], Sequence[np.ndarray]]:
+        """Return all faces at the largest target's size, and all predictions at that of its trained part.
+
+        What has that size, to the px that coverage rounds, stays as it is.
+        """
+        counts = {len(faces) for faces in targets} | {len(made) for row in predictions for made in row}
+        if len(counts) != 1:
+            raise ValueError(f"sides of different numbers of faces: {sorted(counts)}")
+        size = max(faces.shape[1] for faces in targets)
+        trained = 2 * round(size * self.coverage_ratio / 2)
+        near = [made.shape[1] for row in predictions for made in row if abs(made.shape[1] - trained) <= 2]
+        trained = near[0] if near else trained
+        return (
+            [[_resized(made, trained) for made in row] for row in predictions],
+            [_resized(faces, size) for faces in targets],
+        )
+
+    def _with_mask_titles(self, titles: list[str], predictions: Sequence[Sequence[np.ndarray]]) -> list[str]:
+        """Return the titles with one for each column of a learned mask."""
+        result: list[str] = []
+        remaining = iter(titles)
+        for side, destinations in enumerate(_destinations(len(predictions))):
+            result.append(next(remaining))
+            for destination in destinations:
+                result.append(next(remaining))
+                if predictions[side][destination].shape[-1] == 4:
+                    result.append("mask")
+        return result
+
+    def _rows(self, predictions: Sequence[Sequence[np.ndarray]], targets: Sequence[np.ndarray]) -> np.ndarray:
         """Return the cells of all rows, (n, columns, H, W, 3) float."""
         columns = []
         for side, destinations in enumerate(_destinations(len(targets))):
-            faces, masks = targets[side, ..., :3], targets[side, ..., 3:4]
+            faces, masks = targets[side][..., :3], targets[side][..., 3:4]
             overlaid = self._overlay(faces, masks)
             framed = self._frame(overlaid)
-            inner = self._inner(faces.shape[1], predictions.shape[-2])
+            inner = self._inner(faces.shape[1], predictions[side][side].shape[-2])
             columns.append(self._paste(framed, overlaid[:, inner, inner], inner))
             for destination in destinations:
-                prediction = predictions[side, destination]
+                prediction = predictions[side][destination]
                 mask, around = masks[:, inner, inner], framed
                 if prediction.shape[-1] == 4:  # a learned mask knows nothing of what lies around the trained part
                     mask, around = prediction[..., 3:4], self._frame(self._overlay(faces, np.zeros_like(masks)))
                 columns.append(self._paste(around, self._overlay(prediction[..., :3], mask), inner))
+                if self.mask_column and prediction.shape[-1] == 4:
+                    columns.append(self._paste(np.zeros_like(faces), np.repeat(mask, 3, axis=-1), inner))
         return np.stack(columns, axis=1)
 
     @staticmethod

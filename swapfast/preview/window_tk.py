@@ -57,6 +57,21 @@ def open_root(title: str) -> tk.Tk:
     return root
 
 
+def main_loop(root: tk.Tk) -> None:
+    """Show a window until it is closed. Raises what is raised meanwhile, such as by Ctrl-C, and closes it then."""
+    errors: list[BaseException] = []
+
+    def leave(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
+        errors.append(error)
+        root.quit()
+
+    root.report_callback_exception = leave  # Tk prints it otherwise, and goes on
+    root.mainloop()
+    if errors:
+        root.destroy()
+        raise errors[0]
+
+
 class View:
     """A canvas that shows a part of a picture at a scale. Only what is visible is resized.
 
@@ -322,12 +337,12 @@ class PreviewTk(PreviewBase):
         if self._root is not None:
             self._root.update_idletasks()
             self._size_window()
-            self._root.mainloop()
+            main_loop(self._root)
 
     # --- keys -------------------------------------------------------------------------------------------------
 
-    def bind_keys(self, window: tk.Misc) -> None:
-        """Give a window the keys."""
+    def bind_keys(self, window: tk.Misc, line: str = "") -> None:
+        """Give a window the keys. line: what is said of them."""
         for key, name in (("m", "toggle_mask"), ("r", "refresh"), ("s", "save")):
             for spelling in (key, key.upper()):
                 window.bind(f"<KeyPress-{spelling}>", lambda _, name=name: self._press(name))  # type: ignore[misc]
@@ -340,7 +355,7 @@ class PreviewTk(PreviewBase):
         for spelling in ("Return", "KP_Enter"):
             window.bind(f"<KeyPress-{spelling}>", lambda _: self._quit())
         window.bind("<KeyPress-Escape>", lambda _: self.close())
-        self._keys = KEYS if self._triggers else VIEWER_KEYS
+        self._keys = line or (KEYS if self._triggers else VIEWER_KEYS)
         self._status.set(self._keys)
 
     def say(self, text: str) -> None:

@@ -1,0 +1,257 @@
+"""The window on a model folder: which picture it shows, what its keys ask for, and that it never decides over a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tkinter as tk
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import cli
+from swapfast.files import open_lock, try_lock
+from swapfast.preview.history import PreviewHistory
+from swapfast.preview.model_pictures import ModelPictures
+from swapfast.preview.model_window import ModelWindow, requests_by_words, requests_from_outside
+from swapfast.preview.window_process import PreviewWindow
+from swapfast.stop import StopRequest
+from swapfast.synthetic import synthesize
+
+
+def _sheet(shade: int) -> np.ndarray:
+    return np.full((40, 60, 3), shade, np.uint8)
+
+
+def _is(sheet: np.ndarray | None, shade: int) -> bool:
+    return sheet is not None and bool((np.abs(sheet.astype(int) - shade) <= 2).all())
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A model folder with previews of iterations 100, 200 and 300, as bright as that, and 1 less without the mask."""
+    folder = tmp_path / "model"
+    (folder / "logs").mkdir(parents=True)
+    cv2.imwrite(str(folder / "preview.png"), _sheet(240))
+    history = PreviewHistory(folder, 10)
+    for step in (100, 200, 240):
+        history.add(step, _sheet(step), _sheet(step // 4))
+    rows = [{"time": 1.0, "run_from": 1}, {"time": 2.0, "step": 240, "loss_a": 0.0234, "loss_b": 0.0345}]
+    (folder / "logs" / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_newest_picture_is_the_last_that_was_written(model):
+    pictures = ModelPictures(model)
+    assert pictures.poll() and not pictures.poll()
+    assert _is(pictures.newest(True), 240) and _is(pictures.newest(False), 60) and pictures.has_plain
+    cv2.imwrite(str(model / "preview.png"), _sheet(7))  # by a run that keeps none
+    os.utime(model / "preview.png", ns=(time.time_ns() + 10**9,) * 2)
+    assert pictures.poll() and _is(pictures.newest(True), 7)
+    kept = pictures.kept[0]
+    kept.path.write_bytes(b"torn")
+    assert pictures.sheet(kept, True) is None and _is(pictures.sheet(kept, False), 25)
+
+
+def test_a_folder_that_is_being_deleted_shows_nothing(model):
+    pictures = ModelPictures(model)
+    pictures.poll()
+    for path in sorted(model.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+        pictures.poll()
+        pictures.newest(True)
+    model.rmdir()
+    assert not pictures.kept and pictures.newest(True) is None
+
+
+@pytest.fixture
+def opened(display, model):
+    requests = requests_from_outside(model)
+    window = ModelWindow(model, requests)
+    window.root.update()
+    window.root.focus_force()
+    window.root.update()
+    yield window
+    with contextlib.suppress(tk.TclError):
+        window.root.destroy()
+
+
+def _shown(window: ModelWindow) -> np.ndarray:
+    window.preview._take()
+    return window.preview.view.image
+
+
+def test_keys_go_through_iterations_and_hide_the_mask(opened, press, until):
+    root = opened.root
+    assert _is(_shown(opened), 240) and "iteration 240" in opened._status.get() and "0.0234" in opened._status.get()
+    press("Left")
+    until(lambda: opened.step == 200, root.update)
+    assert _is(_shown(opened), 200) and opened.slider.get() == 1
+    press("m")
+    until(lambda: not opened.tinted, root.update)
+    assert _is(_shown(opened), 50)
+    press("Left")
+    until(lambda: opened.step == 100, root.update)
+    assert _is(_shown(opened), 25)
+    press("End")
+    until(lambda: opened.step is None, root.update)
+    assert _is(_shown(opened), 60)
+
+
+def test_a_new_preview_is_shown_unless_an_older_one_is_chosen(opened, model, press, until):
+    root, history = opened.root, PreviewHistory(model, 10)
+    history.add(241, _sheet(150), _sheet(9))
+    until(lambda: _is(opened.preview.view.image, 150), root.update)
+    press("Left")
+    until(lambda: opened.step == 240, root.update)
+    history.add(242, _sheet(160), _sheet(9))
+    until(lambda: len(opened.pictures.kept) == 5, root.update)
+    assert _is(_shown(opened), 240)
+
+
+def test_a_window_from_outside_asks_by_the_signal_and_enter_only_closes(opened, model, press, until):
+    """The run is a process that holds the folder's lock, as a run does, and prints what it is sent."""
+    said = lambda: opened.preview._status.get()  # noqa: E731
+    press("s")
+    until(lambda: said() == "no save: nobody trains in this folder", opened.root.update)
+    program = (
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from swapfast.files import open_lock, try_lock\n"
+        "lock = open_lock(Path(sys.argv[1])); assert try_lock(lock)\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('saved', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    command = [sys.executable, "-c", program, str(model / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "ready\n"
+        press("s")
+        until(lambda: said().startswith("the run saves"), opened.root.update)
+        assert run.stdout.readline() == "saved\n"
+        until(lambda: "training, iteration 240" in opened._status.get(), opened.root.update)
+        press("Return")
+        until(lambda: not _is_open(opened.root), lambda: _pump(opened.root))
+        assert run.poll() is None, "the run goes on"
+        run.kill()
+
+
+def _is_open(root: tk.Misc) -> bool:
+    try:
+        return bool(root.winfo_exists())
+    except tk.TclError:
+        return False
+
+
+def _pump(root: tk.Misc) -> None:
+    if _is_open(root):
+        root.update()
+
+
+def test_the_window_of_a_run_prints_words(capsys):
+    requests = requests_by_words()
+    for ask in (requests.save, requests.refresh, requests.toggle_mask, requests.quit):
+        ask()
+    assert capsys.readouterr().out.split() == ["save", "refresh", "toggle_mask", "quit"]
+
+
+class _Training:
+    """What a window sees of a run."""
+
+    def __init__(self) -> None:
+        self.step, self.stop = 7, StopRequest()
+
+
+@pytest.mark.slow
+def test_a_window_of_its_own_process_asks_the_run(xvfb, display, model, press, until):
+    training, drawn, toggled, told = _Training(), [], [], []
+    window = PreviewWindow(model, drawn.append, lambda: toggled.append(1), told.append)
+    search = ["xdotool", "search", "--name", "swapfast preview: model"]
+    found = lambda: subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: E731
+    until(found)
+    subprocess.run(["xdotool", "windowfocus", found()[0]], check=True)
+    press("r")
+    until(lambda: drawn == [7], lambda: window.on_step(training))
+    press("s")
+    until(training.stop.save_asked, lambda: window.on_step(training))
+    assert not training.stop and not toggled, "without the mask there is a picture already"
+    press("Return")
+    until(lambda: training.stop, lambda: window.on_step(training))
+    assert training.stop.reason == "Enter in the preview window"
+    window.on_end(training)
+    assert not found() and told == []
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_window_and_the_window_no_run(display, model, until):
+    """Killed, the window ends nothing; and a run that is over closes it."""
+    training = _Training()
+    search = ["xdotool", "search", "--name", "swapfast preview: model"]
+    found = lambda: subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: E731
+    first, second = (PreviewWindow(model, print, print, print) for _ in range(2))
+    until(lambda: len(found()) == 2)
+    os.kill(first._process.pid, signal.SIGKILL)
+    until(lambda: len(found()) == 1)
+    first.on_step(training)
+    assert not training.stop
+    first.on_end(training)
+    second.on_end(training, RuntimeError("the run has failed"))
+    assert not found()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [":9876"])
+def test_a_run_without_a_display_says_so_in_one_line_and_trains(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv("DISPLAY", name)
+    synthesize(tmp_path / "faces", faces=2, size=64, pairs=1, workers=1)
+    faces = tmp_path / "faces"
+    words = ["train", "-A", faces / "a", "-B", faces / "b", "-m", tmp_path / "m", "-t", "tiny", "-b", 2, "-i", 2, "-p"]
+    assert cli.main([*map(str, words), "--preview-images", "1", "--device", "cpu"]) == 0
+    assert (tmp_path / "m" / "preview.png").is_file() and "done: 2 iterations" in capsys.readouterr().out
+
+
+def test_the_line_without_a_display(tmp_path, monkeypatch, until):
+    monkeypatch.setenv("DISPLAY", "")
+    told: list[str] = []
+    window = PreviewWindow(tmp_path, print, print, told.append)
+    until(lambda: told)
+    assert told[0].startswith("warning: -p/--preview: no window: no display") and told[0].endswith("training goes on")
+    window.on_end(_Training())
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda path: None, "no such folder; give a model folder"),
+        (lambda path: path.write_text("x"), "is a file; give a model folder"),
+        (lambda path: path.mkdir(), "holds no preview and nobody trains in it"),
+        (lambda path: (path.mkdir(), (path / "checkpoint-00000001").mkdir()), "no window: no display"),
+    ],
+)
+def test_what_cannot_be_shown_gives_one_line(tmp_path, capsys, monkeypatch, make, words):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    make(tmp_path / "m")
+    assert cli.main(["preview", str(tmp_path / "m")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_shows_a_finished_model_until_ctrl_c(display, model, until):
+    command = [sys.executable, "-m", "swapfast", "preview", str(model)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as window:
+        search = ["xdotool", "search", "--name", "swapfast preview: model"]
+        shows = lambda: subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: E731
+        until(lambda: shows() or window.poll() is not None)
+        window.send_signal(signal.SIGINT)
+        assert window.stderr.read() == "" and window.wait() == 0
+    with open_lock(model / ".lock") as lock:
+        assert try_lock(lock), "it holds nothing"
