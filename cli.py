@@ -12,7 +12,8 @@ from pathlib import Path
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, export, extract, inspect, preview, swap, timelapse, watch
+from swapfast.commands import activations, completion, export, extract, inspect, preview, swap, timelapse, watch
+from swapfast.commands.examples import examples_of
 from swapfast.commands.weights import add_weights
 from swapfast.config import MOST_ITERATIONS, TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
@@ -79,6 +80,16 @@ class _Parser(argparse.ArgumentParser):
         words = " ".join(message.removeprefix("argument ").split())
         raise SwapfastError(words if len(words) <= _LONGEST_LINE else f"{words[:_LONGEST_LINE]} ...")
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Answer a value that is not among the choices with the nearest one."""
+        if action.choices is not None and value not in action.choices:
+            raise unknown_name("/".join(action.option_strings) or action.dest, value, map(str, action.choices))
+
+    def _elsewhere(self, flag: str) -> str:
+        """Return which commands have a flag that this one lacks, ' (of swap, export)', or '' where none has."""
+        names = [name for name, command in self.commands.items() if flag in command._option_string_actions]
+        return f" (a flag of {', '.join(names)})" if names else ""
+
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
         if arguments and arguments[0] == "train":
             for word in arguments:
@@ -92,7 +103,9 @@ class _Parser(argparse.ArgumentParser):
             flags = [flag for action in command._actions for flag in action.option_strings]
             if unknown[0].startswith("-"):
                 listed = f"those of `swapfast {parsed.command} --help`" if len(flags) > _MOST_LISTED else ""
-                raise unknown_name(f"flag for {parsed.command}", unknown[0].split("=")[0], flags, listed)
+                word = unknown[0].split("=")[0]
+                error = unknown_name(f"flag for {parsed.command}", word, flags, listed)
+                raise SwapfastError(f"{error}{self._elsewhere(word)}")
             raise SwapfastError(
                 f"{parsed.command}: unexpected {shortened(unknown[0])}; see `swapfast {parsed.command} --help`"
             )
@@ -200,8 +213,14 @@ def _make_parser() -> _Parser:
 
     def command(name: str, run: Callable, help: str, settings: tuple[str, ...] = ()) -> argparse.ArgumentParser:
         """Add a command. settings: how the names of those begin that it takes, as flags and as variables."""
-        epilog = VARIABLES if settings else None
-        added = commands.add_parser(name, help=help, description=help, epilog=epilog, allow_abbrev=False)
+        added = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog="\n\n".join(filter(None, (examples_of(name), VARIABLES if settings else ""))),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         added.set_defaults(run=run, settings=settings)
         return added
 
@@ -353,6 +372,9 @@ def _make_parser() -> _Parser:
 
     doctor = command("doctor", _doctor, "say what this machine has and what will be used")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
+
+    complete = command("completion", _completion, "print what lets a shell complete commands, flags, values and paths")
+    completion.add_arguments(complete)
     return parser
 
 
@@ -621,6 +643,10 @@ def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     report = examine()
     say(json.dumps(report, indent=1) if arguments.json else describe(report))
     return EXIT_DONE
+
+
+def _completion(arguments: argparse.Namespace, _stop: StopRequest) -> int:
+    return completion.run(arguments.shell, _make_parser(), _path)
 
 
 def _parse(parser: _Parser, words: list[str]) -> argparse.Namespace:

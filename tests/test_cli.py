@@ -416,7 +416,10 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
         "prepare over": (["prepare", faces / "a", empty], r"empty: .*exists"),
         "prepare what": (["prepare", tmp_path / "nowhere", tmp_path / "new"], r"nowhere: no such folder"),
         "prepare size": (["prepare", faces / "a", tmp_path / "new", "--size", "4096"], r"--size 4096"),
-        "prepare format": (["prepare", faces / "a", tmp_path / "new", "--format", "png"], r"--format: invalid choice"),
+        "prepare format": (
+            ["prepare", faces / "a", tmp_path / "new", "--format", "png"],
+            r"unknown --format 'png'. Known: jpeg, raw",
+        ),
         "prepare bad": (["prepare", mixed, tmp_path / "new"], r"5 of 5 files.*alone.png: "),
         "prepare setting": (["prepare", faces / "a", tmp_path / "new", "-b", "4"], r"unknown flag for prepare '-b'"),
         "sheet suffix": (["augment", faces / "a", "-o", tmp_path / "new.gif"], r"--out .*new.gif: .*\.png"),
