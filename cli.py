@@ -141,11 +141,11 @@ def _iteration(text: str) -> int:
 
 
 def _checkpoint(text: str) -> str | int:
-    if text == "best":
+    if text in ("auto", "best", "newest"):
         return text
     number = _whole(text)
     if number is None or not 0 <= number <= MOST_ITERATIONS:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: give an iteration, or best")
+        raise argparse.ArgumentTypeError(f"{shortened(text)}: give an iteration, best or newest")
     return number
 
 
@@ -335,8 +335,10 @@ def _make_parser() -> _Parser:
     judge.add_argument(
         "--checkpoint",
         type=_checkpoint,
+        default="auto",
         metavar="N",
-        help="the iteration to measure, or best: the backup, see docs/running.md; default: the newest",
+        help="the iteration to measure, newest, or best: the backup, see docs/running.md; default: best where "
+        "--validation measured the swap, else newest",
     )
     add_weights(judge)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -392,8 +392,8 @@ def _bad_requests(faces: Path, tmp_path: Path) -> dict[str, tuple[list, str]]:
             r"--checkpoint 7: .*empty has no such iteration; train a model",
         ),
         "no checkpoint's name": (
-            ["evaluate", "-m", empty, "--truth", faces / "truth", "--checkpoint", "newest"],
-            r"--checkpoint.*'newest': give an iteration, or best",
+            ["evaluate", "-m", empty, "--truth", faces / "truth", "--checkpoint", "newer"],
+            r"--checkpoint.*'newer': give an iteration, best or newest",
         ),
         "model among the faces": (["train", *train()[1:5], "-m", faces / "a", *TINY], r"lies in the faces' folder"),
         "unknown mask, not needed": (train("--mask-type", "extendet", "--no-penalized-mask"), r"unknown mask type"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,8 @@ from swapfast.faces.crop import shrink
 from swapfast.files import not_a_folder
 from swapfast.models import FaceAutoencoder, build_model
 
+NAMES = ("best", "newest")  # what may be given in place of an iteration
+CheckpointChoice = Literal["best", "newest", "auto"] | int | None
 _ORDER: tuple[Kind, ...] = ("checkpoint", "snapshot", "backup")  # of one step: which is opened first
 
 
@@ -61,16 +64,17 @@ class OpenedModel(NamedTuple):
 
 def open_model(
     folder: str | Path,
-    step: Literal["best"] | int | None = None,
+    step: CheckpointChoice = None,
     device: str | torch.device = "cpu",
     weights: str = "auto",
     exchange_codes: bool | None = None,
 ) -> OpenedModel:
     """Open the trained model in a model folder, in evaluation mode on ``device``.
 
-    step: None for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or the backup;
-    'best' for the backup, which is the best by its swap or its loss, or the newest checkpoint where there is
-    no whole backup.
+    step: None or 'newest' for the newest whole checkpoint; a number for that iteration, of a checkpoint, a snapshot or
+    the backup; 'best' for the backup, which is the best by its swap or its loss, or the newest checkpoint where there
+    is no whole backup; 'auto' for 'best' where the swap was measured while it trained (--validation), with a remark
+    that says which, else for 'newest'.
     device: one of torch's, or 'auto' for a GPU where torch sees one.
     weights: 'auto' for averaged weights where the checkpoint keeps some, else as they were in training; 'raw' for these
     always; 'ema', or such as 'ema-500', for averaged ones always.
@@ -127,11 +131,14 @@ def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, path: Path) -> 
         ) from error
 
 
-def _find(folder: CheckpointFolder, step: Literal["best"] | int | None) -> tuple[Checkpoint, Path, list[str]]:
+def _find(folder: CheckpointFolder, step: CheckpointChoice) -> tuple[Checkpoint, Path, list[str]]:
     """Return the checkpoint that is meant, its folder, and remarks."""
-    if isinstance(step, bool) or not (step is None or step == "best" or isinstance(step, int)):
-        raise SwapfastError(f"--checkpoint {step!r}: give an iteration, or best")
-    if step is None:
+    names = (None, *NAMES, "auto")
+    if isinstance(step, bool) or not (step in names or isinstance(step, int)):
+        raise SwapfastError(f"--checkpoint {step!r}: give an iteration, best or newest")
+    if step == "auto":
+        return _best_or_newest(folder)
+    if step is None or step == "newest":
         return _newest(folder, [])
     points = Snapshots(folder).points()
     if step == "best":
@@ -147,6 +154,27 @@ def _find(folder: CheckpointFolder, step: Literal["best"] | int | None) -> tuple
         problem = "; ".join(remarks) or f"{folder.folder} has no such iteration"
         raise SwapfastError(f"--checkpoint {step}: {problem}; {f'give one of {steps}' if steps else 'train a model'}")
     return checkpoint, path, remarks
+
+
+def _best_or_newest(folder: CheckpointFolder) -> tuple[Checkpoint, Path, list[str]]:
+    """Return the backup where it was chosen by its swap, else the newest checkpoint."""
+    newest = _newest(folder, [])
+    if not _has_best_swap(newest[0].state):
+        return newest
+    checkpoint, path, remarks = _find(folder, "best")
+    step = newest[0].step
+    if not path.name.startswith("backup"):  # there is none that is whole, and a remark says so
+        return checkpoint, path, remarks
+    if checkpoint.step == step:
+        return *newest[:2], [*newest[2], f"iteration {step}, the newest, has the best swap so far"]
+    way = f"--checkpoint newest takes iteration {step}"
+    return checkpoint, path, [*remarks, f"iteration {checkpoint.step} had the best swap and is used; {way}"]
+
+
+def _has_best_swap(state: dict) -> bool:
+    metrics = state.get("metrics")
+    highest = metrics.get("highest_swap_quality") if isinstance(metrics, dict) else None
+    return isinstance(highest, float) and isfinite(highest)
 
 
 def _newest(folder: CheckpointFolder, remarks: list[str]) -> tuple[Checkpoint, Path, list[str]]:

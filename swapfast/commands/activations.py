@@ -40,7 +40,7 @@ def add_arguments(
         "--checkpoint",
         type=checkpoint,
         metavar="N",
-        help="the iteration to look at, or best: the backup, see docs/running.md; default: the newest",
+        help="the iteration to look at, newest, or best: the backup, see docs/running.md; default: the newest",
     )
     add_weights(parser)
     parser.add_argument("--of", choices=("a", "b"), default="a", help="the side that the faces show; default a")

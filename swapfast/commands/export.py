@@ -10,7 +10,7 @@ from pathlib import Path
 from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE
 from swapfast.export.targets import TARGETS
-from swapfast.printing import say
+from swapfast.printing import complain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], checkpoint: Callable) -> None:
@@ -32,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     parser.add_argument(
         "--checkpoint",
         type=checkpoint,
+        default="auto",
         metavar="N",
-        help="the iteration to export, or best: the backup, see docs/running.md; default: the newest",
+        help="the iteration to export, newest, or best: the backup, see docs/running.md; default: best where "
+        "--validation measured the swap, else newest",
     )
     parser.add_argument(
         "--template",
@@ -64,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.exchange_codes,
         )
     )
+    for remark in result.remarks:
+        complain(remark)
     if arguments.json:
         say(json.dumps(result.to_dict(), indent=1))
         return EXIT_DONE

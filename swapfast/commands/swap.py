@@ -66,7 +66,13 @@ def add_arguments(
     what.add_argument("-s", "--swap-model", action="store_true", help="the other way: --to a")
     what.add_argument("-R", "--frame-ranges", nargs="+", metavar="N-M", help="frames to swap, such as 10-50 90-")
     what.add_argument("-k", "--keep-unchanged", action="store_true", help="write the frames outside of the ranges too")
-    what.add_argument("--checkpoint", type=checkpoint, metavar="N", help="an iteration, or best; default: the newest")
+    what.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        default="auto",
+        metavar="N",
+        help="an iteration, newest or best; default: best where --validation measured the swap, else newest",
+    )
     add_weights(parser)
     what.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1; default auto")
     what.add_argument("--batch-size", type=positive, default=16, metavar="N", help="faces at a time; default 16")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from swapfast.batch import SIDES
-from swapfast.checkpoints.trained import open_model
+from swapfast.checkpoints.trained import CheckpointChoice, open_model
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.export.request import Export
 from swapfast.export.targets import TARGETS, Target
@@ -37,7 +36,7 @@ class ExportRequest:
     out: Path = Path()
     side: str | None = None
     is_half: bool = False
-    checkpoint: Literal["best"] | int | None = None
+    checkpoint: CheckpointChoice = "auto"
     overwrite: bool = False
     template: Path | None = None
     weights: str = "auto"
@@ -46,16 +45,22 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """What has been written. notes: lines to tell a person."""
+    """What has been written. notes: lines to tell a person. remarks: the same, on which checkpoint it is of."""
 
     path: Path
     bytes: int
     iteration: int
     notes: list[str]
+    remarks: list[str]
 
     def to_dict(self) -> dict:
         """Return plain values, as JSON has them."""
-        return {"path": str(self.path), "bytes": self.bytes, "iteration": self.iteration, "notes": self.notes}
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "iteration": self.iteration,
+            "notes": [*self.remarks, *self.notes],
+        }
 
 
 def export(request: ExportRequest) -> Exported:
@@ -84,9 +89,9 @@ def export(request: ExportRequest) -> Exported:
         out = out / f"{job.file_name()}{target.suffix}"
         _check_out(request, target, out)
     step, remarks = opened.metadata.step, opened.metadata.remarks
-    notes = [*remarks, *_written(target, job, out)]
+    notes = _written(target, job, out)
     files = [out] if target.suffix else [path for path in out.rglob("*") if path.is_file()]
-    return Exported(out, sum(path.stat().st_size for path in files), step, notes)
+    return Exported(out, sum(path.stat().st_size for path in files), step, notes, remarks)
 
 
 def _target(request: ExportRequest) -> Target:

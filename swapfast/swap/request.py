@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from swapfast import __version__
 from swapfast.batch import SIDES
-from swapfast.checkpoints.trained import OpenedModel, open_model
+from swapfast.checkpoints.trained import CheckpointChoice, OpenedModel, open_model
 from swapfast.device import pick_device, set_products
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.companions import PICTURE_SUFFIXES
@@ -54,7 +54,7 @@ class SwapRequest:
     mask_dir: Path | None = None
     settings: ChosenSettings = field(default_factory=choose_settings)
     to: str = "b"
-    checkpoint: Literal["best"] | int | None = None
+    checkpoint: CheckpointChoice = "auto"
     weights: str = "auto"
     exchange_codes: bool | None = None
     device: str = "auto"

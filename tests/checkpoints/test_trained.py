@@ -18,11 +18,11 @@ from swapfast.models import build_model
 CONFIG = TrainConfig(model=ModelConfig(name="tiny"))
 
 
-def _save(folder: CheckpointFolder, step: int) -> None:
+def _save(folder: CheckpointFolder, step: int, **metrics: float) -> None:
     """A checkpoint whose weights and mean faces are those of seed ``step``."""
     model = build_model(CONFIG.model, CONFIG.loss.learn_mask, seed=step)
     faces = {f"mean_{side}": torch.full((128, 128, 3), (step + index) / 100) for index, side in enumerate("ab")}
-    state = {"config": CONFIG.to_dict(), "metrics": {"average_loss": 0.5}}
+    state = {"config": CONFIG.to_dict(), "metrics": {"average_loss": 0.5} | metrics}
     folder.save(Checkpoint(step, {"model": model.state_dict(), "optimizer": {}, "faces": faces}, state))
 
 
@@ -102,6 +102,40 @@ def test_without_a_backup_the_best_is_the_newest(folder, backup):
     assert len(metadata.remarks) == (2 if backup == "damaged" else 1)
 
 
+@pytest.mark.parametrize(("step", "opened"), [("auto", 8), (None, 8), ("newest", 8), ("best", 2)])
+def test_a_run_that_measured_no_swap_is_opened_as_ever(folder, step, opened):
+    metadata = open_model(folder.folder, step).metadata
+    assert metadata.step == opened and metadata.remarks == []
+
+
+def test_where_the_swap_was_measured_the_best_is_opened_and_said(folder):
+    _save(folder, 10, swap_quality=20.0, highest_swap_quality=21.0)
+    metadata = open_model(folder.folder, "auto").metadata
+    assert (metadata.step, metadata.kind) == (2, "backup")
+    assert metadata.remarks == ["iteration 2 had the best swap and is used; --checkpoint newest takes iteration 10"]
+    for step in ("newest", None):
+        assert open_model(folder.folder, step).metadata.step == 10
+        assert open_model(folder.folder, step).metadata.remarks == []
+
+    _save(folder, 12, swap_quality=22.0, highest_swap_quality=22.0)
+    Snapshots(folder).back_up(12)
+    metadata = open_model(folder.folder, "auto").metadata
+    assert (metadata.step, metadata.kind) == (12, "checkpoint")
+    assert metadata.remarks == ["iteration 12, the newest, has the best swap so far"]
+
+    shutil.rmtree(folder.folder / "backup-00000012")
+    metadata = open_model(folder.folder, "auto").metadata
+    assert metadata.step == 12 and metadata.remarks[0].endswith(
+        "there is no whole backup; opened the newest checkpoint"
+    )
+
+
+@pytest.mark.parametrize("highest", [None, "21", True, float("nan"), [1.0]])
+def test_a_best_swap_that_is_no_number_is_none(folder, highest):
+    _save(folder, 10, highest_swap_quality=highest)
+    assert open_model(folder.folder, "auto").metadata.step == 10
+
+
 def test_what_cannot_be_opened_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
@@ -115,8 +149,8 @@ def test_what_cannot_be_opened_is_named(folder, tmp_path):
         (folder.path(8), None, r"checkpoint-00000008: is a checkpoint; give the model folder around it"),
         (folder.folder, 5, r"--checkpoint 5: .*model has no such iteration; give one of 2, 4, 6, 8"),
         (folder.folder, 4, r"--checkpoint 4: .*snapshot-00000004 is damaged \(.*\); give one of 2, 6, 8"),
-        (folder.folder, "worst", r"--checkpoint 'worst': give an iteration, or best"),
-        (folder.folder, True, r"--checkpoint True: give an iteration, or best"),
+        (folder.folder, "worst", r"--checkpoint 'worst': give an iteration, best or newest"),
+        (folder.folder, True, r"--checkpoint True: give an iteration, best or newest"),
     ):
         with pytest.raises(SwapfastError, match=message) as caught:
             open_model(path, step)

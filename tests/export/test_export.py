@@ -21,18 +21,21 @@ from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import load_weights_from
 from swapfast.config import CropConfig, ModelConfig, TrainConfig
 from swapfast.models import build_model
+from swapfast.swap.request import SwapRequest, open_swap_model
 
 CONFIG = TrainConfig(
     model=ModelConfig(name="tiny"), crop=CropConfig(centering="face", coverage=90, vertical_offset=-7.5)
 )
 
 
-def save(folder: Path, step: int, config: TrainConfig = CONFIG, **changes: torch.Tensor) -> dict[str, torch.Tensor]:
+def save(
+    folder: Path, step: int, config: TrainConfig = CONFIG, metrics: dict | None = None, **changes: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Save a checkpoint of weights drawn from ``step``, some of them changed; return them."""
     weights = build_model(config.model, config.loss.learn_mask, seed=step).state_dict()
     weights |= {name.replace("__", "."): value for name, value in changes.items()}
     faces = {f"mean_{side}": torch.full((64, 64, 3), 0.5) for side in "ab"}
-    state = {"config": config.to_dict(), "metrics": {"average_loss": 0.5}}
+    state = {"config": config.to_dict(), "metrics": {"average_loss": 0.5} | (metrics or {})}
     CheckpointFolder(folder).save(Checkpoint(step, {"model": weights, "optimizer": {}, "faces": faces}, state))
     return weights
 
@@ -128,6 +131,23 @@ def test_the_checkpoint_that_is_meant(export, words, step):
     assert torch.equal(load_file("w.safetensors")["encoder.0.0.weight"], expected["encoder.0.0.weight"])
 
 
+def test_every_command_takes_the_best_swap_and_says_so(export, tmp_path, capsys):
+    """One line on stderr, of export, evaluate and swap; --checkpoint newest takes the newest without one."""
+    model = tmp_path / "anna"
+    save(model, 2)
+    Snapshots(CheckpointFolder(model)).back_up(2)
+    save(model, 4, metrics={"swap_quality": 20.0, "highest_swap_quality": 21.0})
+    line = "iteration 2 had the best swap and is used; --checkpoint newest takes iteration 4\n"
+    for words, step, said in (((), 2, line), (("--checkpoint", "newest"), 4, ""), (("--checkpoint", "4"), 4, "")):
+        code, out, error = export("--to", "safetensors", "--overwrite", "--json", *words, model=model)
+        assert (code, json.loads(out)["iteration"], error) == (0, step, said)
+        # There are no true swaps: what is said comes before.
+        assert cli.main(["evaluate", "-m", str(model), "--truth", str(tmp_path / "none"), *words]) == 2
+        first, *others = capsys.readouterr().err.splitlines(keepends=True)
+        assert first == said if said else first.startswith("swapfast: ") and not others
+    assert open_swap_model(SwapRequest(model, tmp_path)).metadata.step == 2
+
+
 def test_a_folder_gets_a_file_named_after_model_crop_and_size(export):
     Path("out").mkdir()
     assert export("--to", "safetensors", "-o", "out", "--fp16")[0] == 0
@@ -156,7 +176,7 @@ def test_a_file_that_exists_is_replaced_only_when_asked(export):
         (("--to", "safetensors", "-o", "w.onnx"), ("w.onnx", ".safetensors")),
         (("--to", "safetensors", "-o", "no/w.safetensors"), ("no folder",)),
         (("--to", "safetensors", "--checkpoint", "5"), ("--checkpoint 5", "2, 4, 6")),
-        (("--to", "safetensors", "--checkpoint", "good"), ("give an iteration, or best",)),
+        (("--to", "safetensors", "--checkpoint", "good"), ("give an iteration, best or newest",)),
         (("--to", "safetensors", "--side", "c"), ("unknown --side 'c'", "a, b")),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_run_keeps_averages_and_every_command_takes_them(made_faces, tmp_path,
     stored = load_file(model / "checkpoint-00000006/ema.safetensors")
     assert stored["300/@steps"] == 4
 
-    truth = ("evaluate", "-m", model, "--truth", made_faces / "truth", "--json")
+    truth = ("evaluate", "-m", model, "--truth", made_faces / "truth", "--json", "--checkpoint", "newest")
     figures = []
     for kind, taken in (("auto", "ema-300"), ("raw", ""), ("ema-20", "ema-20")):
         code, out, error = swapfast(*truth, "--weights", kind)
@@ -52,10 +52,19 @@ def test_a_run_keeps_averages_and_every_command_takes_them(made_faces, tmp_path,
         figures.append(json.loads(out)["swap_psnr"])
     assert figures[0] != figures[1] and figures[0] == figures[2], "after 4 steps both look back on 0.4"
     for flags, weights in (((), "ema-300"), (("--weights", "raw"), "raw")):
-        code, out, _ = swapfast(
-            "export", "-m", model, "--to", "safetensors", "-o", tmp_path / f"{weights}.safetensors", *flags
+        code, _, error = swapfast(
+            "export",
+            "-m",
+            model,
+            "--to",
+            "safetensors",
+            "-o",
+            tmp_path / f"{weights}.safetensors",
+            "--checkpoint",
+            "newest",
+            *flags,
         )
-        assert code == 0 and ("averaged weights (ema-300); --weights raw takes" in out) == (weights != "raw")
+        assert code == 0 and ("averaged weights (ema-300); --weights raw takes" in error) == (weights != "raw")
     name = "decoders.b.face.3.weight"
     assert (load_file(tmp_path / "ema-300.safetensors")[name] == stored[f"300/{name}"]).all()
     trained = load_file(model / "checkpoint-00000006/model.safetensors")
