@@ -27,7 +27,7 @@ def _another(name: str) -> object:
     if isinstance(default, bool):
         return not default
     if isinstance(default, list):
-        lists = {"loss.functions": ["mae", "mse"], "loss.weights": [30.0, 70.0], "run.skip": ['a "b".txt', "c"]}
+        lists = {"loss.functions": ["mae", "mse"], "loss.weights": [30.0, 70.0], "run.skip": ['a"b.txt', "c"]}
         return lists.get(name, list(option.choices[:1]))
     if isinstance(default, (int, float)):
         return type(default)(option.low if default != option.low else option.high or option.low + 1)
