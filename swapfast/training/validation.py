@@ -21,7 +21,7 @@ from swapfast.training.measured import GAINS, PSNR, SWAP_GAIN, Measured
 from swapfast.training.observers import Observer, Training
 from swapfast.training.progress import ProgressLine
 
-LEAKS_TO_WARN = 2  # measurements in a row
+LEAKS_TO_WARN = 4  # measurements in a row: a young model of any recipe leaks for a while
 OneSided = tuple[int, Batch]  # the side's number, and a batch that has that side alone
 
 
@@ -88,7 +88,7 @@ class Validation(Observer):
         training.report(values | gains)
 
     def _warn_of_leak(self, step: int, leak: float) -> None:
-        """Print a line where the swap keeps A's skin for the second time in a row, not at every one behind that."""
+        """Print a line where the swap keeps A's skin for the LEAKS_TO_WARN-th time in a row, not behind that."""
         self._leaks = self._leaks + 1 if leak >= LEAK_WARNING else 0
         if self._leaks == LEAKS_TO_WARN:
             self.progress.log(

@@ -208,7 +208,7 @@ function showFigures(run) {
 
 const gibibytes = (mib) => `${number(mib / 1024, 3)} GiB`;
 const sidesOf = (run) => Object.keys(run.state.latest).map((key) => /^loss_([a-z])$/.exec(key)?.[1]).filter(Boolean).sort();
-const LEAK_WARNING = .5; // as swapfast/logs/gain.py has it
+const LEAK_WARNING = .2; // as swapfast/logs/gain.py has it
 
 // When is it done: what each side and the swap still gain, and since when the swap has not got better.
 function verdict(run) {
