@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 DEMO_SEED ?= 1
-DEMO_STEPS ?= 1200
-DEMO_LAST ?= 1500
+DEMO_STEPS ?= 800
+DEMO_LAST ?= 1000
 FILM_STEPS ?= 700
 
 # How the preview looks. What is learned and how is the model's own recipe.
