@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
+from swapfast.files import check_path
 from swapfast.options import Config, option, settings
 from swapfast.recipes import OWN, RECIPES
 from swapfast.stop import parse_duration
@@ -273,7 +274,9 @@ class RunConfig(Config):
 
     @property
     def skip_lists(self) -> tuple[Path, ...]:
-        """The lists of faces to leave out."""
+        """The lists of faces to leave out. Raises SwapfastError for what no file can be called."""
+        for path in self.skip:
+            check_path(path, "--skip")
         return tuple(map(Path, self.skip))
 
     @property

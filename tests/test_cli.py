@@ -746,7 +746,8 @@ def test_a_share_for_the_test_is_never_shown_and_measured_afterwards(faces, tmp_
 
     code, out, err = run("evaluate", "-m", whole, "--test", "--json")
     measured = json.loads(out)
-    assert (code, err) == (0, "") and {side: result["faces"] for side, result in measured.items()} == counts
+    assert code == 0 and {side: result["faces"] for side, result in measured.items()} == counts
+    assert err.startswith("iteration ") and err.count("\n") == 1, "which checkpoint it is, and no more"
     assert all(result["loss"] > 0 and 3 < result["psnr"] < 60 for result in measured.values())
     code, out, _ = run("evaluate", "-m", whole, "--test", "-A", faces / "a", "-B", faces / "b")
     assert code == 0 and f"A > A: loss {measured['a']['loss']:.5f}, {measured['a']['psnr']:.2f} dB" in out

@@ -16,6 +16,7 @@ from pipelines.sides import Log
 from swapfast.bars import Bars
 from swapfast.config import RunConfig
 from swapfast.errors import EXIT_DONE, SwapfastError
+from swapfast.preview.buffer import check_display
 from swapfast.printing import hurry, printable
 from swapfast.processes import Processes, exit_code_when_stopped, join_processes, several_tasks
 from swapfast.sources import require
@@ -47,6 +48,8 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
     log = progress.log
     hurry()  # a reader that stands still must not hold up the training
     require(request.config, "run.input_a", "run.input_b", "run.model_dir")
+    if run.preview and processes.is_first:
+        _check_window()
     with Bars(processes.is_first and not run.quiet) as bars:
         plan = plan_run(request, bars, processes)
         if plan.step >= run.iterations and not plan.only_graph:
@@ -76,6 +79,14 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
             if not ended:
                 progress.end(trainer.step, "")
     return _report_end(trainer, run.model_folder, stop, progress)
+
+
+def _check_window() -> None:
+    """Raise SwapfastError where ``-p`` has no display to open a window on: nothing is lost yet."""
+    try:
+        check_display()
+    except SwapfastError as error:
+        raise SwapfastError(f"-p/--preview: {error}; leave -p out") from error
 
 
 def pick_progress(run: RunConfig) -> ProgressLine:

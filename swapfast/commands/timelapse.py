@@ -9,7 +9,6 @@ from pathlib import Path
 from swapfast.bars import Bars
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.files import check_new_file, not_a_folder
-from swapfast.preview.timelapse import LONGEST, SUFFIXES, find_pictures, write_film
 from swapfast.printing import say
 from swapfast.requirements import check_import
 
@@ -33,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the film; return the exit code."""
+    from swapfast.preview.timelapse import LONGEST, SUFFIXES, find_pictures, write_film
+
     folder, out = arguments.folder, arguments.out
     check_new_file(out, "-o/--out", SUFFIXES)
     if out.exists():

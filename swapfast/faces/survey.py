@@ -173,7 +173,7 @@ def near_duplicates(survey: Survey, difference: float, skipped: frozenset[int] =
     Every face is compared with the faces of the nearest yaws, so that large folders take no longer than they must.
     skipped: faces that are left out already; nothing is a duplicate of them.
     """
-    if difference <= 0:
+    if difference <= 0 or not len(survey):
         return {}
     neighbours = _near_pairs(survey, difference, skipped)
     kept: set[int] = set()

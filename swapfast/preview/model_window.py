@@ -65,7 +65,8 @@ def requests_by_words() -> Requests:
     def word(name: TriggerName, answer: str) -> Ask:
         def ask() -> str:
             with contextlib.suppress(OSError, ValueError):  # the run is gone
-                print(name, flush=True)
+                sys.stdout.write(f"{name}\n")
+                sys.stdout.flush()
             return answer
 
         return ask
@@ -300,7 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
         show_model(Path(folder), requests)
     except SwapfastError as error:
         with contextlib.suppress(OSError, ValueError):
-            print(f"{FAILED}{error}", flush=True)
+            sys.stdout.write(f"{FAILED}{error}\n")
+            sys.stdout.flush()
         return error.code
     return 0
 

@@ -23,7 +23,6 @@ from swapfast.preview.model_pictures import ModelPictures
 from swapfast.preview.model_window import ModelWindow, requests_by_words, requests_from_outside
 from swapfast.preview.window_process import PreviewWindow
 from swapfast.stop import StopRequest
-from swapfast.synthetic import synthesize
 
 
 def _sheet(shade: int) -> np.ndarray:
@@ -206,15 +205,15 @@ def test_a_run_outlives_its_window_and_the_window_no_run(display, model, until):
     assert not found()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [":9876"])
-def test_a_run_without_a_display_says_so_in_one_line_and_trains(tmp_path, capsys, monkeypatch, name):
+@pytest.mark.parametrize("name", [":9876", "", "nonsense"])
+def test_a_run_without_a_display_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("DISPLAY", name)
-    synthesize(tmp_path / "faces", faces=2, size=64, pairs=1, workers=1)
-    faces = tmp_path / "faces"
-    words = ["train", "-A", faces / "a", "-B", faces / "b", "-m", tmp_path / "m", "-t", "tiny", "-b", 2, "-i", 2, "-p"]
-    assert cli.main([*map(str, words), "--preview-images", "1", "--device", "cpu"]) == 0
-    assert (tmp_path / "m" / "preview.png").is_file() and "done: 2 iterations" in capsys.readouterr().out
+    words = ["train", "-A", tmp_path / "a", "-B", tmp_path / "b", "-m", tmp_path / "m", "-t", "tiny", "-i", 2, "-p"]
+    assert cli.main([*map(str, words), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("swapfast: -p/--preview: no window: ") and error.count("\n") == 1 and not [*tmp_path.iterdir()]
+    )
 
 
 def test_the_line_without_a_display(tmp_path, monkeypatch, until):
