@@ -548,7 +548,8 @@ def _signal_second(process, number):
 
 def _flags(faces, model):
     return ["-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", "5", "--preview-images", "2",
-            "--optimizer", "adam", "--learning-rate", LEARNING_RATE, "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
+            "--optimizer", "adam", "--learning-rate", LEARNING_RATE,
+            "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
 
 
 @pytest.mark.slow
