@@ -13,6 +13,8 @@ import cli
 from swapfast.commands.completion import SHELLS
 from swapfast.commands.examples import EXAMPLES
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 PARSER = cli._make_parser()
 
 

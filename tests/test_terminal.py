@@ -21,6 +21,8 @@ import pytest
 import cli
 from tests import preloaded
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-t", "tiny", "--recipe", "faceswap", "-b", "2", "--preview-images", "2", "--device", "cpu"]
 # Says each key it is told of, until Enter.

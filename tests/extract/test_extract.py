@@ -23,6 +23,8 @@ from swapfast.swap.landmark_file import header_line, landmark_line, read_landmar
 from swapfast.video.film import write_video
 from tests.extract.conftest import place, write_landmarks, write_pictures
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 KNOWN = ("--backend", "json")
 
 

@@ -25,6 +25,8 @@ from swapfast.video.film import write_video
 from tests.extract.conftest import place, write_pictures
 from tests.swap.echo import drawn_face
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 # Mean errors of landmarks over the distance of the eyes' outer corners; docs/extract.md has those of many faces.
 INNER, ALL = 0.04, 0.06
 

@@ -24,6 +24,8 @@ from swapfast.preview.model_window import ModelWindow, requests_by_words, reques
 from swapfast.preview.window_process import PreviewWindow
 from swapfast.stop import StopRequest
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 
 def _sheet(shade: int) -> np.ndarray:
     return np.full((40, 60, 3), shade, np.uint8)

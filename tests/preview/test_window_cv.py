@@ -11,6 +11,8 @@ from swapfast.errors import SwapfastError
 from swapfast.preview.buffer import PreviewBuffer
 from swapfast.preview.window_cv import PreviewCV
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 # A process of its own: OpenCV's window system stays in one for good.
 PROGRAM = """
 import sys, threading

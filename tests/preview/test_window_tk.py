@@ -20,6 +20,8 @@ from swapfast.preview import buffer, window_tk
 from swapfast.preview.buffer import PreviewBase, PreviewBuffer
 from swapfast.preview.window_tk import AUTO, FIT, METHODS, PreviewTk, main
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 NAMES = ("toggle_mask", "refresh", "save", "quit", "shutdown")
 
 

@@ -17,6 +17,8 @@ from swapfast.synthetic import render
 from swapfast.training.progress import ProgressLine
 from swapfast.training.validation import Validation
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 
 def _skin(color, count=6, seed=1):
     """Return faces (n, 3, 64, 64) of one skin in light of their own."""

@@ -28,6 +28,8 @@ from swapfast.watch.folder import WatchedFolder, unique_names
 from swapfast.watch.lock_holder import find_holder
 from swapfast.watch.start import bind, serve
 
+pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
+
 
 def _next(following, kind: str, run: int = 0) -> dict:
     """The next change of ``kind`` of a run."""
