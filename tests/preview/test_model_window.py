@@ -23,6 +23,7 @@ from swapfast.preview.model_pictures import ModelPictures
 from swapfast.preview.model_window import ModelWindow, requests_by_words, requests_from_outside
 from swapfast.preview.window_process import PreviewWindow
 from swapfast.stop import StopRequest
+from tests.preview.windows import is_open, pump
 
 pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
 
@@ -139,21 +140,9 @@ def test_a_window_from_outside_asks_by_the_signal_and_enter_only_closes(opened, 
         assert run.stdout.readline() == "saved\n"
         until(lambda: "training, iteration 240" in opened._status.get(), opened.root.update)
         press("Return")
-        until(lambda: not _is_open(opened.root), lambda: _pump(opened.root))
+        until(lambda: not is_open(opened.root), lambda: pump(opened.root))
         assert run.poll() is None, "the run goes on"
         run.kill()
-
-
-def _is_open(root: tk.Misc) -> bool:
-    try:
-        return bool(root.winfo_exists())
-    except tk.TclError:
-        return False
-
-
-def _pump(root: tk.Misc) -> None:
-    if _is_open(root):
-        root.update()
 
 
 def test_the_window_of_a_run_prints_words(capsys):

@@ -19,6 +19,7 @@ from swapfast.errors import SwapfastError
 from swapfast.preview import buffer, window_tk
 from swapfast.preview.buffer import PreviewBase, PreviewBuffer
 from swapfast.preview.window_tk import AUTO, FIT, METHODS, PreviewTk, main
+from tests.preview.windows import is_open, pump
 
 pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
 
@@ -63,65 +64,53 @@ def opened(display, triggers):
         root.destroy()
 
 
-def _is_open(root: tk.Misc) -> bool:
-    try:
-        return bool(root.winfo_exists())
-    except tk.TclError:
-        return False
-
-
-def _pump(root: tk.Misc) -> None:
-    if _is_open(root):
-        root.update()
-
-
 @pytest.mark.parametrize("key, name", [("m", "toggle_mask"), ("r", "refresh"), ("s", "save"), ("shift+s", "save")])
 def test_keys_set_their_triggers_and_no_others(opened, triggers, press, until, key, name):
     _, root, _ = opened
     press(key)
-    until(triggers[name].is_set, lambda: _pump(root))
-    assert [other for other in NAMES if triggers[other].is_set()] == [name] and _is_open(root)
+    until(triggers[name].is_set, lambda: pump(root))
+    assert [other for other in NAMES if triggers[other].is_set()] == [name] and is_open(root)
 
 
 def test_enter_asks_to_end_and_closes(opened, triggers, press, until):
     _, root, _ = opened
     press("Return")
-    until(lambda: not _is_open(root), lambda: _pump(root))
+    until(lambda: not is_open(root), lambda: pump(root))
     assert [name for name in NAMES if triggers[name].is_set()] == ["quit"]
 
 
 def test_escape_and_the_window_manager_close_and_ask_nothing(opened, triggers, press, until):
     _, root, _ = opened
     press("Escape")
-    until(lambda: not _is_open(root), lambda: _pump(root))
+    until(lambda: not is_open(root), lambda: pump(root))
     assert not any(event.is_set() for event in triggers.values())
 
 
 def test_shutdown_closes_it(opened, triggers, until):
     _, root, _ = opened
     triggers["shutdown"].set()
-    until(lambda: not _is_open(root), lambda: _pump(root))
+    until(lambda: not is_open(root), lambda: pump(root))
 
 
 def test_f_shows_the_actual_size_and_fits_again(opened, press, until):
     window, root, _ = opened
     assert window.view.scale_name == FIT and window.view.scale > 1
     press("f")
-    until(lambda: window.view.scale_name == "100 %", lambda: _pump(root))
+    until(lambda: window.view.scale_name == "100 %", lambda: pump(root))
     shown = _shot(window.view.canvas)
     blue = (shown == (0, 0, 255)).all(-1)  # RGB; 60 x 40 px of the picture
     assert blue.sum() == 60 * 40
     press("shift+f")
-    until(lambda: window.view.scale_name == FIT, lambda: _pump(root))
+    until(lambda: window.view.scale_name == FIT, lambda: pump(root))
 
 
 def test_plus_and_minus_zoom_and_only_the_visible_part_is_drawn(opened, press, until):
     window, root, _ = opened
     press("f")
-    until(lambda: window.view.scale == 1, lambda: _pump(root))
+    until(lambda: window.view.scale == 1, lambda: pump(root))
     for expected in ("150 %", "200 %", "300 %", "400 %", "800 %", "800 %"):
         press("plus")
-        until(lambda expected=expected: window.view.scale_name == expected, lambda: _pump(root))
+        until(lambda expected=expected: window.view.scale_name == expected, lambda: pump(root))
     canvas = window.view.canvas
     assert window.view._photo.width() <= canvas.winfo_width() + 16  # one px more of the picture on either side
     assert window.view._photo.height() <= canvas.winfo_height() + 16
@@ -129,7 +118,7 @@ def test_plus_and_minus_zoom_and_only_the_visible_part_is_drawn(opened, press, u
     corner = _shot(canvas)[canvas.winfo_height() - 2, canvas.winfo_width() - 2]
     assert corner.tolist() == [255, 255, 255], "the lower right quarter is white"
     press("minus")
-    until(lambda: window.view.scale_name == "400 %", lambda: _pump(root))
+    until(lambda: window.view.scale_name == "400 %", lambda: pump(root))
 
 
 def test_each_interpolation_is_opencvs():
@@ -145,7 +134,7 @@ def test_each_interpolation_is_opencvs():
 def test_a_new_picture_is_shown_as_it_comes(opened, until):
     window, root, buffer = opened
     buffer.add_image("Training - A, B", np.full((80, 120, 3), (10, 200, 30), np.uint8))
-    until(lambda: not buffer.is_updated, lambda: _pump(root))
+    until(lambda: not buffer.is_updated, lambda: pump(root))
     canvas = window.view.canvas
     assert _shot(canvas)[canvas.winfo_height() // 2, canvas.winfo_width() // 2].tolist() == [30, 200, 10]
 
@@ -153,7 +142,7 @@ def test_a_new_picture_is_shown_as_it_comes(opened, until):
 def test_save_writes_every_picture_under_a_new_name(opened, until, tmp_path):
     window, root, buffer = opened
     buffer.add_image("../other", np.full((4, 4, 3), 7, np.uint8))
-    until(lambda: not buffer.is_updated, lambda: _pump(root))
+    until(lambda: not buffer.is_updated, lambda: pump(root))
     window.save(str(tmp_path))
     window.save(str(tmp_path))
     files = sorted(tmp_path.iterdir())
@@ -186,7 +175,7 @@ def test_it_lives_in_a_widget_of_somebody_else(display, triggers, until):
         assert taskbar.winfo_children() == []
         preview.master_frame.destroy()
         root.update()
-        assert _is_open(root)
+        assert is_open(root)
     finally:
         root.destroy()
 
