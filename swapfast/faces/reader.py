@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,21 +165,7 @@ def _plain(path: Path, data: bytes, info: PictureInfo, file_names: frozenset[str
     description = parse_json(json_data, path.with_name(json_name))
     landmarks, remarks = placed_landmarks(landmarks_of(description), info, description)
     mask_file, mask_data, unusable_mask = _mask_file(path, info, description, file_names)
-    pixels = digest_pixels(data)
-    return FaceRecord(
-        path=path,
-        kind="plain",
-        width=info.width,
-        height=info.height,
-        landmarks=landmarks,
-        alignment=align(landmarks),
-        mask_file=mask_file,
-        unusable_mask=unusable_mask,
-        notes=(*info.notes, *remarks, *([MASK_UNUSABLE] if unusable_mask else [])),
-        encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
-        content=_digest_content(data, pixels, json_data, mask_data),
-        pixels=pixels,
-    )
+    return _plain_record(path, info, landmarks, (mask_file, unusable_mask), remarks, (data, json_data, mask_data))
 
 
 def _from_deepfacelab(
@@ -195,6 +181,23 @@ def _from_deepfacelab(
             mask_file = path
         except ValueError as error:
             unusable_mask = (path.name, f"the mask in {OWNER} is {error}")
+    return _plain_record(path, info, landmarks, (mask_file, unusable_mask), (DFL_NOTE,), (data, mask_data))
+
+
+def _plain_record(
+    path: Path,
+    info: PictureInfo,
+    landmarks: np.ndarray,
+    mask: tuple[Path | None, tuple[str, str] | None],
+    remarks: Sequence[str],
+    contents: tuple[bytes, ...],
+) -> FaceRecord:
+    """Return the record of a picture with landmarks.
+
+    mask: its file, or why it cannot be used. contents: of all its files, the picture first.
+    """
+    mask_file, unusable_mask = mask
+    data, *companions = contents
     pixels = digest_pixels(data)
     return FaceRecord(
         path=path,
@@ -205,9 +208,9 @@ def _from_deepfacelab(
         alignment=align(landmarks),
         mask_file=mask_file,
         unusable_mask=unusable_mask,
-        notes=(*info.notes, DFL_NOTE, *([MASK_UNUSABLE] if unusable_mask else [])),
-        encoding="jpeg",
-        content=_digest_content(data, pixels, mask_data),
+        notes=(*info.notes, *remarks, *([MASK_UNUSABLE] if unusable_mask else [])),
+        encoding="png" if isinstance(info, png.PngInfo) else "jpeg",
+        content=_digest_content(data, pixels, *companions),
         pixels=pixels,
     )
 
