@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ full, SWAPFAST_OPTIMIZER_LEARNING_RATE=1e-4. A flag ranks over a variable, a var
 what a resumed model keeps."""
 
 _MOST_DIGITS = 40
+_NEGATIVE = re.compile(r"-[.\d].*", re.DOTALL)  # a number, not a flag
 _MOST_LISTED = 40  # flags that one line shows
 _LONGEST_LINE = 400  # characters of what argparse says of a wrong flag
 # Flags of faceswap's guides, which argparse would take for others: -bs 8 for -b s.
@@ -95,21 +97,39 @@ class _Parser(argparse.ArgumentParser):
             for word in arguments:
                 if word.split("=")[0] in FORMER_FLAGS:
                     raise SwapfastError(f"{word} is a flag of faceswap's guides: {FORMER_FLAGS[word.split('=')[0]]}")
+        self._check_flags(arguments)
         parsed, unknown = self.parse_known_args(arguments)
-        if unknown and parsed.command is None:
-            raise unknown_name("flag", unknown[0], [flag for action in self._actions for flag in action.option_strings])
         if unknown:
-            command = self.commands[parsed.command]
-            flags = [flag for action in command._actions for flag in action.option_strings]
-            if unknown[0].startswith("-"):
-                listed = f"those of `swapfast {parsed.command} --help`" if len(flags) > _MOST_LISTED else ""
-                word = unknown[0].split("=")[0]
-                error = unknown_name(f"flag for {parsed.command}", word, flags, listed)
-                raise SwapfastError(f"{error}{self._elsewhere(word)}")
-            raise SwapfastError(
-                f"{parsed.command}: unexpected {shortened(unknown[0])}; see `swapfast {parsed.command} --help`"
-            )
+            of = parsed.command or "swapfast"
+            raise SwapfastError(f"{of}: unexpected {shortened(unknown[0])}; see `{self.prog} {parsed.command} --help`")
         return parsed
+
+    def _check_flags(self, words: Sequence[str]) -> None:
+        """Raise SwapfastError for the first flag that the command lacks, whatever else is wrong.
+
+        argparse would first tell of what is missing, which may be the very flag that is misspelt.
+        """
+        command = self.commands.get(words[0]) if words else None
+        parser = self if command is None else command
+        flags = parser._option_string_actions
+        if {"-h", "--help"} & set(words) or (command is None and words and not words[0].startswith("-")):
+            return
+        for word in words if command is None else words[1:]:
+            if word == "--" or (command is None and not word.startswith("-")):
+                return
+            name = _flag_of(word)
+            if name is None or name in flags or (not name.startswith("--") and name[:2] in flags):
+                continue
+            kind = "flag" if command is None else f"flag for {words[0]}"
+            listed = f"those of `swapfast {words[0]} --help`" if len(flags) > _MOST_LISTED else ""
+            raise SwapfastError(f"{unknown_name(kind, name, flags, listed)}{self._elsewhere(name)}")
+
+
+def _flag_of(word: str) -> str | None:
+    """Return the flag that ``word`` is, without its value; None for what is none, as argparse sees it."""
+    name = word.partition("=")[0]
+    is_flag = name.startswith("-") and len(name) > 1 and " " not in name and not _NEGATIVE.fullmatch(word)
+    return name if is_flag else None
 
 
 def _whole(text: str) -> int | None:

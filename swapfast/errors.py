@@ -25,6 +25,8 @@ class SwapfastError(Exception):
 
 
 _WIDEST = 120  # characters that a message shows of a value
+_LIKE, _LEAST_LIKE = 0.85, 0.6  # of two names, 0..1: from where they are the same but for a slip, and not unlike
+_LEAST_BEGUN = 2  # letters of a name that begins another
 
 
 class _Shortening(reprlib.Repr):
@@ -42,13 +44,49 @@ def shortened(value: object) -> str:
     return _Shortening().repr(value)
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], listed: str = "") -> SwapfastError:
+def nearest_name(name: object, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` was probably meant to be, None where none is like it.
+
+    Case does not count, nor whether words are joined by '-' or '_'. A name that begins one of them is near it, and a
+    dotted one is known by its last part too: 'learning_rat' is near 'optimizer.learning_rate'.
+    """
+    names = sorted(known)
+    wanted = _plain(str(name)[:_WIDEST])
+    plain = {_plain(each): each for each in reversed(names)}
+    if wanted in plain:
+        return plain[wanted]
+    longer = [each for each in plain if each.startswith(wanted)] if len(wanted.strip("_")) >= _LEAST_BEGUN else []
+    if longer:
+        return plain[min(longer, key=len)]
+    near, likeness = _closest(wanted, plain)
+    ends = {each.rpartition(".")[2]: each for each in plain}
+    near_end, likeness_of_ends = _closest(wanted.rpartition(".")[2], ends)
+    if likeness < _LIKE <= likeness_of_ends:
+        return plain[ends[near_end]]
+    return plain[near] if likeness >= _LEAST_LIKE else None
+
+
+def _closest(name: str, names: Iterable[str]) -> tuple[str, float]:
+    """Return the name that is most like another, the first of several, and how much it is: 0..1."""
+    likeness = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in sorted(names)}
+    nearest = max(likeness, key=likeness.__getitem__, default="")
+    return nearest, likeness.get(nearest, 0.0)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
+
+
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], listed: str = "", elsewhere: Iterable[str] = ()
+) -> SwapfastError:
     """Return the error for a name that is not among ``known``, with the nearest and with all of them.
 
     kind: what it should name, such as 'model'
     listed: where to find all names, in place of the names themselves
+    elsewhere: names of another place, of which one may have been meant; they are not listed
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name)[:_WIDEST], names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest_name(name, [*names, *elsewhere])
+    hint = f" Did you mean {near!r}?" if near else ""
     return SwapfastError(f"unknown {kind} {shortened(name)}.{hint} Known: {listed or ', '.join(names)}")

@@ -159,7 +159,7 @@ class Config:
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                raise unknown_name(f"setting in {source}", name, known)
+                raise unknown_name(f"setting in {source}", name, known, elsewhere=settings(cls()))
         parts = {
             name: hints[name].from_dict(value, f"{source}.{name}")
             if isinstance(hints[name], type) and issubclass(hints[name], Config)

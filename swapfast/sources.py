@@ -162,6 +162,8 @@ def _flat(table: Mapping[str, object], known: Mapping[str, Setting], path: Path,
         elif former_names(known).get(name, name) in known:
             flat[former_names(known).get(name, name)] = value
         else:
+            if isinstance(value, Mapping):
+                raise unknown_name(f"table in {path}", name, {setting.rpartition(".")[0] for setting in known} - {""})
             raise unknown_name(f"setting in {path}", name, known, _LISTED)
     return flat
 

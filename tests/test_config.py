@@ -160,6 +160,9 @@ def test_a_wrong_variable_is_named(environment, message):
     [
         ("btch_size = 3", r"unknown setting in .*run.toml 'btch_size'. Did you mean 'batch_size'\?"),
         ("[run]\ninput_c = 'x'", r"unknown setting in .*run.toml 'run.input_c'. Did you mean 'run.input_[ab]'\?"),
+        ("learning_rat = 1e-4", r"'learning_rat'. Did you mean 'optimizer.learning_rate'\?"),
+        ("[optimizer]\nbatch_size = 3", r"'optimizer.batch_size'. Did you mean 'batch_size'\?"),
+        ("[optimiser]\nlearning_rate = 1e-4", r"unknown table in .*run.toml 'optimiser'. Did you mean 'optimizer'\?"),
         ("run = 3", r"run.toml: run 3: expected a table of settings"),
         ("[run]\niterations = 0", r"run.toml: run.iterations 0: must lie within 1 and 1000000000000"),
         ("[run]\ncompile = 'yes'", r"run.toml: run.compile 'yes': expected true or false"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
-from swapfast.options import read_toml
+from swapfast.options import read_toml, settings
 from swapfast.swap.settings import SwapSettings
 
 _RANGE = re.compile(r"(\d{1,18})(?:(-)(\d{0,18}))?")
@@ -113,6 +113,9 @@ def choose_settings(
     if file is not None:
         table = read_toml(file)
         entries = table.pop("range", [])
+        usual = SwapSettings()
+        for name in table.keys() - usual.to_dict().keys():
+            raise unknown_name(f"setting in {file}", name, [*usual.to_dict(), "range"], elsewhere=settings(usual))
         SwapSettings.from_dict(table, str(file))
         values = merged(values, table)
         ranges = _ranges(entries, file)
