@@ -10,7 +10,6 @@ import numpy as np
 WINDOW = 0.25  # of all iterations: what counts as the last ones
 LEAST = 4  # measurements of a window, where there are so many: one of them says little
 AFTER_BEST = 3  # measurements after the best, from which it is said that nothing got better since
-LEAK_WARNING = 0.2  # share of A's skin that a swap keeps, see swapfast/swap/leak.py
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.files import not_a_folder
-from swapfast.logs.gain import LEAK_WARNING, Gain, best_step, describe_gains, gain_of
+from swapfast.logs.gain import Gain, best_step, describe_gains, gain_of
 from swapfast.logs.steplog import NAME, History, read_steps
+from swapfast.logs.verdict import describe_leak
 
 WINDOW = 100  # steps that a loss is averaged over: one step's says little
 _LARGEST = np.finfo(float).max
@@ -115,10 +116,7 @@ def _described_gains(summary: dict) -> list[str]:
     }
     lines = [describe_gains(gains, summary["swap_not_better_since"])] if gains else []
     leak = summary.get("swap_leak")
-    if leak is not None:
-        warning = "warning: " if leak >= LEAK_WARNING else ""
-        lines.append(f"{warning}the swap keeps {_figure(max(0, round(100 * leak)), 0)} % of A's skin")
-    return lines
+    return lines if leak is None else [*lines, describe_leak(leak)]
 
 
 def _speed(history: History) -> dict[str, dict]:

@@ -11,14 +11,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.preview.buffer import PreviewBuffer, TriggerName, Triggers
 from swapfast.preview.model_pictures import ModelPictures
+from swapfast.printing import printable
 from swapfast.stop import SAVE_SIGNAL
 from swapfast.watch.follower import LogFollower
 from swapfast.watch.lock_holder import find_holder, send_signal
@@ -27,9 +32,19 @@ if TYPE_CHECKING:
     from swapfast.preview.window_tk import PreviewTk
 
 POLL_MS = 400
-_READ_AT_ONCE = 20  # chunks of the log between two looks at the keyboard
+_READING_S = 0.1  # of the log between two looks at the keyboard
+_AGAIN_MS = 10  # where there is more of it
+_WARNING_INK = "#b00020"
 _NICE = 10  # training goes first
 _SAVES = "the run saves after the step in progress, and draws a preview"
+_FIGURES = (  # key of the log, words, digits, unit
+    ("loss_a", "loss A", 4, ""),
+    ("loss_b", "B", 4, ""),
+    ("iterations_per_s", "", 2, " it/s"),
+    ("swap_quality", "swap", 1, " dB"),
+)
+_LARGEST = 1e9  # figure that is shown
+_NO_SHEET = np.full((40, 640, 3), 48, np.uint8)  # BGR, before the first preview
 FAILED = "failed "  # begins the line that says why there is no window
 
 Ask = Callable[[], str]  # asks the run for something; returns what to tell a person
@@ -114,8 +129,10 @@ class ModelWindow:
         self._status = tk.StringVar(self.root, "no preview yet: the first comes with the first save")
         holder, bar = ttk.Frame(self.root), ttk.Frame(self.root, padding=4)
         self.preview: PreviewTk = PreviewTk(self._buffer, holder, bar, self._triggers())
-        self.slider = ttk.Scale(self.root, from_=0, to=0, command=self._slide)
+        self.slider = ttk.Scale(self.root, from_=0, to=0, command=self._slide, takefocus=False)
         ttk.Label(self.root, textvariable=self._status, padding=(6, 2)).pack(side="bottom", fill="x")
+        self._bar, self._verdict = bar, ttk.Label(self.root, padding=(6, 2))
+        self._verdict.bind("<Configure>", lambda event: self._verdict.configure(wraplength=event.width - 12))
         bar.pack(side="bottom", fill="x")
         self.slider.pack(side="bottom", fill="x", padx=6)
         holder.pack(side="top", fill="both", expand=True)
@@ -207,44 +224,65 @@ class ModelWindow:
 
     def _look(self) -> None:
         """Look for what is new, again and again."""
-        for _ in range(_READ_AT_ONCE):
-            if not self._log.poll():
-                break
+        has_more = _read(self._log)
         if self.pictures.poll():
             self._refresh()
         else:
             self._status.set(self._described())
-        self.root.after(POLL_MS, self._look)
+        self._show_verdict()
+        self.root.after(_AGAIN_MS if has_more else POLL_MS, self._look)
+
+    def _show_verdict(self) -> None:
+        """Say when it is done, in a line of its own, where faces are held out."""
+        text, warns = _when_done(self._log)
+        self._verdict.configure(text=text, foreground=_WARNING_INK if warns else "")
+        if bool(text) != bool(self._verdict.winfo_manager()):
+            self._verdict.pack(side="bottom", fill="x", before=self._bar) if text else self._verdict.pack_forget()
 
     def _described(self) -> str:
-        """Return how training goes, in one line."""
-        kept, log = self.pictures.kept, self._log
-        if not self._folder.is_dir():
-            return f"{self._folder} is gone"
-        if not kept and self.pictures.newest(self.tinted) is None:
-            return "no preview yet: the first comes with the first save"
-        parts = []
-        if self.step is not None:
-            parts.append(f"preview of iteration {self.step:,}")
-        elif kept:
-            parts.append(f"newest preview, iteration {kept[-1].step:,}")
-        if len(kept) > 1:
-            parts.append(f"{len(kept)} kept")
-        if find_holder(self._folder / ".lock") is not None:
-            parts.append("training" if log.step is None else f"training, iteration {log.step:,}")
-        elif log.step is not None:
-            parts.append(f"not in training, {log.step:,} iterations")
-        parts += [
-            f"{text} {log.latest[key]:.{digits}f}{unit}"
-            for key, text, digits, unit in (
-                ("loss_a", "loss A", 4, ""),
-                ("loss_b", "B", 4, ""),
-                ("iterations_per_s", "", 2, " it/s"),
-                ("swap_quality", "swap", 1, " dB"),
-            )
-            if key in log.latest
-        ]
-        return "   ".join(part.strip() for part in parts)
+        return describe_run(self._folder, self.pictures, self._log, self.step)
+
+
+def _read(log: LogFollower) -> bool:
+    """Read on in the log for a moment; return whether there is more right now."""
+    end = time.monotonic() + _READING_S
+    while has_more := log.poll():
+        if time.monotonic() > end:
+            break
+    return has_more
+
+
+def _when_done(log: LogFollower) -> tuple[str, bool]:
+    """Return when it is done, in one line, and whether that is a warning. The line is empty without held-out faces."""
+    verdict = log.verdict
+    return "   ".join(filter(None, (*verdict.gains, verdict.leak))), verdict.warns
+
+
+def describe_run(folder: Path, pictures: ModelPictures, log: LogFollower, step: int | None = None) -> str:
+    """Return how training goes, in one line. step: the iteration whose picture is shown, None for the newest."""
+    if not folder.is_dir():
+        return f"{printable(str(folder))} is gone"
+    kept, parts = pictures.kept, []
+    if step is not None:
+        parts.append(f"preview of iteration {step:,}")
+    elif kept:
+        parts.append(f"newest preview, iteration {kept[-1].step:,}")
+    elif pictures.newest(True) is None:
+        parts.append("no preview yet: the first comes with the first save")
+    if len(kept) > 1:
+        parts.append(f"{len(kept)} kept")
+    if find_holder(folder / ".lock") is not None:
+        parts.append("training" if log.step is None else f"training, iteration {log.step:,}")
+    elif log.step is not None:
+        parts.append(f"not in training, {log.step:,} iterations")
+    if log.progress is not None:
+        parts.append(f"reading the log: {100 * log.progress:.0f} %")
+    parts += [
+        f"{text} {log.latest[key]:.{digits}f}{unit}"
+        for key, text, digits, unit in _FIGURES
+        if abs(log.latest.get(key, inf)) < _LARGEST
+    ]
+    return "   ".join(parts)
 
 
 def show_model(folder: Path, requests: Requests) -> None:
@@ -261,9 +299,10 @@ def show_model(folder: Path, requests: Requests) -> None:
 
 
 def _show_by_opencv(folder: Path, requests: Requests) -> None:
-    from swapfast.preview.window_cv import PreviewCV
+    from swapfast.preview.window_cv import PreviewCV, with_lines
 
     pictures, buffer = ModelPictures(folder), PreviewBuffer()
+    log = LogFollower(folder / "logs" / "steps.jsonl")
     asks: dict[TriggerName, Ask] = {
         "toggle_mask": requests.toggle_mask, "refresh": requests.refresh, "save": requests.save, "quit": requests.quit,
     }  # fmt: skip
@@ -271,9 +310,15 @@ def _show_by_opencv(folder: Path, requests: Requests) -> None:
     triggers["shutdown"] = requests.shutdown
 
     def follow() -> None:
-        while not requests.shutdown.wait(POLL_MS / 1000):
-            if pictures.poll() and (sheet := pictures.newest(True)) is not None:
-                buffer.add_image("swapfast preview", sheet)
+        shown: list[str] = []
+        while not requests.shutdown.is_set():
+            has_more, has_changed = _read(log), pictures.poll()
+            lines = [line for line in (describe_run(folder, pictures, log), _when_done(log)[0]) if line]
+            sheet = pictures.newest(True)
+            if has_changed or lines != shown:
+                shown = lines
+                buffer.add_image("swapfast preview", with_lines(_NO_SHEET if sheet is None else sheet, lines))
+            requests.shutdown.wait((_AGAIN_MS if has_more else POLL_MS) / 1000)
 
     window = PreviewCV(buffer, triggers)
     threading.Thread(target=follow, daemon=True).start()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from swapfast.batch import SIDES, Batch
-from swapfast.logs.gain import LEAK_WARNING
+from swapfast.logs.verdict import LEAK_WARNING
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.swap.leak import LEAK, LeakMeter

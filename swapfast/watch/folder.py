@@ -119,6 +119,7 @@ class WatchedFolder:
             "step": log.step,
             "about": log.about,
             "latest": dict(log.latest),
+            "verdict": {"text": "; ".join(log.verdict.gains), "warning": log.verdict.leak if log.verdict.warns else ""},
             "time_left_s": left,
             "checkpoint": self._checkpoint,
             "backup": max(self._kept.get("backup", []), default=None),

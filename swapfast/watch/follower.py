@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swapfast.files import open_plain
+from swapfast.logs.verdict import Measurements, Verdict, is_held_out
 from swapfast.watch.curves import Curves
 
 CHUNK = 1 << 18  # bytes read at a time: some 1,200 lines, 20 ms
@@ -39,6 +40,8 @@ class LogFollower:
     def _reset(self) -> None:
         self.curves = Curves()
         self.latest: dict[str, float] = {}
+        self._measured: dict[str, Measurements] = {}  # of held-out faces
+        self._verdict: Verdict | None = None
         self.about: dict[str, object] = {}
         self.tail: deque[str] = deque(maxlen=MOST_LINES)
         self.lines = 0  # all that the tail has ever had
@@ -51,6 +54,13 @@ class LogFollower:
         self._rest = b""
         self._skips = False  # whether it is within a line that is too long
         self._samples: deque[int] = deque()  # where the samples of a long log begin
+
+    @property
+    def verdict(self) -> Verdict:
+        """When is it done, by what has been read of the log."""
+        if self._verdict is None:
+            self._verdict = Verdict.of(self._measured)
+        return self._verdict
 
     @property
     def progress(self) -> float | None:
@@ -140,6 +150,9 @@ class LogFollower:
     def _forget_after(self, step: int) -> None:
         if self.step is not None and self.step > step:
             self.curves.forget_after(step)
+            for measured in self._measured.values():
+                measured.forget_after(step)
+            self._verdict = None
 
     def _add_row(self, step: int, time: float, row: dict) -> None:
         if self.step is not None and step < self.step:  # of a run whose first line was lost
@@ -148,12 +161,18 @@ class LogFollower:
         self.curves.add(step, row)
         numbers = _numbers(row)
         self.latest |= {key: value for key, value in numbers.items() if key in self.curves.by_key}
+        self._measure(step, numbers)
         rate = numbers.get("iterations_per_s", 0.0)
         if rate > 0:
             self.rate = rate if self.rate is None else _SPEED * rate + (1 - _SPEED) * self.rate
             self._say(_loss_line(step, time, numbers))
         if any(key.startswith("validation_loss_") for key in numbers):
             self._say(_validation_line(step, time, numbers))
+
+    def _measure(self, step: int, numbers: dict[str, float]) -> None:
+        for key in filter(is_held_out, numbers):
+            self._measured.setdefault(key, Measurements()).add(step, numbers[key])
+            self._verdict = None
 
     def note(self, text: str) -> None:
         """Add a line of now to the tail."""

@@ -10,6 +10,7 @@ import pytest
 
 import cli
 from swapfast.logs.gain import Gain, best_step, describe_gains, gain_of
+from swapfast.logs.verdict import Measurements, Verdict
 
 
 def test_a_straight_line_gains_as_much_at_any_time(within):
@@ -96,3 +97,53 @@ def test_a_log_without_validation_says_nothing_of_it(tmp_path, capsys):
     assert cli.main(["log", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "gained" not in out and "skin" not in out
+
+
+def _measured(**columns: list[tuple[int, float]]) -> dict[str, Measurements]:
+    measured = {key: Measurements() for key in columns}
+    for key, rows in columns.items():
+        for row in rows:
+            measured[key].add(*row)
+    return measured
+
+
+def test_the_verdict_of_what_was_measured():
+    steps = range(1000, 17_000, 1000)
+    a = [(step, step * 6e-5 + max(0, step - 12_000) * -3e-5) for step in steps]  # 0.06 dB in 1,000, then 0.03
+    b = [(step, -step * 1e-5) for step in steps]
+    swap = [(step, -abs(step - 9000.0)) for step in steps]
+    verdict = Verdict.of(
+        _measured(validation_psnr_b=b, validation_psnr_a=a, swap_quality=swap, swap_leak=[(1000, 0.125)])
+    )
+    assert verdict == Verdict(
+        (
+            "A gains 0.03 dB in 1,000 iterations, 0.06 before",
+            "B loses 0.01 dB in 1,000 iterations, -0.01 before",
+            "the swap has not got better since 9,000",
+        ),
+        "the swap keeps 12 % of A's skin",
+        False,
+    )
+    rising = Verdict.of(_measured(swap_quality=[(10, 1.0), (20, 1.5)], swap_leak=[(10, 0.1), (20, 0.2)]))
+    assert rising == Verdict(
+        ("the swap gains 50 dB in 1,000 iterations",), "warning: the swap keeps 20 % of A's skin", True
+    )
+    assert Verdict.of({}) == Verdict.of(_measured(swap_quality=[], swap_leak=[])) == Verdict(), "nothing is held out"
+
+
+def test_absurd_figures_make_short_lines():
+    verdict = Verdict.of(_measured(validation_psnr_a=[(1, -1e30), (2, 1e30)], swap_leak=[(1, 1e30)]))
+    assert verdict.gains == ("A gains 2e+33 dB in 1,000 iterations",)
+    assert verdict.leak == "warning: the swap keeps 1e+32 % of A's skin"
+
+
+def test_measurements_are_bounded_and_keep_the_best():
+    measured = Measurements()
+    for step in range(1, 50_001):
+        measured.add(step, 99.0 if step == 1234 else step / 1e6)
+    assert len(measured.steps) <= 4097 and list(measured.steps) == sorted(set(measured.steps))
+    assert measured.steps[-1] == 50_000 and best_step(measured.steps, measured.values) == 1234
+    measured.forget_after(1300)
+    assert measured.steps[-1] == 1234 and measured.values[-1] == 99
+    measured.add(7, 5.0)  # of a run whose first line was lost
+    assert measured.steps[-1] == 7

@@ -23,7 +23,7 @@ from swapfast.preview.model_pictures import ModelPictures
 from swapfast.preview.model_window import ModelWindow, requests_by_words, requests_from_outside
 from swapfast.preview.window_process import PreviewWindow
 from swapfast.stop import StopRequest
-from tests.preview.windows import is_open, pump
+from tests.preview.windows import click_the_x, is_open, pump, windows_named
 
 pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
 
@@ -118,6 +118,46 @@ def test_a_new_preview_is_shown_unless_an_older_one_is_chosen(opened, model, pre
     assert _is(_shown(opened), 240)
 
 
+def _add_to_log(model: Path, *rows: dict) -> None:
+    with open(model / "logs" / "steps.jsonl", "a") as file:
+        file.writelines(json.dumps({"time": 3.0} | row) + "\n" for row in rows)
+
+
+def test_it_says_when_it_is_done_as_the_run_goes(opened, model, until):
+    """Without held-out faces there is no such line; with them it is there, and red where the swap keeps A's skin."""
+    root, label = opened.root, opened._verdict
+    assert not label.winfo_ismapped() and "swap" not in opened._status.get()
+    figures = lambda step: {"step": step, "validation_psnr_a": step / 1000, "swap_quality": 20.0, "swap_leak": 0.1}  # noqa: E731
+    _add_to_log(model, *(figures(step) for step in range(300, 700, 100)))
+    until(lambda: label.winfo_ismapped(), root.update)
+    gains = "A gains 1 dB in 1,000 iterations   the swap has not got better since 300"
+    assert label.cget("text") == f"{gains}   the swap keeps 10 % of A's skin" and not str(label.cget("foreground"))
+    assert "swap 20.0 dB" in opened._status.get() and "600 iterations" in opened._status.get()
+    _add_to_log(model, {"step": 700, "swap_leak": 0.31})
+    until(lambda: label.cget("text") == f"{gains}   warning: the swap keeps 31 % of A's skin", root.update)
+    assert str(label.cget("foreground")) == "#b00020"
+    (model / "logs" / "steps.jsonl").write_text('{"time": 1.0, "step": 5, "loss_a": 0.5}\n')  # another training
+    until(lambda: not label.winfo_ismapped(), root.update)
+
+
+def test_the_line_is_broken_where_the_window_is_narrow(opened, model, until):
+    root, label = opened.root, opened._verdict
+    _add_to_log(model, *({"step": 300 + step, "validation_psnr_a": 1.0, "validation_psnr_b": 1.0} for step in range(9)))
+    until(lambda: label.winfo_ismapped(), root.update)
+    root.update()
+    one = label.winfo_height()
+    root.geometry("300x600")
+    until(lambda: label.winfo_height() > one, root.update)
+    assert label.winfo_reqwidth() <= 300
+
+
+def test_keys_that_mean_nothing_break_nothing(opened, press, until):
+    press("x", "1", "F1", "Tab", "ctrl+a", "alt+x", "Up", "Next", "udiaeresis", "BackSpace", "space", "comma", "Home")
+    press("Left")
+    until(lambda: opened.step == 200, opened.root.update)
+    assert is_open(opened.root) and _is(_shown(opened), 200)
+
+
 def test_a_window_from_outside_asks_by_the_signal_and_enter_only_closes(opened, model, press, until):
     """The run is a process that holds the folder's lock, as a run does, and prints what it is sent."""
     said = lambda: opened.preview._status.get()  # noqa: E731
@@ -194,6 +234,73 @@ def test_a_run_outlives_its_window_and_the_window_no_run(display, model, until):
     first.on_end(training)
     second.on_end(training, RuntimeError("the run has failed"))
     assert not found()
+
+
+def test_a_click_on_the_x_ends_no_run(display, model, until):
+    training, told = _Training(), []
+    window = PreviewWindow(model, print, print, told.append)
+    until(lambda: windows_named("swapfast preview: model"))
+    click_the_x(windows_named("swapfast preview: model")[0])
+    until(lambda: window._process.poll() is not None)
+    assert window._process.returncode == 0, "closed in order"
+    window.on_step(training)
+    assert not training.stop and not training.stop.save_asked() and not windows_named("swapfast preview: model")
+    window.on_end(training)
+    assert told == []
+
+
+# The window of `train -p` where Tk is not installed: a process of its own, for OpenCV's window system stays in one.
+WITHOUT_TK = """
+import sys
+sys.modules["tkinter"] = None
+from swapfast.preview.model_window import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def by_opencv(display, model, until):
+    """The window that OpenCV shows of a model folder, with the keyboard."""
+    command = [sys.executable, "-c", WITHOUT_TK, str(model)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as window:
+        until(lambda: windows_named("swapfast preview") or window.poll() is not None)
+        if window.poll() is not None and "made without windows" in (said := window.stdout.read()):
+            pytest.skip(said)
+        subprocess.run(["xdotool", "windowfocus", windows_named("swapfast preview")[0]], check=True)
+        yield window
+        window.kill()
+
+
+def test_opencv_shows_the_folder_where_there_is_no_tk(by_opencv, model, press, until):
+    _add_to_log(model, *({"step": 300 + step, "swap_quality": 20.0} for step in range(5)))
+    until(lambda: _on_screen(240) > 1500 and _on_screen(48) > 4000)  # the picture, and the strip below it
+    PreviewHistory(model, 10).add(310, _sheet(150), _sheet(9))
+    until(lambda: _on_screen(150) > 1500 and _on_screen(240) == 0)
+    press("x", "F1", "Left", "1")
+    for key, word in (("m", "toggle_mask"), ("r", "refresh"), ("s", "save")):
+        press(key)
+        assert by_opencv.stdout.readline() == f"{word}\n"
+    press("Return")
+    assert by_opencv.stdout.read() == "quit\n" and by_opencv.wait() == 0
+
+
+def test_a_click_on_the_x_of_opencvs_window_asks_nothing(by_opencv, until):
+    click_the_x(windows_named("swapfast preview")[0])
+    assert by_opencv.stdout.read() == "" and by_opencv.wait() == 0
+
+
+def test_opencvs_window_closes_when_the_run_ends(by_opencv):
+    by_opencv.stdin.close()
+    assert by_opencv.stdout.read() == "" and by_opencv.wait() == 0
+
+
+def _on_screen(shade: int) -> int:
+    """How many px of the screen are a grey of this shade, to within 2."""
+    from PIL import ImageGrab
+
+    shot = np.asarray(ImageGrab.grab(xdisplay=os.environ["DISPLAY"])).astype(int)
+    return int((np.abs(shot - shade) <= 2).all(-1).sum())
 
 
 @pytest.mark.parametrize("name", [":9876", "", "nonsense"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from swapfast.errors import SwapfastError
 from swapfast.preview.buffer import PreviewBuffer
-from swapfast.preview.window_cv import PreviewCV
+from swapfast.preview.window_cv import PreviewCV, with_lines
 
 pytestmark = pytest.mark.slow  # windows, servers, networks and terminals are waited for
 
@@ -73,3 +74,18 @@ def test_no_display_gives_one_line(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     with pytest.raises(SwapfastError, match=r"^no window: no display"):
         PreviewCV(PreviewBuffer(), {})
+
+
+@pytest.mark.parametrize("width", [64, 640, 2560])
+def test_lines_below_a_picture_are_whole_and_never_without_end(width):
+    picture = np.full((40, width, 3), 200, np.uint8)
+    shown = with_lines(picture, ["Loss A 0.0234   B 0.0345   5.00 it/s", "", "warning \u00e9 " * 500])
+    assert np.array_equal(shown[:40, :width], picture) and shown.shape[1:] == (max(480, width), 3)
+    assert shown.dtype == np.uint8 and (shown[:40, width:] == shown[-1, -1]).all()
+    strip = shown[40:]
+    scale = max(1.0, width / 1280)
+    assert round(18 * scale) * 2 < len(strip) <= round(18 * scale) * 6 + round(6 * scale)
+    inked = (strip > 150).all(-1)
+    assert inked.any(1).sum() > len(strip) // 4
+    assert not inked[:, -2:].any(), "no letter is cut off"
+    assert np.array_equal(with_lines(picture, [])[:40, :width], picture)

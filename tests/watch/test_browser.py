@@ -103,8 +103,8 @@ def test_it_loads_and_goes_on_without_a_reload(open_page, model, view):
 
 def test_it_says_when_it_is_done(open_page, model, view):
     tab = view(open_page(model))
-    gains = "A gains 0.31 dB in 1,000 iterations, 0.62 before; B loses 0.05 dB in 1,000 iterations"
-    _reads(tab, ".verdict", f"{gains}; the swap gains 0.13 dB in 1,000 iterations")
+    gains = "A gains 0.31 dB in 1,000 iterations, 0.62 before; B loses 0.05 dB in 1,000 iterations, -0.05 before"
+    _reads(tab, ".verdict", f"{gains}; the swap gains 0.14 dB in 1,000 iterations")
     _reads(tab, "dl", "skin\n13 %")
     with open(model / "logs/steps.jsonl", "a") as file:
         file.writelines(row(301 + step, swap_quality=21.0, swap_leak=0.75) for step in range(3))

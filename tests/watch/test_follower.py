@@ -10,6 +10,7 @@ import pytest
 from watched import row
 
 from swapfast.logs.steplog import StepLog, read_steps
+from swapfast.logs.summary import load_history, summarise
 from swapfast.watch import follower as follower_module
 from swapfast.watch.curves import MOST_BUCKETS, MOST_CURVES, Curves
 from swapfast.watch.follower import LONGEST_LINE, MOST_LINES, LogFollower
@@ -196,3 +197,24 @@ def test_a_log_with_very_many_columns_is_bounded():
     for step in range(100):
         curves.add(step, {f"column_{step}_{number}": 1.0 for number in range(100)})
     assert len(curves.by_key) == MOST_CURVES
+
+
+def test_the_verdict_is_that_of_the_log_command(tmp_path):
+    """By the same figures: `swapfast log` reads the whole file, the page and the window follow it."""
+    (tmp_path / "logs").mkdir()
+    path, rows = tmp_path / "logs/steps.jsonl", []
+    for step in range(1, 1501):
+        held_out = {"validation_psnr_a": 20 + step / 4000, "swap_quality": -abs(step - 700) / 1000}
+        rows.append(row(step, loss_a=0.5, **(held_out if step % 100 == 0 else {})))
+    path.write_text("".join(rows))
+    follower = _drain(LogFollower(path))
+    summary = summarise(load_history(tmp_path))
+    assert summary["swap_not_better_since"] == 700 and summary["gain"]["a"]["per_1000"] == pytest.approx(0.25)
+    assert follower.verdict.gains == (
+        "A gains 0.25 dB in 1,000 iterations, 0.25 before",
+        "the swap has not got better since 700",
+    )
+    with open(path, "a") as file:  # a run goes on from 600
+        file.write(json.dumps({"run_from": 600, "time": 5.0}) + "\n" + row(650, swap_quality=-0.05, swap_leak=0.5))
+    assert _drain(follower).verdict.gains[1].startswith("the swap gains ")
+    assert follower.verdict.warns and follower.verdict.leak == "warning: the swap keeps 50 % of A's skin"

@@ -75,26 +75,34 @@ def report(step: int) -> str:
     )
 
 
+def held_out(step: int, last: int) -> str:
+    """A line of what was measured on held-out faces.
+
+    Up to iteration ``last`` A gains 0.31 dB in 1,000 iterations, 0.62 before, B loses 0.05 and the swap gains 0.14.
+    """
+    left = (step - last) / 1000
+    early = min(0, step - 2 * last // 5) / 1000
+    return row(
+        step,
+        validation_loss_a=0.5,
+        validation_loss_b=0.6,
+        validation_psnr_a=24.5 + 0.31 * (left + early),
+        validation_psnr_b=25.5 - 0.05 * left,
+        swap_quality=21.5 + 0.14 * left,
+        swap_leak=0.125,
+    )
+
+
 def make_model(folder: Path, steps: int = 300) -> Path:
     """A model folder with a log of ``steps`` steps, two kept pictures and a preview."""
     (folder / "logs").mkdir(parents=True)
     lines = [
         json.dumps({"run_from": 0, "time": 1.7e9, "iterations": 1000, "batch_size": 8, "precision": "bf16"}) + "\n"
     ]
-    lines += [report(step) for step in range(1, steps + 1)]
-    held_out = {
-        "validation_loss_a": 0.5,
-        "validation_loss_b": 0.6,
-        "validation_psnr_a": 24.5,
-        "validation_psnr_b": 25.5,
-    }
-    gains = {
-        "validation_gain_a": 0.31,
-        "validation_gain_before_a": 0.62,
-        "validation_gain_b": -0.05,
-        "swap_gain": 0.125,
-    }
-    lines.append(row(steps, **held_out, **gains, swap_quality=21.5, swap_leak=0.125))
+    for step in range(1, steps + 1):
+        lines.append(report(step))
+        if step * 5 % steps == 0:
+            lines.append(held_out(step, steps))
     (folder / "logs/steps.jsonl").write_text("".join(lines))
     for step, swap in ((100, (200, 0, 0)), (200, RED)):
         write_picture(folder / f"preview_history/{step:08}-plain.jpg", sheet(swap))

@@ -191,8 +191,8 @@ function showFigures(run) {
   if (state.sampled) rows.push(["log", "very long: curves of samples"]);
   $("mask").hidden = !runs.some((one) => one.state.has_plain);
   const words = element.querySelector(".verdict");
-  words.textContent = verdict(run);
-  words.classList.toggle("warning", latest.swap_leak >= LEAK_WARNING);
+  words.textContent = [state.verdict.text, state.verdict.warning].filter(Boolean).join("; ");
+  words.classList.toggle("warning", state.verdict.warning !== "");
   const list = element.querySelector("dl");
   const shown = JSON.stringify(rows);
   if (run.rows === shown) return;
@@ -208,24 +208,6 @@ function showFigures(run) {
 
 const gibibytes = (mib) => `${number(mib / 1024, 3)} GiB`;
 const sidesOf = (run) => Object.keys(run.state.latest).map((key) => /^loss_([a-z])$/.exec(key)?.[1]).filter(Boolean).sort();
-const LEAK_WARNING = .2; // as swapfast/logs/gain.py has it
-
-// When is it done: what each side and the swap still gain, and since when the swap has not got better.
-function verdict(run) {
-  const {latest} = run.state, parts = [];
-  const gain = (name, key, before) => {
-    if (latest[key] === undefined) return;
-    const trend = latest[before] === undefined ? "" : `, ${number(latest[before], 2)} before`;
-    parts.push(`${name} ${latest[key] < 0 ? "loses" : "gains"} ${number(Math.abs(latest[key]), 2)} dB in 1,000 iterations${trend}`);
-  };
-  for (const side of sidesOf(run)) gain(side.toUpperCase(), `validation_gain_${side}`, `validation_gain_before_${side}`);
-  const points = run.points.swap_quality || [];
-  const best = points.reduce((found, point, place) => point[1] > points[found][1] ? place : found, 0);
-  if (points.length - 1 - best >= 3) parts.push(`the swap has not got better since ${(points[best][0] * run.width).toLocaleString("en")}`);
-  else gain("the swap", "swap_gain", "swap_gain_before");
-  if (latest.swap_leak >= LEAK_WARNING) parts.push(`warning: the swap keeps ${Math.round(100 * latest.swap_leak)} % of A's skin`);
-  return parts.join("; ");
-}
 
 function showTail(run) {
   const pre = run.element.querySelector("pre");
