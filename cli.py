@@ -9,17 +9,29 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from swapfast import __version__
 from swapfast.bars import Bars
-from swapfast.commands import activations, completion, export, extract, inspect, preview, swap, timelapse, watch
+from swapfast.commands import (
+    activations,
+    completion,
+    export,
+    extract,
+    inspect,
+    preview,
+    swap,
+    synthesize,
+    timelapse,
+    watch,
+)
+from swapfast.commands.argument_types import checkpoint, iteration, path, positive
 from swapfast.commands.examples import examples_of
+from swapfast.commands.setting_flags import add_set_flag, add_setting_flags
 from swapfast.commands.weights import add_weights
-from swapfast.config import MOST_ITERATIONS, TrainConfig
+from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, SwapfastError, shortened, unknown_name
-from swapfast.files import check_path
-from swapfast.options import Setting, settings
+from swapfast.options import settings
 from swapfast.printing import complain, say
 from swapfast.sources import choose, recipe_differences
 from swapfast.stop import StopRequest, stopped_line
@@ -55,7 +67,6 @@ Settings of train, prepare and augment are read from the environment too, for co
 full, SWAPFAST_OPTIMIZER_LEARNING_RATE=1e-4. A flag ranks over a variable, a variable over the file of -C, the file over
 what a resumed model keeps."""
 
-_MOST_DIGITS = 40
 _NEGATIVE = re.compile(r"-[.\d].*", re.DOTALL)  # a number, not a flag
 _MOST_LISTED = 40  # flags that one line shows
 _LONGEST_LINE = 400  # characters of what argparse says of a wrong flag
@@ -132,306 +143,23 @@ def _flag_of(word: str) -> str | None:
     return name if is_flag else None
 
 
-def _whole(text: str) -> int | None:
-    """Return the whole number that ``text`` is, None for another text and for more digits than any of ours has."""
-    return int(text) if text.removeprefix("-").isdecimal() and len(text) <= _MOST_DIGITS else None
-
-
-def _number(text: str) -> int:
-    number = _whole(text)
-    if number is None:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = _whole(text)
-    if number is None or number < 1:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number of at least 1")
-    return number
-
-
-def _iteration(text: str) -> int:
-    number = _whole(text)
-    if number is None or not 0 <= number <= MOST_ITERATIONS:
-        raise argparse.ArgumentTypeError(
-            f"{shortened(text)}: must be a whole number of at least 0 and at most {MOST_ITERATIONS}"
-        )
-    return number
-
-
-def _checkpoint(text: str) -> str | int:
-    if text in ("auto", "best", "newest"):
-        return text
-    number = _whole(text)
-    if number is None or not 0 <= number <= MOST_ITERATIONS:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: give an iteration, best or newest")
-    return number
-
-
-def _path(text: str) -> Path:
-    try:
-        check_path(text, "")
-    except SwapfastError as error:
-        raise argparse.ArgumentTypeError(str(error).strip()) from None
-    return Path(text)
-
-
-class _Bare(argparse.Action):
-    """A list that means ``const`` where the flag stands alone."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, values or self.const)
-
-
-def _add_settings(parser: argparse.ArgumentParser, prefixes: tuple[str, ...], title: str) -> None:
-    """Add one flag per setting that names one: its help, default and type come from the config."""
-    group = parser.add_argument_group(title)
-    for name, setting in settings(TrainConfig()).items():
-        if setting.option.flag and name.startswith(prefixes):
-            former = [f"--{setting.option.former_name}"] if setting.option.former_name else []
-            group.add_argument(*setting.option.flag.split("/"), *former, dest=name, **_flag_arguments(name, setting))
-
-
-def _flag_arguments(name: str, setting: Setting) -> dict[str, object]:
-    """Return what ``add_argument`` needs for a setting."""
-    option, default = setting.option, setting.value
-    help = option.help.replace("%", "%%")
-    if setting.kind is bool:
-        help = f"do not: {help[0].lower()}{help[1:]}" if default else help
-        return {"action": "store_const", "const": not default, "help": help}
-    metavar = option.metavar or name.rpartition(".")[2].upper()
-    if option.bare is not None and setting.kind is list:
-        return {"nargs": "*", "action": _Bare, "const": option.bare, "metavar": metavar, "help": help}
-    if setting.kind is list:
-        default = " ".join(map(str, default))
-    elif setting.kind is float:
-        default = f"{default:g}"
-    if default != "":
-        help = f"{help} Default: {default}".replace(". Default", "; default")
-    several = {list: "+", str: "?" if option.bare is not None else None}
-    kind = setting.element if setting.kind is list else str if option.parse else setting.kind
-    return {"type": kind, "nargs": several.get(setting.kind), "const": option.bare, "metavar": metavar, "help": help}
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    text = "any other setting, such as augmentation.rotation_range=5"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
-
-
-def _make_parser() -> _Parser:
-    parser = _Parser(
-        prog="swapfast",
-        description=f"Train face-swap autoencoders, headless and fast.\n\n{USE}",
-        epilog=f"{EXAMPLES}\n{VARIABLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    parser.commands = commands.choices
-
-    def command(name: str, run: Callable, help: str, settings: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-        """Add a command. settings: how the names of those begin that it takes, as flags and as variables."""
-        added = commands.add_parser(
-            name,
-            help=help,
-            description=help,
-            epilog="\n\n".join(filter(None, (examples_of(name), VARIABLES if settings else ""))),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        added.set_defaults(run=run, settings=settings)
-        return added
-
-    make = command("synthesize", _synthesize, "draw faces of two made-up people, with exact landmarks and masks")
-    make.add_argument("out", type=_path, metavar="OUT", help="a new folder: OUT/a, OUT/b, OUT/truth/a, OUT/truth/b")
-    make.add_argument("--faces", type=_number, default=300, help="faces per side; default 300")
-    make.add_argument("--size", type=_number, default=256, help="edge in px; default 256")
-    make.add_argument("--pairs", type=_number, default=40, help="true swaps; default 40")
-    make.add_argument("--seed", type=_number, default=1, help="the people follow from it; default 1")
-    make.add_argument(
-        "--film",
-        type=float,
-        metavar="S",
-        help="in place of faces a video of S seconds, OUT/a.mp4 with landmarks in a.jsonl, and its true swap OUT/b.mp4",
-    )
-    make.add_argument(
-        "--clips",
-        action="store_true",
-        help="with --film: sound, and OUT/person_b.mp4, another film of the second person, to train on",
-    )
-
-    look = command("inspect", inspect.run, "say what a folder of faces holds, what it lacks, and list every bad file")
-    inspect.add_arguments(look, _path)
-
-    found = command("extract", extract.run, "find, follow and align the faces of pictures and videos")
-    extract.add_arguments(found, _path, _positive)
-
-    train = command("train", _train, "train a model on two folders of faces, or go on training it", ("",))
-    train.add_argument(
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "-C",
         "--config",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="settings from a TOML file, which may hold a whole run (--print-config); its relative paths are relative "
         "to the working directory, as those of flags are",
     )
-    train.add_argument(
+    parser.add_argument(
         "-u", "--summary", action="store_true", help="print the network's layers, shapes and parameters, and stop"
     )
-    train.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
-    _add_set(train)
-    _add_settings(train, ("run.",), "the run (asked anew at every start)")
-    parts = tuple(name for name in settings(TrainConfig()) if not name.startswith("run."))
-    _add_settings(train, parts, "settings (a resumed model keeps its own unless they are given)")
-
-    ready = command("prepare", _prepare, "make a portable set of a folder's faces at training size", _PREPARE_SETTINGS)
-    ready.add_argument("folder", type=_path, metavar="FOLDER")
-    ready.add_argument("out", type=_path, metavar="OUT", help="a new folder, to be given to train -A or -B")
-    ready.add_argument(
-        "--format",
-        choices=("jpeg", "raw"),
-        default="jpeg",
-        help="jpeg: 4:4:4, quality 98, which a GPU decodes itself; raw: lossless, several times as large; default jpeg",
-    )
-    ready.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
-    _add_set(ready)
-    _add_settings(ready, _PREPARE_SETTINGS, "settings (as for train)")
-
-    sheet = command(
-        "augment", _augment, "draw a contact sheet of what training will see of a folder", _AUGMENT_SETTINGS
-    )
-    sheet.add_argument("folder", type=_path, metavar="FOLDER", help="a folder of faces, or a prepared set")
-    sheet.add_argument("-o", "--out", type=_path, required=True, metavar="FILE", help="the picture: .png or .jpg")
-    sheet.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
-    sheet.add_argument("--size", type=_positive, default=256, help="edge in px; default 256")
-    sheet.add_argument("--faces", type=_positive, default=8, help="rows; default 8")
-    sheet.add_argument(
-        "--percentile", type=float, metavar="P", help="pin every draw there, such as 1, 50 or 99, to see the extremes"
-    )
-    _add_set(sheet)
-    _add_settings(sheet, _AUGMENT_SETTINGS, "settings (as for train)")
-
-    cache = command("cache", _cache, "list what a model's cache folder holds, or clear it")
-    cache.add_argument("folder", type=_path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
-    cache.add_argument("--clear", action="store_true", help="remove all of it: the next start decodes again")
-    cache.add_argument("--json", action="store_true", help="print one JSON object")
-
-    log = command("log", _log, "say how the training of a model went, and draw its losses")
-    log.add_argument("folder", type=_path, metavar="MODEL", help="a model folder")
-    log.add_argument("-o", "--out", type=_path, metavar="FILE", help="draw the losses into this PNG")
-    log.add_argument("--json", action="store_true", help="print one JSON object")
-
-    window = command("preview", _preview, "open a window on a model folder, while it is trained and after")
-    preview.add_arguments(window, _path)
-
-    film = command("timelapse", _timelapse, "make a film of how a model learned, of the previews that it keeps")
-    timelapse.add_arguments(film, _path, _positive)
-
-    page = command(
-        "watch", _watch, "a page in the browser that follows model folders, while they are trained and after"
-    )
-    watch.add_arguments(page, _path, _positive)
-
-    back = command("restore", _restore, "go back to a backup, a snapshot or an older checkpoint of a model")
-    back.add_argument("folder", type=_path, metavar="MODEL", help="a model folder that nobody trains in")
-    back.add_argument("--list", action="store_true", help="list what there is to go back to, and do nothing")
-    back.add_argument("--step", type=_iteration, metavar="N", help="go back to iteration N; default: the backup")
-    back.add_argument("--from", dest="name", metavar="NAME", help="go back to this folder of the list")
-    back.add_argument("--json", action="store_true", help="print one JSON object")
-
-    judge = command(
-        "evaluate", _evaluate, "measure a model against known true swaps, or on the faces held out for the test"
-    )
-    judge.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR")
-    against = judge.add_mutually_exclusive_group(required=True)
-    against.add_argument("--truth", type=_path, metavar="DIR", help="true swaps: holds a/NAME and b/NAME")
-    against.add_argument(
-        "--test", action="store_true", help="the faces that train --test held out: how each side is reconstructed"
-    )
-    judge.add_argument("-A", "--input-A", type=_path, metavar="DIR", help="with --test; default: as trained on")
-    judge.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="with --test; default: as trained on")
-    judge.add_argument(
-        "--checkpoint",
-        type=_checkpoint,
-        default="auto",
-        metavar="N",
-        help="the iteration to measure, newest, or best: the backup, see docs/running.md; default: best where "
-        "--validation measured the swap, else newest",
-    )
-    add_weights(judge)
-    judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    judge.add_argument("--json", action="store_true", help="print one JSON object")
-
-    change = command("swap", _swap, "replace the faces of pictures by those that a trained model makes of them")
-    swap.add_arguments(change, _path, _checkpoint, _positive, _flag_arguments)
-
-    leave = command("export", _export, "write a trained model as a file of another program")
-    export.add_arguments(leave, _path, _checkpoint)
-
-    take = command("import", _import, "make a model folder of another program's model, with its training state")
-    take.add_argument(
-        "source",
-        type=_path,
-        metavar="SOURCE",
-        help="of DeepFaceLab's SAEHD the folder, or FOLDER/NAME where it holds several models, an autobackup's folder "
-        "too; of faceswap's original and lightweight the .keras file",
-    )
-    take.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR", help="a new model folder")
-
-    codes = command("codes", _codes, "measure both people's codes, whose means the swap of a plain model exchanges")
-    codes.add_argument("-m", "--model-dir", type=_path, required=True, metavar="DIR")
-    codes.add_argument("-A", "--input-A", type=_path, metavar="DIR", help="faces of A; default: as trained on")
-    codes.add_argument("-B", "--input-B", type=_path, metavar="DIR", help="faces of B; default: as trained on")
-    codes.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-
-    inside = command("activations", _activations, "draw what a network makes of a face, stage by stage, for both sides")
-    activations.add_arguments(inside, _path, _checkpoint, _number)
-
-    models = command("models", _models, "list the models: sizes, parameters, work, memory, and what each is for")
-    models.add_argument("--json", action="store_true", help="print one JSON list")
-
-    doctor = command("doctor", _doctor, "say what this machine has and what will be used")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
-
-    complete = command("completion", _completion, "print what lets a shell complete commands, flags, values and paths")
-    completion.add_arguments(complete)
-    return parser
-
-
-def _synthesize(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    from swapfast.synthetic import synthesize
-
-    if arguments.clips and arguments.film is None:
-        raise SwapfastError("--clips: belongs to --film; give --film S too, the seconds of each clip")
-    if arguments.film is not None:
-        from swapfast.video.film import draw_film
-
-        with Bars() as bars:
-            count = draw_film(
-                arguments.out,
-                arguments.film,
-                arguments.size,
-                arguments.seed,
-                progress=bars("drawing"),
-                clips=arguments.clips,
-            )
-        more = "; person_b.mp4 to train on, and its landmarks" if arguments.clips else ""
-        say(f"{count} frames in {arguments.out}: a.mp4, its landmarks a.jsonl, and the true swap b.mp4{more}")
-        return EXIT_DONE
-
-    with Bars() as bars:
-        spread = synthesize(
-            arguments.out,
-            arguments.faces,
-            arguments.size,
-            arguments.pairs,
-            arguments.seed,
-            progress=bars("drawing faces"),
-        )
-    say(f"{arguments.faces} faces per side and {arguments.pairs} true swaps in {arguments.out}: {spread}")
-    return EXIT_DONE
+    parser.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
+    add_set_flag(parser)
+    add_setting_flags(parser, ("run.",), "the run (asked anew at every start)")
+    others = tuple(name for name in settings(TrainConfig()) if not name.startswith("run."))
+    add_setting_flags(parser, others, "settings (a resumed model keeps its own unless they are given)")
 
 
 def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
@@ -451,6 +179,20 @@ def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
             say(describe_model(request))
         return EXIT_DONE
     return train(request, stop)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path, metavar="FOLDER")
+    parser.add_argument("out", type=path, metavar="OUT", help="a new folder, to be given to train -A or -B")
+    parser.add_argument(
+        "--format",
+        choices=("jpeg", "raw"),
+        default="jpeg",
+        help="jpeg: 4:4:4, quality 98, which a GPU decodes itself; raw: lossless, several times as large; default jpeg",
+    )
+    parser.add_argument("--size", type=positive, default=256, help="edge in px; default 256")
+    add_set_flag(parser)
+    add_setting_flags(parser, _PREPARE_SETTINGS, "settings (as for train)")
 
 
 def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -478,6 +220,19 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _add_augment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="a folder of faces, or a prepared set")
+    parser.add_argument("-o", "--out", type=path, required=True, metavar="FILE", help="the picture: .png or .jpg")
+    parser.add_argument("-B", "--input-B", type=path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
+    parser.add_argument("--size", type=positive, default=256, help="edge in px; default 256")
+    parser.add_argument("--faces", type=positive, default=8, help="rows; default 8")
+    parser.add_argument(
+        "--percentile", type=float, metavar="P", help="pin every draw there, such as 1, 50 or 99, to see the extremes"
+    )
+    add_set_flag(parser)
+    add_setting_flags(parser, _AUGMENT_SETTINGS, "settings (as for train)")
+
+
 def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.sheet import SheetRequest, make_sheet
 
@@ -499,6 +254,12 @@ def _augment(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path, metavar="DIR", help="a model folder, or the folder given to --cache-dir")
+    parser.add_argument("--clear", action="store_true", help="remove all of it: the next start decodes again")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.cache import clear_cache, describe_cache, list_cache
 
@@ -517,6 +278,12 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path, metavar="MODEL", help="a model folder")
+    parser.add_argument("-o", "--out", type=path, metavar="FILE", help="draw the losses into this PNG")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from swapfast.files import check_new_file, write_file
     from swapfast.logs.loss_plot import draw_losses
@@ -532,16 +299,12 @@ def _log(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def _preview(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return preview.run(arguments)
-
-
-def _timelapse(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return timelapse.run(arguments)
-
-
-def _watch(arguments: argparse.Namespace, stop: StopRequest) -> int:
-    return watch.run(arguments, stop)
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=path, metavar="MODEL", help="a model folder that nobody trains in")
+    parser.add_argument("--list", action="store_true", help="list what there is to go back to, and do nothing")
+    parser.add_argument("--step", type=iteration, metavar="N", help="go back to iteration N; default: the backup")
+    parser.add_argument("--from", dest="name", metavar="NAME", help="go back to this folder of the list")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -569,6 +332,28 @@ def _restore(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         say(f"{old.name} is now {new.name}")
     say(f"training goes on from iteration {chosen.step} ({chosen.path.name})")
     return EXIT_DONE
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument("--truth", type=path, metavar="DIR", help="true swaps: holds a/NAME and b/NAME")
+    against.add_argument(
+        "--test", action="store_true", help="the faces that train --test held out: how each side is reconstructed"
+    )
+    parser.add_argument("-A", "--input-A", type=path, metavar="DIR", help="with --test; default: as trained on")
+    parser.add_argument("-B", "--input-B", type=path, metavar="DIR", help="with --test; default: as trained on")
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoint,
+        default="auto",
+        metavar="N",
+        help="the iteration to measure, newest, or best: the backup, see docs/running.md; default: best where "
+        "--validation measured the swap, else newest",
+    )
+    add_weights(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -603,12 +388,15 @@ def _evaluate(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def _swap(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return swap.run(arguments)
-
-
-def _export(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return export.run(arguments)
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        type=path,
+        metavar="SOURCE",
+        help="of DeepFaceLab's SAEHD the folder, or FOLDER/NAME where it holds several models, an autobackup's folder "
+        "too; of faceswap's original and lightweight the .keras file",
+    )
+    parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR", help="a new model folder")
 
 
 def _import(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -621,6 +409,13 @@ def _import(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     for line in (*imported.lines, imported.summary(arguments.model_dir)):
         say(line)
     return EXIT_DONE
+
+
+def _add_codes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
+    parser.add_argument("-A", "--input-A", type=path, metavar="DIR", help="faces of A; default: as trained on")
+    parser.add_argument("-B", "--input-B", type=path, metavar="DIR", help="faces of B; default: as trained on")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
 def _codes(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -641,8 +436,8 @@ def _codes(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def _activations(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return activations.run(arguments)
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
 
 
 def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:
@@ -659,6 +454,10 @@ def _models(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     from pipelines.doctor import describe, examine
 
@@ -668,7 +467,98 @@ def _doctor(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 
 
 def _completion(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    return completion.run(arguments.shell, _make_parser(), _path)
+    return completion.run(arguments.shell, _make_parser())
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command: what its help says first, what adds its flags, and what runs it.
+
+    settings: how the names of those begin that it takes, as flags and as variables.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, StopRequest], int]
+    settings: tuple[str, ...] = ()
+
+
+_COMMANDS = {
+    "synthesize": _Command(
+        "draw faces of two made-up people, with exact landmarks and masks", synthesize.add_arguments, synthesize.run
+    ),
+    "inspect": _Command(
+        "say what a folder of faces holds, what it lacks, and list every bad file", inspect.add_arguments, inspect.run
+    ),
+    "extract": _Command("find, follow and align the faces of pictures and videos", extract.add_arguments, extract.run),
+    "train": _Command("train a model on two folders of faces, or go on training it", _add_train, _train, ("",)),
+    "prepare": _Command(
+        "make a portable set of a folder's faces at training size", _add_prepare, _prepare, _PREPARE_SETTINGS
+    ),
+    "augment": _Command(
+        "draw a contact sheet of what training will see of a folder", _add_augment, _augment, _AUGMENT_SETTINGS
+    ),
+    "cache": _Command("list what a model's cache folder holds, or clear it", _add_cache, _cache),
+    "log": _Command("say how the training of a model went, and draw its losses", _add_log, _log),
+    "preview": _Command(
+        "open a window on a model folder, while it is trained and after", preview.add_arguments, preview.run
+    ),
+    "timelapse": _Command(
+        "make a film of how a model learned, of the previews that it keeps", timelapse.add_arguments, timelapse.run
+    ),
+    "watch": _Command(
+        "a page in the browser that follows model folders, while they are trained and after",
+        watch.add_arguments,
+        watch.run,
+    ),
+    "restore": _Command("go back to a backup, a snapshot or an older checkpoint of a model", _add_restore, _restore),
+    "evaluate": _Command(
+        "measure a model against known true swaps, or on the faces held out for the test", _add_evaluate, _evaluate
+    ),
+    "swap": _Command(
+        "replace the faces of pictures by those that a trained model makes of them", swap.add_arguments, swap.run
+    ),
+    "export": _Command("write a trained model as a file of another program", export.add_arguments, export.run),
+    "import": _Command("make a model folder of another program's model, with its training state", _add_import, _import),
+    "codes": _Command(
+        "measure both people's codes, whose means the swap of a plain model exchanges", _add_codes, _codes
+    ),
+    "activations": _Command(
+        "draw what a network makes of a face, stage by stage, for both sides",
+        activations.add_arguments,
+        activations.run,
+    ),
+    "models": _Command("list the models: sizes, parameters, work, memory, and what each is for", _add_models, _models),
+    "doctor": _Command("say what this machine has and what will be used", _add_doctor, _doctor),
+    "completion": _Command(
+        "print what lets a shell complete commands, flags, values and paths", completion.add_arguments, _completion
+    ),
+}
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="swapfast",
+        description=f"Train face-swap autoencoders, headless and fast.\n\n{USE}",
+        epilog=f"{EXAMPLES}\n{VARIABLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    parser.commands = commands.choices
+    for name, command in _COMMANDS.items():
+        added = commands.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            epilog="\n\n".join(filter(None, (examples_of(name), VARIABLES if command.settings else ""))),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=command.run, settings=command.settings)
+        command.add_arguments(added)
+    return parser
 
 
 def _parse(parser: _Parser, words: list[str]) -> argparse.Namespace:

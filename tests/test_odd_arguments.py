@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from swapfast.commands import argument_types
 
 pytestmark = pytest.mark.slow  # a hundred and more commands
 
@@ -206,7 +207,9 @@ def test_no_command_takes_a_path_that_is_not_tried_here():
     parser = cli._make_parser()
     count = 0
     for command in parser.commands.values():
-        count += sum(action.type is cli._path or action.metavar in ("DIR", "FILE") for action in command._actions)
+        count += sum(
+            action.type is argument_types.path or action.metavar in ("DIR", "FILE") for action in command._actions
+        )
     assert count == len(PATHS)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapfast.commands.argument_types import checkpoint, path, whole
 from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.printing import complain, say, shown_name
+from swapfast.stop import StopRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser, path: Callable[[str], Path], checkpoint: Callable, number: Callable[[str], int]
-) -> None:
-    """Add the command's flags. path, checkpoint, number: types that check what each is."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("model", type=path, metavar="MODEL", help="a model folder")
     parser.add_argument(
         "faces",
@@ -34,7 +33,7 @@ def add_arguments(
     )
     parser.add_argument("-o", "--out", type=path, required=True, metavar="FILE", help="the picture: .png or .jpg")
     parser.add_argument(
-        "--channels", type=number, default=9, metavar="N", help="of each stage, those that vary most; default 9"
+        "--channels", type=whole, default=9, metavar="N", help="of each stage, those that vary most; default 9"
     )
     parser.add_argument(
         "--checkpoint",
@@ -47,7 +46,7 @@ def add_arguments(
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     """Draw what the command line asks for; return the exit code."""
     import cv2
     import numpy as np

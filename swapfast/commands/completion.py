@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 
+from swapfast.commands.argument_types import path
 from swapfast.config import TrainConfig
 from swapfast.errors import EXIT_DONE
 from swapfast.options import settings
@@ -22,22 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, help="what the script is for")
 
 
-def run(shell: str, program: argparse.ArgumentParser, path: Callable[[str], Path]) -> int:
-    """Print the script for ``shell``; return the exit code. path: the type of the arguments that are paths.
+def run(shell: str, program: argparse.ArgumentParser) -> int:
+    """Print the script for ``shell``; return the exit code.
 
     program: the parser of all commands, which is changed: settings of few values get them as choices.
     """
     check_import("shtab", "completion")
     import shtab
 
-    _describe(program, path)
+    _describe(program)
     for command in program.commands.values():  # type: ignore[attr-defined]
-        _describe(command, path)
+        _describe(command)
     say(shtab.complete(program, shell))
     return EXIT_DONE
 
 
-def _describe(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
+def _describe(parser: argparse.ArgumentParser) -> None:
     """Let arguments say what completes them: their values, files or folders."""
     import shtab
 

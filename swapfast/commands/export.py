@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
+from swapfast.commands.argument_types import checkpoint, path
 from swapfast.commands.weights import add_weights
 from swapfast.errors import EXIT_DONE
 from swapfast.export.targets import TARGETS
 from swapfast.printing import complain, say
+from swapfast.stop import StopRequest
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], checkpoint: Callable) -> None:
-    """Add the command's flags. path, checkpoint: types that check what a path or a checkpoint is."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
     parser.add_argument(
         "-o",
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     """Export as the command line asks for; return the exit code."""
     from swapfast.export.export import ExportRequest, export
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swapfast.commands.argument_types import amount, index, path, positive
 from swapfast.errors import EXIT_DONE, EXIT_STOPPED, SwapfastError, shortened
 from swapfast.printing import complain, say
 from swapfast.stop import StopRequest
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 _FETCH = Path()  # --get-models without a file
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], positive: Callable[[str], int]) -> None:
-    """Add the command's flags. path, positive: types."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument(
         "-i", "--input", type=path, nargs="+", metavar="IN", help="folders of pictures, pictures, videos"
     )
@@ -50,25 +51,25 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     which.add_argument("--sequence", action="store_true", help="pictures are frames of a film, by their names")
 
     faces = parser.add_argument_group("which faces")
-    faces.add_argument("--min-size", type=_number, default=0.0, metavar="PX", help="of a face's crop in the frame")
-    faces.add_argument("--max-faces", type=_count, default=0, metavar="N", help="of a frame, the largest; default: all")
+    faces.add_argument("--min-size", type=amount, default=0.0, metavar="PX", help="of a face's crop in the frame")
+    faces.add_argument("--max-faces", type=index, default=0, metavar="N", help="of a frame, the largest; default: all")
     faces.add_argument(
         "--blur-limit",
-        type=_number,
+        type=amount,
         default=0.0,
         metavar="S",
         help="least sharpness; 8 drops what is out of focus; default 0: any",
     )
     faces.add_argument(
         "--duplicates",
-        type=_number,
+        type=amount,
         default=0.0,
         metavar="D",
         help="least difference from a track's other faces, in levels of 255; 1 drops stills; default 0: any",
     )
-    faces.add_argument("--confidence", type=_number, default=0.99, metavar="P", help="of the network; default 0.99")
+    faces.add_argument("--confidence", type=amount, default=0.99, metavar="P", help="of the network; default 0.99")
     faces.add_argument(
-        "--max-distance", type=_number, default=0.1, metavar="D", help="mean distance to the mean face; default 0.1"
+        "--max-distance", type=amount, default=0.1, metavar="D", help="mean distance to the mean face; default 0.1"
     )
     faces.add_argument("--turns", default="auto", metavar="WHEN", help="quarter turns: auto, always, never")
     faces.add_argument("--interval", type=positive, metavar="N", help="look for new faces each n-th frame; default 10")
@@ -94,22 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     written.add_argument("--overwrite", action="store_true", help="replace the faces of another run")
     written.add_argument("--workers", type=positive, metavar="N", help="threads; default: one a core")
     written.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a number of at least 0")
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number from 0")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swapfast.bars import Bars
+from swapfast.commands.argument_types import path
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, SwapfastError
 from swapfast.printing import complain, say
 from swapfast.stop import StopRequest
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 _EDGE = 64  # px of the faces that the picture shows
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
-    """Add the command's arguments. path: makes a path of a word."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument(
         "folders",
         type=path,
@@ -97,11 +98,11 @@ def _check(arguments: argparse.Namespace) -> None:
         check_new_file(arguments.out, "-o/--out", (".png",))
     if arguments.skip_list is not None:
         check_new_file(arguments.skip_list, "--skip-list", (".txt", ".list", ".tsv"))
-    for flag, path in (("-o/--out", arguments.out), ("--skip-list", arguments.skip_list)):
-        for folder in arguments.folders if path is not None else ():
+    for flag, file in (("-o/--out", arguments.out), ("--skip-list", arguments.skip_list)):
+        for folder in arguments.folders if file is not None else ():
             faces = folder.parent if folder.is_file() else folder  # a picture beside a pack would be taken for a face
-            if real_path(faces) in real_path(path).parents:
-                raise SwapfastError(f"{flag} {path}: lies in the faces' folder {folder}; choose another place")
+            if real_path(faces) in real_path(file).parents:
+                raise SwapfastError(f"{flag} {file}: lies in the faces' folder {folder}; choose another place")
 
 
 def _examine(path: Path, name: str, limits: FaceLimits, bars: Bars) -> _Side:

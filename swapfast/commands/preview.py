@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
+from swapfast.commands.argument_types import path
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.files import not_a_folder
+from swapfast.stop import StopRequest
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path]) -> None:
-    """Add the command's flags. path: a type that checks what a path is."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("folder", type=path, metavar="MODEL", help="a model folder, trained in or not")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     """Show the window until it is closed; return the exit code."""
     from swapfast.preview.model_pictures import PREVIEW
     from swapfast.preview.model_window import requests_from_outside, show_model

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swapfast.commands.argument_types import amount, checkpoint, index, path, positive
+from swapfast.commands.setting_flags import flag_arguments
 from swapfast.commands.weights import add_weights
-from swapfast.errors import EXIT_DONE, EXIT_STOPPED, SwapfastError, shortened
+from swapfast.errors import EXIT_DONE, EXIT_STOPPED, SwapfastError
 from swapfast.options import settings
 from swapfast.printing import complain, say
+from swapfast.stop import StopRequest
 from swapfast.video.probe import is_video
 
 if TYPE_CHECKING:
@@ -23,17 +25,8 @@ if TYPE_CHECKING:
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser,
-    path: Callable[[str], Path],
-    checkpoint: Callable,
-    positive: Callable[[str], int],
-    flag_arguments: Callable[..., dict],
-) -> None:
-    """Add the command's flags. path, checkpoint, positive: types; flag_arguments: what argparse needs for a setting."""
-    from swapfast.swap.chosen import PRESETS
-    from swapfast.swap.settings import ORDERS, SwapSettings
-
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
     parser.add_argument("-i", "--input", type=path, metavar="IN", help="a folder of frames, one picture, or a video")
     parser.add_argument(
@@ -43,8 +36,17 @@ def add_arguments(
         metavar="OUT",
         help="a new folder, or one to go on with; of a video a .mp4, .mov or .mkv too",
     )
-    where = parser.add_argument_group("faces")
-    where.add_argument(
+    _add_faces(parser.add_argument_group("faces"))
+    _add_range(parser, parser.add_argument_group("what is swapped"))
+    _add_looks(parser.add_argument_group("how it looks"))
+    _add_videos(parser.add_argument_group("videos"))
+    _add_output(parser.add_argument_group("what is written"))
+
+
+def _add_faces(group: argparse._ArgumentGroup) -> None:
+    from swapfast.swap.settings import ORDERS
+
+    group.add_argument(
         "-p",
         "--faces",
         type=path,
@@ -52,21 +54,22 @@ def add_arguments(
         help="faceswap's extracted faces: their headers say which frame has which; those deleted are not swapped. "
         "Without it and --landmarks: NAME.json beside each frame",
     )
-    where.add_argument("--landmarks", type=path, metavar="FILE", help="landmarks as JSON lines, see docs/swap.md")
-    where.add_argument("--mask-dir", type=path, metavar="DIR", help="NAME.png for each frame: black is in front of it")
-    where.add_argument("--face", choices=ORDERS, default="all", help="which face of a frame; default: all")
-    where.add_argument("--face-index", type=_index, nargs="+", default=[], metavar="N", help="only these, from 0")
-    where.add_argument("--min-size", type=_size, default=0.0, metavar="PX", help="of a face's crop in the frame")
-    where.add_argument("--max-size", type=_size, default=float("inf"), metavar="PX", help="of a face's crop")
+    group.add_argument("--landmarks", type=path, metavar="FILE", help="landmarks as JSON lines, see docs/swap.md")
+    group.add_argument("--mask-dir", type=path, metavar="DIR", help="NAME.png for each frame: black is in front of it")
+    group.add_argument("--face", choices=ORDERS, default="all", help="which face of a frame; default: all")
+    group.add_argument("--face-index", type=index, nargs="+", default=[], metavar="N", help="only these, from 0")
+    group.add_argument("--min-size", type=amount, default=0.0, metavar="PX", help="of a face's crop in the frame")
+    group.add_argument("--max-size", type=amount, default=float("inf"), metavar="PX", help="of a face's crop")
 
-    what = parser.add_argument_group("what is swapped")
-    what.add_argument(
+
+def _add_range(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--to", type=str.lower, default=None, metavar="SIDE", help="whose face comes out, a or b; default b"
     )
-    what.add_argument("-s", "--swap-model", action="store_true", help="the other way: --to a")
-    what.add_argument("-R", "--frame-ranges", nargs="+", metavar="N-M", help="frames to swap, such as 10-50 90-")
-    what.add_argument("-k", "--keep-unchanged", action="store_true", help="write the frames outside of the ranges too")
-    what.add_argument(
+    group.add_argument("-s", "--swap-model", action="store_true", help="the other way: --to a")
+    group.add_argument("-R", "--frame-ranges", nargs="+", metavar="N-M", help="frames to swap, such as 10-50 90-")
+    group.add_argument("-k", "--keep-unchanged", action="store_true", help="write the frames outside of the ranges too")
+    group.add_argument(
         "--checkpoint",
         type=checkpoint,
         default="auto",
@@ -74,33 +77,63 @@ def add_arguments(
         help="an iteration, newest or best; default: best where --validation measured the swap, else newest",
     )
     add_weights(parser)
-    what.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1; default auto")
-    what.add_argument("--batch-size", type=positive, default=16, metavar="N", help="faces at a time; default 16")
-    what.add_argument("--workers", type=positive, metavar="N", help="threads beside the model; default: one a core")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1; default auto")
+    group.add_argument("--batch-size", type=positive, default=16, metavar="N", help="faces at a time; default 16")
+    group.add_argument("--workers", type=positive, metavar="N", help="threads beside the model; default: one a core")
 
-    how = parser.add_argument_group("how it looks")
-    how.add_argument(
+
+def _add_looks(group: argparse._ArgumentGroup) -> None:
+    from swapfast.swap.chosen import PRESETS
+    from swapfast.swap.settings import SwapSettings
+
+    group.add_argument(
         "-C", "--config", type=path, metavar="FILE", help="these settings from a TOML file, also by ranges"
     )
-    how.add_argument(
+    group.add_argument(
         "--preset", choices=PRESETS, default="none", help="where another program starts; flags rank over it"
     )
-    how.add_argument("--print-config", action="store_true", help="print these settings as TOML and stop")
+    group.add_argument("--print-config", action="store_true", help="print these settings as TOML and stop")
     for name, setting in settings(SwapSettings()).items():
-        how.add_argument(*setting.option.flag.split("/"), dest=name, default=None, **flag_arguments(name, setting))
+        group.add_argument(*setting.option.flag.split("/"), dest=name, default=None, **flag_arguments(name, setting))
 
-    _add_video_arguments(parser)
-    written = parser.add_argument_group("what is written")
-    written.add_argument("-O", "--output-scale", type=_size, default=100.0, metavar="PERCENT", help="default 100")
-    written.add_argument("-w", "--writer", default="picture", help="picture, or patch: faces, masks and matrices alone")
-    written.add_argument("--format", default="same", help="png or jpg; default: each picture's own")
-    written.add_argument("--write-mask", action="store_true", help="each frame's mask too, in OUT/masks")
-    written.add_argument("--transparent", action="store_true", help="the faces alone, on nothing, as PNG with alpha")
-    written.add_argument("--overwrite", action="store_true", help="make everything anew in a folder that is not empty")
-    written.add_argument("--report", type=path, metavar="FILE", help="numbers of the run: faces, time by stage; .json")
-    written.add_argument("--json", action="store_true", help="print one JSON object")
-    written.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
-    written.add_argument(
+
+def _add_videos(group: argparse._ArgumentGroup) -> None:
+    from swapfast.video.encoding import CODECS, CRF, DEFAULT_CRF, DEFAULT_PRESET, PRESETS
+    from swapfast.video.writer import SEGMENT_FRAMES
+
+    group.add_argument(
+        "--smooth", type=index, metavar="N", help="colours over N frames on either side, 0: not at all; default 12"
+    )
+    group.add_argument(
+        "--smooth-landmarks", type=index, metavar="N", help="landmarks over N frames on either side; default 3"
+    )
+    group.add_argument(
+        "--segment", type=index, metavar="N", help=f"frames that a killed run loses at most; default {SEGMENT_FRAMES}"
+    )
+    kinds = "; ".join(f"{name}: {purpose}" for name, purpose in CODECS.items())
+    group.add_argument("--codec", metavar="CODEC", help=f"{kinds}; default auto")
+    group.add_argument(
+        "--crf",
+        type=index,
+        metavar="N",
+        help=f"{CRF[0]} (best) to {CRF[1]}; {DEFAULT_CRF} shows no loss; default {DEFAULT_CRF}",
+    )
+    group.add_argument(
+        "--encoder-preset", metavar="NAME", help=f"of x264 and x265: {', '.join(PRESETS)}; default {DEFAULT_PRESET}"
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-O", "--output-scale", type=amount, default=100.0, metavar="PERCENT", help="default 100")
+    group.add_argument("-w", "--writer", default="picture", help="picture, or patch: faces, masks and matrices alone")
+    group.add_argument("--format", default="same", help="png or jpg; default: each picture's own")
+    group.add_argument("--write-mask", action="store_true", help="each frame's mask too, in OUT/masks")
+    group.add_argument("--transparent", action="store_true", help="the faces alone, on nothing, as PNG with alpha")
+    group.add_argument("--overwrite", action="store_true", help="make everything anew in a folder that is not empty")
+    group.add_argument("--report", type=path, metavar="FILE", help="numbers of the run: faces, time by stage; .json")
+    group.add_argument("--json", action="store_true", help="print one JSON object")
+    group.add_argument("--check", action="store_true", help="say what would be done, and do nothing")
+    group.add_argument(
         "--sheet",
         type=path,
         metavar="FRAME",
@@ -108,50 +141,7 @@ def add_arguments(
     )
 
 
-def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
-    from swapfast.video.encoding import CODECS, CRF, DEFAULT_CRF, DEFAULT_PRESET, PRESETS
-    from swapfast.video.writer import SEGMENT_FRAMES
-
-    videos = parser.add_argument_group("videos")
-    videos.add_argument(
-        "--smooth", type=_index, metavar="N", help="colours over N frames on either side, 0: not at all; default 12"
-    )
-    videos.add_argument(
-        "--smooth-landmarks", type=_index, metavar="N", help="landmarks over N frames on either side; default 3"
-    )
-    videos.add_argument(
-        "--segment", type=_index, metavar="N", help=f"frames that a killed run loses at most; default {SEGMENT_FRAMES}"
-    )
-    kinds = "; ".join(f"{name}: {purpose}" for name, purpose in CODECS.items())
-    videos.add_argument("--codec", metavar="CODEC", help=f"{kinds}; default auto")
-    videos.add_argument(
-        "--crf",
-        type=_index,
-        metavar="N",
-        help=f"{CRF[0]} (best) to {CRF[1]}; {DEFAULT_CRF} shows no loss; default {DEFAULT_CRF}",
-    )
-    videos.add_argument(
-        "--encoder-preset", metavar="NAME", help=f"of x264 and x265: {', '.join(PRESETS)}; default {DEFAULT_PRESET}"
-    )
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a whole number from 0")
-    return int(text)
-
-
-def _size(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0 <= number < 1e9:
-        raise argparse.ArgumentTypeError(f"{shortened(text)}: must be a number of at least 0")
-    return number
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     """Swap as the command line asks for; return the exit code."""
     from swapfast.swap.chosen import choose_settings
     from swapfast.swap.settings import SwapSettings

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 
 from swapfast.bars import Bars
+from swapfast.commands.argument_types import path, positive
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.files import check_new_file, not_a_folder
 from swapfast.printing import say
 from swapfast.requirements import check_import
+from swapfast.stop import StopRequest
 
 _SIZES, _RATES = (160, 4096), (0.5, 60.0)
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], positive: Callable[[str], int]) -> None:
-    """Add the command's flags. path, positive: types that check what each is."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("folder", type=path, metavar="MODEL", help="a model folder, trained in or not")
     parser.add_argument("-o", "--out", type=path, required=True, metavar="FILE", help="the film: .mp4 or .gif")
     parser.add_argument("--fps", type=float, default=10.0, metavar="N", help="pictures a second; default 10")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], 
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     """Write the film; return the exit code."""
     from swapfast.preview.timelapse import LONGEST, SUFFIXES, find_pictures, write_film
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
-from pathlib import Path
 
+from swapfast.commands.argument_types import path, positive
 from swapfast.config import MOST_PORT
 from swapfast.errors import EXIT_DONE, SwapfastError
 from swapfast.printing import say, shown_name
@@ -15,8 +14,8 @@ from swapfast.requirements import check_import
 from swapfast.stop import StopRequest, parse_duration
 
 
-def add_arguments(parser: argparse.ArgumentParser, path: Callable[[str], Path], positive: Callable[[str], int]) -> None:
-    """Add the command's flags. path, positive: types that check what each is."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
     parser.add_argument("models", type=path, nargs="+", metavar="MODEL", help="model folders, trained in or not")
     parser.add_argument(
         "--port", type=positive, metavar="N", help="where the page is found; default: the first free one from 8420 on"
