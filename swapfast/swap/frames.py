@@ -27,6 +27,7 @@ class Frame:
     pixels      (H, W, 3) or, with alpha, (H, W, 4), uint8 or uint16, BGR, upright
     turned      degrees, clockwise, by which the source turned what is stored to make it upright: 0, 90, 180 or 270
     is_wanted   False where an earlier run has written it: it only completes a batch, see ``Swapper``
+    box         x0, y0, x1, y1: what of the pixels is there, the rest is black; None for all
     origin      what its source tells its sink: time stamp, profile, number of bits
     """
 
@@ -37,6 +38,7 @@ class Frame:
     turned: int = 0
     is_wanted: bool = True
     origin: Any = None
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from swapfast.swap.found_faces import FacesOfFrame, FaceTable, read_faces_folder
 from swapfast.swap.frames import Frame, FrameSink
 from swapfast.swap.landmark_file import read_landmark_file
 from swapfast.swap.manifest import RunFolder, file_manifest
+from swapfast.swap.paste import Box
 from swapfast.swap.picture_file import read_gray_mask
 from swapfast.swap.pictures import MASKS, PATCHES, MaskFolder, PictureOutput, PictureSink
 from swapfast.swap.pipeline import GROUP, SwapCounts, SwapPipeline, crop_edge
+from swapfast.swap.regions import measured_boxes, swapped_box, union
 from swapfast.swap.report import make_report
 from swapfast.swap.request import SwapRequest, fingerprint_of, open_swap_model, table_digest
 from swapfast.swap.run import one_opencv_thread
@@ -111,6 +114,20 @@ class VideoPlan:
     def target(self) -> VideoInfo | None:
         """Size and pixels of the new video where they are not the old one's."""
         return target_of(self.request, self.video.reader)
+
+    def box_of(self, index: int) -> Box:
+        """Return what of a frame, by its number, is read or changed."""
+        size, is_measured = self.video.reader.info.size, self.request.report is not None
+        faces = self.faces.of(index).faces if self.is_swapped(index) else []
+        boxes = [swapped_box(faces, self._usual_swapper, index, size)]
+        if is_measured:
+            before = self.faces.of(index - 1).faces
+            boxes.append(measured_boxes([*before, *self.faces.of(index).faces], size))
+        return union(boxes, size)
+
+    @cached_property
+    def _usual_swapper(self) -> FrameSwapper:
+        return self.swapper()
 
     @property
     def mask_path(self) -> Path:
@@ -229,15 +246,15 @@ def _check_table(request: SwapRequest, table: FaceTable, frames: int | None, vid
         )
 
 
-def swap_video(plan: VideoPlan, progress: Progress | None = None) -> dict[str, Any]:
+def swap_video(plan: VideoPlan, progress: Progress | None = None, clock: Stopwatch | None = None) -> dict[str, Any]:
     """Write the swapped video of a plan; return the report.
 
-    Segments that an earlier run of the same request has finished are kept. Raises SwapfastError where a frame cannot
-    be written; what is finished stays for the next start.
+    Segments that an earlier run of the same request has finished are kept. clock: what adds up the stages' seconds.
+    Raises SwapfastError where a frame cannot be written; what is finished stays for the next start.
     """
     request, out = plan.request, plan.request.out
     assert out is not None, "asked for by whoever writes"
-    clock, start = Stopwatch(), time.perf_counter()
+    clock, start = clock or Stopwatch(), time.perf_counter()
     stability = Stability() if request.report is not None and plan.target is None else None
     with _writers(plan, out) as (writer, masks):
         done = writer.frames_done
@@ -245,7 +262,8 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None) -> dict[str, A
         def make_sink(pool: ThreadPool, ahead: int, moved: Callable[[float], None]) -> VideoSink:
             return VideoSink(writer, pool, ahead, masks, stability, moved, clock)
 
-        counts = _go_through(plan, plan.indices[done:], make_sink, clock, progress)
+        box_of = plan.box_of if plan.target is None else None
+        counts = _go_through(plan, plan.indices[done:], make_sink, clock, progress, box_of)
         with clock("join"):
             if masks is not None:
                 masks.finish("The mask of a swap by swapfast: white where a face was replaced.")
@@ -316,6 +334,7 @@ def _go_through(
     make_sink: Callable[[ThreadPool, int, Callable[[float], None]], FrameSink],
     clock: Stopwatch,
     progress: Progress | None,
+    box_of: Callable[[int], Box] | None = None,
 ) -> SwapCounts:
     if not wanted:
         return SwapCounts()
@@ -342,7 +361,7 @@ def _go_through(
             clock,
         )
         relevant = set(plan.indices).__contains__
-        source = VideoSource(plan.video, frozenset(wanted), first, last, pool, ahead, clock, relevant)
+        source = VideoSource(plan.video, frozenset(wanted), first, last, pool, ahead, clock, relevant, box_of)
         counts = pipeline.run(source, make_sink(pool, ahead, moved))
     if progress is not None:
         progress(total, total)

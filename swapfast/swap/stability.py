@@ -107,10 +107,25 @@ class Stability:
 def cell_colours(pixels: np.ndarray, face: FrameFace) -> np.ndarray:
     """Return mean colours of the aligned face, (16, 3) float64 BGR in levels of 255: forehead and cheeks to chin."""
     edge = CELLS * _CELL_PX
-    matrix = face.alignment.matrix(edge, "legacy", coverage=0.7)
     colours = pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[..., :3])
-    crop = sample_square(colours, matrix, edge).astype(np.float64) * (255 / np.iinfo(pixels.dtype).max)
+    crop = sample_square(colours, _cells_matrix(face), edge).astype(np.float64) * (255 / np.iinfo(pixels.dtype).max)
     return crop.reshape(CELLS, _CELL_PX, CELLS, _CELL_PX, 3).mean((1, 3)).reshape(-1, 3)
+
+
+def measured_box(face: FrameFace, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return what of a frame is looked at for a face: x0, y0, x1, y1, px. size: the frame's width and height."""
+    _, (rows, columns) = _surroundings(face.landmarks, size[::-1])
+    edge = CELLS * _CELL_PX
+    matrix = cv2.invertAffineTransform(_cells_matrix(face))
+    corners = np.array([[-1, -1], [edge, -1], [edge, edge], [-1, edge]]) @ matrix[:, :2].T + matrix[:, 2]
+    low, high = np.floor(corners.min(0)).astype(int) - 2, np.ceil(corners.max(0)).astype(int) + 3
+    x0, y0, x1, y1 = columns.start, rows.start, columns.stop, rows.stop
+    return min(x0, int(low[0])), min(y0, int(low[1])), max(x1, int(high[0])), max(y1, int(high[1]))
+
+
+def _cells_matrix(face: FrameFace) -> np.ndarray:
+    """Return the matrix frame px -> px of the square whose cells' colours are compared, (2, 3)."""
+    return face.alignment.matrix(CELLS * _CELL_PX, "legacy", coverage=0.7)
 
 
 def _surroundings(landmarks: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, slice]]:

@@ -19,6 +19,8 @@ from swapfast.bars import Progress
 from swapfast.errors import SwapfastError
 from swapfast.swap.found_faces import FacesOfFrame, FaceTable
 from swapfast.swap.frames import Frame, FrameFace, FrameSink, SwappedFrame
+from swapfast.swap.paste import Box
+from swapfast.swap.regions import NOTHING
 from swapfast.swap.smoothing import smooth_landmarks
 from swapfast.swap.stability import Stability
 from swapfast.swap.stages import Stopwatch, ordered
@@ -155,6 +157,7 @@ class VideoSource:
 
     indices: those that are wanted. first, last: the numbers of the first and last frame that are read.
     relevant: whether a frame in between is read, or decoded alone.
+    box_of: what of a frame, by its number, is turned into colours; None for all of it.
     """
 
     def __init__(
@@ -167,10 +170,12 @@ class VideoSource:
         ahead: int,
         clock: Stopwatch | None = None,
         relevant: Callable[[int], bool] | None = None,
+        box_of: Callable[[int], Box] | None = None,
     ) -> None:
         self._video, self._indices, self._first, self._last = video, indices, first, last
         self._pool, self._ahead, self._clock = pool, ahead, clock or Stopwatch()
         self._relevant = relevant or (lambda index: True)
+        self._box_of = box_of
 
     @property
     def count(self) -> int:
@@ -192,7 +197,8 @@ class VideoSource:
 
     def _frame(self, frame: VideoFrame) -> Frame:
         with self._clock("colours in"):
-            pixels = frame.pixels()
+            box = None if self._box_of is None else self._box_of(frame.index)
+            pixels = frame.pixels(box)
         return Frame(
             self._video.name_of(frame.index),
             frame.index,
@@ -201,6 +207,7 @@ class VideoSource:
             turned_clockwise(self._video.reader.info),
             frame.index in self._indices,
             frame,
+            box,
         )
 
 
@@ -265,7 +272,8 @@ class VideoSink:
         if self.stability is not None:
             with self.clock("report"):
                 self.stability.add(frame.index, frame.pixels, swapped.pixels, swapped.swapped)
-        futures = [self.pool.submit(self._prepare, self.writer, frame, swapped.pixels, frame.pixels)]
+        pixels = swapped.pixels if frame.box != NOTHING else None
+        futures = [self.pool.submit(self._prepare, self.writer, frame, pixels, frame.pixels)]
         if self.masks is not None:
             assert swapped.alpha is not None, "asked for"
             futures.append(self.pool.submit(self._prepare, self.masks, frame, swapped.alpha, None))
@@ -278,9 +286,11 @@ class VideoSink:
         while self._pending:
             self._put_one()
 
-    def _prepare(self, writer: VideoWriter, frame: Frame, pixels: np.ndarray, old: np.ndarray | None) -> Prepared:
+    def _prepare(
+        self, writer: VideoWriter, frame: Frame, pixels: np.ndarray | None, old: np.ndarray | None
+    ) -> Prepared:
         with self.clock("colours out"):
-            return writer.prepare(frame.origin, pixels, old)
+            return writer.prepare(frame.origin, pixels, old, frame.box)
 
     def _put_one(self) -> None:
         time_s, futures = self._pending.popleft()

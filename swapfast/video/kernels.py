@@ -18,56 +18,63 @@ _F = np.float32
 
 
 @kernel()
-def _spread_row(first: A, second: A, weight: float, halves_x: bool, row: A) -> None:
-    """Write one row of a chroma plane at full width into ``row``: between two rows, weight of the first."""
+def _spread_row(first: A, second: A, weight: float, halves_x: bool, x0: int, x1: int, row: A) -> None:
+    """Write one row of a chroma plane at full width into ``row``: between two rows, weight of the first.
+
+    x0, x1: the columns that are wanted; one beside each may be written too
+    """
     width, count = row.size, first.size
     other = _F(1) - weight
     if halves_x:
-        for x in range(count):
+        for x in range(x0 >> 1, min((x1 >> 1) + 1, count)):
             row[2 * x] = weight * _F(first[x]) + other * _F(second[x])
-        for x in range(1, width, 2):
+        for x in range(x0 | 1, x1, 2):
             after = row[x + 1] if x + 1 < width else row[x - 1]
             row[x] = _F(0.5) * (row[x - 1] + after)
     else:
-        for x in range(width):
+        for x in range(x0, x1):
             row[x] = weight * _F(first[x]) + other * _F(second[x])
 
 
 @kernel()
-def _chroma_row(plane: A, y: int, halves_x: bool, halves_y: bool, row: A) -> None:
-    """Write chroma of picture row ``y`` at full width into ``row``."""
+def _chroma_row(plane: A, y: int, halves_x: bool, halves_y: bool, x0: int, x1: int, row: A) -> None:
+    """Write chroma of picture row ``y`` at full width into ``row``, where its columns are wanted."""
     if not halves_y:
-        _spread_row(plane[y], plane[y], _F(1), halves_x, row)
+        _spread_row(plane[y], plane[y], _F(1), halves_x, x0, x1, row)
         return
     near = y >> 1
     far = near - 1 if y & 1 == 0 else near + 1
     far = min(max(far, 0), plane.shape[0] - 1)
-    _spread_row(plane[near], plane[far], _F(0.75), halves_x, row)
+    _spread_row(plane[near], plane[far], _F(0.75), halves_x, x0, x1, row)
 
 
 @kernel()
-def planes_to_bgr(luma: A, u_plane: A, v_plane: A, halves_x: bool, halves_y: bool, c: A, peak: int, out: A) -> None:
-    """Write the first three channels of ``out``, (H, W, 3 or 4), 0..peak.
+def planes_to_bgr(
+    luma: A, u_plane: A, v_plane: A, halves_x: bool, halves_y: bool, c: A, peak: int, box: A, out: A
+) -> None:
+    """Write the first three channels of ``out``, (H, W, 3 or 4), 0..peak, within a box.
 
     c: float32: luma offset, chroma offset, then factors: luma, V in red, U in green, V in green, U in blue
+    box: x0, y0, x1, y1, the last two outside
     """
-    height, width = luma.shape
+    width = luma.shape[1]
+    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
     u = np.empty(width, np.float32)
     v = np.empty(width, np.float32)
     row = np.empty((3, width), np.float32)  # one channel after the other: the compiler does 8 pixels at once
     top = _F(peak)
     offset, middle, scale, v_red, u_green, v_green, u_blue = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
-    for y in range(height):
-        _chroma_row(u_plane, y, halves_x, halves_y, u)
-        _chroma_row(v_plane, y, halves_x, halves_y, v)
+    for y in range(y0, y1):
+        _chroma_row(u_plane, y, halves_x, halves_y, x0, x1, u)
+        _chroma_row(v_plane, y, halves_x, halves_y, x0, x1, v)
         blue, green, red = row[0], row[1], row[2]
-        for x in range(width):
+        for x in range(x0, x1):
             light = (_F(luma[y, x]) - offset) * scale
             du, dv = u[x] - middle, v[x] - middle
             blue[x] = min(max(light + u_blue * du, _F(0)), top) + _F(0.5)
             green[x] = min(max(light + u_green * du + v_green * dv, _F(0)), top) + _F(0.5)
             red[x] = min(max(light + v_red * dv, _F(0)), top) + _F(0.5)
-        for x in range(width):
+        for x in range(x0, x1):
             out[y, x, 0] = np.int32(blue[x])
             out[y, x, 1] = np.int32(green[x])
             out[y, x, 2] = np.int32(red[x])
@@ -75,25 +82,27 @@ def planes_to_bgr(luma: A, u_plane: A, v_plane: A, halves_x: bool, halves_y: boo
 
 @kernel()
 def put_changes(
-    new: A, old: A, luma: A, u_plane: A, v_plane: A, halves_x: bool, halves_y: bool, c: A, top: int
+    new: A, old: A, luma: A, u_plane: A, v_plane: A, halves_x: bool, halves_y: bool, c: A, top: int, box: A
 ) -> None:
-    """Change the planes, in place, where ``new`` and ``old``, (H, W, 3 or 4) BGR, differ; nothing else.
+    """Change the planes, in place, where ``new`` and ``old``, (H, W, 3 or 4) BGR, differ within a box; nothing else.
 
     c: float32: luma offset, 3 factors of B, G, R in luma, 3 in U, 3 in V
     top: largest value of a plane
+    box: x0, y0, x1, y1, the last two outside
     """
     height, width = luma.shape
+    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
     step = 2 if halves_y else 1
-    du = np.empty(width, np.float32)
-    dv = np.empty(width, np.float32)
+    du = np.zeros(width, np.float32)
+    dv = np.zeros(width, np.float32)
     limit = _F(top)
-    for low in range(0, height, step):
-        du[:] = 0
-        dv[:] = 0
+    for low in range(y0 // step * step, y1, step):
+        du[x0:x1] = 0
+        dv[x0:x1] = 0
         rows = min(step, height - low)
         changed = False
-        for y in range(low, low + rows):
-            for x in range(width):
+        for y in range(max(low, y0), min(low + rows, y1)):
+            for x in range(x0, x1):
                 b, g, r = new[y, x, 0], new[y, x, 1], new[y, x, 2]
                 b0, g0, r0 = old[y, x, 0], old[y, x, 1], old[y, x, 2]
                 if b == b0 and g == g0 and r == r0:
@@ -111,7 +120,8 @@ def put_changes(
             continue
         row = low // step
         share = _F(1) / _F(rows)
-        for column in range(u_plane.shape[1]):
+        first, last = (x0 >> 1, (x1 >> 1) + 1) if halves_x else (x0, x1)
+        for column in range(first, min(last, u_plane.shape[1])):
             if halves_x:
                 x = 2 * column
                 left, right = max(x - 1, 0), min(x + 1, width - 1)

@@ -2,6 +2,7 @@
 
     planes   (h, w) uint8 or uint16 each, as FFmpeg decoded them: luma, U, V and alpha; or G, B, R and alpha
     pixels   (H, W, 3) BGR or (H, W, 4) BGRA; uint8 of 8-bit video, uint16 over the whole 0..65535 of deeper video
+    box      x0, y0, x1, y1 of a frame, px, the last two outside: what is converted, the rest of the pixels is black
 
 Pixels that nobody changed keep their luma to the bit, and their chroma where no neighbour within the same sample
 changed: nothing is converted there and back.
@@ -17,6 +18,8 @@ import numpy as np
 
 from swapfast.errors import SwapfastError
 from swapfast.video.probe import ColourTags
+
+Box = tuple[int, int, int, int]
 
 # Red and blue in luma, by the matrix number of ITU-T H.273.
 _WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087)}
@@ -127,9 +130,16 @@ def frame_of(planes: list[np.ndarray], name: str, width: int, height: int) -> An
     for plane, values in zip(frame.planes, planes, strict=True):
         rows: Any = np.frombuffer(plane, values.dtype)  # type: ignore[call-overload]
         target = rows.reshape(-1, plane.line_size // values.itemsize)
-        target[:] = 0  # x264 reads what pads the rows too, and its decisions depend on it
-        target[: values.shape[0], : values.shape[1]] = values
+        high, wide = values.shape
+        target[:high, :wide] = values
+        target[:high, wide:] = target[high:] = 0  # x264 reads what pads the rows too, and its decisions depend on it
     return frame
+
+
+def part_of(box: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a box."""
+    x0, y0, x1, y1 = box
+    return slice(y0, y1), slice(x0, x1)
 
 
 class Conversion:
@@ -156,36 +166,45 @@ class Conversion:
         self._back = np.concatenate([[low], weights * luma / peak, u, v]).astype(np.float32)
         self._top = top
 
-    def to_pixels(self, planes: list[np.ndarray]) -> np.ndarray:
-        """Return new pixels, (H, W, 3), or (H, W, 4) where there is alpha."""
+    def to_pixels(self, planes: list[np.ndarray], box: Box | None = None) -> np.ndarray:
+        """Return new pixels, (H, W, 3), or (H, W, 4) where there is alpha. box: None for all of them."""
         format = self.format
         height, width = planes[0].shape
-        pixels: np.ndarray = np.empty((height, width, 4 if format.has_alpha else 3), format.dtype)
+        channels = 4 if format.has_alpha else 3
+        # Zeros that nobody touches take neither time nor memory.
+        pixels: np.ndarray = (np.empty if box is None else np.zeros)((height, width, channels), format.dtype)
+        box = box or (0, 0, width, height)
+        inside = part_of(box)
         if format.is_rgb:
             for channel, plane in zip((1, 0, 2), planes):
-                pixels[..., channel] = self._widened(plane)
+                pixels[inside][..., channel] = self._widened(plane[inside])
         else:
             from swapfast.video.kernels import planes_to_bgr
 
-            luma, u, v = self._yuv(planes)
-            planes_to_bgr(luma, u, v, format.halves_x, format.halves_y, self._forward, format.peak, pixels)
+            halves, factors = (format.halves_x, format.halves_y), self._forward
+            planes_to_bgr(*self._yuv(planes), *halves, factors, format.peak, np.array(box), pixels)
         if format.has_alpha:
-            pixels[..., 3] = self._widened(planes[3])
+            pixels[inside][..., 3] = self._widened(planes[3][inside])
         return pixels
 
-    def changed(self, planes: list[np.ndarray], old: np.ndarray, new: np.ndarray) -> list[np.ndarray]:
-        """Return planes that differ where ``new`` differs from ``old``, which is ``to_pixels(planes)``."""
+    def changed(
+        self, planes: list[np.ndarray], old: np.ndarray, new: np.ndarray, box: Box | None = None
+    ) -> list[np.ndarray]:
+        """Return planes that differ where ``new`` differs from ``old``, which is ``to_pixels(planes, box)``."""
         planes = [plane.copy() for plane in planes]
+        height, width = planes[0].shape
+        box = box or (0, 0, width, height)
+        inside = part_of(box)
         if self.format.is_rgb:
             for channel, plane in zip((1, 0, 2), planes):
-                self._put(plane, old[..., channel], new[..., channel])
+                self._put(plane[inside], old[inside][..., channel], new[inside][..., channel])
         else:
             from swapfast.video.kernels import put_changes
 
-            luma, u, v = self._yuv(planes)
-            put_changes(new, old, luma, u, v, self.format.halves_x, self.format.halves_y, self._back, self._top)
+            halves = self.format.halves_x, self.format.halves_y
+            put_changes(new, old, *self._yuv(planes), *halves, self._back, self._top, np.array(box))
         if self.format.has_alpha:
-            self._put(planes[3], old[..., 3], new[..., 3])
+            self._put(planes[3][inside], old[inside][..., 3], new[inside][..., 3])
         return planes
 
     def to_planes(self, pixels: np.ndarray) -> list[np.ndarray]:

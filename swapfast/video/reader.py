@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from swapfast.errors import SwapfastError
-from swapfast.video.pixels import Conversion, PlaneFormat, planes_of, working_format
+from swapfast.video.pixels import Box, Conversion, PlaneFormat, part_of, planes_of, working_format
 from swapfast.video.probe import VideoInfo, open_video, picture_stream, probe
 
 
@@ -38,28 +38,52 @@ class VideoFrame:
         """Return the time stamp in seconds."""
         return float(self.pts * self.time_base)
 
-    def pixels(self) -> np.ndarray:
+    def pixels(self, box: Box | None = None) -> np.ndarray:
         """Return new pixels as a player shows them, turned upright: (H, W, 3) BGR or (H, W, 4) BGRA.
 
-        uint8, or uint16 over the whole 0..65535 where the video has more than 8 bits.
+        uint8, or uint16 over the whole 0..65535 where the video has more than 8 bits. box: what of the upright picture
+        is converted, the rest is black; None for all.
         """
-        return turned(self.conversion.to_pixels(self.planes), self.rotation)
+        stored = None if box is None else self._stored_box(box)
+        return turned(self.conversion.to_pixels(self.planes, stored), self.rotation, box)
 
-    def changed(self, pixels: np.ndarray, old: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return the planes as stored, changed where ``pixels`` differs from ``pixels()``; the rest is as it was.
+    def changed(self, pixels: np.ndarray, old: np.ndarray | None = None, box: Box | None = None) -> list[np.ndarray]:
+        """Return the planes as stored, changed where ``pixels`` differs from ``pixels(box)``; the rest is as it was.
 
-        old: what ``pixels()`` gave, if it is still there; otherwise it is made again.
+        old: what ``pixels(box)`` gave, if it is still there; otherwise it is made again.
         """
-        stored = self.conversion.to_pixels(self.planes) if old is None else turned(old, -self.rotation)
-        new = np.ascontiguousarray(turned(pixels, -self.rotation))
+        place = None if box is None else self._stored_box(box)
+        stored = self.conversion.to_pixels(self.planes, place) if old is None else turned(old, -self.rotation, place)
+        new = np.ascontiguousarray(turned(pixels, -self.rotation, place))
         if new.shape != stored.shape or new.dtype != stored.dtype:
             raise ValueError(f"pixels {new.shape} {new.dtype}, the frame has {stored.shape} {stored.dtype}")
-        return self.conversion.changed(self.planes, stored, new)
+        return self.conversion.changed(self.planes, stored, new, place)
+
+    def _stored_box(self, box: Box) -> Box:
+        """Return the box of the stored picture that a box of the upright one shows."""
+        x0, y0, x1, y1 = box
+        height, width = self.planes[0].shape
+        return {
+            0: box,
+            90: (width - y1, x0, width - y0, x1),
+            180: (width - x1, height - y1, width - x0, height - y0),
+            270: (y0, height - x1, y1, height - x0),
+        }[self.rotation % 360]
 
 
-def turned(pixels: np.ndarray, rotation: int) -> np.ndarray:
-    """Return a picture turned by ``rotation`` degrees anticlockwise, a multiple of 90."""
-    return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation % 360 else pixels
+def turned(pixels: np.ndarray, rotation: int, box: Box | None = None) -> np.ndarray:
+    """Return a picture turned by ``rotation`` degrees anticlockwise, a multiple of 90.
+
+    box: what of the new picture is wanted, the rest is black; None for all.
+    """
+    if not rotation % 360:
+        return pixels
+    view = np.rot90(pixels, rotation // 90)
+    if box is None:
+        return np.ascontiguousarray(view)
+    result = np.zeros(view.shape, view.dtype)
+    result[part_of(box)] = view[part_of(box)]
+    return result
 
 
 def upright_points(points: np.ndarray, info: VideoInfo) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.files import cannot_write, put_in_place, temporary_name
 from swapfast.video.encoding import EncodeSettings, Encoding, check_container, choose_encoding
-from swapfast.video.pixels import Conversion, working_format
+from swapfast.video.pixels import Box, Conversion, working_format
 from swapfast.video.probe import VideoInfo, open_video
 from swapfast.video.reader import VideoFrame, VideoReader, turned
 from swapfast.video.segments import Packet, Segment, SegmentFolder
@@ -98,17 +98,23 @@ class VideoWriter:
         """Encode a frame. Arguments as of ``prepare``."""
         self.put(self.prepare(frame, pixels, old))
 
-    def prepare(self, frame: VideoFrame, pixels: np.ndarray | None = None, old: np.ndarray | None = None) -> Prepared:
+    def prepare(
+        self,
+        frame: VideoFrame,
+        pixels: np.ndarray | None = None,
+        old: np.ndarray | None = None,
+        box: Box | None = None,
+    ) -> Prepared:
         """Return a frame as ``put`` takes it. Several threads may prepare frames at once.
 
-        pixels: the new ones, upright: as ``frame.pixels()`` has them, or those of ``target``; None for the frame as it
-        is. old: what ``frame.pixels()`` gave, which saves making it again.
+        pixels: the new ones, upright: as ``frame.pixels(box)`` has them, or those of ``target``; None for the frame as
+        it is. old: what ``frame.pixels(box)`` gave, which saves making it again.
         """
         if self._target is not self._reader.info:
             assert pixels is not None, "another size or format has pixels of its own"
             planes = self._conversion.to_planes(turned(pixels, -frame.rotation))
         else:
-            planes = frame.planes if pixels is None else frame.changed(pixels, old)
+            planes = frame.planes if pixels is None else frame.changed(pixels, old, box)
         return Prepared(self.encoding.frame(planes, self._format), frame.pts, frame.duration)
 
     def put(self, prepared: Prepared) -> None:

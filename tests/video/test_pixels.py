@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from swapfast.errors import SwapfastError
-from swapfast.video.pixels import Conversion, working_format
+from swapfast.video.pixels import Conversion, part_of, working_format
 from swapfast.video.probe import ColourTags
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # red and blue in luma
@@ -52,6 +52,26 @@ def test_untagged_video_has_the_matrix_of_its_height():
     assert (small == Conversion(format, ColourTags(6, 1), 480).to_pixels(planes)).all()
     assert (large == Conversion(format, ColourTags(1, 1), 480).to_pixels(planes)).all()
     assert (small != large).any()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("box", [(9, 5, 30, 22), (0, 0, 7, 31), (12, 13, 47, 31), (20, 10, 21, 11), (0, 0, 0, 0)])
+def test_a_part_is_converted_as_it_is_within_the_whole(name, box):
+    """To the bit, there and back: even and odd edges, at the frame's own edges, one pixel, and nothing."""
+    planes = _planes(name, np.random.default_rng(5))
+    format = working_format(name)
+    conversion = Conversion(format, ColourTags(1, 1), 100)
+    whole, part = conversion.to_pixels(planes), conversion.to_pixels(planes, box)
+    inside = part_of(box)
+    expected = np.zeros_like(whole)
+    expected[inside] = whole[inside]
+    np.testing.assert_array_equal(part, expected)
+    new, new_part = whole.copy(), part.copy()
+    new[inside] = new_part[inside] = format.peak - whole[inside]
+    for one, other in zip(
+        conversion.changed(planes, whole, new), conversion.changed(planes, part, new_part, box), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", FORMATS)

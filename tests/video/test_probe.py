@@ -11,8 +11,9 @@ import pytest
 
 from swapfast.errors import SwapfastError
 from swapfast.video.cuts import CutFinder
-from swapfast.video.probe import probe
-from swapfast.video.reader import VideoReader, upright_points
+from swapfast.video.pixels import Conversion, working_format
+from swapfast.video.probe import ColourTags, probe
+from swapfast.video.reader import VideoFrame, VideoReader, upright_points
 from tests.video.clips import BASE, VARIABLE, content, make_clip
 
 
@@ -145,6 +146,24 @@ def test_upright_is_what_players_show(tmp_path, rotation):
     theirs = cv2.VideoCapture(str(path)).read()[1]
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).mean() < 12  # it converts chroma more coarsely; a wrong turn gives over 40
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_a_part_of_a_turned_frame_is_that_of_the_whole(rotation):
+    """There, and back into the stored planes."""
+    rng = np.random.default_rng(rotation)
+    planes = [rng.integers(0, 256, size).astype(np.uint8) for size in ((50, 66), (25, 33), (25, 33))]
+    conversion = Conversion(working_format("yuv420p"), ColourTags(1, 1), 50)
+    frame = VideoFrame(0, 0, 0, Fraction(1), planes, conversion, rotation)
+    box, inside = (10, 21, 31, 40), (slice(21, 40), slice(10, 31))
+    whole, part = frame.pixels(), frame.pixels(box)
+    np.testing.assert_array_equal(part[inside], whole[inside])
+    assert np.count_nonzero(part) == np.count_nonzero(part[inside])
+    new, new_part = whole.copy(), part.copy()
+    new[inside] = new_part[inside] = 255 - whole[inside]
+    for old in (part, None):
+        for one, other in zip(frame.changed(new, whole), frame.changed(new_part, old, box), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_time_stamps_of_a_bare_stream(tmp_path):
