@@ -22,22 +22,29 @@ class ModelPictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept: list[KeptPreview] = []
-        self._tag: object = None
+        self._tags: tuple[object, object] | None = None  # of preview.png and of the kept ones
+        self._preview_is_newer = False
         self._last: tuple[object, np.ndarray] | None = None
 
     def poll(self) -> bool:
         """Look into the folder; return whether what there is has changed. Never raises for what the disk does."""
         self.kept = kept_previews(self.folder)
-        tag = (_tag(self.folder / PREVIEW), len(self.kept), _tag(self.kept[-1].path) if self.kept else None)
-        changed, self._tag = tag != self._tag, tag
-        return changed
+        shown, kept = _tag(self.folder / PREVIEW), _tag(self.kept[-1].path) if self.kept else None
+        tags = shown, (len(self.kept), kept)
+        if tags == self._tags:
+            return False
+        if self._tags is None or tags[1] != self._tags[1]:
+            self._preview_is_newer = shown is not None and (kept is None or shown > kept)
+        else:  # it alone was written, whatever a clock that was set back says
+            self._preview_is_newer = shown is not None
+        self._tags = tags
+        return True
 
     def newest(self, tinted: bool) -> np.ndarray | None:
         """Return the newest sheet, None where there is none. tinted: with the mask, where both are kept."""
-        shown, kept = _tag(self.folder / PREVIEW), _tag(self.kept[-1].path) if self.kept else None
-        if kept is not None and (shown is None or shown <= kept or not tinted):  # preview.png is only tinted
+        if self.kept and not (self._preview_is_newer and tinted):  # preview.png is only tinted
             return self.sheet(self.kept[-1], tinted)
-        return None if shown is None else self._read(self.folder / PREVIEW)
+        return self._read(self.folder / PREVIEW)
 
     def sheet(self, preview: KeptPreview, tinted: bool) -> np.ndarray | None:
         """Return the sheet of an iteration, (H, W, 3) uint8 BGR; None where it is gone or damaged."""

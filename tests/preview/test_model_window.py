@@ -57,6 +57,9 @@ def test_the_newest_picture_is_the_last_that_was_written(model):
     cv2.imwrite(str(model / "preview.png"), _sheet(7))  # by a run that keeps none
     os.utime(model / "preview.png", ns=(time.time_ns() + 10**9,) * 2)
     assert pictures.poll() and _is(pictures.newest(True), 7)
+    cv2.imwrite(str(model / "preview.png"), _sheet(8))
+    os.utime(model / "preview.png", (1.0, 1.0))  # the clock was set back meanwhile
+    assert pictures.poll() and _is(pictures.newest(True), 8) and not pictures.poll()
     kept = pictures.kept[0]
     kept.path.write_bytes(b"torn")
     assert pictures.sheet(kept, True) is None and _is(pictures.sheet(kept, False), 25)

@@ -177,7 +177,7 @@ function showFigures(run) {
   if (latest.swap_quality !== undefined) rows.push(["swap of held-out faces", `${number(latest.swap_quality)} dB`]);
   if (latest.swap_leak !== undefined) rows.push(["the swap keeps of A's skin", `${Math.max(0, Math.round(100 * latest.swap_leak))} %`]);
   rows.push(["faces/s", number(latest.faces_per_s, 3)]);
-  rows.push(["waiting for data", latest.data_wait === undefined ? "–" : `${number(100 * latest.data_wait, 2)} %`]);
+  rows.push(["waiting for data", latest.data_wait === undefined ? "–" : `${(100 * latest.data_wait).toFixed(1)} %`]);
   if (latest.memory_gpu_mib !== undefined) {
     const peak = latest.memory_gpu_peak_mib;
     rows.push(["GPU memory", `${gibibytes(latest.memory_gpu_mib)}${peak === undefined ? "" : `, at most ${gibibytes(peak)}`}`]);
