@@ -31,6 +31,8 @@ MOST_ROWS = 1024  # held back
 # What a reader believes; a line that says otherwise is damaged or of another hand.
 _MOST_STEPS = 10**12  # as many as -i takes
 _MOST_SECONDS = 1e11  # since 1970: the year 5138
+_LONGEST_GAP_S = 6 * 3600.0  # between two lines; in a longer one the clock was set, or the run was suspended
+_SET_BACK_S = 60.0
 _MOST_COLUMNS = 1000  # a log of ours has some thirty
 _SHORT = {"batch_total": "loss", "gradient/norm": "gradient_norm"}
 _SIDE = re.compile(r"(?:batch|validation)_(face|unweighted|mask)_([A-Z])(?:/(.+))?")
@@ -154,12 +156,26 @@ def _is_torn(path: Path) -> bool:
 
 @dataclass
 class LoggedRun:
-    """One start of the program. step: iterations that it began with. start, end: since 1970, s."""
+    """One start of the program. step: iterations that it began with. start, end: since 1970, s.
+
+    lines: that it has logged. seconds: that it has trained, whatever the clock was set to meanwhile.
+    """
 
     step: int
     start: float
     end: float
     about: dict = field(default_factory=dict)
+    lines: int = 0
+    seconds: float = 0.0
+
+    def add(self, time: float) -> None:
+        """Count a line of ``time``, since 1970, s."""
+        self.lines += 1
+        elapsed = time - self.end
+        if 0 < elapsed < _LONGEST_GAP_S:
+            self.seconds += elapsed
+        if not -_SET_BACK_S < elapsed <= 0:  # lines come a little out of order
+            self.end = time
 
 
 @dataclass
@@ -210,7 +226,7 @@ class History:
                 self.columns[key] = array("d", [nan]) * len(self.steps)
             self.columns[key][-1] = value
         if self.runs:
-            self.runs[-1].end = max(self.runs[-1].end, numbers["time"])
+            self.runs[-1].add(numbers["time"])
 
     def read(self, line: bytes) -> None:
         """Add one line of the log."""

@@ -75,12 +75,12 @@ def functions(history: History) -> list[str]:
 
 def summarise(history: History) -> dict:
     """Return the summary as plain values. Losses are means of ``window`` steps; the best is the lowest such mean."""
-    runs = [run for run in history.runs if run.end > run.start]
+    runs = [run for run in history.runs if run.lines]
     rest = ["learning_rate", "gradient_norm", *sorted(key for key in history.columns if key.endswith("_mib"))]
     return {
         "iterations": history.steps[-1],
         "runs": len(runs),
-        "hours": sum(run.end - run.start for run in runs) / 3600,
+        "hours": sum(run.seconds for run in runs) / 3600,
         "logged_steps": len(history.steps),
         "void_steps": history.void,
         "damaged_lines": history.damaged,

@@ -144,6 +144,19 @@ def _model(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("jump", [-7200.0, -1e9, 1e6, 1e9])
+def test_a_clock_that_is_set_does_not_change_how_long_it_took(tmp_path, jump):
+    """Of 100 s the one in which the clock is set is lost."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    rows = [{"run_from": 0, "time": 1.5e9}]
+    rows += [{"step": step, "time": 1.5e9 + step + (jump if step > 60 else 0), "loss_a": 0.5} for step in range(1, 101)]
+    rows.insert(31, rows[30] | {"time": rows[29]["time"]})  # a little out of order
+    (logs / NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = summarise(load_history(tmp_path))
+    assert summary["runs"] == 1 and summary["hours"] == pytest.approx(99 / 3600)
+
+
 def test_the_summary(tmp_path):
     model = _model(tmp_path)
     summary = summarise(load_history(model))

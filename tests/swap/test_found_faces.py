@@ -86,6 +86,27 @@ def test_the_later_of_two_ranges_ranks_higher(tmp_path):
         choose_settings(preset="dfm")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "erosoin = 3.0",
+            r"in .*s.toml 'erosoin'. Did you mean 'mask.erosion'\? Known: color, face, mask",
+        ),
+        ("[mask]\nErosion = 3.0", r"s.toml.mask 'Erosion'. Did you mean 'erosion'\?"),
+        ("[maks]\nerosion = 3.0", r"s.toml 'maks'. Did you mean 'mask'\?"),
+        ('[[rnage]]\nframes = "1"', r"s.toml 'rnage'. Did you mean 'range'\?"),
+        ('[[range]]\nframes = "1"\ncolor.tpye = "mean"', r"s.toml: range 1.color 'tpye'. Did you mean 'type'\?"),
+        ('[color]\ntype = "maen"', r"'maen'. Did you mean 'mean'\?"),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_nearest(text, message, tmp_path):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(SwapfastError, match=message) as error:
+        choose_settings(file=tmp_path / "s.toml")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 def test_a_pasted_face_is_as_near_to_the_truth_as_what_the_model_made(within):
     """The made face is the true swap plus noise that a model of 24 dB might have, pasted and cut out again.
