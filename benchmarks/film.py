@@ -4,9 +4,11 @@
     FILM/clips/b.mp4            the true swap: the same film with person B
     FILM/swapped.mp4            what was made of a.mp4
     FILM/report.json            of the swap: its flicker
+    FILM/a/landmarks.jsonl      as extract found them
 
 PSNR is taken inside the face, the hull of the exact landmarks with the forehead, over all frames. It stands beside that
-of A unchanged. --sheet FILE draws frames of all three side by side.
+of A unchanged. The landmarks' error is the mean distance from the exact ones over that of the eyes' outer corners.
+--sheet FILE draws frames of all three side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,7 @@ from swapfast.faces.masks import draw_face
 from swapfast.files import check_new_file, write_file
 from swapfast.printing import complain, say
 from swapfast.swap.figures import masked_psnr, match_colors
+from swapfast.swap.found_faces import FoundFace
 from swapfast.swap.landmark_file import read_landmark_file
 from swapfast.video.reader import VideoReader
 
@@ -57,7 +60,25 @@ def measure(film: Path) -> dict[str, float]:
         flicker = json.loads((film / "report.json").read_text())["video"]["flicker"]
     except (OSError, ValueError, KeyError):
         raise SwapfastError(f"{film / 'report.json'}: no report of a swap; swap with --report") from None
-    return figures | {f"flicker_{name}": value for name, value in flicker.items()}
+    return figures | {f"flicker_{name}": value for name, value in flicker.items()} | _landmark_errors(film, landmarks)
+
+
+def _landmark_errors(film: Path, exact: Mapping[int, Sequence[FoundFace]]) -> dict[str, float]:
+    """Return in how many frames of A a face was found, and the mean error of all landmarks and of the inner 51."""
+    found = read_landmark_file(film / "a" / "landmarks.jsonl").faces.by_index
+    errors = []
+    for index in sorted(found.keys() & exact.keys()):
+        truth = exact[index][0].landmarks
+        distances = [np.linalg.norm(face.landmarks - truth, axis=1) for face in found[index]]
+        errors.append(min(distances, key=np.mean) / np.linalg.norm(truth[36] - truth[45]))
+    if not errors:
+        raise SwapfastError(f"{film / 'a'}: has faces of none of the clip's frames; extract again")
+    every = np.array(errors)
+    return {
+        "frames_found": len(errors),
+        "landmark_error": round(float(every.mean()), 4),
+        "landmark_error_inner": round(float(every[:, 17:].mean()), 4),
+    }
 
 
 def _mean(values: list[float]) -> float:
@@ -102,7 +123,9 @@ def describe(figures: dict[str, float]) -> str:
         f"has {figures['unchanged_db']:.1f}; colour-matched {figures['swap_matched_db']:.1f}, "
         f"A {figures['unchanged_matched_db']:.1f}\n"
         f"flicker {figures['flicker_swapped']:.2f} levels of 255, of the clip itself {figures['flicker_source']:.2f}, "
-        f"added {figures['flicker_difference']:.2f}"
+        f"added {figures['flicker_difference']:.2f}\n"
+        f"landmarks found in {figures['frames_found']} frames, {figures['landmark_error']:.4f} of the eyes' distance "
+        f"from the exact ones, the inner 51 {figures['landmark_error_inner']:.4f}"
     )
 
 

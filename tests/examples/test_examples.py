@@ -54,6 +54,8 @@ def test_a_film_is_measured_against_its_true_swap(made, tmp_path, capsys, within
     assert film.main([str(made), "--sheet", str(sheet), "--json", str(figures)]) == 0
     assert f"{FRAMES} frames: " in capsys.readouterr().out
     result = json.loads(figures.read_text())
+    assert result["frames_found"] == FRAMES
+    within("drawn landmarks against themselves, of the eyes' distance", result["landmark_error"], 0.0005)  # to 0.01 px
     assert result["frames"] == FRAMES and 5 < result["swap_db"] < 40 and result["flicker_swapped"] >= 0
     height, width = cv2.imread(str(sheet)).shape[:2]
     assert (height, width) == (3 * (192 + 22), 5 * 196 - 4)
@@ -61,6 +63,7 @@ def test_a_film_is_measured_against_its_true_swap(made, tmp_path, capsys, within
     shutil.copytree(made / "clips", true / "clips")
     shutil.copy(true / "clips" / "b.mp4", true / "swapped.mp4")
     shutil.copy(made / "report.json", true)
+    shutil.copytree(made / "a", true / "a")
     assert film.measure(true)["swap_db"] == 100, "the true swap is at the limit of the measure"
     shutil.copy(true / "clips" / "a.mp4", true / "swapped.mp4")
     unchanged = film.measure(true)
