@@ -82,6 +82,14 @@ def test_turned_faces_are_found(models, people, quarters, within):
     assert not find(models, pixels, turns="never") or quarters != 2
 
 
+def test_no_other_face_is_seen_in_one_that_is_upside_down(models):
+    """In this frame a face the right way up was found in brow and hair, with a confidence of 0.997."""
+    person, film = draw_identities(5)[0], Film(5)
+    pixels = np.ascontiguousarray(render(person, film.scene(0.0), 256).image[::-1, ::-1])
+    (face,) = find(models, pixels)
+    assert face.direction[0] < -0.9
+
+
 def test_a_tiny_face_is_found_by_tiles(models, within):
     face = drawn_face(0, 96)  # a twelfth of the frame's width
     pixels, truth = place(face, width=1152, height=648, x=700, y=200)
@@ -181,6 +189,32 @@ def test_a_cut_begins_new_tracks(models, talk):
     followed = list(Follower(MeshBackend(models)).follow(frames))
     tracks = [{face.track for face in entry.faces} for entry in followed]
     assert all(tracks[:6]) and not set.union(*tracks[:6]) & set.union(*tracks[6:])
+
+
+@pytest.mark.slow
+def test_another_face_in_the_same_place_has_its_own_track(models, talk):
+    """The rest of the picture stays as it is, so it is no cut to be seen in the whole frame."""
+    other = [render(draw_identities(52)[0], Film(51).scene(index / 25), 160).image for index in range(5, 10)]
+    shown = [pixels for pixels, _ in talk]
+    frames = []
+    for index, pixels in enumerate([*shown[:5], *other, *shown[10:]]):
+        frame = np.full((360, 640, 3), 110, np.uint8)
+        frame[100:260, 200:360] = pixels
+        frames.append(Frame(f"{index}", index, None, frame))
+    followed = list(Follower(MeshBackend(models)).follow(frames))
+    assert [[face.track for face in entry.faces] for entry in followed] == [[0]] * 5 + [[1]] * 5 + [[2]] * 5
+
+
+@pytest.mark.slow
+def test_what_passes_in_front_of_a_face_does_not_end_its_track(models, talk):
+    frames = []
+    for index, (pixels, _) in enumerate(talk):
+        covered = pixels.copy()
+        covered[160 - 9 * min(index, 14 - index) :, 50:120] = (90, 120, 190)  # up to the nose, and down again
+        frames.append(Frame(f"{index}", index, None, covered))
+    followed = list(Follower(MeshBackend(models)).follow(frames))
+    assert {face.track for entry in followed for face in entry.faces} == {0}
+    assert sum(len(entry.faces) for entry in followed) >= 14
 
 
 @pytest.mark.slow
