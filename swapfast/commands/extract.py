@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,10 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
         complain(note)
     say(json.dumps(report, indent=1) if arguments.json else "\n".join(describe(report, arguments.out)))
     if report["is_stopped"]:
-        complain(f"swapfast: stopped by {stop.reason}; {arguments.out} holds what was found by then")
+        complain(
+            f"swapfast: stopped by {stop.reason}; {arguments.out} holds what was found by then, and the same command "
+            "goes on"
+        )
         return EXIT_STOPPED
     return EXIT_DONE
 
@@ -168,10 +172,12 @@ def _request(arguments: argparse.Namespace) -> ExtractRequest:
         raise SwapfastError("--landmarks: says where the faces are, so nothing is to be found; give --backend json too")
     limits = AcceptanceLimits(arguments.confidence, arguments.max_distance)
     ranges = arguments.frame_ranges
+    make_backend, points = _backend(arguments, limits)
     return ExtractRequest(
         inputs=tuple(arguments.input),
         out=arguments.out,
-        make_backend=_backend_maker(arguments, limits),
+        make_backend=make_backend,
+        backend={"name": arguments.backend, "points": points, "turns": arguments.turns, **asdict(limits)},
         choice=FrameChoice(arguments.every, None if ranges is None else FrameRanges.parse(ranges)),
         limits=FaceLimits(
             arguments.min_size,
@@ -197,35 +203,39 @@ def _tracks(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _backend_maker(arguments: argparse.Namespace, limits: AcceptanceLimits) -> Callable[[], LandmarkBackend]:
+def _backend(
+    arguments: argparse.Namespace, limits: AcceptanceLimits
+) -> tuple[Callable[[], LandmarkBackend], str | None]:
+    """Return what makes the backend, and, of known points, what tells them from others."""
     from swapfast.extract.backends import JsonBackend, MeshBackend
     from swapfast.extract.model_files import read_models
 
     if arguments.backend == "mesh":
         models = read_models(arguments.models)
-        return lambda: MeshBackend(models, limits, arguments.turns)
+        return lambda: MeshBackend(models, limits, arguments.turns), None
     if arguments.models is not None:
         raise SwapfastError("--models: are for --backend mesh; leave it away")
-    finder = _finder(arguments)
-    return lambda: JsonBackend(finder, limits)
+    finder, points = _finder(arguments)
+    return lambda: JsonBackend(finder, limits), points
 
 
-def _finder(arguments: argparse.Namespace) -> FaceFinder:
-    """Return what knows the faces of the frames."""
+def _finder(arguments: argparse.Namespace) -> tuple[FaceFinder, str]:
+    """Return what knows the faces of the frames, and what tells its files from others."""
+    from swapfast.extract.footage import files_digest
     from swapfast.swap.found_faces import JsonBeside
     from swapfast.swap.landmark_file import read_landmark_file
     from swapfast.video.probe import is_video
 
-    if arguments.landmarks is not None:
-        return read_landmark_file(arguments.landmarks).faces
-    if len(arguments.input) == 1 and is_video(arguments.input[0]):
-        beside = arguments.input[0].with_suffix(".jsonl")
-        if beside.is_file():
-            return read_landmark_file(beside).faces
-        raise SwapfastError(
-            f"--backend json: where are the faces of {arguments.input[0]}? Looked for {beside.name} beside it; give "
-            "--landmarks FILE"
-        )
+    path = arguments.landmarks
+    if path is None and len(arguments.input) == 1 and is_video(arguments.input[0]):
+        path = arguments.input[0].with_suffix(".jsonl")
+        if not path.is_file():
+            raise SwapfastError(
+                f"--backend json: where are the faces of {arguments.input[0]}? Looked for {path.name} beside it; give "
+                "--landmarks FILE"
+            )
+    if path is not None:
+        return read_landmark_file(path).faces, files_digest(path.parent, [path.name], "--landmarks")
     if len(arguments.input) > 1:
         raise SwapfastError("--backend json: of several inputs the points are in one file; give --landmarks FILE")
     folder = arguments.input[0]
@@ -233,9 +243,10 @@ def _finder(arguments: argparse.Namespace) -> FaceFinder:
         from swapfast.files import not_a_folder
 
         raise not_a_folder(folder, f"-i {folder}", "a folder of pictures, or a video")
-    finder = JsonBeside(folder if folder.is_dir() else folder.parent)
+    folder = folder if folder.is_dir() else folder.parent
+    finder = JsonBeside(folder)
     if not finder.count:
         raise SwapfastError(
             f"--backend json: no NAME.json beside the pictures of {folder}; give --landmarks FILE, or --backend mesh"
         )
-    return finder
+    return finder, files_digest(folder, finder.names, "--backend json")

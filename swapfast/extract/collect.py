@@ -38,6 +38,7 @@ def collect(folder: Path) -> tuple[int, int]:
         (folder / SHEETS / f"{track_folder(number)}.jpg").unlink(missing_ok=True)
     report["tracks"] = [track for track in report["tracks"] if track["track"] in kept]
     report["written"] = faces
+    report["is_collected"] = True  # what was chosen by hand is not gone on with
     write_file(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     return len(kept), faces
 

@@ -6,6 +6,7 @@ upright as a player shows them; pictures are as stored, as everywhere in swapfas
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from swapfast.errors import SwapfastError
+from swapfast.files import real_path
 from swapfast.printing import shown_name
 from swapfast.swap.chosen import FrameRanges
 from swapfast.swap.frames import Frame
@@ -193,6 +195,25 @@ def open_footage(paths: Sequence[Path], choice: FrameChoice, is_sequence: bool =
             f"-R/--frame-ranges: none of the pictures lies in it; they are numbered {min(numbers)} to {max(numbers)}"
         )
     return footage
+
+
+def footage_digest(footage: Footage) -> str:
+    """Return what tells a footage from another."""
+    if isinstance(footage, PictureFootage):
+        return files_digest(footage.path, footage.pictures.names, FLAG)
+    return files_digest(footage.path.parent, [footage.path.name], FLAG)
+
+
+def files_digest(folder: Path, names: Sequence[str], flag: str) -> str:
+    """Return a digest of the path, size and time of files. Raises SwapfastError where one is gone."""
+    digest = hashlib.sha256(f"{real_path(folder)}\n".encode(errors="surrogateescape"))
+    for name in names:
+        try:
+            status = (folder / name).stat()
+        except OSError as error:
+            raise SwapfastError(f"{flag} {folder / name}: cannot be read ({error.strerror or error})") from error
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _check_names(footage: Sequence[Footage]) -> None:

@@ -4,7 +4,10 @@
     OUT/landmarks.jsonl          every face that was found, for `swap --landmarks`; see docs/swap.md
     OUT/tracks/track_003.jpg     a contact sheet of each track
     OUT/extract.json             the report: settings, counts, tracks
-OUT appears when it is complete, or when the run is stopped, with what was found by then.
+OUT appears when it is complete, or when the run is stopped, with what was found by then. Until then all is in the
+hidden folder .OUT.extract beside it, from which the same request goes on after a kill, a full disk or a stop:
+    faces/                       what becomes OUT; each file appears when it is whole
+    answers-, meshes-...         what the networks have said so far, see journal.py
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,20 +40,24 @@ from swapfast.extract.face_file import (
     thumbnail,
 )
 from swapfast.extract.follow import INTERVAL, FollowedFrame, Follower, TrackedFace
-from swapfast.extract.footage import Footage, FrameChoice, PictureFootage, VideoFootage, open_footage
+from swapfast.extract.footage import Footage, FrameChoice, PictureFootage, VideoFootage, footage_digest, open_footage
+from swapfast.extract.journal import Journal, RememberedBackend
 from swapfast.extract.people import TrackRecord, draw_sheet, group_people
-from swapfast.files import cannot_write, real_path
+from swapfast.files import TEMPORARY, cannot_write, real_path, temporary_name
 from swapfast.swap.frames import Frame
 from swapfast.swap.landmark_file import header_line, landmark_line
 from swapfast.swap.run import one_opencv_thread
 from swapfast.swap.stages import Stopwatch
-from swapfast.synthetic.dataset import put_folder_in_place, unfinished_folder
 from swapfast.system import available_cores
 from swapfast.threads import ThreadPool
+from swapfast.work_folder import WorkFolder, work_path
 
 LANDMARKS, REPORT, SHEETS = "landmarks.jsonl", "extract.json", "tracks"
+WORK, _FACES, _FORMER = "extract", "faces", "former"  # the hidden folder's kind, and folders within it
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FOLDERS = ("none", "track", "person")
 DUPLICATE_EDGE, _MOST_COMPARED = 32, 2000  # px of the crops that are compared; the latest faces of a track
+_MOST_NAMED = 20  # tracks of a message
 _SHEET_EDGE = 112  # px of a face of a contact sheet
 TOO_SMALL, TOO_MANY, OTHER_TRACK = "smaller than --min-size", "more than --max-faces", "another track"
 BLURRED, DUPLICATE = "less sharp than --blur-limit", "near-duplicates of others"
@@ -83,11 +90,16 @@ class FaceLimits:
 
 @dataclass(frozen=True)
 class ExtractRequest:
-    """What to extract. make_backend: called once a thread that looks for faces."""
+    """What to extract.
+
+    make_backend    called once a thread that looks for faces
+    backend         what decides over its answers, for telling whether an unfinished run goes on
+    """
 
     inputs: tuple[Path, ...]
     out: Path
     make_backend: Callable[[], LandmarkBackend]
+    backend: Mapping[str, Any] = field(default_factory=dict)
     choice: FrameChoice = field(default_factory=FrameChoice)
     limits: FaceLimits = field(default_factory=FaceLimits)
     format: FaceFormat = field(default_factory=FaceFormat)
@@ -111,17 +123,25 @@ def extract(
     out = real_path(request.out)
     check_output(out, request)
     start = time.perf_counter()
-    with one_opencv_thread(), unfinished_folder(out) as folder:
-        (folder / "a").rmdir()  # of drawn data sets
-        run = _Run(request, footage, folder, progress, is_stopped)
-        try:
+    work = open_work(out, request, footage)
+    try:
+        with one_opencv_thread():
+            run = _Run(request, footage, work, progress, is_stopped)
             report = run.carry_out()
-            report["seconds"] = round(time.perf_counter() - start, 2)
-            report["frames_per_s"] = round(report["frames"] / max(report["seconds"], 1e-3), 1)
-            (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-            _put_in_place(folder, out)
-        except OSError as error:
-            raise cannot_write(out, error) from error
+        report["seconds"] = round(time.perf_counter() - start, 2)
+        report["frames_per_s"] = round(report["frames"] / max(report["seconds"], 1e-3), 1)
+        (work.path / _FACES / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        _put_in_place(work.path, out)
+        if not report["is_stopped"]:
+            work.remove()
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    except SwapfastError as error:
+        if not isinstance(error.__cause__, OSError):  # nothing comes of this request, however often it is made
+            work.remove()
+        raise
+    finally:
+        work.close()
     return report
 
 
@@ -146,24 +166,107 @@ def check_output(out: Path, request: ExtractRequest) -> None:
         return
     if REPORT not in names or LANDMARKS not in names:
         raise SwapfastError(f"{flag}: is not empty, and not a folder that extract made; give a new folder")
-    if not request.overwrite:
+    if not request.overwrite and not _was_stopped(out):
         count = sum(name.endswith(".png") for name in names)
         raise SwapfastError(
             f"{flag}: holds {count} faces of another run; give a new folder, or --overwrite to replace them"
         )
 
 
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Give the finished folder its name; a former run's is removed once the new one has its place."""
-    if not out.is_dir() or not any(out.iterdir()):
-        put_folder_in_place(folder, out)
-        return
-    former = folder.with_name(f"{folder.name}.former")
-    out.rename(former)
+def _was_stopped(out: Path) -> bool:
+    """Return whether a folder is what a stopped run had found, so that the run may go on in it."""
     try:
-        put_folder_in_place(folder, out)
+        report = json.loads((out / REPORT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    is_unfinished = isinstance(report, dict) and report.get("is_stopped") is True and "is_collected" not in report
+    return is_unfinished and work_path(out, WORK).is_dir()
+
+
+def open_work(out: Path, request: ExtractRequest, footage: Sequence[Footage]) -> WorkFolder:
+    """Return the hidden folder of the unfinished run, with the faces of an earlier part of the same request.
+
+    Raises SwapfastError where the unfinished run is another one, unless that may be overwritten.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SwapfastError(
+            f"-o/--out {request.out}: cannot be made ({error.strerror or error}); give another folder"
+        ) from error
+    work = WorkFolder(out, WORK, fingerprint(request, footage), "-o/--out")
+    try:
+        faces, has_output = work.path / _FACES, out.is_dir() and any(out.iterdir())
+        if not work.goes_on:
+            if not request.overwrite and not work.is_new:
+                differing = ", ".join(work.differing()) or "its request"
+                held = f"holds {_count_faces(out)} faces of" if has_output else "there is"
+                raise SwapfastError(
+                    f"-o/--out {request.out}: {held} an unfinished run of another request ({differing} differs); make "
+                    "the same request to go on, give a new folder, or --overwrite to begin anew"
+                )
+            work.begin_anew()
+        elif has_output and _was_stopped(out):
+            if not faces.exists():
+                out.rename(faces)
+        elif has_output and not request.overwrite:
+            raise SwapfastError(
+                f"-o/--out {request.out}: holds faces of another run; give a new folder, or --overwrite"
+            )
+        faces.mkdir(exist_ok=True)
+        _remove_summaries(faces)
+    except OSError as error:
+        work.close()
+        raise cannot_write(out, error) from error
+    except SwapfastError:
+        work.close()
+        raise
+    return work
+
+
+def fingerprint(request: ExtractRequest, footage: Sequence[Footage]) -> dict[str, Any]:
+    """Return what decides over the faces and tracks: an unfinished run goes on only where all of it is the same."""
+    ranges = request.choice.ranges
+    return {
+        "inputs": [footage_digest(part) for part in footage],
+        "frames": [request.choice.every, None if ranges is None else str(ranges)],
+        "limits": asdict(request.limits),
+        "format": asdict(request.format),
+        "backend": dict(request.backend),
+        "sequence": request.is_sequence,
+        "interval": request.interval,
+        "folders": request.folders,
+        "faces": request.writes_faces,
+    }
+
+
+def _count_faces(folder: Path) -> int:
+    return sum(path.suffix == ".png" for path in folder.rglob("*"))
+
+
+def _remove_summaries(faces: Path) -> None:
+    """Remove what speaks of all faces, which are not all there yet, and folders of people, who may become others."""
+    for name in (LANDMARKS, REPORT):
+        (faces / name).unlink(missing_ok=True)
+    for folder in [faces / SHEETS, *faces.glob("person_*")]:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def _put_in_place(work: Path, out: Path) -> None:
+    """Give the finished folder its name; a former run's is removed once the new one has its place."""
+    former, faces = work / _FORMER, work / _FACES
+    shutil.rmtree(former, ignore_errors=True)
+    if out.is_dir():
+        if any(out.iterdir()):
+            out.rename(former)
+        else:
+            out.rmdir()
+    try:
+        faces.rename(out)
     except OSError:
-        former.rename(out)
+        if former.is_dir():
+            former.rename(out)
         raise
     shutil.rmtree(former, ignore_errors=True)
 
@@ -186,11 +289,13 @@ class _Run:
         self,
         request: ExtractRequest,
         footage: Sequence[Footage],
-        folder: Path,
+        work: WorkFolder,
         progress: Progress | None,
         is_stopped: Callable[[], bool],
     ) -> None:
-        self._request, self._footage, self._folder = request, footage, folder
+        self._request, self._footage, self._folder = request, footage, work.path / _FACES
+        self._journal = Journal(work.path)
+        self._is_kept: set[Path] = set()  # files of this run
         self._progress, self._is_stopped = progress, is_stopped
         self._workers = request.workers or available_cores()
         self._clock = Stopwatch()
@@ -200,16 +305,17 @@ class _Run:
         self._rejected: Counter[str] = Counter()
         self._compared: dict[int | None, deque[np.ndarray]] = {}
         self._pending: deque[_Pending] = deque()
-        self._frames = self._frames_with_faces = self._found = self._filled = self._written = 0
+        self._frames = self._frames_with_faces = self._found = self._filled = self._written = self._there_before = 0
         self._next_track = 0
+        self._tracks_seen: set[int] = set()
         self._was_stopped = False
 
     def carry_out(self) -> dict[str, Any]:
         """Do it all; return the report."""
         expected = sum(part.expected for part in self._footage)
         with ThreadPool(self._workers, "extract") as pool:
-            for part in self._footage:
-                for followed in self._followed(part, pool):
+            for number, part in enumerate(self._footage):
+                for followed in self._followed(number, part, pool):
                     self._take(part, followed, pool)
                     self._frames += 1
                     if self._progress is not None:
@@ -220,9 +326,11 @@ class _Run:
                 if self._was_stopped:
                     break
             self._write_pending(0)
+        self._journal.close()
         if self._progress is not None:
             self._progress(expected, expected)
         self._check_found()
+        self._remove_others()
         group_people(self._records)
         self._write_descriptions()
         return self._report()
@@ -230,30 +338,31 @@ class _Run:
     def _backend(self) -> LandmarkBackend:
         """Return this thread's backend."""
         if not hasattr(self._local, "backend"):
-            self._local.backend = self._request.make_backend()
+            self._local.backend = _Timed(self._request.make_backend(), self._clock)
         return self._local.backend
 
-    def _followed(self, part: Footage, pool: ThreadPool) -> Iterator[FollowedFrame]:
+    def _remembered(self, number: int) -> LandmarkBackend:
+        """Return this thread's backend, whose answers of a footage are kept where it takes its time over them."""
+        backend = self._backend()
+        return RememberedBackend(backend, self._journal, number) if backend.can_follow else backend
+
+    def _followed(self, number: int, part: Footage, pool: ThreadPool) -> Iterator[FollowedFrame]:
         """Yield the frames of a footage with their faces."""
         ahead = self._workers + 1
         if not part.is_sequence:
             assert isinstance(part, PictureFootage)
-            for followed in part.map(self._find, pool, ahead, self._clock):
+            for followed in part.map(lambda frame: self._find(number, frame), pool, ahead, self._clock):
                 if followed is not None:
                     yield followed
             return
         step = self._request.choice.every
-        follower = Follower(self._timed_backend(), self._request.interval, step, self._next_track)
+        follower = Follower(self._remembered(number), self._request.interval, step, self._next_track)
         yield from follower.follow(part.frames(pool, ahead, self._clock))
         self._next_track = follower.next_track
 
-    def _timed_backend(self) -> LandmarkBackend:
-        return _Timed(self._backend(), self._clock)
-
-    def _find(self, frame: Frame) -> FollowedFrame:
+    def _find(self, number: int, frame: Frame) -> FollowedFrame:
         """Return a picture with its faces, largest first."""
-        with self._clock("find"):
-            findings = self._backend().find(frame)
+        findings = self._remembered(number).find(frame)
         faces = sorted(findings.faces, key=lambda points: -crop_edge(points))
         return FollowedFrame(frame, [TrackedFace(points, points.track) for points in faces], findings.rejected)
 
@@ -273,7 +382,13 @@ class _Run:
             self._lines.append(self._line(part, frame, index, face))
             record = self._record(part, frame, face, edges[index])
             if self._request.writes_faces and self._is_worth_a_file(frame, face):
-                task = pool.submit(self._write, part, frame, index, face, record)
+                path = self._path_of(frame, index, record)
+                self._is_kept.add(path)
+                if _is_whole(path):
+                    self._there_before += 1
+                    self._count_written(record)
+                    continue
+                task = pool.submit(self._write, part, frame, index, face, path)
                 self._pending.append(_Pending(task, record))
         self._write_pending(4 * self._workers)
 
@@ -284,6 +399,7 @@ class _Run:
         kept = [pair for pair in faces if edges[pair[0]] >= limits.min_size]
         self._rejected[TOO_SMALL] += len(faces) - len(kept)
         if limits.tracks:
+            self._tracks_seen |= {face.track for _, face in kept if face.track is not None}
             chosen = [pair for pair in kept if pair[1].track in limits.tracks]
             self._rejected[OTHER_TRACK] += len(kept) - len(chosen)
             kept = chosen
@@ -326,30 +442,46 @@ class _Run:
         others.append(small)
         return True
 
-    def _write(self, part: Footage, frame: Frame, index: int, face: TrackedFace, record: TrackRecord | None) -> None:
-        """Cut a face and write its file; a thread of the pool does it."""
-        with self._clock("crop"):
-            crop = cut_face(frame, face.points, self._request.format)
-        with self._clock("png"):
-            png, description = encode_face(frame, face.points, index, crop, self._request.format, part.is_video)
+    def _path_of(self, frame: Frame, index: int, record: TrackRecord | None) -> Path:
+        """Return where a face's file belongs; its folder is made."""
         folder = self._folder
         if self._request.folders != "none" and record is not None:
             folder = folder / track_folder(record.number)
             folder.mkdir(exist_ok=True)
+        return folder / face_name(frame, index)
+
+    def _write(self, part: Footage, frame: Frame, index: int, face: TrackedFace, path: Path) -> None:
+        """Cut a face and write its file; a thread of the pool does it. The file appears when it is whole."""
+        with self._clock("crop"):
+            crop = cut_face(frame, face.points, self._request.format)
+        with self._clock("png"):
+            png, description = encode_face(frame, face.points, index, crop, self._request.format, part.is_video)
         with self._clock("write"):
-            path = folder / face_name(frame, index)
-            path.write_bytes(png)
             if description is not None:
-                path.with_suffix(".json").write_bytes(description)
+                _write_whole(path.with_suffix(".json"), description)
+            _write_whole(path, png)
 
     def _write_pending(self, most: int) -> None:
         """Wait until at most ``most`` files are being made."""
         while len(self._pending) > most:
             pending = self._pending.popleft()
             pending.future.result()
-            self._written += 1
-            if pending.record is not None:
-                pending.record.written += 1
+            self._count_written(pending.record)
+
+    def _count_written(self, record: TrackRecord | None) -> None:
+        self._written += 1
+        if record is not None:
+            record.written += 1
+
+    def _remove_others(self) -> None:
+        """Remove what an earlier part of the run wrote and this one, stopped before, did not come to."""
+        if self._was_stopped or self._there_before:
+            for path in [*self._folder.glob("*.png"), *self._folder.glob("*/*.png")]:
+                if path not in self._is_kept:
+                    path.unlink()
+                    path.with_suffix(".json").unlink(missing_ok=True)
+        for path in self._folder.rglob(f"{TEMPORARY}*"):
+            path.unlink()
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -363,6 +495,8 @@ class _Run:
         if not self._frames:
             notes = [note for part in self._footage for note in part.notes()]
             raise SwapfastError(f"{names}: no frame can be read{': ' + notes[0] if notes else ''}", EXIT_FAILED)
+        if not self._found and self._rejected[OTHER_TRACK]:
+            raise SwapfastError(self._missing_tracks() or f"{names}: no face of these tracks is left{left_out}")
         if not self._found:
             raise SwapfastError(
                 f"{names}: no face was found in {self._frames} frames{left_out}; look at them, or loosen the limits",
@@ -370,6 +504,17 @@ class _Run:
             )
         if self._request.writes_faces and not self._written:
             raise SwapfastError(f"{names}: none of {self._found} faces is written{left_out}; loosen the limits")
+
+    def _missing_tracks(self) -> str:
+        """Return what to say where tracks are asked for that there are not, nothing otherwise."""
+        missing = sorted(set(self._request.limits.tracks) - self._tracks_seen)
+        if not missing or self._was_stopped:
+            return ""
+        seen = sorted(self._tracks_seen)
+        known = f"the tracks are {', '.join(map(str, seen[:_MOST_NAMED]))}{' ...' if len(seen) > _MOST_NAMED else ''}"
+        if not seen:
+            known = "these pictures have no tracks; give --sequence where they are frames of a film"
+        return f"--tracks {', '.join(map(str, missing))}: there is no such track; {known}"
 
     def _write_descriptions(self) -> None:
         (self._folder / LANDMARKS).write_text("\n".join([self._header(), *self._lines]) + "\n")
@@ -399,6 +544,12 @@ class _Run:
                     path.rename(target / path.name)
                 source.rmdir()
 
+    def _notes(self) -> Iterator[str]:
+        for part in self._footage:
+            yield from part.notes()
+        if self._request.limits.tracks and self._missing_tracks():
+            yield self._missing_tracks()
+
     def _report(self) -> dict[str, Any]:
         request = self._request
         tracks = [record.to_dict() for _, record in sorted(self._records.items())]
@@ -410,14 +561,32 @@ class _Run:
             "faces": self._found,
             "filled": self._filled,
             "written": self._written,
+            "written_before": self._there_before,
             "left_out": self._reasons(),
             "people": len({track["person"] for track in tracks}),
             "tracks": tracks,
             "settings": {"format": asdict(request.format), "limits": asdict(request.limits)},
             "seconds_by_stage": {stage: round(s, 3) for stage, s in sorted(self._clock.seconds.items())},
             # Of a video that was not read to its end there is nothing to say.
-            "notes": [] if self._was_stopped else [note for part in self._footage for note in part.notes()],
+            "notes": [] if self._was_stopped else [*self._notes()],
         }
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a face's file is there, to its end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        return False
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears when it is whole. It is not flushed: what a power cut takes is made again."""
+    temporary = temporary_name(path)
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 class _Timed:
@@ -442,10 +611,13 @@ def track_folder(number: int) -> str:
 
 def describe(report: dict[str, Any], out: Path) -> list[str]:
     """Return the lines that tell a person what came of it."""
-    lines = [
+    lines = []
+    if report["written_before"]:
+        lines.append(f"went on: {report['written_before']} faces were there from an earlier start")
+    lines.append(
         f"{report['faces']} faces in {report['frames_with_faces']} of {report['frames']} frames, {report['written']} "
         f"written to {out} ({report['frames_per_s']:g} frames/s)"
-    ]
+    )
     if report["filled"]:
         lines.append(f"{report['filled']} of them lie in gaps of fewer than five frames and are interpolated")
     if report["left_out"]:

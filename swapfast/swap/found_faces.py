@@ -207,9 +207,14 @@ class JsonBeside:
         self._folder, self._names = folder, frozenset(os.listdir(folder))
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of the JSON files, which may have several faces each."""
+        return sorted(name for name in self._names if name.lower().endswith(".json"))
+
+    @property
     def count(self) -> int:
-        """Return the number of JSON files, which may have several faces each."""
-        return sum(name.lower().endswith(".json") for name in self._names)
+        """Return the number of JSON files."""
+        return len(self.names)
 
     def __call__(self, frame: Frame) -> FacesOfFrame:
         """Return the faces of a frame. A file that cannot be read is a reason, like a face that does not fit."""

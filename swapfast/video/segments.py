@@ -14,7 +14,6 @@ NUMBER-OF-ITS-FIRST-FRAME.segment; what a killed run left under a temporary name
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Iterator
@@ -23,25 +22,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from swapfast.errors import EXIT_REQUEST, SwapfastError
-from swapfast.files import (
-    TEMPORARY,
-    cannot_write,
-    open_lock,
-    open_new,
-    open_plain,
-    put_in_place,
-    temporary_name,
-    try_lock,
-    write_all,
-    write_file,
-)
+from swapfast.files import cannot_write, open_new, open_plain, put_in_place, temporary_name, write_all
 from swapfast.video.encoding import Encoding
+from swapfast.work_folder import WorkFolder
 
 _MAGIC = b"SWAPSEG1"
 _RECORD = struct.Struct("<qqIB")
 _PLAIN, _KEY, _END = range(3)
-_REQUEST, _LOCK = "request.json", ".lock"
-_LONGEST_REQUEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -132,36 +119,14 @@ class SegmentFolder:
     """
 
     def __init__(self, out: Path, request: dict[str, Any]) -> None:
-        self.path = out.absolute().with_name(f".{out.name}.segments")
-        text = json.dumps(request, sort_keys=True, default=str)
+        self._folder = WorkFolder(out, "segments", request)
+        self.path = self._folder.path
         try:
-            self.path.mkdir(exist_ok=True)
-            self._lock = open_lock(self.path / _LOCK)
-            if try_lock(self._lock) is False:
-                self._lock.close()
-                raise SwapfastError(f"-o {out}: another run is writing it; wait for it, or give another name")
-            self._clear_temporary()
-            if self._former_request() != text:
-                self._clear()
-                write_file(self.path / _REQUEST, text.encode())
+            if not self._folder.goes_on:
+                self._folder.begin_anew()
             self.segments = self._finished()
         except OSError as error:
             raise cannot_write(self.path, error) from error
-
-    def _former_request(self) -> str | None:
-        try:
-            with open_plain(self.path / _REQUEST) as file:
-                return file.read(_LONGEST_REQUEST).decode(errors="replace")
-        except OSError:
-            return None
-
-    def _clear_temporary(self) -> None:
-        for path in self.path.glob(f"{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
-
-    def _clear(self) -> None:
-        for path in self.path.glob("*.segment"):
-            path.unlink(missing_ok=True)
 
     def _finished(self) -> list[tuple[Path, list[Packet]]]:
         """Return the whole segments from the first frame on; what follows a gap or a damaged one is removed."""
@@ -211,16 +176,11 @@ class SegmentFolder:
 
     def close(self) -> None:
         """Let others have the folder; the segments stay for the next start."""
-        self._lock.close()
+        self._folder.close()
 
     def remove(self) -> None:
         """Remove the folder: the video is finished."""
-        self._clear()
-        self._clear_temporary()
-        for name in (_REQUEST, _LOCK):
-            (self.path / name).unlink(missing_ok=True)
-        self._lock.close()
-        self.path.rmdir()
+        self._folder.remove()
 
 
 def segment_name(frame: int) -> str:

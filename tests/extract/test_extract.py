@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -73,6 +76,37 @@ def test_faces_are_what_both_programs_read(run, pictures, within):
     # The crop is made again from frame and header alone, to the bit.
     matrix = align(header.landmarks).matrix(256, "head", whole_padding=True)
     np.testing.assert_array_equal(decode_image(data), sample_square(frame, matrix, 256))
+
+
+def test_the_header_is_exactly_what_faceswap_takes(run, pictures):
+    """Its loader raises for a key too many or missing, and reads the first chunk iTXt before the pixels."""
+    run("-i", pictures, "-o", "faces", *KNOWN)
+    data = Path("faces/shot_0002_1.png").read_bytes()
+    length, kind = struct.unpack(">I4s", data[33:41])  # behind the signature and IHDR
+    assert kind == b"iTXt" and data.find(b"iTXt") == 37
+    content = data[41 : 41 + length]
+    assert content.startswith(b"faceswap" + bytes(5)) and zlib.crc32(kind + content) == int.from_bytes(
+        data[41 + length : 45 + length], "big"
+    )
+    header = ast.literal_eval(content[13:].decode())
+    points = header["alignments"].pop("landmarks_xy")
+    assert [[type(number) for number in point] for point in points] == [[float, float]] * 68
+    box = [header["alignments"].pop(key) for key in "xywh"]
+    assert list(map(type, box)) == [int] * 4 and box[2] > 20 and box[3] > 20
+    assert header == {
+        "alignments": {"mask": {}, "identity": {}},
+        "source": {
+            "alignments_version": 2.4,
+            "original_filename": "shot_0002_1.png",
+            "face_index": 1,
+            "source_filename": "shot_0002.png",
+            "source_is_video": False,
+            "source_frame_dims": (240, 420),
+        },
+    }
+    types = {key: type(value) for key, value in header["source"].items()}
+    assert types["alignments_version"] is float and types["face_index"] is int and types["source_is_video"] is bool
+    assert decode_image(data).shape == (512, 512, 3) and data[24:26] == b"\x08\x02"  # 8 bits, three channels
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -160,6 +194,15 @@ def test_short_gaps_are_filled_and_counted(run, film, missing, within):
             within("interpolated landmarks, px", np.abs(found - faces[index][0]).max(), 0.002)
 
 
+def test_another_person_in_the_same_place_is_another_track(run, tmp_path, people):
+    frames = [place(people[3 * (4 <= index < 8)], width=640, height=480, x=300 + index) for index in range(12)]
+    write_pictures(tmp_path / "shots", *((pixels, [points]) for pixels, points in frames))
+    assert run("-i", "shots", "-o", "faces", "--sequence", "--folders", "person", *KNOWN)[0] == 0
+    tracks = [json.loads(line)["track"] for line in Path("faces", LANDMARKS).read_text().splitlines()[1:]]
+    assert tracks == [0] * 4 + [1] * 4 + [0] * 4  # the first one is back before five frames are over
+    assert [len(face_files(Path(f"faces/person_{person}"))) for person in (0, 1)] == [8, 4]  # by looks
+
+
 @pytest.fixture
 def two_tracks(tmp_path, people) -> tuple[Path, Path]:
     """Six frames with two people, and their landmarks with tracks 0 and 1."""
@@ -189,7 +232,10 @@ def test_tracks_are_chosen(run, two_tracks):
     assert {name[-5] for name in face_files(Path("one"))} == {"1"} and len(face_files(Path("one"))) == 6
     assert {json.loads(line)["track"] for line in Path("one", LANDMARKS).read_text().splitlines()[1:]} == {1}
     code, _, err = run(*words, "-o", "gone", "--tracks", "7")
-    assert code == 1 and "12 another track" in err
+    assert code == 2 and "--tracks 7: there is no such track; the tracks are 0, 1" in err
+    code, _, err = run(*words, "-o", "some", "--tracks", "1,7")
+    assert code == 0 and "--tracks 7: there is no such track" in err and len(face_files(Path("some"))) == 6
+    assert run("-i", folder, *words[3:], "-o", "pictures", "--tracks", 1)[0] == 0  # their file has tracks
 
 
 def test_folders_of_tracks_are_deleted_and_the_rest_collected(run, two_tracks):

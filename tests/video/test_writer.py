@@ -239,10 +239,10 @@ def test_damaged_and_foreign_segments_are_made_anew(tmp_path):
 
 def test_two_runs_do_not_write_the_same_video(tmp_path, monkeypatch):
     """Locks are the process's own, so another process' is played by one that answers held."""
-    from swapfast.video import segments
+    from swapfast import work_folder
 
     reader = VideoReader(make_clip(tmp_path / "in.mp4", VARIABLE[:3]))
-    monkeypatch.setattr(segments, "try_lock", lambda file: False)
+    monkeypatch.setattr(work_folder, "try_lock", lambda file: False)
     with pytest.raises(SwapfastError, match="another run is writing it"):
         VideoWriter(reader, tmp_path / "out.mp4")
 
