@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 POLL_MS = 400
 _READING_S = 0.1  # of the log between two looks at the keyboard
 _AGAIN_MS = 10  # where there is more of it
+_ANSWER_S = 5.0  # that an answer to a key is shown by OpenCV's window
 _WARNING_INK = "#b00020"
-_NICE = 10  # training goes first
+_NICE = 10
 _SAVES = "the run saves after the step in progress, and draws a preview"
 _FIGURES = (  # key of the log, words, digits, unit
     ("loss_a", "loss A", 4, ""),
@@ -295,7 +297,15 @@ def show_model(folder: Path, requests: Requests) -> None:
     except ImportError:
         _show_by_opencv(folder, requests)
         return
-    ModelWindow(folder, requests).run()
+    window = ModelWindow(folder, requests)
+    _give_way()
+    window.run()
+
+
+def _give_way() -> None:
+    """Let training go first."""
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
 
 
 def _show_by_opencv(folder: Path, requests: Requests) -> None:
@@ -303,17 +313,28 @@ def _show_by_opencv(folder: Path, requests: Requests) -> None:
 
     pictures, buffer = ModelPictures(folder), PreviewBuffer()
     log = LogFollower(folder / "logs" / "steps.jsonl")
-    asks: dict[TriggerName, Ask] = {
-        "toggle_mask": requests.toggle_mask, "refresh": requests.refresh, "save": requests.save, "quit": requests.quit,
-    }  # fmt: skip
-    triggers: dict[TriggerName, threading.Event] = {name: _Calling(ask) for name, ask in asks.items()}
-    triggers["shutdown"] = requests.shutdown
+    answers: deque[tuple[str, float]] = deque(maxlen=1)  # to the last key, and until when it is shown
+
+    def answering(ask: Ask) -> threading.Event:
+        def call() -> None:
+            answers.append((ask(), time.monotonic() + _ANSWER_S))
+
+        return _Calling(call)
+
+    triggers: dict[TriggerName, threading.Event] = {
+        "toggle_mask": answering(requests.toggle_mask),
+        "refresh": answering(requests.refresh),
+        "save": answering(requests.save),
+        "quit": _Calling(requests.quit),
+        "shutdown": requests.shutdown,
+    }
 
     def follow() -> None:
         shown: list[str] = []
         while not requests.shutdown.is_set():
             has_more, has_changed = _read(log), pictures.poll()
-            lines = [line for line in (describe_run(folder, pictures, log), _when_done(log)[0]) if line]
+            said = [answer for answer, end in answers if time.monotonic() < end]
+            lines = list(filter(None, (*said, _when_done(log)[0], describe_run(folder, pictures, log))))
             sheet = pictures.newest(True)
             if has_changed or lines != shown:
                 shown = lines
@@ -321,6 +342,7 @@ def _show_by_opencv(folder: Path, requests: Requests) -> None:
             requests.shutdown.wait((_AGAIN_MS if has_more else POLL_MS) / 1000)
 
     window = PreviewCV(buffer, triggers)
+    _give_way()
     threading.Thread(target=follow, daemon=True).start()
     try:
         window.run()
@@ -331,8 +353,6 @@ def _show_by_opencv(folder: Path, requests: Requests) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Be the window of ``train -p`` on the folder that is given; return the exit code."""
     (folder,) = sys.argv[1:] if arguments is None else arguments
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
     requests = requests_by_words()
 
     def wait_for_the_end() -> None:
