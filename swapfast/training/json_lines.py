@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from swapfast.printing import write_text
 from swapfast.training.progress import ProgressLine, Speed
@@ -56,6 +56,7 @@ class JsonLines(ProgressLine):
         quality: float | None = None,
         leak: float | None = None,
         gains: Mapping[str, float] | None = None,
+        verdict: Sequence[str] = (),
     ) -> None:
         """Print what was measured on the faces that are held out."""
         losses = {f"loss_{side}": value for side, value in sides.items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite, nan
+from math import inf, isfinite, nan
 
 from swapfast.batch import SIDES
 from swapfast.logs.gain import gain_of
+from swapfast.logs.verdict import Measurements, Verdict, spread
 from swapfast.swap.quality import QUALITY
 
 PSNR = {side: f"validation/psnr_{side}" for side in SIDES}  # tags; steps.jsonl has validation_psnr_a and so on
@@ -13,7 +14,7 @@ GAINS = {side: f"validation/gain_{side}" for side in SIDES}
 SWAP_GAIN = "swap/gain"
 _FIGURES = (*PSNR.values(), QUALITY)
 _GAIN_OF = {**{PSNR[side]: GAINS[side] for side in SIDES}, QUALITY: SWAP_GAIN}
-MOST = 64  # measurements that are kept; from there on every second one is dropped
+MOST = 64  # measurements that are kept; from there on half of them, but always the best swap's
 
 
 class Measured:
@@ -39,7 +40,8 @@ class Measured:
             self.rows.pop()
         self.rows.append([step, *(round(values[tag], 4) if tag in values else None for tag in _FIGURES)])
         if len(self.rows) > MOST:
-            del self.rows[-2::-2]
+            best = max(range(MOST), key=lambda place: -inf if (swap := self.rows[place][-1]) is None else swap)
+            self.rows = [self.rows[place] for place in spread([row[0] for row in self.rows], best)]
         gains: dict[str, float] = {}
         for tag in _FIGURES:
             gain = gain_of(*self.column(tag))
@@ -48,6 +50,15 @@ class Measured:
                 if gain.per_1000_before is not None:
                     gains[_GAIN_OF[tag].replace("gain", "gain_before")] = gain.per_1000_before
         return gains
+
+    def verdict(self) -> Verdict:
+        """Return when it is done, in short sentences."""
+        measured: dict[str, Measurements] = {}
+        for tag in _FIGURES:
+            figures = measured[tag.replace("/", "_")] = Measurements()
+            for step, value in zip(*self.column(tag)):
+                figures.add(step, value)
+        return Verdict.of(measured)
 
     def column(self, tag: str) -> tuple[list[int], list[float]]:
         """Return the steps and the values of a figure, NaN where it was not measured."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -117,18 +117,20 @@ class ProgressLine:
         quality: float | None = None,
         leak: float | None = None,
         gains: Mapping[str, float] | None = None,
+        verdict: Sequence[str] = (),
     ) -> None:
         """Print the line "[HH:MM:SS] [#01234] Validation A: 0.01234, Validation B: 0.01234, swap 21.30 dB".
 
-        Behind it stand ", keeps 12 % of A's skin" where the leak is known, and " | gain in 1,000 iterations: A +0.31
-        dB, B +0.05 dB, swap -0.02 dB" where there are gains, in dB by name.
+        Behind it stands ", keeps 12 % of A's skin" where the leak is known, and on a line of its own what tells when it
+        is done, in sentences as of ``Verdict.gains``. gains: in dB per 1,000 iterations, by name.
         """
         losses = ", ".join(f"Validation {side.upper()}: {value:.5f}" for side, value in sides.items())
         swap = "" if quality is None else f", swap {quality:.2f} dB"
         skin = "" if leak is None else f", keeps {max(0, round(100 * leak))} % of A's skin"
-        parts = ", ".join(f"{name} {value:+.2f} dB" for name, value in (gains or {}).items())
-        gained = f" | gain in 1,000 iterations: {parts}" if parts else ""
-        self.log(f"[{time.strftime('%H:%M:%S')}] [#{step:05d}] {losses}{swap}{skin}{gained}")
+        start = f"[{time.strftime('%H:%M:%S')}] [#{step:05d}]"
+        self.log(f"{start} {losses}{swap}{skin}")
+        if verdict:
+            self.log(f"{start} {'; '.join(verdict)}")
 
     def saved(self, step: int, text: str = "") -> None:
         """Say that the checkpoint of ``step`` is whole. text: what is printed of it."""

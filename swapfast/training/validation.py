@@ -83,7 +83,8 @@ class Validation(Observer):
         shown = {side.upper(): gains[tag] for side, tag in GAINS.items() if tag in gains}
         if SWAP_GAIN in gains:
             shown["swap"] = gains[SWAP_GAIN]
-        self.progress.validation(training.step, sides, values.get(QUALITY), values.get(LEAK), shown)
+        verdict = self._measured.verdict().gains
+        self.progress.validation(training.step, sides, values.get(QUALITY), values.get(LEAK), shown, verdict)
         self._warn_of_leak(training.step, values.get(LEAK, 0.0))
         training.report(values | gains)
 

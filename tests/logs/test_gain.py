@@ -143,7 +143,8 @@ def test_measurements_are_bounded_and_keep_the_best():
         measured.add(step, 99.0 if step == 1234 else step / 1e6)
     assert len(measured.steps) <= 4097 and list(measured.steps) == sorted(set(measured.steps))
     assert measured.steps[-1] == 50_000 and best_step(measured.steps, measured.values) == 1234
-    measured.forget_after(1300)
+    assert max(b - a for a, b in zip(measured.steps, measured.steps[1:])) <= 100, "a part of 2,048 is 24"
+    measured.forget_after(1234)
     assert measured.steps[-1] == 1234 and measured.values[-1] == 99
     measured.add(7, 5.0)  # of a run whose first line was lost
     assert measured.steps[-1] == 7

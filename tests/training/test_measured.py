@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from swapfast.logs.verdict import Verdict
 from swapfast.training.measured import MOST, Measured
 
 
@@ -40,6 +41,17 @@ def test_a_long_run_keeps_its_newest_measurements_and_a_gain_that_holds():
         gains = measured.add(step, _values(step))
     assert MOST // 2 <= len(measured.rows) <= MOST and measured.rows[-1][0] == 1000
     assert gains["validation/gain_a"] == pytest.approx(1.0, abs=1e-3)  # rows hold four digits behind the point
+
+
+def test_the_verdict_names_the_best_swap_of_a_long_run():
+    measured = Measured()
+    for step in range(100, 100_100, 100):
+        values = {"validation/psnr_a": 20 + step / 10_000, "swap/quality": -abs(step - 4200) / 1e4}
+        measured.add(step, values)
+    assert measured.verdict() == Verdict(
+        ("A gains 0.1 dB in 1,000 iterations, 0.1 before", "the swap has not got better since 4,200")
+    )
+    assert MOST // 2 <= len(measured.rows) <= MOST and Measured().verdict() == Verdict()
 
 
 def test_what_was_not_measured_is_no_figure():

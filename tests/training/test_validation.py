@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -140,7 +141,12 @@ def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
     decibels = {line["step"]: line["validation_psnr_b"] for line in logged}
     rise = 1000 * (decibels[steps[1]] - decibels[steps[0]]) / (steps[1] - steps[0])
     assert gains[0]["validation_gain_b"] == pytest.approx(rise, rel=1e-2, abs=0.5), "the log rounds to six digits"
-    assert output.getvalue().splitlines()[-2].find(f"[#00008] {expected}, swap {qualities[8]:.2f} dB | gain") > 0
+    measured, verdict = output.getvalue().splitlines()[-3:-1]
+    assert measured.endswith(f"[#00008] {expected}, swap {qualities[8]:.2f} dB")
+    part = r"{} (gains|loses) [\d.]+ dB in 1,000 iterations(, -?[\d.]+ before)?"
+    sides = "; ".join(map(part.format, "AB"))
+    swap = rf"{part.format('the swap')}|the swap has not got better since \d"
+    assert re.search(rf"\[#00008\] {sides}; ({swap})$", verdict), verdict
 
 
 @pytest.mark.slow
