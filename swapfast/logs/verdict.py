@@ -89,8 +89,8 @@ class Verdict:
 def describe_leak(leak: float) -> str:
     """Return how much of A's skin a swap keeps, in words, as a warning where that is much. leak: share, 0..1."""
     percent = max(0, round(100 * leak))
-    shown = f"{percent}" if percent < 1e9 else f"{percent:.3g}"  # absurd, and a line of hundreds of digits
-    return f"{'warning: ' if leak >= LEAK_WARNING else ''}the swap keeps {shown} % of A's skin"
+    number = f"{percent}" if percent < 1e9 else f"{percent:.3g}"  # absurd, and a line of hundreds of digits
+    return f"{'warning: ' if leak >= LEAK_WARNING else ''}the swap keeps {number} % of A's skin"
 
 
 def _short(name: str, measured: Measurements) -> str:

@@ -313,31 +313,31 @@ def _show_by_opencv(folder: Path, requests: Requests) -> None:
 
     pictures, buffer = ModelPictures(folder), PreviewBuffer()
     log = LogFollower(folder / "logs" / "steps.jsonl")
-    answers: deque[tuple[str, float]] = deque(maxlen=1)  # to the last key, and until when it is shown
+    answers: deque[tuple[str, float]] = deque(maxlen=1)  # to the last key, and until when it stays
 
-    def answering(ask: Ask) -> threading.Event:
+    def answer_event(ask: Ask) -> threading.Event:
         def call() -> None:
             answers.append((ask(), time.monotonic() + _ANSWER_S))
 
         return _Calling(call)
 
     triggers: dict[TriggerName, threading.Event] = {
-        "toggle_mask": answering(requests.toggle_mask),
-        "refresh": answering(requests.refresh),
-        "save": answering(requests.save),
+        "toggle_mask": answer_event(requests.toggle_mask),
+        "refresh": answer_event(requests.refresh),
+        "save": answer_event(requests.save),
         "quit": _Calling(requests.quit),
         "shutdown": requests.shutdown,
     }
 
     def follow() -> None:
-        shown: list[str] = []
+        last_lines: list[str] = []
         while not requests.shutdown.is_set():
             has_more, has_changed = _read(log), pictures.poll()
-            said = [answer for answer, end in answers if time.monotonic() < end]
-            lines = list(filter(None, (*said, _when_done(log)[0], describe_run(folder, pictures, log))))
+            replies = [answer for answer, end in answers if time.monotonic() < end]
+            lines = list(filter(None, (*replies, _when_done(log)[0], describe_run(folder, pictures, log))))
             sheet = pictures.newest(True)
-            if has_changed or lines != shown:
-                shown = lines
+            if has_changed or lines != last_lines:
+                last_lines = lines
                 buffer.add_image("swapfast preview", with_lines(_NO_SHEET if sheet is None else sheet, lines))
             requests.shutdown.wait((_AGAIN_MS if has_more else POLL_MS) / 1000)
 

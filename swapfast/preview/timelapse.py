@@ -141,14 +141,14 @@ def _write_gif(path: Path, shown: Iterator[np.ndarray], rate: float) -> None:
 
     duration = max(20, round(1000 / rate / 10) * 10)  # ms; a GIF counts in hundredths of a second
 
-    def quantised() -> Iterator[Image.Image]:
+    def palette_images() -> Iterator[Image.Image]:
         last = None
         for frame in shown:
             if frame is not last:  # one that stays is the same again and again
                 picture, last = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).quantize(256, method=0), frame
             yield picture
 
-    pictures = quantised()
+    pictures = palette_images()
     first = next(pictures)
     with path.open("wb") as file:
         first.save(file, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0, optimize=False)

@@ -77,23 +77,23 @@ class PreviewCV(PreviewBase):
 
 
 def with_lines(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """Return a picture, (H, W, 3) uint8 BGR, with lines of text on a strip below it, broken where they are too long.
+    """Return a picture, (H, W, 3) uint8 BGR, with lines of text on a strip below it, wrapped where they are too long.
 
     A picture that a new window shrinks has letters that can be read all the same, a narrow one gets a margin.
     """
     width = max(picture.shape[1], _NARROWEST)
     scale = max(1.0, width / _LONGEST)
     height, edge = round(_LINE * scale), round(_EDGE * scale)
-    broken = [part for line in lines for part in _broken(line, scale, width - 2 * edge)][:_MOST_LINES]
-    strip = np.full((len(broken) * height + edge, width, 3), _PAPER, np.uint8)
-    for number, line in enumerate(broken, 1):
+    rows = [part for line in lines for part in _wrap(line, scale, width - 2 * edge)][:_MOST_LINES]
+    strip = np.full((len(rows) * height + edge, width, 3), _PAPER, np.uint8)
+    for number, line in enumerate(rows, 1):
         place = edge, round(number * height - 2 * scale)
         cv2.putText(strip, line, place, _FONT, _FONT_SCALE * scale, _INK, max(1, round(scale)), cv2.LINE_AA)
     margin = np.full((len(picture), width - picture.shape[1], 3), _PAPER, np.uint8)
     return np.vstack([np.hstack([picture, margin]), strip])
 
 
-def _broken(line: str, scale: float, width: int) -> list[str]:
+def _wrap(line: str, scale: float, width: int) -> list[str]:
     """Return a line in parts that are no wider than ``width`` px; a word that is wider is cut."""
     plain = line[:_LONGEST_LINE].encode("ascii", "replace").decode()  # OpenCV's font has no other letters
     parts = [""]
