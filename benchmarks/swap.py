@@ -113,28 +113,33 @@ def run_pipeline(model: FaceAutoencoder, footage: Footage, out: Path, clock: Sto
         pipeline.run(source, sink)
 
 
-@torch.no_grad()
 def run_loop(model: FaceAutoencoder, footage: Footage, out: Path, suffix: str) -> None:
     """Swap frame after frame, with floats of the whole frame."""
-    size, output_size = model.input_size, model.output_sizes[-1]
     for name, face in zip(footage.names, footage.faces):
-        frame = cv2.imread(str(footage.folder / name)).astype(np.float32) / 255
-        matrix = frame_matrix(face, CROP, size)
-        cut = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_AREA)
-        made = model.swap(torch.from_numpy(cut.transpose(2, 0, 1)[None]), "b")[-1][0].numpy().transpose(1, 2, 0)
-        to_output = frame_matrix(face, CROP, output_size)
-        points = transform_points(to_output, face.landmarks).astype(np.float32)
-        mask = blur(draw_face(points, output_size), 3, 4, box=True).astype(np.float32)[..., None] / 255
-        reference = cv2.warpAffine(frame, to_output, (output_size, output_size), flags=cv2.INTER_AREA)
-        shift = ((reference - made) * mask).sum((0, 1)) / mask.sum()
-        patch = np.dstack([made + shift.astype(np.float32), mask])
-        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-        layer = np.zeros((HEIGHT, WIDTH, 4), np.float32)
-        cv2.warpAffine(patch, to_output, (WIDTH, HEIGHT), layer, flags, cv2.BORDER_TRANSPARENT)
-        alpha = np.clip(layer[..., 3:], 0, 1)
-        blended = frame * (1 - alpha) + layer[..., :3] * alpha
-        pixels = np.rint(np.clip(blended, 0, 1) * 255).astype(np.uint8)
+        pixels = swap_whole_frame(model, cv2.imread(str(footage.folder / name)), face)
         cv2.imwrite(str(out / name), pixels, _QUALITY[suffix])
+
+
+@torch.no_grad()
+def swap_whole_frame(model: FaceAutoencoder, pixels: np.ndarray, face: FrameFace) -> np.ndarray:
+    """Return a frame, (H, W, 3) uint8, with one face swapped and blended in floats of the whole frame."""
+    size, output_size = model.input_size, model.output_sizes[-1]
+    frame = pixels.astype(np.float32) / 255
+    matrix = frame_matrix(face, CROP, size)
+    cut = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_AREA)
+    made = model.swap(torch.from_numpy(cut.transpose(2, 0, 1)[None]), "b")[-1][0].numpy().transpose(1, 2, 0)
+    to_output = frame_matrix(face, CROP, output_size)
+    points = transform_points(to_output, face.landmarks).astype(np.float32)
+    mask = blur(draw_face(points, output_size), 3, 4, box=True).astype(np.float32)[..., None] / 255
+    reference = cv2.warpAffine(frame, to_output, (output_size, output_size), flags=cv2.INTER_AREA)
+    shift = ((reference - made) * mask).sum((0, 1)) / mask.sum()
+    patch = np.dstack([made + shift.astype(np.float32), mask])
+    layer = np.zeros((*frame.shape[:2], 4), np.float32)
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+    cv2.warpAffine(patch, to_output, frame.shape[1::-1], layer, flags, cv2.BORDER_TRANSPARENT)
+    alpha = np.clip(layer[..., 3:], 0, 1)
+    blended = frame * (1 - alpha) + layer[..., :3] * alpha
+    return np.rint(np.clip(blended, 0, 1) * 255).astype(np.uint8)
 
 
 def run_model(model: FaceAutoencoder, swapper: FrameSwapper, frames: list) -> None:

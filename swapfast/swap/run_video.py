@@ -256,7 +256,8 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None, clock: Stopwat
     assert out is not None, "asked for by whoever writes"
     clock, start = clock or Stopwatch(), time.perf_counter()
     stability = Stability() if request.report is not None and plan.target is None else None
-    with _writers(plan, out) as (writer, masks):
+    fingerprint = plan.fingerprint()  # which reads the whole model
+    with _writers(plan, out, fingerprint) as (writer, masks):
         done = writer.frames_done
 
         def make_sink(pool: ThreadPool, ahead: int, moved: Callable[[float], None]) -> VideoSink:
@@ -271,7 +272,7 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None, clock: Stopwat
     report = make_report(counts, time.perf_counter() - start, clock.seconds, plan.opened.model.output_sizes[-1])
     report["frames_written_before"] = done
     report["video"] = _of_video(plan, writer, stability)
-    write_file(manifest_path(out), file_manifest(out, plan.fingerprint(), report))
+    write_file(manifest_path(out), file_manifest(out, fingerprint, report))
     if request.report is not None:
         write_file(request.report, (json.dumps(report, indent=1) + "\n").encode())
     return report
@@ -307,9 +308,9 @@ def swap_video_to_pictures(plan: VideoPlan, progress: Progress | None = None) ->
 
 
 @contextlib.contextmanager
-def _writers(plan: VideoPlan, out: Path) -> Iterator[tuple[VideoWriter, VideoWriter | None]]:
-    """Yield the writers of the video and of its masks, with equally many frames done."""
-    reader, settings, request = plan.video.reader, plan.settings.encode, plan.fingerprint()
+def _writers(plan: VideoPlan, out: Path, request: dict[str, Any]) -> Iterator[tuple[VideoWriter, VideoWriter | None]]:
+    """Yield the writers of the video and of its masks, with equally many frames done. request: of ``VideoWriter``."""
+    reader, settings = plan.video.reader, plan.settings.encode
     how: dict[str, Any] = {
         "is_cut": len(plan.indices) < plan.video.frames,
         "segment_frames": plan.settings.segment,
