@@ -15,6 +15,9 @@ LANDMARKS ?= drawn
 # How the preview looks. What is learned and how is the model's own recipe.
 DEMO_FLAGS := --mask-color '\#202020' --mask-opacity 70
 
+# Some machines tell Python to keep no compiled modules. Then each worker of the tests compiles all of them at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo film test quick cases check lint types clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt

@@ -42,6 +42,14 @@ def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors live in the suite")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave files of slow tests alone where none is wanted: what they import takes seconds of every worker."""
+    is_named = any(str(collection_path) in word for word in config.args)
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py" or is_named:
+        return None
+    return "\npytestmark = pytest.mark.slow" in collection_path.read_text() or None
+
+
 def pytest_collection_modifyitems(config, items):
     """Let each of several processes (pytest-xdist) begin with its share of the whole programs.
 
