@@ -52,6 +52,54 @@ def test_landmarks_may_be_an_array(tmp_path):
         np.testing.assert_array_equal(record.landmarks, landmarks)
 
 
+def of_numpy_1(table: object) -> bytes:
+    """A pickle as Python 3.6 and numpy 1 make it: protocol 3, and another module's name."""
+    return pickle.dumps(table, 3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_files_as_deepfacelab_lays_them_out(tmp_path, is_packed, within):
+    """Byte by byte: its segment is the last APP, its values are of numpy 1, its pack's last offset is absolute."""
+    landmarks = a_face_in(160, 9).astype(np.float32)
+    jpeg = cv2.imencode(".jpg", a_picture(160, 160))[1].tobytes()
+    app0_end = 4 + struct.unpack(">H", jpeg[4:6])[0]
+    assert jpeg[:4] == b"\xff\xd8\xff\xe0"
+    exif = b"\xff\xe1" + struct.pack(">H", 10) + b"Exif\0\0MM"
+    content = of_numpy_1(
+        {
+            "face_type": "whole_face",
+            "landmarks": landmarks,
+            "source_filename": "00001.png",
+            "source_rect": [10, 20, 300, 310],
+            "source_landmarks": (landmarks * 2).tolist(),
+            "image_to_face_mat": np.eye(2, 3, dtype=np.float32),
+            "eyebrows_expand_mod": np.float64(1.0),
+            "seg_ie_polys": {"polys": [{"type": 1, "pts": np.zeros((4, 2), np.float32)}]},
+            "xseg_mask": xseg_mask(landmarks, 160, 256),
+        }
+    )
+    assert b"numpy.core" in content
+    head = jpeg[:app0_end] + exif
+    face = head + b"\xff\xef" + struct.pack(">H", len(content) + 2) + content + jpeg[app0_end:]
+    (tmp_path / "faces").mkdir()
+    if is_packed:
+        listed = of_numpy_1([{"filename": "00001_0.jpg", "person_name": None, "landmarks": landmarks}])
+        start = 16 + len(listed) + 16
+        table = struct.pack("<QQ", 0, start + len(face))
+        (tmp_path / "faces" / "faceset.pak").write_bytes(struct.pack("<QQ", 1, len(listed)) + listed + table + face)
+    else:
+        (tmp_path / "faces" / "00001_0.jpg").write_bytes(face)
+    (record,) = scan_folder(tmp_path / "faces").records
+    assert (record.kind, record.path.name, record.width, record.height) == ("plain", "00001_0.jpg", 160, 160)
+    np.testing.assert_array_equal(record.landmarks, landmarks)
+    np.testing.assert_array_equal(read_image(record.path), decode_image(jpeg))
+    mask = face_mask(record, CropConfig(), MaskConfig(mask_type="file"), 64)
+    drawn = face_mask(record, CropConfig(), MaskConfig(mask_type="components"), 64)
+    within(
+        "the mask against the hull of the landmarks, share of px", float(((mask > 127) != (drawn > 127)).mean()), 0.1
+    )
+
+
 def test_a_json_beside_the_picture_ranks_over_its_metadata(tmp_path):
     (tmp_path / "one.jpg").write_bytes(dfl_jpeg(a_face_in(160)))
     own = a_face_in(160, 20)
