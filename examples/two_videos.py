@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None, start: Start = subprocess.run) -> i
             points = ("--backend", "json", "--landmarks", known) if is_known else ("--backend", "mesh")
             swapfast("extract", "-i", video, "-o", faces, "--size", options.size, *points, start=start)
     skip = out / "skip.txt"
-    swapfast("inspect", out / "a", out / "b", "-o", out / "inspect.png", "--skip-list", skip, start=start)
+    listed = () if skip.exists() else ("--skip-list", skip)  # lines may have been taken out by hand
+    swapfast("inspect", out / "a", out / "b", "-o", out / "inspect.png", *listed, start=start)
     model = ("-A", out / "a", "-B", out / "b", "-m", out / "model", "-t", options.model, "-i", options.iterations)
     swapfast("train", *model, *(("--skip", skip) if options.skip else ()), *train_flags, start=start)
     film = ("-o", out / "swapped.mp4", "--overwrite", "--report", out / "report.json")

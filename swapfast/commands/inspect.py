@@ -73,12 +73,13 @@ def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     with Bars() as bars:
         sides = [_examine(folder, name, limits, bars) for folder, name in zip(arguments.folders, names)]
     compared = compare(sides[0].survey, sides[1].survey) if len(sides) == 2 else []
-    _write(arguments, sides, limits)
     if arguments.json:
         reports = [side.report for side in sides]
         say(json.dumps(reports[0] if len(sides) == 1 else {"folders": reports, "advice": compared}, indent=1))
     else:
         _describe(sides, compared)
+    _write(arguments, sides, limits)
+    if not arguments.json:
         for path in filter(None, (arguments.out, arguments.skip_list)):
             complain(f"look at {path}" if path == arguments.out else f"{path}: for train --skip")
     return EXIT_FAILED if any(side.report["bad"] for side in sides) else EXIT_DONE
@@ -151,7 +152,7 @@ def _write(arguments: argparse.Namespace, sides: list[_Side], limits: FaceLimits
 
         texts = [skip_list_text(side.folder, [(skip.index, skip.reason) for skip in side.skipped]) for side in sides]
         text = HEADER + "".join(part.removeprefix(HEADER) for part in texts)
-        write_file(arguments.skip_list, text.encode("utf-8", "surrogateescape"))
+        _write_list(arguments.skip_list, text.encode("utf-8", "surrogateescape"))
     if arguments.out is not None:
         from swapfast.preview.survey_sheet import SurveyedSide, survey_sheet
 
@@ -160,6 +161,23 @@ def _write(arguments: argparse.Namespace, sides: list[_Side], limits: FaceLimits
             for side in sides
         ]
         write_file(arguments.out, survey_sheet(drawn))
+
+
+def _write_list(path: Path, content: bytes) -> None:
+    """Write a list of faces to skip, but not over another one: a person may have taken lines out of it."""
+    from swapfast.files import read_plain, write_file
+
+    try:
+        former = read_plain(path) if path.exists() else content
+    except OSError as error:
+        raise SwapfastError(
+            f"--skip-list {path}: cannot be read ({error.strerror or error}); give another name"
+        ) from error
+    if former != content:
+        raise SwapfastError(
+            f"--skip-list {path}: holds another list, perhaps with changes of your own; give another name, or remove it"
+        )
+    write_file(path, content)
 
 
 def _reader(side: _Side) -> Callable[[int], Any]:

@@ -178,6 +178,22 @@ def test_the_command_writes_a_picture_and_a_list(faces, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_list_that_a_person_has_changed_is_kept(faces, tmp_path, capsys):
+    skip = tmp_path / "skip.txt"
+    words = ["inspect", str(faces), "--skip-list", str(skip)]
+    assert cli.main(words) == 0
+    whole = skip.read_bytes()
+    assert cli.main(words) == 0 and skip.read_bytes() == whole  # the same list may be written again
+    changed = b"".join(whole.splitlines(keepends=True)[:-1])
+    skip.write_bytes(changed)
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "holds another list, perhaps with changes of your own; give another name, or remove it" in error
+    assert skip.read_bytes() == changed
+
+
+@pytest.mark.slow
 def test_prepare_and_train_leave_out_what_a_list_names(faces, tmp_path, capsys):
     skip = tmp_path / "skip.txt"
     assert cli.main(["inspect", str(faces), "--skip-list", str(skip)]) == 0
