@@ -70,6 +70,15 @@ def test_a_film_is_measured_against_its_true_swap(made, tmp_path, capsys, within
     assert unchanged["swap_db"] == unchanged["unchanged_db"] == result["unchanged_db"]
 
 
+def test_faces_at_which_extract_was_stopped_are_not_all_there(tmp_path):
+    report = tmp_path / "extract.json"
+    assert two_videos.is_done(tmp_path), "made by hand"
+    report.write_text('{"is_stopped": true}')
+    assert not two_videos.is_done(tmp_path)
+    report.write_text('{"is_stopped": false}')
+    assert two_videos.is_done(tmp_path) and not two_videos.is_done(tmp_path / "nowhere")
+
+
 @pytest.mark.slow
 def test_what_is_missing_of_a_film_is_named(tmp_path, capsys):
     assert film.main([str(tmp_path)]) == 2
