@@ -16,7 +16,7 @@ import numpy as np
 from swapfast.bars import Progress
 from swapfast.checkpoints.trained import OpenedModel
 from swapfast.errors import SwapfastError
-from swapfast.files import check_folder, write_file
+from swapfast.files import check_folder, check_new_file, write_file
 from swapfast.swap.check import check_figures, count_faces
 from swapfast.swap.found_faces import FacesOfFrame, FaceTable, read_faces_folder
 from swapfast.swap.frames import Frame, FrameSink
@@ -158,6 +158,8 @@ def plan_video(request: SwapRequest, settings: VideoSettings, progress: Progress
 
     Raises SwapfastError naming what is wrong with it.
     """
+    if request.report is not None:
+        check_new_file(request.report, "--report", (".json",))
     if request.out is not None:
         _check_output(request, request.out)
     reader = VideoReader(request.input)
@@ -207,6 +209,8 @@ def _check_output(request: SwapRequest, out: Path) -> None:
     for path in names:
         if path.is_dir() or (path.exists() and not request.overwrite):
             raise SwapfastError(f"-o/--out {path}: is there already; give another name, or --overwrite")
+    if request.report is not None and request.report.absolute() == manifest_path(out).absolute():
+        raise SwapfastError(f"--report {request.report}: is the name of the video's own manifest; give another one")
     if out.exists() and out.samefile(request.input):
         raise SwapfastError(f"-o/--out {out}: is the video that is read; give another name")
 

@@ -175,8 +175,11 @@ class SegmentFolder:
                     yield packet, data
 
     def close(self) -> None:
-        """Let others have the folder; the segments stay for the next start."""
-        self._folder.close()
+        """Let others have the folder; the segments stay for the next start. Without any it goes."""
+        if self.segments:
+            self._folder.close()
+        else:
+            self._folder.remove()
 
     def remove(self) -> None:
         """Remove the folder: the video is finished."""

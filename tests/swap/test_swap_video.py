@@ -206,11 +206,15 @@ def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
         ([*base, film, "-o", tmp_path / "folder", "--smooth", "3"], "is for videos"),
         ([*base, video, "-o", tmp_path / "o.mp4", "--transparent"], "cannot hold"),
         ([*base, tmp_path / "none.mp4", "-o", tmp_path / "o.mp4"], "No such file"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "-M", "bisenet-fp_face"], "no such mask"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--report", tmp_path / "no" / "r.json"], "--report"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--report", other], "--report"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--report", tmp_path / "o.mp4.json"], "own manifest"),
     ]
     names = sorted(path.name for path in tmp_path.iterdir())
     for arguments, message in cases:
         assert message in refused(capsys, *arguments), message
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names and "300" in other.read_text()
 
 
 @pytest.mark.slow
