@@ -10,7 +10,7 @@ import numpy as np
 
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.video.pixels import Conversion, PlaneFormat, frame_of, working_format
-from swapfast.video.probe import ColourTags, VideoInfo
+from swapfast.video.probe import ColourTags, HdrMetadata, VideoInfo
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 CODECS = {
@@ -180,7 +180,7 @@ def choose_encoding(info: VideoInfo, out: Path, settings: EncodeSettings) -> Enc
     tags = info.tags
     if format.is_rgb and not working_format(pix_fmt).is_rgb:
         tags = replace(tags, matrix=_BT709, range=_LIMITED)
-    return Encoding(encoder, pix_fmt, tags, info, _options(encoder, codec, pix_fmt, settings))
+    return Encoding(encoder, pix_fmt, tags, info, _options(encoder, codec, pix_fmt, settings, info.hdr))
 
 
 def _automatic(format: PlaneFormat, container: str) -> str:
@@ -228,7 +228,7 @@ def _keeps(chroma: str, subsampling: str) -> bool:
     return ("420", "422", "444").index(subsampling) >= ("420", "422", "444").index(chroma)
 
 
-def _options(encoder: str, codec: str, pix_fmt: str, settings: EncodeSettings) -> dict[str, str]:
+def _options(encoder: str, codec: str, pix_fmt: str, settings: EncodeSettings, hdr: HdrMetadata) -> dict[str, str]:
     if encoder == "ffv1":
         return {"level": "3", "slicecrc": "1", "coder": "1", "g": "1"}
     if encoder == "prores_ks":
@@ -236,10 +236,22 @@ def _options(encoder: str, codec: str, pix_fmt: str, settings: EncodeSettings) -
     if encoder.endswith("nvenc"):
         return {"rc": "vbr", "cq": str(settings.crf), "b:v": "0", "preset": "p5"}
     options = {"preset": settings.preset}
-    if encoder == "libx264" and _has_avx512():
-        options["x264-params"] = "asm=avx2"
+    is_x264 = encoder == "libx264"
+    params = ["asm=avx2"] * _has_avx512() if is_x264 else ["log-level=error"]
+    if params := params + _hdr_params(hdr, is_x264):
+        options["x264-params" if is_x264 else "x265-params"] = ":".join(params)
     if codec == "lossless":
         return {**options, "qp": "0"}
-    if encoder == "libx265":
-        options["x265-params"] = "log-level=error"
     return {**options, "crf": str(settings.crf)}
+
+
+def _hdr_params(hdr: HdrMetadata, is_x264: bool) -> list[str]:
+    """Return what x264 or x265 is told of HDR10."""
+    params = []
+    if hdr.display is not None:
+        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, most, least = hdr.display
+        points = f"G({green_x},{green_y})B({blue_x},{blue_y})R({red_x},{red_y})WP({white_x},{white_y})"
+        params.append(f"{'mastering-display' if is_x264 else 'master-display'}={points}L({most},{least})")
+    if hdr.light is not None:
+        params.append(f"{'cll' if is_x264 else 'max-cll'}={hdr.light[0]},{hdr.light[1]}")
+    return params

@@ -41,6 +41,18 @@ class ColourTags:
 
 
 @dataclass(frozen=True)
+class HdrMetadata:
+    """HDR10's numbers for a display that has to map them to its own.
+
+    display  red, green, blue, white: x and y each in 1/50000; largest and least luminance in 1/10000 cd/m2; or None
+    light    largest and mean light of the brightest frame, cd/m2; or None
+    """
+
+    display: tuple[int, ...] | None = None
+    light: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """What a video holds.
 
@@ -59,6 +71,7 @@ class VideoInfo:
     tags        colour tags
     copied      streams that are copied: (index, kind, codec)
     ignored     kinds of streams that are not
+    hdr         HDR10's metadata of the first frame
     """
 
     path: Path
@@ -77,6 +90,7 @@ class VideoInfo:
     tags: ColourTags
     copied: tuple[tuple[int, str, str], ...]
     ignored: tuple[str, ...]
+    hdr: HdrMetadata = HdrMetadata()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -188,6 +202,7 @@ def probe(path: Path, flag: str = "-i") -> VideoInfo:
             tags=_tags(frame, context),
             copied=tuple((s.index, s.type, s.codec_context.name) for s in copied),
             ignored=tuple(sorted({s.type for s in others if s not in copied})),
+            hdr=_hdr(frame),
         )
 
 
@@ -196,6 +211,26 @@ def _display_matrix(frame: Any) -> tuple[int, ...] | None:
 
     data = frame.side_data.get("DISPLAYMATRIX")
     return None if data is None else tuple(np.frombuffer(bytes(data), np.int32)[:9].tolist())
+
+
+def _hdr(frame: Any) -> HdrMetadata:
+    """Return what a frame says of HDR10, as FFmpeg's structures have it; nothing where a number cannot be."""
+    import numpy as np
+
+    display: tuple[int, ...] | None = None
+    light: tuple[int, int] | None = None
+    if (data := frame.side_data.get("MASTERING_DISPLAY_METADATA")) is not None and len(bytes(data)) >= 88:
+        numbers = np.frombuffer(bytes(data)[:88], np.int32).tolist()
+        pairs, (has_primaries, has_luminance) = list(zip(numbers[:20:2], numbers[1:20:2])), numbers[20:]
+        if has_primaries and has_luminance and all(below > 0 and above >= 0 for above, below in pairs):
+            *points, least, most = (Fraction(*pair) for pair in pairs)
+            display = (*(round(50000 * point) for point in points), round(10000 * most), round(10000 * least))
+            if max(display[:8]) > 50000 or max(display[8:]) >= 1 << 31:
+                display = None
+    if (data := frame.side_data.get("CONTENT_LIGHT_LEVEL")) is not None and len(bytes(data)) >= 8:
+        largest, mean = np.frombuffer(bytes(data)[:8], np.uint32).tolist()
+        light = (largest, mean) if max(largest, mean) < 1 << 16 else None
+    return HdrMetadata(display, light)
 
 
 def _tags(frame: Any, context: Any) -> ColourTags:

@@ -6,11 +6,13 @@ import itertools
 import resource
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
 from swapfast.errors import SwapfastError
 from swapfast.video.encoding import EncodeSettings
+from swapfast.video.probe import HdrMetadata
 from swapfast.video.reader import VideoReader
 from swapfast.video.segments import Packet
 from swapfast.video.writer import SYNTHETIC, VideoWriter, decoding_times
@@ -133,6 +135,23 @@ def test_ten_bits_stay(tmp_path):
     _copy(source, tmp_path / "out.mp4", EncodeSettings(preset="ultrafast"))
     after = content(tmp_path / "out.mp4").stream
     assert (after["codec"], after["pix_fmt"], after["tags"]) == ("hevc", "yuv420p10le", (9, 1, 9, 16))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("x265", ".mp4"), ("x264", ".mkv"), ("lossless", ".mp4")])
+def test_hdr10_metadata_stays(tmp_path, codec, suffix):
+    """Also in the second of two segments, which begins with a key frame of its own."""
+    display = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    params = {"x265-params": f"log-level=error:{display}:max-cll=1000,400", "preset": "ultrafast"}
+    stamps = tuple(3600 * n for n in range(6))
+    source = make_clip(tmp_path / "v.mp4", stamps, "libx265", "yuv420p10le", (128, 96), params, tags=(9, 1, 9, 16))
+    expected = HdrMetadata((34000, 16000, 13250, 34500, 7500, 3000, 15635, 16450, 10000000, 50), (1000, 400))
+    assert VideoReader(source).info.hdr == expected
+    out = tmp_path / f"o{suffix}"
+    _copy(source, out, EncodeSettings(codec, preset="ultrafast"), segment_frames=3)
+    assert VideoReader(out).info.hdr == expected
+    with av.open(str(out)) as made:
+        kept = [frame.side_data.get("CONTENT_LIGHT_LEVEL") is not None for frame in made.decode(video=0)]
+    assert len(kept) == 6 and kept[0] and kept[3]
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
