@@ -44,6 +44,8 @@ def describe(report: dict[str, Any]) -> list[str]:
         f"{report['faces']} faces swapped in {report['frames_written']} frames, "
         f"{format_rate(report['frames_per_second'])} frames/s"
     ]
+    if report.get("frames_written_before"):
+        lines.append(f"{report['frames_written_before']} more frames were written by an earlier run")
     if report["frames_without_faces"]:
         lines.append(f"{report['frames_without_faces']} frames have no face that is swapped")
     if report["frames_without_mask"]:

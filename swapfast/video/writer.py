@@ -126,7 +126,9 @@ class VideoWriter:
             if self._segment.frames == self._segment_frames:
                 self._end_segment()
         except OSError as error:
-            raise cannot_write(self._folder.path, error, "the same command goes on from here") from error
+            raise cannot_write(
+                self._folder.path, error, "give another -o; with space the same command goes on from here"
+            ) from error
 
     def _end_segment(self) -> None:
         if self._segment is not None:
@@ -165,7 +167,9 @@ class VideoWriter:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(self._out, error, "the same command goes on from here") from error
+            raise cannot_write(
+                self._out, error, "give another -o; with space the same command goes on from here"
+            ) from error
         except FFmpegError as error:
             raise SwapfastError(f"-o {self._out}: cannot be joined ({error})", EXIT_FAILED) from error
         self._folder.remove()

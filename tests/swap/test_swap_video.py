@@ -109,11 +109,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(film, model, tmp_path, capsys, 
     monkeypatch.setattr(Segment, "finish", full)
     out = tmp_path / "out.mp4"
     assert swap(*flags, "-o", out) == 1
-    assert "the disk is full" in capsys.readouterr().err and not out.exists()
+    assert "the disk is full); free space or give another -o" in capsys.readouterr().err and not out.exists()
     monkeypatch.undo()
     assert len(list((tmp_path / ".out.mp4.segments").glob("*.segment"))) == 2
     assert swap(*flags, "-o", out, "--report", tmp_path / "r.json") == 0
     assert json.loads((tmp_path / "r.json").read_text())["frames_written_before"] == 8
+    assert "4 faces swapped in 4 frames" in (said := capsys.readouterr().out) and "8 more frames" in said
     assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
