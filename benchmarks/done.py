@@ -36,6 +36,11 @@ PLAIN = ["--recipe", "faceswap", "--code", "plain", "--learning-rate", "1e-3"]
 RUNS = {  # name: pair, iterations, flags
     "deep_to_pale, plain": ("deep_to_pale", 500, PLAIN),
     "deep_to_pale, own": ("deep_to_pale", 200, []),
+    **{
+        f"{pair}, {name}": (pair, 1000, flags)
+        for pair in ("pale_to_deep", "old_to_young", "bearded")
+        for name, flags in (("plain", PLAIN), ("own", []))
+    },
 }
 FIELDS = ("swap_quality", "swap_leak", "validation_psnr_a", "validation_psnr_b")
 

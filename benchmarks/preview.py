@@ -2,25 +2,27 @@
 
     DISPLAY=:0 python -m benchmarks.preview --json benchmarks/results/preview_MACHINE.json
 
-One run as ``swapfast train`` builds it, in blocks of 250 steps that end with their preview, in turns: without a window
-and a history, and with both. The window is a process of its own; it is stopped while the other blocks run. more is the
-median over pairs of how much more the blocks with both take, 0.01 for 1 %: cpu of all threads and of the window, wall
-of the clock, which only means something on a machine that does nothing else. Each pair's own figures are in the row.
+One run as ``swapfast train`` builds it. window: short blocks of steps, in turns with the window running and stopped
+(SIGSTOP; it is a process of its own). In each block the newest preview changes, so the window has one to read; more is
+the median over pairs of blocks of how much longer their median step takes, 0.01 for 1 %, low and high its interval of
+95 % by resampling. history: a preview with the history and one without, in turns; more is the difference of the two
+medians over the time of the 250 steps between two saves. Both by the clock, which only means something on a machine
+that does nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.common import Results, Timing, cpu_seconds, parser, summary
+from benchmarks.common import Results, Timing, parser, summary
 from benchmarks.train import SAVES, Setup, opened
 from pipelines.preview import PreviewWriter
 from swapfast.preview.history import PreviewHistory
@@ -28,64 +30,83 @@ from swapfast.preview.window_process import PreviewWindow
 from swapfast.synthetic import synthesize
 from swapfast.training.trainer import Trainer
 
-PAIRS = 9
-_TICKS = os.sysconf("SC_CLK_TCK")
+PAIRS = 40
+STEPS = 40  # of a block
+PREVIEWS = 20  # of each kind
 
 
-def process_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of another process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def block(trainer: Trainer, steps: int, draw: Callable[[int], object], pid: int | None) -> tuple[float, float]:
-    """Return the CPU and wall seconds of a block of steps and its preview. pid: of the window that runs meanwhile."""
-
-    def used() -> float:
-        return cpu_seconds() + (0.0 if pid is None else process_cpu_seconds(pid))
-
-    cpu, wall = used(), time.perf_counter()
+def median_step(trainer: Trainer, steps: int) -> float:
+    """Return the median seconds of some steps."""
+    times = []
     for _ in range(steps):
+        start = time.perf_counter()
         trainer.train_one_step()
-    draw(trainer.step)
-    return used() - cpu, time.perf_counter() - wall
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
-def measure(setup: Setup, steps: int, pairs: int) -> dict:
-    """Return the row."""
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return the interval of 95 % of the median, by resampling."""
+    generator = random.Random(1)
+    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(2000))
+    return medians[50], medians[1949]
+
+
+def window_row(
+    trainer: Trainer, preview: PreviewWriter, window: PreviewWindow, steps: int, pairs: int, faces: int
+) -> dict:
+    """Return the row of the window, which is open. faces: of a step."""
+    assert window._process is not None
+    pid = window._process.pid
+    more, alone = [], []
+    for pair in range(pairs):
+        seconds = {}
+        for runs in (True, False) if pair % 2 else (False, True):
+            os.kill(pid, signal.SIGCONT if runs else signal.SIGSTOP)
+            preview.draw(trainer.step)
+            seconds[runs] = median_step(trainer, steps)
+        more.append(seconds[True] / seconds[False] - 1)
+        alone.append(seconds[False])
+    os.kill(pid, signal.SIGCONT)
+    assert window._process.poll() is None, "the window was open all the time"
+    low, high = interval(more)
+    found = {"more": statistics.median(more), "low": low, "high": high}
+    return summary(Timing(alone, None), faces, name="window", pairs=pairs, steps=steps) | {
+        key: round(value, 4) for key, value in found.items()
+    }
+
+
+def history_row(trainer: Trainer, preview: PreviewWriter, history: PreviewHistory, step_s: float, count: int) -> dict:
+    """Return the row of the history. step_s: seconds of a step."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(count):
+        for kept in (True, False):
+            preview._history = history if kept else None
+            start = time.perf_counter()
+            preview.draw(trainer.step)
+            seconds[kept].append(time.perf_counter() - start)
+            trainer.train_one_step()  # the history names its files by the step
+    more = (statistics.median(seconds[True]) - statistics.median(seconds[False])) / (SAVES * step_s)
+    return summary(Timing(seconds[True], None), 1, name="history", more=round(more, 5))
+
+
+def measure(setup: Setup, steps: int, pairs: int, previews: int) -> list[dict]:
+    """Return the rows."""
     with opened(setup, "previewed", logs=True) as trainer:
         folder = setup.folder / "previewed"
         folder.mkdir(exist_ok=True)
-        trainer.run.save_interval = 10**9  # the block draws its previews itself
+        trainer.run.save_interval = 10**9  # previews are drawn here
         trainer.run.progress.interval_s = 10.0
         preview = next(observer for observer in trainer.run.observers if isinstance(observer, PreviewWriter))
+        preview._history = None
         window = PreviewWindow(folder, preview.draw, preview.toggle_mask, print)
         trainer.run.observers = [*trainer.run.observers, window]
-        assert window._process is not None
-        pid = window._process.pid
-        history = PreviewHistory(folder, 100)
-        preview._history = history
-        block(trainer, 5, preview.draw, None)
+        median_step(trainer, 5)
         time.sleep(8)  # the window opens
-        ratios: dict[str, list[float]] = {"cpu": [], "wall": []}
-        walls = []
-        for pair in range(pairs):
-            seconds = {}
-            for both in (True, False) if pair % 2 else (False, True):
-                preview._history = history if both else None
-                os.kill(pid, signal.SIGCONT if both else signal.SIGSTOP)
-                seconds[both] = block(trainer, steps, preview.draw, pid if both else None)
-            os.kill(pid, signal.SIGCONT)
-            walls.append(seconds[False][1] / steps)
-            for kind, index in (("cpu", 0), ("wall", 1)):
-                ratios[kind].append(seconds[True][index] / seconds[False][index] - 1)
-        assert window._process.poll() is None, "the window was open all the time"
+        row = window_row(trainer, preview, window, steps, pairs, 2 * setup.batch)
         window.on_end(trainer)
-        row = summary(Timing(walls), 2 * setup.batch, name="window and history", **setup.labels(trainer))
-    for kind, values in ratios.items():
-        row[f"{kind}_more"] = round(statistics.median(values), 4)
-        row[f"{kind}_pairs"] = [round(value, 4) for value in values]
-    return row | {"steps_each": steps, "load": round(os.getloadavg()[0], 1)}
+        rows = [row, history_row(trainer, preview, PreviewHistory(folder, 100), row["median_ms"] / 1e3, previews)]
+        return [{**row, **setup.labels(trainer), "load": round(os.getloadavg()[0], 1)} for row in rows]
 
 
 def main() -> None:
@@ -98,7 +119,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         synthesize(Path(name) / "faces", 64, 128, 1, 1)
         setup = Setup(Path(name), "tiny", options.batch, "cuda" if torch.cuda.is_available() else "cpu", "fp32")
-        results.add(measure(setup, 5 if options.quick else SAVES, 2 if options.quick else options.pairs))
+        counts = (5, 2, 2) if options.quick else (STEPS, options.pairs, PREVIEWS)
+        for row in measure(setup, *counts):
+            results.add(row)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ Rows:
 
     name        page: the page's process, ``core_percent`` of a core and resident ``mib``, while ``pages`` streams of
                 events are read and the log is that of a finished run or grows by ``steps_per_s``. training: iterations
-                a second with one open page in neighbouring blocks of 2 s, in which the page's process runs or is
-                stopped (SIGSTOP), in turns; ``ratio`` is the median over pairs of blocks, ``low`` and ``high`` its
-                interval of 95 % by resampling
+                a second with one open page in neighbouring blocks, in which the page's process runs or is stopped
+                (SIGSTOP), in turns; ``ratio`` is the median over pairs of blocks of the ratio of their median steps,
+                ``low`` and ``high`` its interval of 95 % by resampling
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -37,7 +38,7 @@ from swapfast.system import available_cores
 
 STEPS = 20_000  # of the log that a page begins with
 STEPS_PER_S = 40
-BLOCK_S = 2.0
+BLOCK_S = 5.0  # some 25 steps
 
 
 def line(step: int) -> str:
@@ -177,9 +178,10 @@ def paired(pairs: int) -> dict:
 
 
 def rate(times: list[float], start: float, end: float) -> float:
-    """Return the steps a second of a block, by the first and last step within it: whole steps, whole times."""
+    """Return the steps a second of a block, by the median of the steps that lie whole within it."""
     inside = [at for at in times if start <= at <= end]
-    return (len(inside) - 1) / max(inside[-1] - inside[0], 1e-6) if len(inside) > 2 else float("nan")
+    durations = [after - before for before, after in itertools.pairwise(inside)]
+    return 1 / max(statistics.median(durations), 1e-6) if len(durations) > 1 else float("nan")
 
 
 def main() -> None:

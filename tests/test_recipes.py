@@ -144,8 +144,19 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(capsys):
         choose({"run.recipe": "seahd"})
     assert cli.main(["train", "--recipe", "seahd"]) == 2
     assert capsys.readouterr().err == (
-        "swapfast: unknown --recipe 'seahd'. Did you mean 'saehd'? Known: faceswap, own, saehd, saehd-finish\n"
+        "swapfast: unknown --recipe 'seahd'. Did you mean 'saehd'? "
+        "Known: faceswap, one-code, own, saehd, saehd-finish\n"
     )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_code_changes_nothing_else_of_a_model_that_has_plain_codes(model):
+    own, shared = (choose({"run.recipe": name, "model.name": model}).config for name in ("own", "one-code"))
+    if own.model.code != "plain":
+        pytest.skip(f"{model} has one code by itself")
+    before, after = ({name: item.value for name, item in settings(config).items()} for config in (own, shared))
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    assert changed == {**RECIPES["one-code"].settings, "run.recipe": "one-code"}
 
 
 def test_a_printed_recipe_is_a_file_to_begin_with(tmp_path, capsys):
