@@ -25,15 +25,18 @@ def _spread_row(first: A, second: A, weight: float, halves_x: bool, x0: int, x1:
     """
     width, count = row.size, first.size
     other = _F(1) - weight
-    if halves_x:
-        for x in range(x0 >> 1, min((x1 >> 1) + 1, count)):
-            row[2 * x] = weight * _F(first[x]) + other * _F(second[x])
-        for x in range(x0 | 1, x1, 2):
-            after = row[x + 1] if x + 1 < width else row[x - 1]
-            row[x] = _F(0.5) * (row[x - 1] + after)
+    if halves_x:  # parts of the rows are counted from 0: a start that is not known costs the compiler its 8 at once
+        low, high = x0 >> 1, min((x1 >> 1) + 1, count)
+        near, far, part = first[low:high], second[low:high], row[2 * low :]
+        for x in range(high - low):
+            part[2 * x] = weight * _F(near[x]) + other * _F(far[x])
+        for x in range(1, x1 - 2 * low, 2):
+            after = part[x + 1] if x + 1 < width - 2 * low else part[x - 1]
+            part[x] = _F(0.5) * (part[x - 1] + after)
     else:
-        for x in range(x0, x1):
-            row[x] = weight * _F(first[x]) + other * _F(second[x])
+        near, far, part = first[x0:x1], second[x0:x1], row[x0:x1]
+        for x in range(x1 - x0):
+            part[x] = weight * _F(near[x]) + other * _F(far[x])
 
 
 @kernel()
@@ -68,16 +71,17 @@ def planes_to_bgr(
         _chroma_row(u_plane, y, halves_x, halves_y, x0, x1, u)
         _chroma_row(v_plane, y, halves_x, halves_y, x0, x1, v)
         blue, green, red = row[0], row[1], row[2]
-        for x in range(x0, x1):
-            light = (_F(luma[y, x]) - offset) * scale
-            du, dv = u[x] - middle, v[x] - middle
+        luma_part, u_part, v_part, out_part = luma[y, x0:x1], u[x0:x1], v[x0:x1], out[y, x0:x1]
+        for x in range(x1 - x0):
+            light = (_F(luma_part[x]) - offset) * scale
+            du, dv = u_part[x] - middle, v_part[x] - middle
             blue[x] = min(max(light + u_blue * du, _F(0)), top) + _F(0.5)
             green[x] = min(max(light + u_green * du + v_green * dv, _F(0)), top) + _F(0.5)
             red[x] = min(max(light + v_red * dv, _F(0)), top) + _F(0.5)
-        for x in range(x0, x1):
-            out[y, x, 0] = np.int32(blue[x])
-            out[y, x, 1] = np.int32(green[x])
-            out[y, x, 2] = np.int32(red[x])
+        for x in range(x1 - x0):
+            out_part[x, 0] = np.int32(blue[x])
+            out_part[x, 1] = np.int32(green[x])
+            out_part[x, 2] = np.int32(red[x])
 
 
 @kernel()
