@@ -149,14 +149,21 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(capsys):
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [model for model in MODELS if own_settings(model).get("model.code") == "plain"])
 def test_one_code_changes_nothing_else_of_a_model_that_has_plain_codes(model):
     own, shared = (choose({"run.recipe": name, "model.name": model}).config for name in ("own", "one-code"))
-    if own.model.code != "plain":
-        pytest.skip(f"{model} has one code by itself")
     before, after = ({name: item.value for name, item in settings(config).items()} for config in (own, shared))
     changed = {name: value for name, value in after.items() if value != before[name]}
     assert changed == {**RECIPES["one-code"].settings, "run.recipe": "one-code"}
+
+
+def test_one_code_that_was_asked_for_is_never_replaced_by_plain_codes(faces, tmp_path, capsys):
+    model = tmp_path / "model"
+    given = ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "--recipe", "one-code", "-b", 2]
+    assert cli.main([*map(str, given), "-i", "1", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "-b/--batch-size 2: --code encoder" in error and "give -b 4 or more" in error
+    assert not model.exists()
 
 
 def test_a_printed_recipe_is_a_file_to_begin_with(tmp_path, capsys):

@@ -55,7 +55,8 @@ def _with_fitting_code(request: TrainRequest) -> tuple[TrainConfig, None, list[s
     """Return a new model's config, with plain codes where its own recipe's need a larger batch than was given."""
     config = request.config
     code, batch = config.model.code, config.batch_size
-    if code == PLAIN or batch >= SMALLEST_BATCH or "model.code" in request.changes:
+    is_asked_for = "model.code" in request.changes or config.run.recipe != OWN  # then it is refused, not replaced
+    if code == PLAIN or batch >= SMALLEST_BATCH or is_asked_for:
         return config, None, []
     line = (
         f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "
