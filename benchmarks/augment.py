@@ -65,7 +65,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import dali_affine, graph_cost, peer
-from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, summary
+from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, significant, summary
 from swapfast.augment.device import clahe, color, geometry
 from swapfast.augment.device.augmenter import Amounts, DeviceAugmenter, packed_amounts, to_unit
 from swapfast.augment.device.transfer import send, send_tensor
@@ -449,7 +449,7 @@ def device_ms(call: Call, repeats: int) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end))
-    return round(statistics.median(times), 4)
+    return significant(statistics.median(times))
 
 
 def host_ms(call: Call, repeats: int) -> float:
@@ -461,7 +461,7 @@ def host_ms(call: Call, repeats: int) -> float:
         call()
         times.append(1000 * (time.perf_counter() - start))
     torch.cuda.synchronize()
-    return round(statistics.median(times), 4)
+    return significant(statistics.median(times))
 
 
 def copy_row(repeats: int) -> dict:
@@ -474,7 +474,7 @@ def copy_row(repeats: int) -> dict:
         "device": "cuda",
         "bytes": COPIED,
         "device_ms": ms,
-        "gb_per_s": round(2 * COPIED / ms / 1e6, 1),
+        "gb_per_s": significant(2 * COPIED / ms / 1e6),
     }
 
 
@@ -490,12 +490,12 @@ def transfer_row(data: Data, repeats: int) -> dict:
     ms = device_ms(call, repeats)
     labels = {"name": "host_to_device", "size": data.size, "backend": "torch", "device": "cuda"}
     return summary(
-        timing, len(data), **labels, device_ms=ms, bytes=input_bytes, gb_per_s=round(input_bytes / ms / 1e6, 1)
+        timing, len(data), **labels, device_ms=ms, bytes=input_bytes, gb_per_s=significant(input_bytes / ms / 1e6)
     )
 
 
 def ratio(theirs: Timing, ours: Timing) -> float:
-    return round(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)), 3)
+    return significant(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)))
 
 
 def gpu_times(name: str, backend: Backend, call: Call, repeats: int) -> dict[str, float]:
@@ -526,7 +526,7 @@ def step_rows(
             extra["copied"] = True
         if backend.device == "cuda" and "device_ms" in extra and name.startswith("whole"):
             floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
-            extra.update(floor_ms=round(floor, 4), floor_fraction=round(floor / extra["device_ms"], 4))
+            extra.update(floor_ms=significant(floor), floor_fraction=significant(floor / extra["device_ms"]))
         labels = {"name": name, "size": data.size, **backend.labels(threads), **extra}
         rows.append(summary(timing, len(data), **labels) | memory[backend])
     return rows

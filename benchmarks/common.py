@@ -192,6 +192,11 @@ def compare(
     return {name: Timing(times[name], peaks[name]) for name in calls}
 
 
+def significant(value: float, digits: int = 5) -> float:
+    """Return a measured value by its leading digits, so that what takes microseconds is told as exactly as hours."""
+    return float(f"{value:.{digits}g}")
+
+
 def summary(timing: Timing, faces: int, /, **labels) -> dict:
     """Return one result: labels, median and interquartile range in ms, faces per second at the median."""
     seconds = timing.seconds
@@ -199,9 +204,9 @@ def summary(timing: Timing, faces: int, /, **labels) -> dict:
     return {
         **labels,
         "batch": faces,
-        "median_ms": round(1000 * median, 4),
-        "iqr_ms": round(1000 * (high - low), 4),
-        "faces_per_s": round(faces / median, 1),
+        "median_ms": significant(1000 * median),
+        "iqr_ms": significant(1000 * (high - low)),
+        "faces_per_s": significant(faces / median),
         "repeats": len(seconds),
         "peak_mib": None if timing.peak_mib is None else round(timing.peak_mib, 1),
     }

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.common import Results, Timing, cpu_seconds, parser, peak_mib, reset_peak, summary, timed
+from benchmarks.common import Results, Timing, cpu_seconds, parser, peak_mib, reset_peak, significant, summary, timed
 from benchmarks.faces import head_folders
 from pipelines.decode import BATCH, dali_version
 from pipelines.prepare import crop_and_masks, prepare
@@ -220,7 +220,7 @@ def differences(files: Files, decoded: Sequence[np.ndarray]) -> dict[str, float]
             total + float(difference.sum()),
             count + difference.size,
         )
-    return {"max_difference": largest, "mean_difference": round(total / count, 5)}
+    return {"max_difference": largest, "mean_difference": significant(total / count)}
 
 
 def measured(files: Files, decoders: list[Pool | Dali], faces: int, repeats: int) -> list[dict]:
@@ -248,7 +248,7 @@ def measured(files: Files, decoders: list[Pool | Dali], faces: int, repeats: int
     for decoder, difference, peak, wall, cpu in zip(decoders, errors, peaks, seconds, cpu_times):
         labels = {"name": "decode", "file": files.kind, "size": files.size, **decoder.labels}
         extra = {"encoded_bytes": round(files.encoded_bytes), **difference}
-        cpu_ms = round(1000 * statistics.median(cpu) / faces, 4)
+        cpu_ms = significant(1000 * statistics.median(cpu) / faces)
         rows.append(summary(Timing(wall, peak), faces, **labels, cpu_ms_per_face=cpu_ms, **extra))
     return rows
 

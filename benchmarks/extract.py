@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.common import Results, compare, cpu_seconds, parser, summary
+from benchmarks.common import Results, compare, cpu_seconds, parser, significant, summary
 from benchmarks.landmark_map import errors
 from swapfast.extract.backends import AcceptanceLimits, FoundPoints, MeshBackend
 from swapfast.extract.face_file import FaceFormat, cut_face, encode_face, sharpness
@@ -122,7 +122,7 @@ def measure_parts(path: Path, repeats: int, results: Results) -> None:
     timings = compare({name: partial(_with_cpu, call, cpu[name]) for name, call in calls.items()}, repeats, warm_up=1)
     for name, timing in timings.items():
         row = summary(timing, 1, part=name)
-        results.add({**_short(row), "cpu_ms": round(1000 * float(np.median(cpu[name][1:])), 3)})
+        results.add({**_short(row), "cpu_ms": significant(1000 * float(np.median(cpu[name][1:])))})
     measure_encoders(crop, repeats, results)
 
 
@@ -138,7 +138,7 @@ def measure_encoders(crop: np.ndarray, repeats: int, results: Results) -> None:
     timings = compare({n: partial(_with_cpu, call, cpu[n]) for n, call in encoders.items()}, repeats, warm_up=1)
     for name, timing in timings.items():
         row = _short(summary(timing, 1, encoder=name))
-        cpu_ms = round(1000 * float(np.median(cpu[name][1:])), 3)
+        cpu_ms = significant(1000 * float(np.median(cpu[name][1:])))
         results.add({**row, "cpu_ms": cpu_ms, "kib": round(len(encoders[name]()) / 1024, 1)})
 
 

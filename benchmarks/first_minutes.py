@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Results, leave_without_gpu, parser
+from benchmarks.common import Results, leave_without_gpu, parser, significant
 from pipelines.augmenters import make_augmenter
 from swapfast.augment.draws import Draws, draw
 from swapfast.augment.fused import amounts
@@ -71,8 +71,8 @@ def times(call: Call, device: torch.device, repeats: int) -> dict[str, float | N
         torch.cuda.synchronize()
         on_device.append(start.elapsed_time(end))
     return {
-        "device_ms": round(statistics.median(on_device), 4) if on_device else None,
-        "host_ms": round(1000 * statistics.median(on_host), 4),
+        "device_ms": significant(statistics.median(on_device)) if on_device else None,
+        "host_ms": significant(1000 * statistics.median(on_host)),
     }
 
 
@@ -209,10 +209,10 @@ def machine(results: Results, repeats: int) -> None:
     device = torch.device("cuda")
     halves = torch.zeros((2, COPIED), dtype=torch.uint8, device=device)
     copy = times(lambda: halves[0].copy_(halves[1]), device, repeats)
-    results.add({"name": "copy", **copy, "gb_per_s": round(2 * COPIED / copy["device_ms"] / 1e6)})
+    results.add({"name": "copy", **copy, "gb_per_s": significant(2 * COPIED / copy["device_ms"] / 1e6)})
     little = torch.zeros(8, device=device)
     launches = times(lambda: [little.add_(1) for _ in range(LAUNCHES)], device, repeats)
-    results.add({"name": "launch", "host_us": round(1000 * launches["host_ms"] / LAUNCHES, 3)})
+    results.add({"name": "launch", "host_us": significant(1000 * launches["host_ms"] / LAUNCHES)})
 
 
 def gathers(work: Work, results: Results) -> None:

@@ -29,7 +29,20 @@ import numpy as np
 import torch
 
 from benchmarks import peer
-from benchmarks.common import Timing, alone, compare, own_mib, parser, peak_mib, reset_peak, save, show, summary, timed
+from benchmarks.common import (
+    Timing,
+    alone,
+    compare,
+    own_mib,
+    parser,
+    peak_mib,
+    reset_peak,
+    save,
+    show,
+    significant,
+    summary,
+    timed,
+)
 from benchmarks.faces import head_folders, link_faces
 from pipelines.cache import cached_store
 from pipelines.collate import Collate, collate
@@ -221,7 +234,7 @@ def end_to_end(
         colds.append(first_epoch(large, size, batch))
         peaks["cold"] = max(peaks["cold"], peak_mib(False))
     first = [cold["whole_s"] * faces / cold["faces"] for cold in colds]
-    parts = {name: round(statistics.median(cold[name] for cold in colds), 3) for name in colds[0]}
+    parts = {name: significant(statistics.median(cold[name] for cold in colds)) for name in colds[0]}
     store_mib, beside = alone(fill_memory, folders, size)
     memory = {
         "store_mib": round(store_mib, 1),
@@ -229,7 +242,7 @@ def end_to_end(
     }
 
     def ratio(seconds: list[float]) -> float:
-        return round(statistics.median(their / our for their, our in zip(theirs, seconds)), 2)
+        return significant(statistics.median(their / our for their, our in zip(theirs, seconds)))
 
     row = {"name": "end_to_end", "size": size}
     rows = []

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain_losses
-from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, summary, timed
+from benchmarks.common import Results, Timing, compare, parser, peak_mib, reset_peak, significant, summary, timed
 from swapfast.losses import get_loss
 from swapfast.system import available_cores
 
@@ -164,7 +164,7 @@ def added_mib(call: Callable[[], None], on_gpu: bool) -> float:
 
 
 def ratio(theirs: Timing, ours: Timing) -> float:
-    return round(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)), 3)
+    return significant(statistics.median(a / b for a, b in zip(theirs.seconds, ours.seconds)))
 
 
 def rows_of(name: str, size: int, batch: int, device: torch.device, repeats: int) -> list[dict]:

@@ -23,7 +23,18 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.common import Results, Timing, alone, compare, own_mib, parser, peak_mib, reset_peak, summary
+from benchmarks.common import (
+    Results,
+    Timing,
+    alone,
+    compare,
+    own_mib,
+    parser,
+    peak_mib,
+    reset_peak,
+    significant,
+    summary,
+)
 from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import ModelConfig, OptimizerConfig
 from swapfast.device import pick_device
@@ -106,15 +117,15 @@ def rows_of(setup: Setup, repeats: int) -> list[dict]:
         row |= {
             "parameters": figures.parameters,
             "gflop": round(figures.gflop * faces, 1),
-            "product_gflops": round(statistics.median(product_gflops), 1),
-            "share": round(statistics.median(shares), 3),
-            "share_iqr": [round(quartile, 3) for quartile in _quartiles(shares)],
+            "product_gflops": significant(statistics.median(product_gflops)),
+            "share": significant(statistics.median(shares)),
+            "share_iqr": [significant(quartile) for quartile in _quartiles(shares)],
         }
         if layout == "channels_last":
             ratios = [plain / s for plain, s in zip(timings["plain"].seconds, seconds, strict=True)]
             row |= {
-                "faster": round(statistics.median(ratios), 3),
-                "faster_iqr": [round(quartile, 3) for quartile in _quartiles(ratios)],
+                "faster": significant(statistics.median(ratios)),
+                "faster_iqr": [significant(quartile) for quartile in _quartiles(ratios)],
             }
         rows.append(row)
     return rows

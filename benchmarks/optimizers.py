@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.common import Results, Timing, compare, parser, summary
+from benchmarks.common import Results, Timing, compare, parser, significant, summary
 from pipelines.run.plan import loss_collator
 from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, ModelConfig, OptimizerConfig, TrainConfig
@@ -137,13 +137,13 @@ def measure(
         plain, clipped = stepper.ours(), stepper.torchs(clip=True) if theirs else stepper.ours(clip=method)
         timings = compare({"plain": plain, "clipped": clipped}, 3 * repeats)
         added, _ = _pairs(timings["plain"], timings["clipped"])
-        shares = {"added_ms": round(added, 3), "share_of_train_step": round(added / step_ms, 5)}
+        shares = {"added_ms": significant(added), "share_of_train_step": significant(added / step_ms)}
         yield summary(timings["clipped"], faces, name="clip", method=method, **labels) | shares
 
     for half_lives in ((500,), (500, 4000, 30000)):
         timing = compare({"ema": averaging(model, half_lives)}, 3 * repeats)["ema"]
         share = 1000 * statistics.median(timing.seconds) / EVERY / step_ms
-        about = {"half_lives": len(half_lives), "share_of_train_step": round(share, 6)}
+        about = {"half_lives": len(half_lives), "share_of_train_step": significant(share)}
         yield summary(timing, EVERY * faces, name="ema", **labels) | about
 
 
@@ -161,7 +161,7 @@ def averaging(model: FaceAutoencoder, half_lives: Sequence[int]) -> Call:
 
 def _shared(values: dict[str, float], timing: Timing, step_ms: float) -> dict:
     share = 1000 * statistics.median(timing.seconds) / step_ms
-    return {key: round(value, 3) for key, value in values.items()} | {"share_of_train_step": round(share, 5)}
+    return {key: significant(value) for key, value in values.items()} | {"share_of_train_step": significant(share)}
 
 
 def main() -> None:

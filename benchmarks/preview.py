@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.common import Results, Timing, parser, summary
+from benchmarks.common import Results, Timing, parser, significant, summary
 from benchmarks.train import SAVES, Setup, opened
 from pipelines.preview import PreviewWriter
 from swapfast.preview.history import PreviewHistory
@@ -72,7 +72,7 @@ def window_row(
     low, high = interval(more)
     found = {"more": statistics.median(more), "low": low, "high": high}
     return summary(Timing(alone, None), faces, name="window", pairs=pairs, steps=steps) | {
-        key: round(value, 4) for key, value in found.items()
+        key: significant(value) for key, value in found.items()
     }
 
 
@@ -87,7 +87,7 @@ def history_row(trainer: Trainer, preview: PreviewWriter, history: PreviewHistor
             seconds[kept].append(time.perf_counter() - start)
             trainer.train_one_step()  # the history names its files by the step
     more = (statistics.median(seconds[True]) - statistics.median(seconds[False])) / (SAVES * step_s)
-    return summary(Timing(seconds[True], None), 1, name="history", more=round(more, 5))
+    return summary(Timing(seconds[True], None), 1, name="history", more=significant(more))
 
 
 def measure(setup: Setup, steps: int, pairs: int, previews: int) -> list[dict]:

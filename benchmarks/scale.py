@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from benchmarks.common import Timing, alone, own_mib, parser, peak_mib, reset_peak, save, show, summary
+from benchmarks.common import Timing, alone, own_mib, parser, peak_mib, reset_peak, save, show, significant, summary
 from benchmarks.faces import head_folders, link_faces
 from pipelines.collate import Collate
 from pipelines.loader import TrainLoader
@@ -114,7 +114,7 @@ def step_times(loader: TrainLoader, steps: int) -> tuple[list[float], list[float
 
 
 def median_parts(starts: list[Started]) -> dict[str, float]:
-    return {name: round(statistics.median(run.seconds[name] for run in starts), 3) for name in starts[0].seconds}
+    return {name: significant(statistics.median(run.seconds[name] for run in starts)) for name in starts[0].seconds}
 
 
 def rows_of(state: str, faces: int, starts: list[Started]) -> list[dict]:
@@ -128,7 +128,7 @@ def rows_of(state: str, faces: int, starts: list[Started]) -> list[dict]:
     steps = [seconds for run in starts for seconds in run.steps]
     if steps:
         feeds = [seconds for run in starts for seconds in run.feeds]
-        feed_ms, worst_ms = (round(1000 * ms, 4) for ms in (statistics.median(feeds), max(steps)))
+        feed_ms, worst_ms = (significant(1000 * ms) for ms in (statistics.median(feeds), max(steps)))
         timing = Timing(steps, peak)
         rows.append(summary(timing, 2 * BATCH, name="step", **labels, feed_median_ms=feed_ms, worst_ms=worst_ms))
     return rows

@@ -23,7 +23,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmarks.common import PRELOADED, Timing, parser, peak_mib, reset_peak, save, show, summary
+from benchmarks.common import PRELOADED, Timing, parser, peak_mib, reset_peak, save, show, significant, summary
 from benchmarks.optimizers import RATE, make_batch
 from pipelines.run.plan import loss_collator
 from pipelines.sampler import Sampler
@@ -70,12 +70,12 @@ def estimates(model: str = "original") -> list[dict]:
                 "assumed_gb_per_s": gb_per_s,
                 "assumed_faces_per_s_of_one": FACES_PER_S,
                 "gradient_mib": round(size / 2**20, 1),
-                "all_reduce_ms": round(1000 * exchange, 3),
-                "compute_ms": round(1000 * compute, 3),
-                "step_ms_one_after_another": round(1000 * (compute + exchange), 3),
-                "step_ms_overlapped": round(1000 * hidden, 3),
-                "speedup_one_after_another": round(one_gpu_s / (compute + exchange), 2),
-                "speedup_overlapped": round(one_gpu_s / hidden, 2),
+                "all_reduce_ms": significant(1000 * exchange),
+                "compute_ms": significant(1000 * compute),
+                "step_ms_one_after_another": significant(1000 * (compute + exchange)),
+                "step_ms_overlapped": significant(1000 * hidden),
+                "speedup_one_after_another": significant(one_gpu_s / (compute + exchange)),
+                "speedup_overlapped": significant(one_gpu_s / hidden),
             }
         )
     return rows
@@ -89,7 +89,7 @@ def _share(batch: Batch, sampler: Sampler) -> Batch:
 
 
 def _median_ms(seconds: list[float]) -> float:
-    return round(1000 * statistics.median(seconds), 4)
+    return significant(1000 * statistics.median(seconds))
 
 
 def measure(processes: Processes, device: str, model_name: str, per_side: int, repeats: int) -> dict | None:
@@ -172,8 +172,8 @@ def rows_of(world: int, result: dict, alone_s: float, labels: dict, faces: int) 
     median = statistics.median(times["step"])
     rows = [summary(Timing(times["step"], result["peak_mib"]), faces, name="step", **row_labels)]
     rows[0] |= {
-        "steps_per_s": round(1 / median, 3),
-        "speedup": round(alone_s / median, 3),
+        "steps_per_s": significant(1 / median),
+        "speedup": significant(alone_s / median),
         "threads": result["threads"],
     }
     if world > 1:
@@ -182,8 +182,8 @@ def rows_of(world: int, result: dict, alone_s: float, labels: dict, faces: int) 
         seconds = statistics.median(times["all_reduce"])
         rows[1] |= {
             "gradient_mib": round(result["bytes"] / 2**20, 2),
-            "gb_per_s": round(2 * (world - 1) / world * result["bytes"] / seconds / 1e9, 3),
-            "share_of_step": round(seconds / median, 4),
+            "gb_per_s": significant(2 * (world - 1) / world * result["bytes"] / seconds / 1e9),
+            "share_of_step": significant(seconds / median),
             "agree_ms": _median_ms(times["agree"]),
         }
     return rows

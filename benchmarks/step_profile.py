@@ -24,7 +24,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import Results, leave_without_gpu, parser
+from benchmarks.common import Results, leave_without_gpu, parser, significant
 from benchmarks.train import WARM_UP, Setup, opened
 from swapfast.device import pick_device
 from swapfast.models import MODELS
@@ -63,9 +63,9 @@ def of_the_gpu(events: Sequence[FunctionEvent], steps: int) -> dict:
     return {
         "launches": round(sum(launches.values()) / steps, 1),
         "kernels": round(len(work) / steps, 1),
-        "busy_share": round(covered(spans) / whole, 4),
-        "kernel_ms": round(sum(took.values()), 4),
-        "longest": {name: round(ms, 4) for name, ms in sorted(took.items(), key=lambda pair: -pair[1])[:5]},
+        "busy_share": significant(covered(spans) / whole),
+        "kernel_ms": significant(sum(took.values())),
+        "longest": {name: significant(ms) for name, ms in sorted(took.items(), key=lambda pair: -pair[1])[:5]},
     }
 
 
@@ -105,7 +105,7 @@ def profiled(setup: Setup, way: str, steps: int, traces: Path | None) -> dict:
             traces.mkdir(parents=True, exist_ok=True)
             watched.export_chrome_trace(str(traces / f"{setup.model}_{way}_{setup.batch}.json.gz"))
         labels = {"name": "step", "way": way, "batch": 2 * setup.batch, **setup.labels(trainer)}
-        return labels | {"steps": steps, "step_ms": round(1000 * seconds / steps, 3), **figures}
+        return labels | {"steps": steps, "step_ms": significant(1000 * seconds / steps), **figures}
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from benchmarks.common import (
     parser,
     peak_mib,
     reset_peak,
+    significant,
     summary,
     timed,
 )
@@ -192,7 +193,7 @@ def parts(setup: Setup, steps: int) -> dict:
         rest = [1000 * total - sum(part_ms) for total, *part_ms in zip(seconds, *parts_ms.values(), strict=True)]
         middle = {name: statistics.median(values) for name, values in (parts_ms | {"rest": rest}).items()}
         middle["data_wait"] = statistics.mean(parts_ms["data_wait"])
-        return row | {f"{name}_ms": round(values, 4) for name, values in middle.items()}
+        return row | {f"{name}_ms": significant(values) for name, values in middle.items()}
 
 
 def _block(trainer: Trainer, steps: int) -> tuple[float, float]:
@@ -220,13 +221,13 @@ def live(setup: Setup, steps: int, pairs: int, cuda_graph: str = "auto") -> list
                     blocks_of[name].append(block)
         peak = peak_mib()
         slower = [live[0] / fixed[0] - 1 for live, fixed in zip(blocks_of["live"], blocks_of["fixed"])]
-        low, middle, high = (round(part, 4) for part in statistics.quantiles(slower, method="inclusive"))
+        low, middle, high = (significant(part) for part in statistics.quantiles(slower, method="inclusive"))
         rows = []
         for name, blocks_of_name in blocks_of.items():
             timing = Timing([seconds for seconds, _ in blocks_of_name], peak)
             rows.append(summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(trainer)))
             rows[-1]["cuda_graph"] = cuda_graph
-            rows[-1]["cpu_ms"] = round(1000 * statistics.median(cpu for _, cpu in blocks_of_name), 3)
+            rows[-1]["cpu_ms"] = significant(1000 * statistics.median(cpu for _, cpu in blocks_of_name))
         rows[0] |= {"slower": middle, "slower_iqr": [low, high]}
         return rows
 
@@ -241,8 +242,10 @@ def faster(setup: Setup, name: str, steps: int, pairs: int) -> dict:
         timing = Timing(seconds_of[fast], peak_mib())
         row = summary(timing, 2 * setup.batch, name=name, steps_each=steps, **setup.labels(fast))
         fast.batches = itertools.repeat(next(fast.batches))
-        row["host_ms"] = round(1000 * _launch_seconds(fast, steps), 4)
-        return row | {"faster": round(statistics.median(a / b for a, b in zip(seconds_of[eager], seconds_of[fast])), 4)}
+        row["host_ms"] = significant(1000 * _launch_seconds(fast, steps))
+        return row | {
+            "faster": significant(statistics.median(a / b for a, b in zip(seconds_of[eager], seconds_of[fast])))
+        }
 
 
 def _launch_seconds(trainer: Trainer, steps: int) -> float:
@@ -274,10 +277,10 @@ def logging(setup: Setup, steps: int, repeats: int) -> dict:
         row = summary(Timing(step_seconds, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))
         return row | {
             "steps_each": steps,
-            "report_ms": round(1000 * report, 3),
-            "preview_ms": round(1000 * preview, 3),
+            "report_ms": significant(1000 * report),
+            "preview_ms": significant(1000 * preview),
             "save_interval": SAVES,
-            "share": round(per_step / (step + per_step), 5),
+            "share": significant(per_step / (step + per_step)),
         }
 
 

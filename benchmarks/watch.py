@@ -31,7 +31,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.beside import training
-from benchmarks.common import parser, save, show
+from benchmarks.common import parser, save, show, significant
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.synthetic.dataset import synthesize
 from swapfast.system import available_cores
@@ -170,10 +170,10 @@ def paired(pairs: int) -> dict:
     return {
         "name": "training",
         "pairs": len(ratios),
-        "iterations_per_s": round(statistics.median(value for _, value in rates if value > 0), 3),
-        "ratio": round(statistics.median(ratios), 4),
-        "low": round(medians[50], 4),
-        "high": round(medians[1949], 4),
+        "iterations_per_s": significant(statistics.median(value for _, value in rates if value > 0)),
+        "ratio": significant(statistics.median(ratios)),
+        "low": significant(medians[50]),
+        "high": significant(medians[1949]),
     }
 
 

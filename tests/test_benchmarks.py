@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks import augment as augment_benchmark
 from benchmarks import compare
+from benchmarks.common import Timing, summary
 from benchmarks.step_cost import step_cost
 from swapfast.config import OPTIMIZER_NAMES
 from swapfast.optim.clip import METHODS
@@ -25,6 +26,7 @@ from tests import preloaded
 pytestmark = pytest.mark.slow  # whole programs
 
 ROOT = Path(__file__).resolve().parents[1]
+ROUNDED = 2 * 0.5e-4  # five digits of each of two values
 UNTIMED = ("memory", "copy_bandwidth", "unusable")  # rows that are not about faces
 GPU_ROWS = (("kornia", "cuda"), ("triton", "cuda"))
 STEPS = ("color", "clahe", "transform", "warp", "warp_landmarks", "masks_targets", "to_float")
@@ -87,7 +89,15 @@ def test_a_benchmark_says_where_it_ran_and_gives_numbers_that_fit_together(name,
     assert timed and all(needed <= set(row) for row in timed)
     for row in timed:
         assert row["median_ms"] > 0
-        assert row["faces_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"], rel=0.01, abs=0.051)
+        assert row["faces_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"], rel=ROUNDED)
+
+
+@pytest.mark.parametrize("seconds", [1.6225e-6, 0.12345, 86_400.0])
+def test_short_and_long_times_are_told_equally_exactly(seconds):
+    row = summary(Timing([0.9 * seconds, seconds, 1.2 * seconds], None), 4)
+    assert row["median_ms"] == pytest.approx(1000 * seconds, rel=ROUNDED)
+    assert row["faces_per_s"] == pytest.approx(4 / seconds, rel=ROUNDED)
+    assert row["iqr_ms"] == pytest.approx(300 * seconds, rel=ROUNDED)  # quartiles of three: the outer ones
 
 
 def test_the_loader_benchmark_has_every_stage_and_every_way(loader):
