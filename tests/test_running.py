@@ -249,6 +249,21 @@ def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path
     assert _state(model, 5)["overrides"] == state["overrides"]
 
 
+def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_path, run):
+    begin = ["train", "-A", faces / "a", "-B", faces / "b", "-t", "tiny", "-b", 4, "-i", 1]
+    for code in ("plain", "bottleneck"):
+        old, new = tmp_path / code, tmp_path / f"from-{code}"
+        for flags in (("-m", old, "--code", code), ("-m", new, "-l", old)):
+            result, out, err = run(*begin, *flags)
+            assert result == 0, err
+        assert _state(new, 1)["config"]["model"]["code"] == code
+        line = f"--code {code}, which the weights of -l {old} were trained with; --code encoder is usual for tiny"
+        assert line in out.splitlines()
+    result, out, err = run(*begin, "-m", tmp_path / "asked", "-l", tmp_path / "plain", "--code", "encoder")
+    assert result == 0 and "were trained with" not in out, err
+    assert _state(tmp_path / "asked", 1)["config"]["model"]["code"] == "encoder"
+
+
 def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tmp_path, run, device):
     old, new = tmp_path / "old", tmp_path / "new"
     assert run(*_train(faces, old, "-i", 2))[0] == 0

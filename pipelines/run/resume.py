@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from pipelines.run.request import TrainRequest
 from pipelines.run.run_state import inherited_state
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.transfer import find_weights
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
 from swapfast.models.side_statistics import PLAIN, SMALLEST_BATCH
@@ -52,17 +54,33 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
 
 
 def _with_fitting_code(request: TrainRequest) -> tuple[TrainConfig, None, list[str]]:
-    """Return a new model's config, with plain codes where its own recipe's need a larger batch than was given."""
+    """Return a new model's config, its code fitting the weights that it begins with (-l) and the batch; with remarks.
+
+    A code that was asked for is left, and refused later where it does not fit.
+    """
     config = request.config
-    code, batch = config.model.code, config.batch_size
-    is_asked_for = "model.code" in request.changes or config.run.recipe != OWN  # then it is refused, not replaced
-    if code == PLAIN or batch >= SMALLEST_BATCH or is_asked_for:
+    if "model.code" in request.changes or config.run.recipe != OWN:
         return config, None, []
-    line = (
-        f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "
-        f"side's faces in a batch: -b {SMALLEST_BATCH} or more makes better swaps"
-    )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, code=PLAIN)), None, [line]
+    lines = []
+    source = find_weights(Path(config.run.load_weights)).model if config.run.load_weights else None
+    if source is not None and source.code_kind != config.model.code:
+        config = _with_code(config, source.code_kind)
+        lines.append(
+            f"--code {source.code_kind}, which the weights of -l {config.run.load_weights} were trained with; "
+            f"--code {request.config.model.code} is usual for {config.model.name}"
+        )
+    code, batch = config.model.code, config.batch_size
+    if code != PLAIN and batch < SMALLEST_BATCH:
+        config = _with_code(config, PLAIN)
+        lines.append(
+            f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "
+            f"side's faces in a batch: -b {SMALLEST_BATCH} or more makes better swaps"
+        )
+    return config, None, lines
+
+
+def _with_code(config: TrainConfig, code: str) -> TrainConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, code=code))
 
 
 def _take_over(

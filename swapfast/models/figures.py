@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,7 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swapfast.batch import SIDES
 from swapfast.config import ModelConfig
+from swapfast.models.autoencoder import FaceAutoencoder
 from swapfast.models.registry import MODELS, plan_model
+from swapfast.models.side_statistics import PLAIN
+from swapfast.recipes import own_settings
 
 GPU_GIB = (8, 16, 24, 80)
 PASSES = 3  # the work of a training step in forward passes: the gradients of pictures and of weights take one each
@@ -26,14 +30,16 @@ class ModelFigures:
     """What a model costs at one size.
 
     name: as -t takes it. size: px in and out. parameters: number of them, without a learned mask. gflop: 10^9 floating
-    point operations to train on a face. trained_gib: weights, gradients and Adam's state in float32. largest_batch: by
-    GiB of a GPU, faces per side in bf16, an estimate, 0 where not even one fits. purpose: what it is for.
+    point operations to train on a face, and cycle_gflop with ``--cycle-weight``. trained_gib: weights, gradients and
+    Adam's state in float32. largest_batch: by GiB of a GPU, faces per side in bf16, an estimate, 0 where not even one
+    fits. purpose: what it is for.
     """
 
     name: str
     size: int
     parameters: int
     gflop: float
+    cycle_gflop: float
     trained_gib: float
     largest_batch: dict[int, int]
     purpose: str
@@ -43,11 +49,31 @@ class ModelFigures:
         return asdict(self)
 
 
-def measure(config: ModelConfig, purpose: str = "") -> ModelFigures:
-    """Return the figures of the network that ``config`` names; nothing is computed and no memory is taken."""
+def measure(config: ModelConfig, purpose: str = "", cycles: bool = False) -> ModelFigures:
+    """Return the figures of the network that ``config`` names; nothing is computed and no memory is taken.
+
+    cycles: count the largest batch for a training with ``--cycle-weight``.
+    """
     with torch.device("meta"):
         model = plan_model(config, learn_mask=False)
-        faces = [torch.empty(1, 3, model.input_size, model.input_size) for _ in SIDES]
+    own, kept = _forward_work(model, cycles=False)
+    both, kept_of_both = _forward_work(model, cycles=True)
+    swap = both - 2 * own  # has no gradients; the way back takes as much as the way there
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelFigures(
+        config.name,
+        model.input_size,
+        parameters,
+        PASSES * own / len(SIDES) / 1e9,
+        (2 * PASSES * own + swap) / len(SIDES) / 1e9,
+        parameters * _TRAINED_BYTES / 2**30,
+        {gib: _largest_batch(gib, parameters, kept_of_both if cycles else kept) for gib in GPU_GIB},
+        purpose,
+    )
+
+
+def _forward_work(model: FaceAutoencoder, cycles: bool) -> tuple[int, int]:
+    """Return the operations of a pass of one face a side, and how many numbers it keeps for the gradients."""
     kept = 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -56,21 +82,13 @@ def measure(config: ModelConfig, purpose: str = "") -> ModelFigures:
         kept += 0 if isinstance(owner, nn.Parameter) else tensor.numel()
         return tensor
 
+    faces = [torch.empty(1, 3, model.input_size, model.input_size, device="meta") for _ in SIDES]
     with (
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        model(faces)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelFigures(
-        config.name,
-        model.input_size,
-        parameters,
-        PASSES * counter.get_total_flops() / len(SIDES) / 1e9,
-        parameters * _TRAINED_BYTES / 2**30,
-        {gib: _largest_batch(gib, parameters, kept) for gib in GPU_GIB},
-        purpose,
-    )
+        model(faces, cycles=cycles)
+    return counter.get_total_flops(), kept
 
 
 def _largest_batch(gib: int, parameters: int, kept: int) -> int:
@@ -80,35 +98,41 @@ def _largest_batch(gib: int, parameters: int, kept: int) -> int:
 
 
 def all_figures() -> list[ModelFigures]:
-    """Return the figures of every model at its usual sizes."""
+    """Return the figures of every model at its usual sizes, trained by its own recipe."""
     return [
-        measure(_config(entry.example or name, size, "input_size" in entry.options), entry.purpose)
+        _figures(entry.example or name, size, "input_size" in entry.options, entry.purpose)
         for name, entry in MODELS.items()
         for size in entry.sizes
     ]
 
 
-def _config(name: str, size: int, has_sizes: bool) -> ModelConfig:
-    return ModelConfig(name=name, input_size=size) if has_sizes else ModelConfig(name=name)
+def _figures(name: str, size: int, has_sizes: bool, purpose: str) -> ModelFigures:
+    own = own_settings(name)
+    config = ModelConfig(name=name, code=str(own.get("model.code", PLAIN)))
+    if has_sizes:
+        config = dataclasses.replace(config, input_size=size)
+    return measure(config, purpose, cycles=float(own.get("loss.cycle_weight", 0)) > 0)
 
 
 def describe(figures: list[ModelFigures]) -> str:
     """Return the figures as a table, each model's purpose below."""
     batches = "".join(f"{f'{gib} GiB':>8}" for gib in GPU_GIB)
     lines = [
-        f"{'model':<12} {'px':>4} {'parameters':>12} {'GFLOP a face':>13} {'GiB trained':>12}  largest -b on {batches}"
+        f"{'model':<12} {'px':>4} {'parameters':>12} {'GFLOP a face':>13} {'with cycle':>11} {'GiB trained':>12}  "
+        f"largest -b on {batches}"
     ]
     for row in figures:
         numbers = "".join(f"{batch or '-':>8}" for batch in row.largest_batch.values())
         lines.append(
-            f"{row.name:<12} {row.size:>4} {row.parameters:>12,} {row.gflop:>13.1f} {row.trained_gib:>12.2f}"
-            f"{'':<16}{numbers}"
+            f"{row.name:<12} {row.size:>4} {row.parameters:>12,} {row.gflop:>13.1f} {row.cycle_gflop:>11.1f} "
+            f"{row.trained_gib:>12.2f}{'':<16}{numbers}"
         )
     lines += ["", *(f"{row.name:<12} {row.purpose}" for row in {row.name: row for row in figures}.values())]
     lines += [
         "",
-        "GFLOP: to train on a face. GiB trained: weights, gradients and Adam's averages in float32. The largest batch "
-        "per side is an estimate for bf16; no GPU was asked.",
+        "GFLOP: to train on a face, without --cycle-weight and with it. GiB trained: weights, gradients and Adam's "
+        "averages in float32. The largest batch per side is an estimate for bf16 and the model's own recipe; no GPU "
+        "was asked.",
         "Letters behind df and liae: u normalises the features, d makes the picture of four, t adds layers, c changes "
         "the activation.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -13,7 +14,7 @@ from swapfast.checkpoints.transfer import freeze, part_of
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
 from swapfast.models import build_model
-from swapfast.models.figures import GPU_GIB, all_figures
+from swapfast.models.figures import GPU_GIB, all_figures, measure
 from swapfast.models.registry import MODELS, plan_model
 from swapfast.models.summary import layer_rows, summary
 
@@ -182,6 +183,8 @@ def test_figures_of_every_model():
     assert original.gflop == pytest.approx(6 * 1.90, rel=0.005) and original.parameters == 82_062_470
     assert figures["original", 128].gflop == pytest.approx(6 * 7.33, rel=0.005)
     assert figures["lightweight", 64].gflop == pytest.approx(6 * 3.28, rel=0.005)
+    decoder = 3 * 9 * 8**2 * 512 * 1024 + 25 * 64**2 * 64 * 3  # three doublings of equal work, and the last layer
+    assert original.cycle_gflop == pytest.approx(2 * 6 * 1.90 + 2 * decoder / 1e9, rel=0.005)
     assert original.trained_gib == pytest.approx(82_062_470 * 16 / 2**30)
     for row in figures.values():
         assert list(row.largest_batch) == list(GPU_GIB)
@@ -193,6 +196,12 @@ def test_figures_count_a_mask_of_no_model_and_no_weight_as_a_picture():
     """What a dense layer keeps of its own weights is no picture: half of the batch would not fit otherwise."""
     (row,) = [row for row in all_figures() if row.name == "tiny"]
     assert row.largest_batch[8] > 1000
+
+
+def test_a_training_with_cycles_has_room_for_fewer_faces():
+    plain, cycled = (measure(ModelConfig(name="original"), cycles=cycles) for cycles in (False, True))
+    assert dataclasses.replace(cycled, largest_batch=plain.largest_batch) == plain
+    assert 0.4 < cycled.largest_batch[24] / plain.largest_batch[24] < 0.5  # more than twice as much is kept
 
 
 @pytest.mark.slow
