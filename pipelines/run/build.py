@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipelines.augmenters import make_augmenter
 from pipelines.cache import store_path
@@ -18,7 +17,7 @@ from pipelines.dataset import TrainSet
 from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.known_faces import FILE
-from pipelines.run.mean_face import mean_faces
+from pipelines.run.mean_face import advice_on_code, mean_faces
 from pipelines.run.request import Plan
 from pipelines.run.run_state import (
     MEASURED,
@@ -146,12 +145,16 @@ def build_trainer(
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
+    meter = None if means is None else LeakMeter.from_means(means, model.color_order)
+    if meter is not None and plan.checkpoint is None:
+        for line in advice_on_code(config, meter):
+            log(line)
     validation = None
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
         measured = inherited_measurements(plan.checkpoint, state["data"])
         state[MEASURED] = measured.rows
-        validation = make_validation(plan, batches, loss_line, measured, means)
+        validation = make_validation(plan, batches, loss_line, measured, meter)
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
     loss_line.start(start_table(plan, sides, backend, threads))
     if config.optimizer.schedule == "plateau":
@@ -293,15 +296,14 @@ def make_validation(
     batches: HeldOut | None,
     loss_line: ProgressLine,
     measured: Measured,
-    means: Mapping[str, Tensor] | None,
+    leak: LeakMeter | None,
 ) -> Validation:
     """Return what measures the faces that are held out.
 
-    batches: those faces, None but for rank 0. measured: what earlier runs found. means: see ``mean_faces``.
+    batches: those faces, None but for rank 0. measured: what earlier runs found.
     """
     interval = plan.config.validation_interval or plan.config.run.save_interval
     points = None if batches is None else batches.points
-    leak = None if means is None else LeakMeter.from_means(means, plan.model.color_order)
     return Validation(interval, batches, loss_line, points, measured, leak)
 
 

@@ -20,6 +20,8 @@ from swapfast.batch import SIDES
 
 LOW = 8  # px, to which faces are shrunk
 LEAST_APART = 0.02  # root mean square of the way, 0..1: nearer people have the same skin
+# From here on plain codes did harm on drawn pairs (0.10 to 0.41; alike are 0.05 to 0.07), see docs/learning.md.
+FAR_APART = 0.1
 LEAK = "swap/leak"  # tag of TensorBoard; steps.jsonl has swap_leak
 
 
@@ -50,8 +52,13 @@ class LeakMeter:
         way = faces[0] - faces[1]
         if color_order == "rgb":
             way = way.flip(0)
-        apart = ((way.square().mean(0) * weights[0]).sum() / weights.sum().clamp(min=1e-6)).sqrt()
-        return cls(way, weights) if apart >= LEAST_APART else None
+        meter = cls(way, weights)
+        return meter if meter.apart >= LEAST_APART else None
+
+    @property
+    def apart(self) -> float:
+        """Return how far the two people's skins differ, 0..1, as a root mean square over colours and squares."""
+        return float(((self.way.square().mean(0) * self.weights[0]).sum() / self.weights.sum().clamp(min=1e-6)).sqrt())
 
     def leak(self, faces_a: Tensor, swaps: Tensor, faces_b: Tensor, again: Tensor) -> float:
         """Return the share of the way that swaps have not gone; waits for the device.
