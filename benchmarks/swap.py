@@ -9,9 +9,13 @@ Frames are of 1080p with one drawn face each, JPEG of quality 95 or PNG, read fr
     opencv      the frames decoded and nothing else, by OpenCV in threads as the pipeline does
     dali        the same by DALI's CPU decoder, which gives the same pixels
 
-Both sides have the same model, mask (extended, blurred) and colours (mean), and the same quality of JPEGs. Rows of the
-pipeline say how many of its seconds the model took, and how many each stage took over all threads. CPU time is of all
-threads together; on a machine that others use it tells more than the clock.
+Both sides have the same model, mask (extended, blurred) and colours (mean), and the same quality of JPEGs. CPU time is
+of all threads together; on a machine that others use it tells more than the clock. Rows of the pipeline have besides:
+
+    model_share             of the seconds from its first faces to its last: how much of them the model was at work
+    model_share_of_cpu      the model's CPU time alone over the pipeline's: what the model cannot exceed on these cores
+    seconds_by_stage        over all threads; stages that share the cores make each other longer
+    cpu_ms_by_stage         of a frame, without what the model's own threads take
 """
 
 from __future__ import annotations
@@ -195,9 +199,13 @@ def measure(model: FaceAutoencoder, footage: Footage, suffix: str, repeats: int,
         if name == "pipeline":
             row["model_share_of_cpu"] = round(cpu_ms["model"] / cpu_ms[name], 3)
             names = sorted(clocks[-1].seconds)
-            stages = {s: round(float(np.median([c.seconds[s] for c in clocks[1:]])), 4) for s in names}
-            row["model_share"] = round(stages["model"] / median, 3)
-            row["seconds_by_stage"] = stages
+            runs = clocks[1:]
+            row["model_share"] = round(float(np.median([clock.share("model") for clock in runs])), 3)
+            row["seconds_by_stage"] = {s: round(float(np.median([c.seconds[s] for c in runs])), 4) for s in names}
+            row["cpu_ms_by_stage"] = {
+                s: round(1000 * float(np.median([c.cpu_seconds[s] for c in runs])) / len(footage.names), 3)
+                for s in names
+            }
         rows.append(row)
     return rows
 
@@ -208,7 +216,7 @@ def main() -> None:
     flags.add_argument("--edges", type=int, nargs="+", default=[200, 400, 1000], help="px of the face's crop")
     flags.add_argument("--models", nargs="+", default=["original"])
     flags.add_argument("--formats", nargs="+", default=["jpg", "png"], choices=("jpg", "png"))
-    flags.add_argument("--frames", type=int, default=32)
+    flags.add_argument("--frames", type=int, default=96, help="in groups of 16; the first one has nothing beside it")
     flags.add_argument("--repeats", type=int, default=5)
     flags.add_argument("--folder", type=Path, help="where frames are written; default: a temporary one")
     arguments = flags.parse_args()

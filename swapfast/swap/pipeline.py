@@ -1,12 +1,14 @@
 """Takes frames through a swapper: read, cut, made, pasted and written side by side, in order, in bounded memory.
 
-The model runs in the caller's thread, everything else in a pool. Which faces share a batch depends on the frames'
-indices alone: a group of GROUP frames at a time. So a run that goes on where another was killed makes the same bytes.
+The model runs in a thread of its own, everything else in a pool. While it makes the faces of one group of frames the
+group before is pasted and written, and the one behind is read and cut: the model waits for neither. Which faces share
+a batch depends on the frames' indices alone: a group is GROUP frames. So a run that goes on where another was killed
+makes the same bytes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,6 +24,7 @@ from swapfast.swap.swapper import FrameInWork, FrameSwapper
 from swapfast.threads import ThreadPool
 
 GROUP = 16  # frames whose faces are predicted together
+_GROUPS_AHEAD = 2  # one that the model works on, and one that is being collected
 
 # Takes frames in order once their colours are measured, and yields them in order with the statistics it wants.
 Smoother = Callable[[Iterable[FrameInWork]], Iterable[FrameInWork]]
@@ -72,29 +75,40 @@ class SwapPipeline:
     def run(self, source: FrameSource, sink: FrameSink, progress: Progress | None = None) -> SwapCounts:
         """Take all frames from ``source`` to ``sink``; progress is told (frames, their count)."""
         counts = SwapCounts()
-        works: Iterable[FrameInWork] = self._predicted(source, counts)
-        works = ordered(self.pool, self._measure, works, self.ahead)
-        if self.smoother is not None:
-            works = self.smoother(works)
-        for swapped in ordered(self.pool, self._compose, (w for w in works if w.frame.is_wanted), self.ahead):
-            sink.write(swapped)
-            counts.written += 1
-            if progress is not None and source.count is not None:
-                progress(counts.written, source.count)
+        with ThreadPool(1, "model") as model:
+            works: Iterable[FrameInWork] = self._predicted(source, counts, model)
+            works = ordered(self.pool, self._measure, works, self.ahead)
+            if self.smoother is not None:
+                works = self.smoother(works)
+            for swapped in ordered(self.pool, self._compose, (w for w in works if w.frame.is_wanted), self.ahead):
+                sink.write(swapped)
+                counts.written += 1
+                if progress is not None and source.count is not None:
+                    progress(counts.written, source.count)
         sink.close()
         return counts
 
-    def _predicted(self, source: FrameSource, counts: SwapCounts) -> Iterator[FrameInWork]:
+    def _predicted(self, source: FrameSource, counts: SwapCounts, model: ThreadPool) -> Iterator[FrameInWork]:
+        for group in ordered(model, self._predict, self._groups(source, counts), _GROUPS_AHEAD):
+            while group:  # what is yielded is no longer held here
+                yield group.popleft()
+
+    def _groups(self, source: FrameSource, counts: SwapCounts) -> Iterator[deque[FrameInWork]]:
+        """Yield the frames whose faces are predicted together."""
         prepared = ordered(self.pool, self._prepare, source, self.ahead)
         for _, group in groupby(prepared, key=lambda p: p.work.frame.index // GROUP):
-            members = list(group)
-            for member in members:
+            works: deque[FrameInWork] = deque()
+            for member in group:
                 _count(member, counts)
+                works.append(member.work)
             # A smoother needs the frames before too.
-            if self.smoother is not None or any(member.work.frame.is_wanted for member in members):
-                with self.clock("model"):
-                    self.swapper.predict([member.work for member in members])
-                yield from (member.work for member in members)
+            if self.smoother is not None or any(work.frame.is_wanted for work in works):
+                yield works
+
+    def _predict(self, group: deque[FrameInWork]) -> deque[FrameInWork]:
+        with self.clock("model"):
+            self.swapper.predict(list(group))
+        return group
 
     def _prepare(self, frame: Frame) -> _Prepared:
         with self.clock("cut"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from swapfast.bars import format_rate
 from swapfast.swap.pipeline import SwapCounts
+from swapfast.swap.stages import Stopwatch
 
 
 def face_sizes(edges: Sequence[float]) -> dict[str, float]:
@@ -21,8 +22,13 @@ def face_sizes(edges: Sequence[float]) -> dict[str, float]:
     }
 
 
-def make_report(counts: SwapCounts, seconds: float, stages: dict[str, float], output_size: int) -> dict[str, Any]:
-    """Return the report, JSON-ready. seconds: from the first frame to the last. stages: seconds over all threads."""
+def make_report(counts: SwapCounts, seconds: float, clock: Stopwatch, output_size: int) -> dict[str, Any]:
+    """Return the report, JSON-ready.
+
+    seconds: from the first frame to the last. clock: of the stages, whose seconds are over all threads.
+    ``model_share`` is the share of the time, from its first faces to its last, in which the model was at work.
+    """
+    share = clock.share("model")
     return {
         "frames": counts.frames,
         "frames_written": counts.written,
@@ -33,7 +39,8 @@ def make_report(counts: SwapCounts, seconds: float, stages: dict[str, float], ou
         "face_px": face_sizes(counts.edges),
         "model_px": output_size,
         "seconds": round(seconds, 3),
-        "seconds_by_stage": {name: round(value, 3) for name, value in sorted(stages.items())},
+        "seconds_by_stage": {name: round(value, 3) for name, value in sorted(clock.seconds.items())},
+        "model_share": None if share is None else round(share, 3),
         "frames_per_second": round(counts.written / seconds, 3) if seconds else 0.0,
     }
 

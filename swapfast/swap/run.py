@@ -40,7 +40,7 @@ def swap_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[s
         read = [i for i in plan.indices if i // GROUP in groups]
         clock, start = Stopwatch(), time.perf_counter()
         counts = _go_through(plan, run, read, missing, clock, progress)
-        report = make_report(counts, time.perf_counter() - start, clock.seconds, plan.opened.model.output_sizes[-1])
+        report = make_report(counts, time.perf_counter() - start, clock, plan.opened.model.output_sizes[-1])
         report["frames_written_before"] = len(plan.indices) - len(missing)
         run.finish((output.path_of(names[i]) for i in plan.indices), report)
     finally:

@@ -273,7 +273,7 @@ def swap_video(plan: VideoPlan, progress: Progress | None = None, clock: Stopwat
             if masks is not None:
                 masks.finish("The mask of a swap by swapfast: white where a face was replaced.")
             writer.finish(SYNTHETIC)
-    report = make_report(counts, time.perf_counter() - start, clock.seconds, plan.opened.model.output_sizes[-1])
+    report = make_report(counts, time.perf_counter() - start, clock, plan.opened.model.output_sizes[-1])
     report["frames_written_before"] = done
     report["video"] = _of_video(plan, writer, stability)
     write_file(manifest_path(out), file_manifest(out, fingerprint, report))
@@ -300,7 +300,7 @@ def swap_video_to_pictures(plan: VideoPlan, progress: Progress | None = None) ->
             return TimedSink(PictureSink(output, pool, ahead, run.note, clock), moved)
 
         counts = _go_through(plan, missing, make_sink, clock, progress)
-        report = make_report(counts, time.perf_counter() - start, clock.seconds, plan.opened.model.output_sizes[-1])
+        report = make_report(counts, time.perf_counter() - start, clock, plan.opened.model.output_sizes[-1])
         report["frames_written_before"] = len(plan.indices) - len(missing)
         report["video"] = _of_scan(plan)
         run.finish(paths.values(), report)

@@ -31,12 +31,13 @@ class Stopwatch:
     """Adds up how long each stage took, over all threads.
 
     seconds: by the clock. cpu_seconds: processor time of the threads that were in the stage, without those that they
-    let work, such as a codec's.
+    let work, such as a codec's. spans: when each stage was first entered and last left, seconds of the clock.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.cpu_seconds: dict[str, float] = defaultdict(float)
+        self.spans: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -46,7 +47,19 @@ class Stopwatch:
         try:
             yield
         finally:
-            elapsed, cpu_elapsed = time.perf_counter() - start, time.thread_time() - cpu_start
+            end, cpu_elapsed = time.perf_counter(), time.thread_time() - cpu_start
             with self._lock:
-                self.seconds[stage] += elapsed
+                self.seconds[stage] += end - start
                 self.cpu_seconds[stage] += cpu_elapsed
+                first, last = self.spans.get(stage, (start, end))
+                self.spans[stage] = min(first, start), max(last, end)
+
+    def share(self, stage: str) -> float | None:
+        """Return the share of its span in which a stage was at work, None where it never was.
+
+        Only of a stage that one thread is in at a time.
+        """
+        if stage not in self.spans:
+            return None
+        first, last = self.spans[stage]
+        return self.seconds[stage] / (last - first)
