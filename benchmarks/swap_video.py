@@ -14,7 +14,8 @@ run beside in both ways. CPU time is of all threads together; on a machine that 
 clock. The program decodes twice, once for the number of frames and the cuts; what is neither decoding, model nor
 encoding, nor opening the model, is ``other_cpu_ms``; ``cpu_ms_by_stage`` has it by stage.
 
-Rows of the name ``memory`` have the peak of a process of its own, for clips of two lengths.
+Rows of the name ``memory`` have the peak of a process of its own, for clips of four lengths, and by how much it rose
+for each frame more than in the shortest.
 """
 
 from __future__ import annotations
@@ -241,16 +242,19 @@ def repeat_clip(clip: Clip, times: int, path: Path) -> Path:
 
 
 def measure_memory(folder: Path, name: str, clip: Clip, times: int) -> list[dict]:
-    """Return the peaks of two processes: of a clip that is repeated ``times``, and twice as often.
+    """Return the peaks of processes of their own: of a clip that is repeated ``times``, and 2, 4 and 8 times as often.
 
-    Both are longer than what lies between decoder and encoder, and than what x264 looks ahead.
+    All are longer than what lies between decoder and encoder, and than what x264 looks ahead.
     """
-    model = str(folder / f"{name}-model")
-    paths = {n * len(clip.faces): repeat_clip(clip, n, folder / f"long{n}.mp4") for n in (times, 2 * times)}
-    return [
-        {"name": "memory", "frames": frames, "peak_mib": round(alone(measure_peak, model, str(path), f"{path}.mp4"), 1)}
-        for frames, path in paths.items()
-    ]
+    model, rows = str(folder / f"{name}-model"), []
+    for number in (times, 2 * times, 4 * times, 8 * times):
+        path = repeat_clip(clip, number, folder / f"long{number}.mp4")
+        peak = alone(measure_peak, model, str(path), f"{path}.mp4")
+        rows.append({"name": "memory", "frames": number * len(clip.faces), "peak_mib": round(peak, 1)})
+    for row in rows[1:]:
+        more = row["frames"] - rows[0]["frames"]
+        row["kib_per_frame"] = round(1024 * (row["peak_mib"] - rows[0]["peak_mib"]) / more, 2)
+    return rows
 
 
 def main() -> None:
@@ -260,10 +264,11 @@ def main() -> None:
     flags.add_argument("--models", nargs="+", default=["original", "tiny"])
     flags.add_argument("--frames", type=int, default=48)
     flags.add_argument(
-        "--longer", type=int, default=4, help="repeats of the clip whose memory is measured, and of that twice"
+        "--longer", type=int, default=2, help="repeats of the clip whose memory is measured, and of that 2, 4 and 8"
     )
     flags.add_argument("--repeats", type=int, default=3)
     flags.add_argument("--size", type=int, nargs=2, default=(WIDTH, HEIGHT), metavar=("W", "H"))
+    flags.add_argument("--memory-alone", action="store_true", help="measure nothing else")
     arguments = flags.parse_args()
     frames, repeats = (4, 1) if arguments.quick else (arguments.frames, arguments.repeats)
     results = Results(arguments.json)
@@ -272,7 +277,10 @@ def main() -> None:
             folder = Path(temporary)
             clip = draw_clip(folder, edge, frames, tuple(arguments.size))
             for name in arguments.models:
-                labels = {"model": name, "crop_px": edge}
+                labels = {"model": name, "crop_px": edge, "size": arguments.size}
+                if arguments.memory_alone:
+                    save_model(folder / f"{name}-model", name)
+                    continue
                 for row in measure(folder, name, clip, repeats):
                     results.add({**labels, **row})
             if edge == arguments.edges[-1]:

@@ -105,17 +105,25 @@ class FaceTable:
 
 def fitted(found: Sequence[FoundFace], frame: Frame) -> FacesOfFrame:
     """Return the faces that fit a frame, aligned."""
-    faces, skipped = [], []
+    placed, skipped = [], []
     for face in sorted(found, key=lambda f: f.index)[:_MOST_FACES]:
         try:
-            placed = _placed(face, frame)
+            placed.append(_placed(face, frame))
+        except ValueError as error:
+            skipped.append(str(error))
+    faces = aligned(placed)
+    return FacesOfFrame(faces.faces, skipped + faces.skipped)
+
+
+def aligned(found: Sequence[FoundFace]) -> FacesOfFrame:
+    """Return faces whose landmarks are px of their frame, aligned; those that cannot be a face are skipped."""
+    faces, skipped = [], []
+    for face in found:
+        masks = dict(face.stored_masks)
+        try:
             faces.append(
                 FrameFace.from_landmarks(
-                    placed.landmarks,
-                    index=face.index,
-                    stored_masks=dict(face.stored_masks),
-                    track=face.track,
-                    name=face.name,
+                    face.landmarks, index=face.index, stored_masks=masks, track=face.track, name=face.name
                 )
             )
         except ValueError as error:

@@ -36,16 +36,25 @@ def smooth_track(points: np.ndarray, indices: np.ndarray, frames: int) -> np.nda
     if frames < 1 or len(points) < 3:
         return points
     smoothed = np.empty_like(points)
+    rows: dict[bytes, np.ndarray] = {}  # by the distances around: but for gaps they are the same everywhere
     for number, index in enumerate(indices):
-        near = np.flatnonzero(np.abs(indices - index) <= frames)
-        distances = (indices[near] - index).astype(np.float64)
-        degree = min(2, len(near) - 1)
-        powers = distances[:, None] ** np.arange(degree + 1)
-        root = np.sqrt(weights_of(distances, frames))[:, None]
-        # The value at distance 0 is the first coefficient: one row of the pseudo-inverse.
-        row = np.linalg.pinv(powers * root)[0] * root[:, 0]
-        smoothed[number] = np.tensordot(row, points[near], axes=1)
+        near = slice(*np.searchsorted(indices, (index - frames, index + frames + 1)))
+        distances = indices[near] - index
+        key = distances.tobytes()
+        if key not in rows:
+            rows[key] = _parabola_row(distances.astype(np.float64), frames)
+        smoothed[number] = np.tensordot(rows[key], points[near], axes=1)
     return smoothed
+
+
+def _parabola_row(distances: np.ndarray, frames: int) -> np.ndarray:
+    """Return by what to multiply points at these distances for the value at 0 of the parabola fitted to them, (n,)."""
+    degree = min(2, len(distances) - 1)
+    powers = distances[:, None] ** np.arange(degree + 1)
+    root = np.sqrt(weights_of(distances, frames))[:, None]
+    # The value at distance 0 is the first coefficient: one row of the pseudo-inverse.
+    row: np.ndarray = np.linalg.pinv(powers * root)[0] * root[:, 0]
+    return row
 
 
 def smooth_landmarks(

@@ -6,7 +6,7 @@ Frame N, counted from 1, of clip.mp4 is called clip_00000N.png, as faceswap's ex
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ import numpy as np
 
 from swapfast.bars import Progress
 from swapfast.errors import SwapfastError
-from swapfast.swap.found_faces import FacesOfFrame, FaceTable
-from swapfast.swap.frames import Frame, FrameFace, FrameSink, SwappedFrame
+from swapfast.swap.found_faces import FacesOfFrame, FaceTable, FoundFace, aligned
+from swapfast.swap.frames import Frame, FrameSink, SwappedFrame
 from swapfast.swap.paste import Box
 from swapfast.swap.regions import NOTHING
 from swapfast.swap.smoothing import smooth_landmarks
@@ -80,27 +80,30 @@ class VideoFaces:
     """The faces of a video's frames, with their tracks, their landmarks smoothed along them. It finds a frame's faces.
 
     table: what is known of them. smooth: frames on either side over which landmarks are smoothed.
+    Of each face only its landmarks are held, 1.1 KB; it is aligned when its frame is asked for.
     Raises SwapfastError where no face fits a frame.
     """
 
+    _ALIGNED = 64  # frames whose faces are kept aligned: each frame is asked for about three times in a row
+
     def __init__(self, table: FaceTable, video: ScannedVideo, smooth: int) -> None:
-        found = _all_faces(table, video)
-        self._skipped = {index: faces.skipped for index, faces in found.items()}
-        if not any(faces.faces for faces in found.values()):
+        found, self._skipped = _all_faces(table, video)
+        if not found:
             reasons = [reason for skipped in self._skipped.values() for reason in skipped]
             reason = reasons[0] if reasons else f"they are of other frames than the {video.frames} of {video.path}"
             raise SwapfastError(f"{table.source}: none of its faces fits ({reason}); give the faces of this video")
-        landmarks = {index: [f.landmarks for f in faces.faces] for index, faces in found.items() if faces.faces}
+        landmarks = {index: [face.landmarks for face in faces] for index, faces in found.items()}
         tracks = _tracks_of(found, landmarks, video)
         smoothed = smooth_landmarks(landmarks, tracks, smooth) if smooth else landmarks
         self._faces = {
             index: [
                 replace(face, landmarks=points, track=track)
-                for face, points, track in zip(found[index].faces, smoothed[index], tracks[index], strict=True)
+                for face, points, track in zip(found[index], smoothed[index], tracks[index], strict=True)
             ]
-            for index in landmarks
+            for index in found
         }
-        self._is_smoothed = smooth > 0
+        self._aligned: OrderedDict[int, FacesOfFrame] = OrderedDict()
+        self._lock = threading.Lock()
         self.tracks = len({track for numbers in tracks.values() for track in numbers})
         self.count = sum(map(len, self._faces.values()))
 
@@ -109,47 +112,50 @@ class VideoFaces:
         return self.of(frame.index)
 
     def of(self, index: int) -> FacesOfFrame:
-        """Return the faces of a frame by its number, counted from 0."""
-        faces = self._faces.get(index, [])
-        if self._is_smoothed:
-            faces = [_aligned(face) for face in faces]
-        return FacesOfFrame(list(faces), list(self._skipped.get(index, [])))
+        """Return the faces of a frame by its number, counted from 0. It may be asked by several threads."""
+        with self._lock:
+            known = self._aligned.get(index)
+        if known is None:
+            known = aligned(self._faces.get(index, []))
+            known.skipped.extend(self._skipped.get(index, []))
+            with self._lock:
+                self._aligned[index] = known
+                while len(self._aligned) > self._ALIGNED:
+                    self._aligned.popitem(last=False)
+        return FacesOfFrame(list(known.faces), list(known.skipped))
 
 
-def _all_faces(table: FaceTable, video: ScannedVideo) -> dict[int, FacesOfFrame]:
+def _all_faces(table: FaceTable, video: ScannedVideo) -> tuple[dict[int, list[FoundFace]], dict[int, list[str]]]:
+    """Return, by frame, the faces that fit it, without their alignment, and why others do not."""
     width, height = video.reader.info.size
     nothing = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
     turn = turned_clockwise(video.reader.info)
-    found = {}
+    found, skipped = {}, {}
     for index in range(video.frames):
         faces = table(Frame(video.name_of(index), index, None, nothing, turned=turn))
-        if faces.faces or faces.skipped:
-            found[index] = faces
-    return found
+        if faces.faces:
+            found[index] = [
+                FoundFace(face.landmarks, face.index, face.name, track=face.track, stored_masks=face.stored_masks)
+                for face in faces.faces
+            ]
+        if faces.skipped:
+            skipped[index] = faces.skipped
+    return found, skipped
 
 
 def _tracks_of(
-    found: dict[int, FacesOfFrame], landmarks: dict[int, list[np.ndarray]], video: ScannedVideo
+    found: dict[int, list[FoundFace]], landmarks: dict[int, list[np.ndarray]], video: ScannedVideo
 ) -> dict[int, list[int]]:
     """Return each face's track: the file's own, cut where a scene changes, or by overlap where it says none."""
-    if any(face.track is None for faces in found.values() for face in faces.faces):
+    if any(face.track is None for faces in found.values() for face in faces):
         return find_tracks(landmarks, video.cuts)
     cuts, numbers = np.array(video.cuts), dict[tuple[int, int], int]()
     tracks = {}
     for index in landmarks:
         scene = int(np.searchsorted(cuts, index, side="right"))
-        keys = [(face.track or 0, scene) for face in found[index].faces]
+        keys = [(face.track or 0, scene) for face in found[index]]
         tracks[index] = [numbers.setdefault(key, len(numbers)) for key in keys]
     return tracks
-
-
-def _aligned(face: FrameFace) -> FrameFace:
-    try:
-        return FrameFace.from_landmarks(
-            face.landmarks, index=face.index, stored_masks=face.stored_masks, track=face.track, name=face.name
-        )
-    except ValueError:  # of faces that each fit, the mean hardly ever does not
-        return face
 
 
 class VideoSource:
