@@ -278,6 +278,12 @@ def _cache(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     return EXIT_DONE
 
 
+def _swap(arguments: argparse.Namespace, stop: StopRequest) -> int:
+    from pipelines.picture_decoder import open_decoder
+
+    return swap.run(arguments, stop, open_decoder)
+
+
 def _add_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path, metavar="MODEL", help="a model folder")
     parser.add_argument("-o", "--out", type=path, metavar="FILE", help="draw the losses into this PNG")
@@ -516,7 +522,7 @@ _COMMANDS = {
         "measure a model against known true swaps, or on the faces held out for the test", _add_evaluate, _evaluate
     ),
     "swap": _Command(
-        "replace the faces of pictures by those that a trained model makes of them", swap.add_arguments, swap.run
+        "replace the faces of pictures by those that a trained model makes of them", swap.add_arguments, _swap
     ),
     "export": _Command("write a trained model as a file of another program", export.add_arguments, export.run),
     "import": _Command("make a model folder of another program's model, with its training state", _add_import, _import),

@@ -51,6 +51,23 @@ def decoding_pipeline(
     return graph()
 
 
+def fed_pipeline(batch_size: int, threads: int, device_id: int | None = None) -> Pipeline:
+    """Return a pipeline that decodes what its input "encoded" is fed with, bytes as (length,) uint8 each.
+
+    device_id: a GPU, or None for the CPU.
+    A picture that cannot be decoded makes ``run`` raise RuntimeError.
+    """
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
+    def graph():
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        return decode(encoded, "cpu" if device_id is None else "mixed")
+
+    pipeline = graph()
+    pipeline.build()
+    return pipeline
+
+
 def encoded_pipeline(
     bytes_of: Callable[[int], tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
     batch_size: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,11 @@ from swapfast.video.probe import is_video
 if TYPE_CHECKING:
     import numpy as np
 
+    from swapfast.swap.picture_file import PictureDecoder
     from swapfast.swap.request import PicturePlan, SwapRequest
     from swapfast.swap.run_video import VideoSettings
+
+    OpenDecoder = Callable[[str, str, int], PictureDecoder | None]
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -63,6 +67,8 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_range(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> None:
+    from swapfast.swap.settings import DECODERS
+
     group.add_argument(
         "--to", type=str.lower, default=None, metavar="SIDE", help="whose face comes out, a or b; default b"
     )
@@ -79,6 +85,8 @@ def _add_range(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) 
     add_weights(parser)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1; default auto")
     group.add_argument("--batch-size", type=positive, default=16, metavar="N", help="faces at a time; default 16")
+    kinds = "; ".join(f"{name}: {purpose}" for name, purpose in DECODERS.items())
+    group.add_argument("--decoder", metavar="NAME", help=f"of pictures. {kinds}; default auto")
     group.add_argument("--workers", type=positive, metavar="N", help="threads beside the model; default: one a core")
 
 
@@ -141,8 +149,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
-    """Swap as the command line asks for; return the exit code."""
+def run(arguments: argparse.Namespace, _stop: StopRequest, open_decoder: OpenDecoder | None = None) -> int:
+    """Swap as the command line asks for; return the exit code. open_decoder: of pictures, None for the library's own.
+
+    It is called with --decoder, the device's name and the number of threads.
+    """
     from swapfast.swap.chosen import choose_settings
     from swapfast.swap.settings import SwapSettings
 
@@ -154,11 +165,13 @@ def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
         return EXIT_DONE
     request = _request(arguments, chosen)
     if is_video(request.input):
+        if arguments.decoder is not None:
+            raise SwapfastError("--decoder: is for pictures, and the input is a video; leave it away")
         return _video(arguments, request)
     _refuse_video_flags(arguments)
     if arguments.sheet is not None:
         return _sheet(arguments, request)
-    return _check(arguments, request) if arguments.check else _swap(arguments, request)
+    return _check(arguments, request) if arguments.check else _swap(arguments, request, open_decoder)
 
 
 def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
@@ -200,6 +213,7 @@ def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
         report=arguments.report,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        decoder=arguments.decoder or "auto",
     )
 
 
@@ -223,15 +237,20 @@ def _check(arguments: argparse.Namespace, request: SwapRequest) -> int:
     return EXIT_DONE
 
 
-def _swap(arguments: argparse.Namespace, request: SwapRequest) -> int:
+def _swap(arguments: argparse.Namespace, request: SwapRequest, open_decoder: OpenDecoder | None) -> int:
     from swapfast.bars import Bars
     from swapfast.swap.report import describe
     from swapfast.swap.run import swap_pictures
+    from swapfast.system import available_cores
 
     plan = _plan(request)
+    decoder = None
+    if open_decoder is not None:
+        device = next(plan.opened.model.parameters()).device
+        decoder = open_decoder(request.decoder, str(device), request.workers or available_cores())
     try:
         with Bars() as bars:
-            report = swap_pictures(plan, bars("swapping faces"))
+            report = swap_pictures(plan, bars("swapping faces"), decoder)
     except KeyboardInterrupt as error:
         by = f" by {error}" if str(error) else ""
         complain(f"swapfast: stopped{by}; the frames that are in {request.out} are whole, and the same command goes on")

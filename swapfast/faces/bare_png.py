@@ -24,9 +24,10 @@ _MAX_BYTES = 1 << 30  # of inflated pixels; the largest picture that is read has
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
-def reduce_png(data: bytes) -> bytes:
+def reduce_png(data: bytes, keeps_transparency: bool = False) -> bytes:
     """Return a PNG that has the pixels of ``data`` and nothing else. Raises ValueError with a short reason.
 
+    keeps_transparency: the colour that is transparent, or the palette's alpha, too.
     CRCs are not checked: ``walk_chunks`` (png.py) does that when a folder is read.
     """
     chunks = _chunks(data)
@@ -45,6 +46,8 @@ def reduce_png(data: bytes) -> bytes:
         # A pixel beyond the palette is black, as libpng has it, which complains of it.
         palette = bytes(chunks.get(b"PLTE", [b""])[0])[: 3 << depth]
         parts.append(_chunk(b"PLTE", palette[: len(palette) // 3 * 3].ljust(3 << depth, b"\0")))
+    if keeps_transparency and b"tRNS" in chunks:
+        parts.append(_chunk(b"tRNS", bytes(chunks[b"tRNS"][0])))
     parts += [_chunk(b"IDAT", zlib.compress(pixels, 0)), _chunk(b"IEND", b"")]
     return b"".join(parts)
 
@@ -57,7 +60,7 @@ def _chunks(data: bytes) -> dict[bytes, list[memoryview]]:
         length, kind = struct.unpack_from(">I4s", data, offset)
         if kind == b"IEND":
             break
-        if kind in (b"IHDR", b"PLTE", b"IDAT"):
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
             chunks.setdefault(kind, []).append(view[offset + 8 : offset + 8 + length])
         offset += 12 + length
     return chunks

@@ -10,8 +10,10 @@ The EXIF orientation is not applied, as in training: landmarks are in stored pix
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -49,19 +51,40 @@ class PictureOrigin:
         return isinstance(self.info, png.PngInfo)
 
 
+class PictureDecoder(Protocol):
+    """Decodes several pictures at once, in another way than ``decode_picture``."""
+
+    def takes(self, origin: PictureOrigin) -> bool:
+        """Return whether it decodes a picture to the pixels that ``Frame`` has: 8 bits, three channels."""
+
+    def __call__(self, pictures: Sequence[PictureOrigin]) -> list[np.ndarray | None]:
+        """Return the pixels of each picture, (H, W, 3) uint8 BGR; None where they cannot be decoded."""
+
+
 def read_picture(path: Path) -> tuple[np.ndarray, PictureOrigin]:
     """Return a picture's pixels, as of ``Frame``, and its origin. Raises ValueError with a short reason."""
+    origin = read_origin(path)
+    return decode_picture(origin), origin
+
+
+def read_origin(path: Path) -> PictureOrigin:
+    """Return a picture's file and what its header says. Raises ValueError with a short reason."""
     data = read_bytes(path)
     if not data:
         raise ValueError("empty (zero bytes)")
     info = picture_info(data, path.suffix.lower())
     if isinstance(info, png.PngInfo):
-        origin = PictureOrigin(path, data, info, info.colour_type in _GRAYS, kept_of_png(data))
-        return _decode_png(data, info), origin
-    four_inks, adobe = has_four_inks(data)
-    kept = kept_of_jpeg(data, keeps_profile=not four_inks)
-    origin = PictureOrigin(path, data, info, info.components == 1, kept, subsampling(data))
-    return decode_inks(data, adobe) if four_inks else decode_image(data), origin
+        return PictureOrigin(path, data, info, info.colour_type in _GRAYS, kept_of_png(data))
+    kept = kept_of_jpeg(data, keeps_profile=not has_four_inks(data)[0])
+    return PictureOrigin(path, data, info, info.components == 1, kept, subsampling(data))
+
+
+def decode_picture(origin: PictureOrigin) -> np.ndarray:
+    """Return the pixels of a picture, as of ``Frame``. Raises ValueError with a short reason."""
+    if isinstance(origin.info, png.PngInfo):
+        return _decode_png(origin.data, origin.info)
+    four_inks, adobe = has_four_inks(origin.data)
+    return decode_inks(origin.data, adobe) if four_inks else decode_image(origin.data)
 
 
 def _decode_png(data: bytes, info: png.PngInfo) -> np.ndarray:
@@ -79,6 +102,13 @@ def _decode_png(data: bytes, info: png.PngInfo) -> np.ndarray:
 
 def _decode_transparent(data: bytes) -> np.ndarray:
     """Return a PNG with an alpha channel, a transparent colour or a palette with alpha, (H, W, 4) uint8 BGRA."""
+    try:
+        return _by_pillow(data)
+    except ValueError:  # Pillow refuses texts and profiles beside the pixels that are long
+        return _by_pillow(reduce_png(data, keeps_transparency=True))
+
+
+def _by_pillow(data: bytes) -> np.ndarray:
     from PIL import Image
 
     try:

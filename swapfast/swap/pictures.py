@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,11 +29,20 @@ from swapfast.faces.png import SIGNATURE as PNG_SIGNATURE
 from swapfast.files import not_a_folder, open_plain, write_file
 from swapfast.printing import shown_name
 from swapfast.swap.frames import Frame, SwappedFrame
-from swapfast.swap.picture_file import PictureOrigin, encode_picture, encode_png, read_picture
-from swapfast.swap.stages import Stopwatch, ordered
+from swapfast.swap.picture_file import (
+    PictureDecoder,
+    PictureOrigin,
+    decode_picture,
+    encode_picture,
+    encode_png,
+    read_origin,
+)
+from swapfast.swap.stages import Result, Stopwatch, ordered
 from swapfast.threads import ThreadPool
 
 MASKS, PATCHES = "masks", "patches"  # folders within OUT
+BATCH = 16  # pictures that a decoder of several gets at a time
+_BATCHES_AHEAD = 2  # one that is being decoded, and one whose frames are asked for
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -95,6 +106,7 @@ class PictureSource:
 
     indices: of the pictures to read. is_wanted: whether a picture is to be written, by its index.
     pool: the threads that decode. ahead: pictures that are read before they are asked for.
+    decoder: of what it takes; the pool decodes the rest, and all of it without one.
     """
 
     def __init__(
@@ -105,9 +117,11 @@ class PictureSource:
         pool: ThreadPool,
         ahead: int,
         clock: Stopwatch | None = None,
+        decoder: PictureDecoder | None = None,
     ) -> None:
         self._pictures, self._indices, self._is_wanted = pictures, indices, is_wanted
         self._pool, self._ahead, self._clock = pool, ahead, clock or Stopwatch()
+        self._decoder = decoder
 
     @property
     def count(self) -> int:
@@ -115,17 +129,67 @@ class PictureSource:
         return len(self._indices)
 
     def __iter__(self) -> Iterator[Frame]:
-        return ordered(self._pool, self._read, self._indices, self._ahead)
+        if self._decoder is None:
+            yield from ordered(self._pool, self._read, self._indices, self._ahead)
+            return
+        batches = [self._indices[start : start + BATCH] for start in range(0, len(self._indices), BATCH)]
+        with ThreadPool(1, "decode") as thread:
+            for read in ordered(thread, partial(self._read_batch, self._decoder), batches, _BATCHES_AHEAD):
+                for picture in read:
+                    if isinstance(picture, SwapfastError):  # behind the frames that are whole
+                        raise picture
+                    yield picture
 
     def _read(self, index: int) -> Frame:
-        name = self._pictures.names[index]
-        path = self._pictures.folder / name
+        with self._clock("read"):
+            origin = self._origin(index)
+            return self._frame(index, origin, self._decode(origin))
+
+    def _read_batch(self, decoder: PictureDecoder, indices: Sequence[int]) -> list[Frame | SwapfastError]:
+        origins = list(self._pool.map(_or_error(self._origin), indices))
+        batch = [origin for origin in origins if isinstance(origin, PictureOrigin) and decoder.takes(origin)]
+        with self._clock("read"):
+            decoded = dict(zip(map(id, batch), decoder(batch), strict=True))
+
+        def finish(index: int, origin: PictureOrigin | SwapfastError) -> Frame | SwapfastError:
+            if isinstance(origin, SwapfastError):
+                return origin
+            pixels = decoded.get(id(origin))
+            return self._frame(index, origin, self._decode(origin) if pixels is None else pixels)
+
+        return list(self._pool.map(_or_error(finish), indices, origins))
+
+    def _origin(self, index: int) -> PictureOrigin:
+        path = self._pictures.folder / self._pictures.names[index]
         try:
-            with self._clock("read"):
-                pixels, origin = read_picture(path)
+            return read_origin(path)
         except ValueError as error:
-            raise SwapfastError(f"{shown_name(path)}: {error}; mend it, or remove it", EXIT_FAILED) from error
-        return Frame(name, index, None, pixels, is_wanted=self._is_wanted(index), origin=origin)
+            raise _damaged(path, error) from error
+
+    def _decode(self, origin: PictureOrigin) -> np.ndarray:
+        try:
+            return decode_picture(origin)
+        except ValueError as error:
+            raise _damaged(origin.path, error) from error
+
+    def _frame(self, index: int, origin: PictureOrigin, pixels: np.ndarray) -> Frame:
+        return Frame(self._pictures.names[index], index, None, pixels, is_wanted=self._is_wanted(index), origin=origin)
+
+
+def _damaged(path: Path, error: ValueError) -> SwapfastError:
+    return SwapfastError(f"{shown_name(path)}: {error}; mend it, or remove it", EXIT_FAILED)
+
+
+def _or_error(task: Callable[..., Result]) -> Callable[..., Result | SwapfastError]:
+    """Return a function that returns the SwapfastError that ``task`` raises."""
+
+    def careful(*arguments: Any) -> Result | SwapfastError:
+        try:
+            return task(*arguments)
+        except SwapfastError as error:
+            return error
+
+    return careful
 
 
 @dataclass(frozen=True)

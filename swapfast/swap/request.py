@@ -23,7 +23,7 @@ from swapfast.swap.found_faces import FaceChoice, FaceTable, JsonBeside, read_fa
 from swapfast.swap.frames import Frame
 from swapfast.swap.landmark_file import read_landmark_file
 from swapfast.swap.pictures import MaskFolder, PictureFolder, PictureOutput, list_pictures
-from swapfast.swap.settings import LEARNED_TYPES, NO_MASK, ORDERS, RECT
+from swapfast.swap.settings import DECODERS, LEARNED_TYPES, NO_MASK, ORDERS, RECT
 from swapfast.swap.swapper import FrameSwapper
 
 SCALES = (25.0, 400.0)  # percent
@@ -44,6 +44,7 @@ class SwapRequest:
     ranges      frames to swap, all where None; keep_unchanged: write the others as they are
     scale       of the output, percent
     format      'same', 'png' or 'jpg'
+    decoder     of pictures, one of ``DECODERS``
     """
 
     model_dir: Path
@@ -70,6 +71,7 @@ class SwapRequest:
     report: Path | None = None
     batch_size: int = 16
     workers: int | None = None
+    decoder: str = "auto"
 
     def __post_init__(self) -> None:
         if self.to not in SIDES:
@@ -80,6 +82,8 @@ class SwapRequest:
             raise unknown_name("-w/--writer", self.writer, WRITERS)
         if self.format not in FORMATS:
             raise unknown_name("--format", self.format, FORMATS)
+        if self.decoder not in DECODERS:
+            raise unknown_name("--decoder", self.decoder, DECODERS)
         if self.choice.which not in ORDERS:
             raise unknown_name("--face", self.choice.which, ORDERS)
         if not 0 <= self.choice.min_size <= self.choice.max_size:
@@ -191,6 +195,8 @@ def fingerprint_of(request: SwapRequest, opened: OpenedModel, faces: dict[str, A
         "output": [request.writer, request.format, request.scale, request.write_mask, request.transparent],
         "batch_size": request.batch_size,
         "version": __version__,
+        # A GPU's decoder has pixels of its own.
+        **({} if request.decoder == "auto" else {"decoder": request.decoder}),
     }
 
 

@@ -16,6 +16,7 @@ from swapfast.files import write_file
 from swapfast.swap.found_faces import FacesOfFrame
 from swapfast.swap.frames import Frame
 from swapfast.swap.manifest import RunFolder
+from swapfast.swap.picture_file import PictureDecoder
 from swapfast.swap.pictures import MASKS, PATCHES, PictureSink, PictureSource
 from swapfast.swap.pipeline import GROUP, SwapCounts, SwapPipeline
 from swapfast.swap.report import make_report
@@ -25,8 +26,10 @@ from swapfast.system import available_cores
 from swapfast.threads import ThreadPool
 
 
-def swap_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[str, Any]:
-    """Write the swapped frames of a plan; return the report.
+def swap_pictures(
+    plan: PicturePlan, progress: Progress | None = None, decoder: PictureDecoder | None = None
+) -> dict[str, Any]:
+    """Write the swapped frames of a plan; return the report. decoder: of ``PictureSource``.
 
     Frames that an earlier run of the same request has written are left. Raises SwapfastError where a frame cannot be
     read or written; those before it are in their place.
@@ -39,7 +42,7 @@ def swap_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[s
         groups = {i // GROUP for i in missing}  # whole groups, so that the faces of a batch are always the same
         read = [i for i in plan.indices if i // GROUP in groups]
         clock, start = Stopwatch(), time.perf_counter()
-        counts = _go_through(plan, run, read, missing, clock, progress)
+        counts = _go_through(plan, run, read, missing, clock, progress, decoder)
         report = make_report(counts, time.perf_counter() - start, clock, plan.opened.model.output_sizes[-1])
         report["frames_written_before"] = len(plan.indices) - len(missing)
         run.finish((output.path_of(names[i]) for i in plan.indices), report)
@@ -51,7 +54,13 @@ def swap_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[s
 
 
 def _go_through(
-    plan: PicturePlan, run: RunFolder, read: list[int], missing: set[int], clock: Stopwatch, progress: Progress | None
+    plan: PicturePlan,
+    run: RunFolder,
+    read: list[int],
+    missing: set[int],
+    clock: Stopwatch,
+    progress: Progress | None,
+    decoder: PictureDecoder | None,
 ) -> SwapCounts:
     workers = plan.request.workers or available_cores()
     ahead = workers + 1
@@ -72,7 +81,7 @@ def _go_through(
             plan.occlusion if plan.masks is not None else None,
             clock=clock,
         )
-        source = PictureSource(plan.pictures, read, missing.__contains__, pool, ahead, clock)
+        source = PictureSource(plan.pictures, read, missing.__contains__, pool, ahead, clock, decoder)
         sink = PictureSink(plan.output, pool, ahead, note, clock)
 
         def shown(completed: int, total: int) -> None:

@@ -9,6 +9,11 @@ from swapfast.options import Config, option
 NO_MASK, RECT = "none", "rect"
 LEARNED, LEARNED_OTHER, LEARNED_MIN = "learned", "learned-other", "learned-min"
 LEARNED_TYPES = (LEARNED, LEARNED_OTHER, LEARNED_MIN)
+DECODERS = {  # of pictures
+    "auto": "dali for JPEGs where the model runs on a GPU, else opencv",
+    "dali": "NVIDIA's, for JPEGs and plain PNGs",
+    "opencv": "on threads, kornia_rs for PNGs",
+}
 ORDERS = ("all", "largest", "smallest", "leftmost", "rightmost", "topmost", "bottommost", "central")  # --face
 COLORS = ("none", "mean", "reinhard", "linear", "histogram", "seamless", "manual")
 

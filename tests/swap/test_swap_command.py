@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 import cli
+from pipelines.decode import dali_version
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.config import CropConfig, LossConfig, ModelConfig, TrainConfig
 from swapfast.faces.alignment import align
@@ -490,6 +491,27 @@ def test_what_is_missing_or_contradicts_is_one_line(swap, frames, tmp_path):
     shutil.copy(frames / "shot_0001.png", tmp_path / "above/frames")
     refused(swap("-i", tmp_path / "above", "-o", "x"), "above/frames holds pictures: give that")
     assert not Path("x").exists()
+
+
+@pytest.mark.skipif(dali_version() is None, reason="DALI is not installed")
+def test_dali_gives_the_same_files_as_opencv(swap, tmp_path):
+    """Frames of both kinds, so that some of each are decoded by the other."""
+    folder = tmp_path / "frames"
+    for index, (suffix, face) in enumerate(zip((".png", ".jpg", ".png", ".jpg"), FACES)):
+        alpha = np.full((*face.image.shape[:2], 1), 200, np.uint8)
+        pixels = np.dstack([face.image, alpha]) if index == 2 else face.image
+        write_frame(folder, f"shot_{index}{suffix}", pixels, face.landmarks)
+    for decoder in ("dali", "opencv", "auto"):
+        done(swap("-i", folder, "-o", tmp_path / decoder, "--decoder", decoder))
+    assert len(pictures(tmp_path / "dali")) == 4
+    assert pictures(tmp_path / "dali") == pictures(tmp_path / "opencv") == pictures(tmp_path / "auto")
+    (folder / "shot_1.jpg").write_bytes((folder / "shot_1.jpg").read_bytes()[:200])
+    refused(swap("-i", folder, "-o", tmp_path / "new", "--decoder", "dali"), "shot_1.jpg: ", "mend it", code=1)
+    assert set(pictures(tmp_path / "new")) == {"shot_0.png"}
+
+
+def test_a_decoder_that_nobody_has(swap, frames, tmp_path):
+    refused(swap("-i", frames, "-o", tmp_path / "out", "--decoder", "nvjpeg"), "--decoder", "opencv", "dali")
 
 
 def test_a_damaged_frame_is_named_and_the_others_stay(swap, frames):

@@ -192,6 +192,7 @@ def test_requests_that_cannot_be_met(film, model, tmp_path, capsys):
         ([*base, bare, "--landmarks", small, "-o", tmp_path / "o.mp4"], "landmarks of a frame of 64x64 px"),
         ([*base, bare, "--landmarks", longer, "-o", tmp_path / "o.mp4"], "is of a video of 120 frames"),
         ([*base, video, "-o", tmp_path / "o.webm"], "ends in .mp4"),
+        ([*base, video, "-o", tmp_path / "o.mp4", "--decoder", "dali"], "--decoder: is for pictures"),
         ([*base, video, "-o", tmp_path / "there.mp4"], "is there already"),
         ([*base, video, "-o", video, "--overwrite"], "is the video that is read"),
         ([*base, video, "-o", tmp_path / "no" / "o.mp4"], "there is no folder"),
