@@ -68,11 +68,7 @@ def blend(frame: np.ndarray, face: np.ndarray, alpha: np.ndarray, box: Box) -> N
 
     frame: (H, W, 3) uint8 or uint16. face: the box's, (h, w, 3) float32 in 0..1. alpha: (h, w) float32 in 0..1.
     """
+    from swapfast.swap.kernels import blend_box
+
     x0, y0, x1, y1 = box
-    region = frame[y0:y1, x0:x1]
-    highest = float(np.iinfo(frame.dtype).max)
-    # What a cubic filter overshoots is cut first, so that a half of it is not blended in.
-    scaled = np.clip(face * np.float32(highest), 0, highest)
-    change = cv2.subtract(scaled, region, dtype=cv2.CV_32F)
-    change = cv2.multiply(change, cv2.merge([alpha] * 3))
-    cv2.add(region, change, dst=region, dtype=cv2.CV_8U if frame.dtype == np.uint8 else cv2.CV_16U)
+    blend_box(frame[y0:y1, x0:x1], face, alpha, np.iinfo(frame.dtype).max)

@@ -67,6 +67,21 @@ def test_alpha_is_applied_once(kind):
     assert np.abs(frame.astype(int) - highest / 2).max() <= 0.5
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_blend_is_rounded_once_within_its_box(kind, within):
+    """Noise that goes beyond 0 and 1, as a cubic filter's does, against float64."""
+    rng, highest = np.random.default_rng(1), np.iinfo(kind).max
+    frame = rng.integers(0, highest, (40, 50, 3), kind, endpoint=True)
+    face, alpha = rng.normal(0.5, 0.5, (20, 30, 3)).astype(np.float32), rng.uniform(0, 1, (20, 30)).astype(np.float32)
+    alpha[:4] = 0
+    new, box = frame.copy(), (slice(7, 27), slice(11, 41))
+    blend(new, face, alpha, (11, 7, 41, 27))
+    exact = frame.astype(np.float64)
+    exact[box] += (np.clip(face.astype(np.float64), 0, 1) * highest - exact[box]) * alpha[..., None]
+    within("levels of what it is rounded from", np.abs(new - exact).max(), 0.51)
+    np.testing.assert_array_equal(new[7:11], frame[7:11])
+
+
 def test_the_alpha_of_a_frame_is_kept():
     pixels = np.dstack([FACE.image, np.full(FACE.mask.shape, 128, np.uint8)])
     out = swapped(pixels, settings())
