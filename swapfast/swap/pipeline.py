@@ -8,6 +8,7 @@ makes the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from itertools import groupby
 import numpy as np
 
 from swapfast.bars import Progress
+from swapfast.errors import SwapfastError
 from swapfast.swap.found_faces import FaceChoice, FaceFinder
 from swapfast.swap.frames import Frame, FrameFace, FrameSink, FrameSource, SwappedFrame
 from swapfast.swap.masks import frame_matrix
@@ -73,8 +75,21 @@ class SwapPipeline:
     clock: Stopwatch = field(default_factory=Stopwatch)
 
     def run(self, source: FrameSource, sink: FrameSink, progress: Progress | None = None) -> SwapCounts:
-        """Take all frames from ``source`` to ``sink``; progress is told (frames, their count)."""
+        """Take all frames from ``source`` to ``sink``; progress is told (frames, their count).
+
+        Where a frame cannot be read, the whole groups before it are written.
+        """
         counts = SwapCounts()
+        try:
+            self._go_through(source, sink, progress, counts)
+        except SwapfastError:
+            with contextlib.suppress(SwapfastError):  # the first one tells
+                sink.close()
+            raise
+        sink.close()
+        return counts
+
+    def _go_through(self, source: FrameSource, sink: FrameSink, progress: Progress | None, counts: SwapCounts) -> None:
         with ThreadPool(1, "model") as model:
             works: Iterable[FrameInWork] = self._predicted(source, counts, model)
             works = ordered(self.pool, self._measure, works, self.ahead)
@@ -85,8 +100,6 @@ class SwapPipeline:
                 counts.written += 1
                 if progress is not None and source.count is not None:
                     progress(counts.written, source.count)
-        sink.close()
-        return counts
 
     def _predicted(self, source: FrameSource, counts: SwapCounts, model: ThreadPool) -> Iterator[FrameInWork]:
         for group in ordered(model, self._predict, self._groups(source, counts), _GROUPS_AHEAD):

@@ -32,7 +32,7 @@ def swap_pictures(
     """Write the swapped frames of a plan; return the report. decoder: of ``PictureSource``.
 
     Frames that an earlier run of the same request has written are left. Raises SwapfastError where a frame cannot be
-    read or written; those before it are in their place.
+    read or written; the whole groups of frames before it are in their place.
     """
     output, names = plan.output, plan.pictures.names
     parts = [MASKS] * output.writes_mask + [PATCHES] * (output.writer == "patch")

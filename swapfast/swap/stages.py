@@ -17,14 +17,27 @@ Result = TypeVar("Result")
 
 
 def ordered(pool: ThreadPool, task: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Yield ``task(item)`` of every item, in order, with up to ``ahead`` of them in work or waiting."""
+    """Yield ``task(item)`` of every item, in order, with up to ``ahead`` of them in work or waiting.
+
+    What ``items`` raises comes behind the results of those before.
+    """
     pending: deque[Future] = deque()
-    for item in items:
+    source, failure = iter(items), None
+    while True:
+        try:
+            item = next(source)
+        except StopIteration:
+            break
+        except Exception as error:
+            failure = error
+            break
         pending.append(pool.submit(task, item))
         if len(pending) >= ahead:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+    if failure is not None:
+        raise failure
 
 
 class Stopwatch:

@@ -507,7 +507,7 @@ def test_dali_gives_the_same_files_as_opencv(swap, tmp_path):
     assert pictures(tmp_path / "dali") == pictures(tmp_path / "opencv") == pictures(tmp_path / "auto")
     (folder / "shot_1.jpg").write_bytes((folder / "shot_1.jpg").read_bytes()[:200])
     refused(swap("-i", folder, "-o", tmp_path / "new", "--decoder", "dali"), "shot_1.jpg: ", "mend it", code=1)
-    assert set(pictures(tmp_path / "new")) == {"shot_0.png"}
+    assert pictures(tmp_path / "new") == {}  # it is in the first group
 
 
 def test_a_decoder_that_nobody_has(swap, frames, tmp_path):
