@@ -15,13 +15,13 @@ from swapfast.checkpoints.transfer import freeze
 from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.averages import DENSE_STEPS, EVERY, RAMP, WeightAverages
 from swapfast.training.observers import Observer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 
 def _move(model, number):
@@ -52,7 +52,7 @@ def _reference(steps, half_life, left_out=()):
 
 @pytest.mark.parametrize("left_out", [(), (3, 40, 200, 201, 203)])
 def test_an_average_is_the_sum_that_its_half_life_says(within, left_out):
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     averages = WeightAverages(model, [10, 1000])
     steps = 20 * EVERY
     _stepped(averages, model, steps, left_out=left_out)
@@ -66,7 +66,7 @@ def test_an_average_is_the_sum_that_its_half_life_says(within, left_out):
 
 
 def test_a_half_life_counts_iterations_and_not_steps():
-    first, second = tiny().initialise(1), tiny().initialise(1)
+    first, second = toy().initialise(1), toy().initialise(1)
     averages, accumulated = WeightAverages(first, [40]), WeightAverages(second, [80], accumulation=2)
     _stepped(averages, first, 100)
     _stepped(accumulated, second, 100)
@@ -75,13 +75,13 @@ def test_a_half_life_counts_iterations_and_not_steps():
 
 
 def test_averages_go_on_to_the_bit_and_stay_in_place():
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     through = WeightAverages(model, [30, 500])
     _stepped(through, model, 100)
     saved = {name: tensor.clone() for name, tensor in through.state_dict().items()}
     places = {name: tensor.data_ptr() for name, tensor in through.state_dict().items()}
     _stepped(through, model, 100, first=101)
-    resumed = tiny().initialise(2)
+    resumed = toy().initialise(2)
     again = WeightAverages(resumed, [30, 500])
     assert again.load_state_dict(saved) == []
     _stepped(again, resumed, 100, first=101)
@@ -91,7 +91,7 @@ def test_averages_go_on_to_the_bit_and_stay_in_place():
 
 
 def test_what_is_frozen_has_no_average_and_what_is_new_begins_with_the_weights():
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     freeze(model, ["encoder"])
     averages = WeightAverages(model, [20])
     assert not any("/encoder" in name for name in averages.state_dict())
@@ -100,7 +100,7 @@ def test_what_is_frozen_has_no_average_and_what_is_new_begins_with_the_weights()
         averaged.get_parameter("encoder.0.0.weight").data_ptr() == model.get_parameter("encoder.0.0.weight").data_ptr()
     )
     _stepped(averages, model, 10)
-    thawed = tiny().initialise(3)
+    thawed = toy().initialise(3)
     again = WeightAverages(thawed, [20, 70])
     assert again.load_state_dict(averages.state_dict()) == ["ema-70"]
     for name, weight in again.averaged_model(20).named_parameters():
@@ -112,7 +112,7 @@ def test_what_is_frozen_has_no_average_and_what_is_new_begins_with_the_weights()
 
 
 def test_buffers_are_averaged_and_counters_are_not():
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     model.encoder.register_buffer("mean", torch.zeros(4))
     model.encoder.register_buffer("count", torch.zeros((), dtype=torch.int64))
     averages = WeightAverages(model, [10])
@@ -125,7 +125,7 @@ def test_buffers_are_averaged_and_counters_are_not():
 
 
 def test_averages_of_another_model_are_refused():
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     averages = WeightAverages(model, [10])
     for name, value in (("10/other", torch.zeros(3)), ("10/encoder.0.0.bias", torch.zeros(3))):
         with pytest.raises(
@@ -140,13 +140,12 @@ def test_averages_of_another_model_are_refused():
 def _batches(start=0, poison=()):
     for step in itertools.count(start):
         generator = torch.Generator().manual_seed(step)
-        faces = (
-            (torch.rand(2, 2, 1, 1, 1, generator=generator) * torch.linspace(0, 1, 64)).expand(2, 2, 3, 64, 64).clone()
-        )
+        faces = torch.rand(2, 2, 1, 1, 1, generator=generator) * torch.linspace(0, 1, SIZE)
+        faces = faces.expand(2, 2, 3, SIZE, SIZE).clone()
         if step in poison:
             faces[0, 0, 0, 0, 0] = float("nan")
         ordinals = np.arange(2 * step, 2 * step + 2, dtype=np.uint64)
-        meta = BatchMeta([torch.ones(2, 2, 1, 64, 64)])
+        meta = BatchMeta([torch.ones(2, 2, 1, SIZE, SIZE)])
         yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], meta, step, ordinals=ordinals)
 
 
@@ -186,7 +185,7 @@ class _Stops(Observer):
 def _trainer(
     folder, iterations, poison=(), half_lives=(5,), accumulation=1, nan="stop", observers=(), warmup=0, **config
 ):
-    model = tiny().initialise(5).to(memory_format=torch.channels_last)
+    model = toy().initialise(5).to(memory_format=torch.channels_last)
     settings = OptimizerConfig(learning_rate=1e-3, gradient_accumulation=accumulation, **config)
     optimizer = Optimizer(model, settings, warmup_steps=warmup)
     checkpoints = CheckpointFolder(folder)
@@ -211,7 +210,7 @@ def _trainer(
         nan=nan,
         observers=observers,
     )
-    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
+    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, SIZE)
     evaluated = None if averages is None else averages.averaged_model(half_lives[0])
     return Trainer(model, loss, optimizer, _Rewindable(step, poison), run, step, averages=averages, evaluated=evaluated)
 

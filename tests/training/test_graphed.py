@@ -13,7 +13,6 @@ from swapfast.batch import Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import OPTIMIZERS, Optimizer
 from swapfast.training.averages import WeightAverages
 from swapfast.training.graphed import WARM_UP_STEPS, CudaGraphs, StepResult, obstacle_to_graphs, pick_cuda_graph
@@ -21,6 +20,7 @@ from swapfast.training.observers import Observer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 pytestmark = pytest.mark.slow  # dozens of training steps each
 
@@ -91,12 +91,12 @@ def _batches(device, poison=(), small=(), memories=0):
     for step in itertools.count():
         generator = torch.Generator().manual_seed(step)
         count = 1 if step in small else 2
-        faces = torch.rand(2, count, 3, 1, 1, generator=generator) * torch.linspace(0, 1, 64)
-        faces = faces.expand(2, count, 3, 64, 64).clone()
+        faces = torch.rand(2, count, 3, 1, 1, generator=generator) * torch.linspace(0, 1, SIZE)
+        faces = faces.expand(2, count, 3, SIZE, SIZE).clone()
         if step in poison:
             faces[0, 0, 0, 0, 0] = float("nan")
         faces = faces.to(device)
-        masks = torch.ones(count, 2, 1, 64, 64, device=device)
+        masks = torch.ones(count, 2, 1, SIZE, SIZE, device=device)
         batch = Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step)
         if memories:
             batch.slot = step % memories
@@ -107,10 +107,10 @@ def _batches(device, poison=(), small=(), memories=0):
 
 
 def _trainer(device, capturing=None, precision="fp32", warmup=0, batches=None, **config) -> Trainer:
-    model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
+    model = toy().initialise(5).to(device, memory_format=torch.channels_last)
     settings = OptimizerConfig(learning_rate=1e-3, **config)
     optimizer = Optimizer(model, settings, precision == "fp16", warmup)
-    loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, 64)
+    loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, SIZE)
     run = Run(progress=ProgressLine(io.StringIO()))
     batches = _batches(device) if batches is None else batches
     return Trainer(model, loss, optimizer, batches, run, precision=precision, capturing=capturing)

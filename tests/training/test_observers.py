@@ -12,12 +12,12 @@ from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import Processes
 from swapfast.training.observers import Observer
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 
 class StepCounter(Observer):
@@ -67,15 +67,15 @@ class Broken(Observer):
 
 def _batches(poison=()):
     for step in itertools.count():
-        faces = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(step))
+        faces = torch.rand(2, 2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(step))
         if step in poison:
             faces[0, 0, 0, 0, 0] = float("nan")
-        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, 64, 64)]), step)
+        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, SIZE, SIZE)]), step)
 
 
 def _trainer(run=None, batches=None, **options):
-    model = tiny().initialise(5)
-    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
+    model = toy().initialise(5)
+    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, SIZE)
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
     return Trainer(model, loss, optimizer, _batches() if batches is None else batches, run, **options)
 

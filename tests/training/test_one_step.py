@@ -17,11 +17,11 @@ from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.config import OptimizerConfig
 from swapfast.errors import SwapfastError
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.observers import Observer, Viewer
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 
 class Preview(Observer):
@@ -62,14 +62,14 @@ class FullDisk(Observer):
 
 def _batches():
     for step in itertools.count():
-        faces = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(step))
-        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, 64, 64)]), step)
+        faces = torch.rand(2, 2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(step))
+        yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([torch.ones(2, 2, 1, SIZE, SIZE)]), step)
 
 
 def _trainer(tmp_path, **run) -> Trainer:
-    model = tiny().initialise(5)
+    model = toy().initialise(5)
     run = Run(CheckpointFolder(tmp_path), 100, **run)
-    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64)
+    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, SIZE)
     return Trainer(model, loss, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(), run)
 
 

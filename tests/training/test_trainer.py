@@ -21,25 +21,25 @@ from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.stop import Stopped, StopRequest
 from swapfast.training.observers import Observer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 
 def _batches(device, start=0, poison=()):
     """Batch n is a function of n, as the loader's are; those in ``poison`` hold a NaN on side A."""
     for step in itertools.count(start):
         generator = torch.Generator().manual_seed(step)
-        faces = torch.rand(2, 3, 1, 1, 1, generator=generator) * torch.linspace(0, 1, 64)
-        faces = faces.expand(2, 3, 3, 64, 64).clone()
+        faces = torch.rand(2, 3, 1, 1, 1, generator=generator) * torch.linspace(0, 1, SIZE)
+        faces = faces.expand(2, 3, 3, SIZE, SIZE).clone()
         if step in poison:
             faces[0, 0, 0, 0, 0] = float("nan")
         faces = faces.to(device)
-        masks = torch.ones(3, 2, 1, 64, 64, device=device)
+        masks = torch.ones(3, 2, 1, SIZE, SIZE, device=device)
         ordinals = np.arange(3 * step, 3 * step + 3, dtype=np.uint64)
         yield Batch([faces[0], faces[1]], [faces.transpose(0, 1)], BatchMeta([masks]), step, ordinals=ordinals)
 
@@ -80,7 +80,7 @@ def _trainer(
     rewinds=False,
     **run,
 ):
-    model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
+    model = toy().initialise(5).to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, config or OptimizerConfig(learning_rate=1e-3), precision == "fp16", warmup)
     folder = CheckpointFolder(tmp_path / "model")
     loaded = folder.load()
@@ -88,7 +88,7 @@ def _trainer(
         step = loaded[0].step
         model.load_state_dict(loaded[0].tensors["model"])
         optimizer.load_state_dict(loaded[0].tensors["optimizer"])
-    loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, 64)
+    loss = LossCollator(["ssim", "mae"], [1.0, 1.0], "bgr", True, 1, 1, SIZE)
     output = run.pop("output", io.StringIO())
     batches = (Rewindable if rewinds else _batches)(device, step, poison)
     run = Run(folder, iterations, interval, progress=ProgressLine(output), saved_step=step if loaded else None, **run)
@@ -369,10 +369,11 @@ def test_going_back_over_weights_that_overflowed(tmp_path, device):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns(precision, tmp_path, device):
     """And saves and resumes; the weights stay float32."""
-    losses = _losses(_trainer(tmp_path / "whole", device, 99, precision=precision), 14)
+    given = {"precision": precision, "config": OptimizerConfig(learning_rate=1e-2)}
+    losses = _losses(_trainer(tmp_path / "whole", device, 99, **given), 14)
     assert sum(losses[-1]) < 0.9 * sum(losses[0])
-    _trainer(tmp_path, device, 4, precision=precision).train()
-    resumed = _trainer(tmp_path, device, 99, precision=precision)
+    _trainer(tmp_path, device, 4, **given).train()
+    resumed = _trainer(tmp_path, device, 99, **given)
     assert all(weight.dtype == torch.float32 for weight in resumed.model.parameters())
     continued = _losses(resumed, 3)
     assert continued == losses[4:7] if device.type == "cpu" else continued == pytest.approx(losses[4:7], rel=1e-3)
@@ -431,7 +432,7 @@ def test_the_line_and_the_scalars(tmp_path, device):
 
 
 def test_state_of_another_model_is_refused(tmp_path):
-    model = tiny().initialise(1)
+    model = toy().initialise(1)
     optimizer = Optimizer(model, OptimizerConfig())
     with pytest.raises(SwapfastError, match="belongs to another model"):
         optimizer.load_state_dict({"decoders.c.weight.exp_avg": torch.zeros(1)})

@@ -17,22 +17,22 @@ from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog, read_steps
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.losses import LossCollator
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
 from swapfast.training.validation import Validation, evaluating, validation_losses
+from tests.toy import SIZE, toy
 
 
 def _faces(count, seed, device):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, 64, 64, generator=generator).to(device)
+    return torch.rand(count, 3, SIZE, SIZE, generator=generator).to(device)
 
 
 def _one_side(count, seed, device):
     faces = _faces(count, seed, device)
-    return Batch([faces], [faces[:, None]], BatchMeta([torch.ones(count, 1, 1, 64, 64, device=device)]), 0)
+    return Batch([faces], [faces[:, None]], BatchMeta([torch.ones(count, 1, 1, SIZE, SIZE, device=device)]), 0)
 
 
 def _held_out(device):
@@ -41,18 +41,18 @@ def _held_out(device):
 
 
 def _loss():
-    return LossCollator(["mae", "mse"], [1.0, 0.5], "bgr", True, 1, 1, 64)
+    return LossCollator(["mae", "mse"], [1.0, 0.5], "bgr", True, 1, 1, SIZE)
 
 
 def _batches(device):
     for step in itertools.count():
         sides = [_faces(2, 100 + 2 * step + side, device) for side in (0, 1)]
-        masks = torch.ones(2, 2, 1, 64, 64, device=device)
+        masks = torch.ones(2, 2, 1, SIZE, SIZE, device=device)
         yield Batch(sides, [torch.stack(sides, 1)], BatchMeta([masks]), step)
 
 
 def _trainer(folder, device, iterations=6, **run):
-    model = tiny().initialise(5).to(device, memory_format=torch.channels_last)
+    model = toy().initialise(5).to(device, memory_format=torch.channels_last)
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-3))
     output = run.pop("output", io.StringIO())
     run = Run(CheckpointFolder(folder), iterations, 3, progress=ProgressLine(output), **run)
@@ -60,7 +60,7 @@ def _trainer(folder, device, iterations=6, **run):
 
 
 def test_every_face_counts_the_same(device):
-    model, loss = tiny().initialise(5).to(device), _loss()
+    model, loss = toy().initialise(5).to(device), _loss()
     values = validation_losses(model, loss, _held_out(device))
     for side, seeds in (("a", (1, 2)), ("b", (3,))):
         faces = torch.cat([_faces({1: 3, 2: 2, 3: 1}[seed], seed, device) for seed in seeds])
@@ -75,12 +75,12 @@ def test_every_face_counts_the_same(device):
 
 
 def test_nothing_held_out():
-    assert validation_losses(tiny(), _loss(), []) == {}
+    assert validation_losses(toy(), _loss(), []) == {}
 
 
 def test_parts_go_back_to_their_own_modes(device):
     """A frozen part is in evaluation mode for good, also where measuring fails."""
-    model = tiny()
+    model = toy()
     model.encoder.eval()
     with pytest.raises(KeyboardInterrupt), evaluating(model):
         assert not model.training and not torch.is_grad_enabled()
@@ -153,8 +153,8 @@ def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
 def test_the_best_checkpoint_is_that_of_the_best_swap(tmp_path, device):
     """Of those saved and measured, though the loss falls: B's held-out faces are what the untrained model makes."""
     with torch.no_grad():
-        swapped = tiny().initialise(5).to(device).swap(_faces(3, 1, device), to="b")[0]
-    face_b = Batch([swapped], [swapped[:, None]], BatchMeta([torch.ones(3, 1, 1, 64, 64, device=device)]), 0)
+        swapped = toy().initialise(5).to(device).swap(_faces(3, 1, device), to="b")[0]
+    face_b = Batch([swapped], [swapped[:, None]], BatchMeta([torch.ones(3, 1, 1, SIZE, SIZE, device=device)]), 0)
     held_out = [(0, _one_side(3, 1, device)), (1, face_b)]
     for interval, best in ((2, 2), (3, 6), (None, 8)):
         folder = tmp_path / str(interval)
