@@ -145,7 +145,7 @@ def test_where_nothing_falls_nothing_is_found(tmp_path, device):
 
 
 def test_a_loss_that_only_rises_finds_nothing(tmp_path, device):
-    """Also where the search begins at a rate that is already too high: every step leads away from what is nearly met."""
+    """Also where the search begins at a rate that is already too high. Each step leads away from what is nearly met."""
     trainer, batch = _trainer(tmp_path, device, 99), next(_batches(device))
     with torch.no_grad():
         made = [outputs[0] for outputs in trainer.model(batch.inputs)]
