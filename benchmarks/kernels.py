@@ -11,6 +11,7 @@ kernel counts as often as tiles of the grids drawn need it, each grid equally of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import subprocess
@@ -68,13 +69,9 @@ def compile_kernel(
 
 def resources(compiled: Any, pixels: int, warps: int) -> Resources:
     """Return what a compiled kernel takes. pixels: of a program."""
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "kernel.cubin"
-        binary.write_bytes(compiled.asm["cubin"])
-        used = _run("cuobjdump", "-res-usage", binary)
-        code = _run("cuobjdump", "-sass", binary)
-    figures = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", used)}
-    instructions = INSTRUCTION.findall(code)
+    listing = _listing(compiled.asm["cubin"])
+    figures = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", listing)}
+    instructions = INSTRUCTION.findall(listing)
     last = max(k for k, name in enumerate(instructions) if name == "EXIT")
     count = sum(name != "NOP" for name in instructions[: last + 1])
     return Resources(
@@ -88,19 +85,22 @@ def resources(compiled: Any, pixels: int, warps: int) -> Resources:
 
 def loop_instructions(compiled: Any) -> int:
     """Return the instructions of the longest loop of a compiled kernel."""
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "kernel.cubin"
-        binary.write_bytes(compiled.asm["cubin"])
-        jumps = JUMP.findall(_run("cuobjdump", "-sass", binary))
+    jumps = JUMP.findall(_listing(compiled.asm["cubin"]))
     spans = [int(start, 16) - int(end, 16) for start, end in jumps]
     return max(spans) // INSTRUCTION_BYTES + 1
 
 
-def _run(tool: str, *arguments: object) -> str:
-    command = [str(TOOLS / tool), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+@functools.lru_cache(maxsize=1)
+def _listing(binary: bytes) -> str:
+    """Return what a kernel takes and its machine code: half a second of the disassembler, so it is asked once."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(binary)
+        command = [str(TOOLS / "cuobjdump"), "-res-usage", "-sass", str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
+@functools.cache
 def compiled_curves(size: int, arch: int, channels: int = 4) -> Resources:
     """Return what the kernel of CLAHE's curves takes; a px is one of the face, on average of the grids drawn."""
     constants = operators.curves_constants(size, NODES + 50, GRID, channels)
@@ -123,6 +123,7 @@ def compiled_curves(size: int, arch: int, channels: int = 4) -> Resources:
     return dataclasses.replace(used, instructions_per_pixel=round(mean, 1))
 
 
+@functools.cache
 def compiled_color(size: int, arch: int, channels: int = 4, extra: int = 2, grid: int = GRID) -> Resources:
     """Return what the colour kernel takes. extra: masks beside the face's. grid: 0 without CLAHE."""
     constants = operators.color_constants(size, NODES + 50, grid, channels, extra)
@@ -143,6 +144,7 @@ def compiled_color(size: int, arch: int, channels: int = 4, extra: int = 2, grid
     return resources(compiled, int(constants["BLOCK"]), warps)
 
 
+@functools.cache
 def compiled_geometry(
     size: int,
     arch: int,
