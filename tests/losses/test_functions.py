@@ -266,7 +266,7 @@ def _random_pair(name, size, seed=3):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_gradient_in_float64(name):
-    size = {"ms_ssim": 48, "laploss": 32}.get(name, 12)
+    size = {"ms_ssim": 48, "laploss": 32, "flip": 8}.get(name, 12)
     true, pred = _random_pair(name, size)
     if name in ("ms_ssim", "laploss"):  # all derivatives of that many pixels take long: one along a random direction
         pred = (true + 0.1 * (pred.detach() - 0.5)).requires_grad_() if name == "ms_ssim" else pred

@@ -128,7 +128,7 @@ def test_a_store_that_is_not_one_is_made_anew(folder, tmp_path, damage):
 
 
 FILL = """
-import sys
+import sys, time
 from pathlib import Path
 from pipelines.sides import try_save_index, scan_side
 from pipelines.cache import cached_store
@@ -137,38 +137,36 @@ from swapfast import system
 from swapfast.config import CropConfig, MaskConfig
 from swapfast.faces.table import index_path
 
-folder, cache, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
 cache.mkdir(exist_ok=True)
 source = scan_side(folder, "extended", False, cache=cache)
-spec = StoreSpec(size, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
+spec = StoreSpec(48, CropConfig(), MaskConfig(), ("face", "eye", "mouth"))
 system.PROCESSES_FROM = 2
-cached_store(cache, spec, source, progress=lambda done, total: print(done, flush=True))
+def tell(done, total):
+    print(done, flush=True)
+    time.sleep(float(sys.argv[3]))
+
+cached_store(cache, spec, source, progress=tell)
 print("done", flush=True)
 """
 
 
-def _filling(folder, cache, size=48, **options):
-    command = [sys.executable, "-c", FILL, str(folder), str(cache), str(size)]
+def _filling(folder, cache, wait_s=0, **options):
+    """Start a process that fills a store; it waits behind each face."""
+    command = [sys.executable, "-c", FILL, str(folder), str(cache), str(wait_s)]
     return preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 @pytest.mark.slow
 def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, tmp_path):
-    for copy in range(8):
-        for path in list(folder.glob("000[0-9]*")):
-            shutil.copy(path, folder / f"{copy}{path.name}")
     cache = tmp_path / "cache"
-    process = _filling(folder, cache, 512, start_new_session=True)
+    process = _filling(folder, cache, wait_s=100, start_new_session=True)
     assert process.stdout.readline().strip() == "1"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=20)
     assert not list(cache.glob("store-*")) and list(cache.glob(f"{TEMPORARY}*")), "killed in the middle"
-    spec = StoreSpec(512, CropConfig(), MaskConfig(), SPEC.masks)
-    source = scan_side(folder, "extended", False, cache=cache)
-    made = cached_store(cache, spec, source)
-    whole = HostStore.in_memory(spec, len(source))
-    fill_store(spec, source, whole)
-    assert made.reused == 0 and _same(made.store, whole)
+    made = cached_store(cache, SPEC, scan_side(folder, "extended", False, cache=cache))
+    assert made.reused == 0 and _same(made.store, _expected(folder))
     assert not list(cache.glob(f"{TEMPORARY}*")), "and what it left is gone"
 
 
