@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Threads that wait for work sleep: those that spin, as they do while training, would take another test's core. The
@@ -20,6 +22,7 @@ import pytest
 import torch
 
 from swapfast.device import set_deterministic
+from swapfast.synthetic import synthesize
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 GOLDEN = Path(os.environ.get("SWAPFAST_GOLDEN", SHARED / "golden"))
@@ -95,6 +98,25 @@ def photographs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no photographs in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Callable[..., Path]:
+    """``drawn(40, 64)`` is a folder of that many faces a side, drawn once for all workers: nobody writes into it."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def draw(faces: int, size: int, pairs: int = 1) -> Path:
+        folder = place / f"drawn-{faces}-{size}-{pairs}" / "faces"
+        folder.parent.mkdir(exist_ok=True)
+        with open(folder.with_name("lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                synthesize(folder, faces, size, pairs, seed=6, workers=1)
+        return folder
+
+    return draw
 
 
 _measured: list[str] = []

@@ -30,10 +30,8 @@ TINY = ["-t", "tiny", "--recipe", "faceswap", "-b", "4", "--learning-rate", "1e-
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "12", "--size", "96", "--pairs", "3", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(12, 96, 3)
 
 
 @pytest.fixture

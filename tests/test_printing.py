@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-import cli
 from swapfast import printing
 from swapfast.bars import Bars
 from swapfast.printing import GuardedOutput, printable, shown_name, write_text
@@ -52,10 +51,8 @@ NARROW = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "8", "--size", "64", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(8, 64)
 
 
 def _command(*words) -> list[str]:

@@ -493,10 +493,8 @@ def test_one_that_lives_is_waited_for_and_one_that_does_not_is_not(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "40", "--size", "96", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(40, 64)
 
 
 # torchrun, of which each process is a fork as well.

@@ -191,10 +191,8 @@ def test_only_the_sides_asked_for_are_mirrored():
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("recipe") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "6", "--size", "96", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(8, 64)
 
 
 @pytest.mark.slow

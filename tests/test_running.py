@@ -21,20 +21,19 @@ from safetensors.torch import load_file
 
 import cli
 from swapfast.checkpoints.folder import CheckpointFolder
+from swapfast.checkpoints.snapshots import Snapshots
 from tests import crash_harness, preloaded
 from tests.crash_harness import TrainingProcess
 
 pytestmark = pytest.mark.slow  # whole programs
 
-KILLS = 5  # one aimed at each phase
+KILLS, SEED = 5, 170  # one aimed at each phase, at its third entry at most: each run before a kill costs steps
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "40", "--size", "64", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(40, 64)
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def _state(model: Path, step: int) -> dict:
 
 
 def test_killed_runs_go_on_and_come_to_the_same_weights(faces, tmp_path):
-    rows = crash_harness.kill_runs(faces, tmp_path, KILLS)
+    rows = crash_harness.kill_runs(faces, tmp_path, KILLS, SEED)
     assert rows[-1]["kills"] == KILLS and rows[-1]["lost_max"] <= crash_harness.INTERVAL and rows[-1]["same_weights"]
 
 
@@ -158,6 +157,26 @@ def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
         second = TrainingProcess(["restore", model, "--step", 4], tmp_path / "run")
         assert second.wait() == 2 and "another run is training in this folder" in second.output()
     assert run("restore", tmp_path / "none")[0] == 2
+
+
+def test_a_whole_backup_outlives_the_run_behind_its_damaged_checkpoint(faces, tmp_path, run):
+    model = tmp_path / "m"
+    assert run(*_train(faces, model, "-i", 4, "-s", 2))[0] == 0
+    folder = CheckpointFolder(model)
+    Snapshots(folder).back_up(4)
+    (folder.path(4) / "optimizer.safetensors").unlink()
+    code, out, err = run(*_train(faces, model, "-i", 3))
+    assert code == 0 and "checkpoint-00000004 is damaged" in out + err and "going on from iteration 2" in out, out + err
+    assert folder.read(model / "snapshot-00000004").step == 4
+
+
+def test_the_second_task_of_one_job_is_told_of_torchrun(faces, tmp_path):
+    with CheckpointFolder(tmp_path / "m").locked():
+        command = _train(faces, tmp_path / "m", "-i", 1, "--device", "cpu")
+        second = TrainingProcess(command, tmp_path / "run", variables={"SLURM_NTASKS": "2"})
+        assert second.wait() == 2
+    (line,) = (line for line in second.output().splitlines() if line.startswith("swapfast: "))
+    assert "another run is training in this folder" in line and "2 tasks (SLURM_NTASKS)" in line and "torchrun" in line
 
 
 def test_mean_faces_are_computed_once(faces, tmp_path, run):

@@ -169,10 +169,8 @@ def test_a_shell_that_stops_and_continues_the_program(terminal, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "8", "--size", "64", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(8, 64)
 
 
 def _train(faces: Path, model: Path, *flags: str) -> list[str]:

@@ -25,10 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "faces"
-    assert cli.main(["synthesize", str(out), "--faces", "30", "--size", "64", "--pairs", "1", "--seed", "6"]) == 0
-    return out
+def faces(drawn) -> Path:
+    return drawn(40, 64)
 
 
 def _words(faces: Path, model: Path, *flags: object) -> list[str]:
