@@ -604,12 +604,12 @@ def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tm
 @pytest.mark.slow
 def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
     model = tmp_path / "model"
-    process = _torchrun(2, *_flags(faces, model), "-i", 40, "-s", 10, restarts=1)
+    process = _torchrun(2, *_flags(faces, model), "-i", 20, "-s", 5, restarts=1)
     _wait_for_checkpoint(model, process)
     _signal_second(process, signal.SIGKILL)
     out, err = _ended(process)
     assert process.returncode == 0, out + err
-    assert "going on from iteration" in out and "done: 40 iterations" in out
+    assert "going on from iteration" in out and "done: 20 iterations" in out
 
 
 def test_the_place_of_a_process_is_read_from_torchruns_variables():

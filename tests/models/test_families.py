@@ -14,7 +14,7 @@ from swapfast.checkpoints.transfer import freeze, part_of
 from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
 from swapfast.models import build_model
-from swapfast.models.figures import GPU_GIB, all_figures, measure
+from swapfast.models.figures import GPU_GIB, ModelFigures, all_figures, measure
 from swapfast.models.registry import MODELS, plan_model
 from swapfast.models.summary import layer_rows, summary
 
@@ -175,8 +175,13 @@ def test_what_a_model_cannot_be_is_refused_in_one_line(config, said):
     assert "\n" not in str(refusal.value)
 
 
-def test_figures_of_every_model():
-    figures = {(row.name, row.size): row for row in all_figures()}
+@pytest.fixture(scope="module")
+def rows() -> list[ModelFigures]:
+    return all_figures()
+
+
+def test_figures_of_every_model(rows):
+    figures = {(row.name, row.size): row for row in rows}
     assert {name.partition("-")[0] for name, _ in figures} == set(MODELS)
     original, large = figures["original", 64], figures["liae-ud", 256]
     # Work of a forward pass, 10^9 products, as two operations each and three passes.
@@ -192,9 +197,9 @@ def test_figures_of_every_model():
     assert large.largest_batch[24] < original.largest_batch[24]
 
 
-def test_figures_count_a_mask_of_no_model_and_no_weight_as_a_picture():
+def test_figures_count_a_mask_of_no_model_and_no_weight_as_a_picture(rows):
     """What a dense layer keeps of its own weights is no picture: half of the batch would not fit otherwise."""
-    (row,) = [row for row in all_figures() if row.name == "tiny"]
+    (row,) = [row for row in rows if row.name == "tiny"]
     assert row.largest_batch[8] > 1000
 
 

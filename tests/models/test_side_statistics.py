@@ -14,11 +14,11 @@ from swapfast.config import ModelConfig, OptimizerConfig
 from swapfast.losses import LossCollator
 from swapfast.models.registry import build_model
 from swapfast.models.side_statistics import EPSILON, MOMENTUM, Rows, SideStatistics
-from swapfast.models.tiny import tiny
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
+from tests.toy import SIZE, toy
 
 SMALL = {"input_size": 64, "ae_dims": 16, "e_dims": 8, "d_dims": 8}
 # Sums of at most 2,000 float32 values, each rounded to 6e-8 of its size, and a root of their difference: with values
@@ -196,8 +196,8 @@ def test_a_model_that_never_saw_a_side_exchanges_nothing():
 def _batches(step: int):
     while True:
         generator = torch.Generator().manual_seed(step)
-        faces = torch.rand(2, 4, 3, 64, 64, generator=generator)
-        masks = torch.ones(4, 2, 1, 64, 64)
+        faces = torch.rand(2, 4, 3, SIZE, SIZE, generator=generator)
+        masks = torch.ones(4, 2, 1, SIZE, SIZE)
         yield Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step)
         step += 1
 
@@ -212,40 +212,40 @@ def _trained(model, folder, until: int, accumulation: int = 1):
         model.load_state_dict(loaded[0].tensors["model"])
         optimizer.load_state_dict(loaded[0].tensors["optimizer"])
     run = Run(checkpoints, until, 1000, progress=ProgressLine(io.StringIO()))
-    trainer = Trainer(model, LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64), optimizer, _batches(step), run, step)
-    trainer.train()
+    loss = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, SIZE)
+    Trainer(model, loss, optimizer, _batches(step), run, step).train()
     return dict(model.state_dict())
 
 
 def test_statistics_change_nothing_in_the_training_of_a_plain_model(tmp_path):
-    without = _trained(tiny().initialise(1), tmp_path / "without", 3)
-    kept = _trained(tiny().with_code("plain").initialise(1), tmp_path / "kept", 3)
+    without = _trained(toy().initialise(1), tmp_path / "without", 3)
+    kept = _trained(toy().with_code("plain").initialise(1), tmp_path / "kept", 3)
     assert all(torch.equal(kept[name], weight) for name, weight in without.items())
-    assert kept["statistics.encoder_5.steps"].tolist() == [3, 3]
+    assert kept["statistics.encoder_4.steps"].tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("kind", ["encoder", "plain"])
 def test_resuming_in_the_middle_of_a_step_is_exact(kind, tmp_path):
     def model():
-        return tiny().with_code(kind).initialise(1)
+        return toy().with_code(kind).initialise(1)
 
     whole = _trained(model(), tmp_path / "whole", 7, accumulation=2)
     _trained(model(), tmp_path / "parts", 3, accumulation=2)
     resumed = _trained(model(), tmp_path / "parts", 7, accumulation=2)
-    assert whole["statistics.encoder_5.steps"].tolist() == [3, 3] and whole["statistics.encoder_5.values"].all()
+    assert whole["statistics.encoder_4.steps"].tolist() == [3, 3] and whole["statistics.encoder_4.values"].all()
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
 def test_weights_without_statistics_are_loaded():
-    model = tiny().with_code("encoder").initialise(1)
-    model.load_state_dict(tiny().initialise(2).state_dict())
-    assert torch.equal(model.encoder[0][0].weight, tiny().initialise(2).encoder[0][0].weight)
+    model = toy().with_code("encoder").initialise(1)
+    model.load_state_dict(toy().initialise(2).state_dict())
+    assert torch.equal(model.encoder[0][0].weight, toy().initialise(2).encoder[0][0].weight)
     assert not model.statistics["encoder_0"].steps.any()
 
 
 def test_half_precision_keeps_statistics_in_float32():
-    model = tiny().with_code("encoder").initialise(1)
-    faces = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    model = toy().with_code("encoder").initialise(1)
+    faces = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16):
         model([faces, faces])
         model.update_statistics()
@@ -287,8 +287,8 @@ def test_the_loss_of_the_way_there_and_back_is_added():
     """Its weight times the same functions."""
     losses = {}
     for weight in (0.0, 0.5):
-        model = tiny().with_code("encoder").initialise(1)
-        collator = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, 64, cycle_weight=weight)
+        model = toy().with_code("encoder").initialise(1)
+        collator = LossCollator(["mae"], [1.0], "bgr", True, 1, 1, SIZE, cycle_weight=weight)
         trainer = Trainer(model, collator, Optimizer(model, OptimizerConfig(learning_rate=1e-3)), _batches(0))
         losses[weight] = trainer.train_one_batch()
     plain, cycled = losses[0.0], losses[0.5]
