@@ -57,6 +57,7 @@ def test_a_name_that_toml_cannot_hold_is_refused():
         choose({"run.model_dir": "caf\udce9"}).config.to_toml()
 
 
+@pytest.mark.slow
 def test_every_setting_has_its_variable(tmp_path):
     variables = variable_names(KNOWN)
     for name in KNOWN:

@@ -104,6 +104,7 @@ def test_where_both_identities_are_one_nothing_has_to_change(truth, model, tmp_p
     assert result.swap_psnr == pytest.approx(result.reconstruction_psnr), "A's picture is B's"
 
 
+@pytest.mark.slow
 def test_extracted_heads_and_plain_pictures_measure_alike(truth, model, tmp_path, within):
     """The same pairs as faceswap PNGs: pixels differ by one more resampling and A's crop by a whole-pixel window."""
     rng = np.random.default_rng(1)

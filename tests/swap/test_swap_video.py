@@ -48,6 +48,7 @@ def refused(capsys, *arguments: object) -> str:
     return error
 
 
+@pytest.mark.slow
 def test_faces_change_and_the_rest_stays_to_the_bit(film, model, tmp_path, capsys):
     out = tmp_path / "out.mkv"
     assert swap("-m", model, "-i", film / "a.mp4", "-o", out, "--codec", "lossless", "--write-mask") == 0
@@ -151,6 +152,7 @@ def make_lying_clip(path: Path, picture: np.ndarray) -> None:
         clips.picture = former
 
 
+@pytest.mark.slow
 def test_ten_bits_and_another_size(film, model, tmp_path):
     source = tmp_path / "a.mkv"
     make_clip(source, tuple(3600 * n for n in range(3)), codec="ffv1", pix_fmt="yuv420p10le", size=(SIZE, SIZE))
@@ -239,6 +241,7 @@ def test_a_folder_takes_frames_and_patches(film, model, tmp_path):
     assert len(list((tmp_path / "patches").rglob("*_0.png"))) == 5
 
 
+@pytest.mark.slow
 def test_a_video_of_masks_keeps_what_is_in_front(film, model, tmp_path):
     """Black in the left half: nothing changes there. A video of another size is refused before the swap."""
     half = np.full((SIZE, SIZE, 3), 255, np.uint8)

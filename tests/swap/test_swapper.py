@@ -117,6 +117,7 @@ def test_the_same_frame_gives_the_same_bytes():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_what_shares_a_batch_changes_no_face():
     """Batches of 1, 2 and 5 faces of the same frames: the echo has no sums whose order could change."""
     faces = [drawn_face(i) for i in range(5)]
