@@ -111,7 +111,7 @@ def _figures(name: str, size: int, has_sizes: bool, purpose: str) -> ModelFigure
     config = ModelConfig(name=name, code=str(own.get("model.code", PLAIN)))
     if has_sizes:
         config = dataclasses.replace(config, input_size=size)
-    return measure(config, purpose, cycles=float(own.get("loss.cycle_weight", 0)) > 0)
+    return measure(config, purpose, cycles=bool(own.get("loss.cycle_weight")))
 
 
 def describe(figures: list[ModelFigures]) -> str:
