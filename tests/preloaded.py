@@ -364,7 +364,7 @@ numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.
 kinds = [resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_AS, resource.RLIMIT_CPU]
 request = json.dumps({{
     "words": words, "folder": os.getcwd(), "environment": dict(os.environ), "session": False, "terminal": False,
-    "closed": closed, "torn_down": False,
+    "closed": closed, "torn_down": {torn_down!r},
     "ignored": [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN],
     "limits": [(kind, resource.getrlimit(kind)) for kind in kinds],
 }}).encode()
@@ -390,17 +390,24 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 @contextlib.contextmanager
-def stand_in(programs: dict[Path, list[str]], made: dict[tuple[str, ...], Path] | None = None) -> Iterator[None]:
+def stand_in(
+    programs: dict[Path, list[str]],
+    read_at_start: tuple[str, ...] = (),
+    made: dict[tuple[str, ...], Path] | None = None,
+    torn_down: bool = False,
+) -> Iterator[None]:
     """Let each of ``programs`` be an executable that runs ``python WORDS`` as a fork, for as long as the block lasts.
 
+    read_at_start: further beginnings of variables with which a program is started the long way.
     made: by arguments, the folder that a program makes with them: it copies that one instead, to its second argument.
     """
-    start = {name: value for name, value in os.environ.items() if name.startswith(_READ_AT_START)}
+    read_at_start += _READ_AT_START
+    start = {name: value for name, value in os.environ.items() if name.startswith(read_at_start)}
     path = str(next(iter(programs)).with_name("server"))
     for program, words in programs.items():
         text = STAND_IN.format(
-            python=sys.executable, words=words, start=start, read_at_start=_READ_AT_START, followed=_FOLLOWED,
-            path=path, made={arguments: str(folder) for arguments, folder in (made or {}).items()},
+            python=sys.executable, words=words, start=start, read_at_start=read_at_start, followed=_FOLLOWED, path=path,
+            torn_down=torn_down, made={arguments: str(folder) for arguments, folder in (made or {}).items()},
         )  # fmt: skip
         program.write_text(text)
         program.chmod(0o755)
