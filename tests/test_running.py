@@ -279,8 +279,20 @@ def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_
         line = f"--code {code}, which the weights of -l {old} were trained with; --code encoder is usual for tiny"
         assert line in out.splitlines()
     result, out, err = run(*begin, "-m", tmp_path / "asked", "-l", tmp_path / "plain", "--code", "encoder")
-    assert result == 0 and "were trained with" not in out, err
+    assert result == 0, err
+    assert f"warning: --code encoder in place of --code plain, which the weights of -l {tmp_path / 'plain'} were" in out
     assert _state(tmp_path / "asked", 1)["config"]["model"]["code"] == "encoder"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code"), [("saehd-finish", "bottleneck"), ("faceswap", "plain"), ("one-code", "encoder")]
+)
+def test_a_recipe_ranks_over_the_code_of_the_weights_only_where_it_has_one(faces, tmp_path, run, recipe, code):
+    begin = ["train", "-A", faces / "a", "-B", faces / "b", "-t", "tiny", "-b", 4, "-i", 1]
+    assert run(*begin, "-m", tmp_path / "old", "--code", "bottleneck")[0] == 0
+    result, out, err = run(*begin, "-m", tmp_path / "new", "-l", tmp_path / "old", "--recipe", recipe)
+    assert result == 0 and ("warning: --code" in out) == (code != "bottleneck"), err
+    assert _state(tmp_path / "new", 1)["config"]["model"]["code"] == code
 
 
 def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tmp_path, run, device):

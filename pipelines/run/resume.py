@@ -56,21 +56,22 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
 def _with_fitting_code(request: TrainRequest) -> tuple[TrainConfig, None, list[str]]:
     """Return a new model's config, its code fitting the weights that it begins with (-l) and the batch; with remarks.
 
-    A code that was asked for is left, and refused later where it does not fit.
+    A code that was asked for, by name or by a recipe that has one, is left, and refused later where the batch is small.
     """
-    config = request.config
-    if "model.code" in request.changes or config.run.recipe != OWN:
-        return config, None, []
-    lines = []
-    source = find_weights(Path(config.run.load_weights)).model if config.run.load_weights else None
-    if source is not None and source.code_kind != config.model.code:
-        config = _with_code(config, source.code_kind)
-        lines.append(
-            f"--code {source.code_kind}, which the weights of -l {config.run.load_weights} were trained with; "
-            f"--code {request.config.model.code} is usual for {config.model.name}"
-        )
+    config, lines = request.config, []
+    recipe = config.run.recipe
+    is_asked_for = "model.code" in request.changes or (recipe != OWN and "model.code" in RECIPES[recipe].settings)
+    usual, given = config.model.code, config.run.load_weights
+    source = find_weights(Path(given)).model if given else None
+    if source is not None and source.code_kind != usual:
+        trained_with = f"--code {source.code_kind}, which the weights of -l {given} were trained with"
+        if is_asked_for:
+            lines.append(f"warning: --code {usual} in place of {trained_with}: they mean little to it at first")
+        else:
+            config = _with_code(config, source.code_kind)
+            lines.append(f"{trained_with}; --code {usual} is usual for {config.model.name}")
     code, batch = config.model.code, config.batch_size
-    if code != PLAIN and batch < SMALLEST_BATCH:
+    if code != PLAIN and batch < SMALLEST_BATCH and not is_asked_for:
         config = _with_code(config, PLAIN)
         lines.append(
             f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "

@@ -75,4 +75,4 @@ class Stopwatch:
         if stage not in self.spans:
             return None
         first, last = self.spans[stage]
-        return self.seconds[stage] / (last - first)
+        return self.seconds[stage] / (last - first) if last > first else None
