@@ -128,7 +128,7 @@ def measure_parts(path: Path, repeats: int, results: Results) -> None:
 
 def measure_encoders(crop: np.ndarray, repeats: int, results: Results) -> None:
     """Time encoders of a face, with the size of what they write."""
-    encoders: dict[str, Callable[[], bytes]] = {"isal": lambda: encode_pixels(crop)}
+    encoders: dict[str, Callable[[], bytes]] = {"libdeflate": lambda: encode_pixels(crop)}
     for level in (0, 1, 3, 6, 9):
         flags = [cv2.IMWRITE_PNG_COMPRESSION, level]
         encoders[f"OpenCV level {level}"] = partial(_encoded, crop, flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -31,3 +32,13 @@ def test_pixels_come_back(shape: tuple[int, ...], dtype: type, is_flat: bool) ->
 def test_a_part_of_a_larger_picture_is_written_as_it_is() -> None:
     pixels = np.random.default_rng(4).integers(0, 256, (40, 50, 3), np.uint8)[5:20:2, ::-1]
     assert np.array_equal(cv2.imdecode(np.frombuffer(encode_pixels(pixels), np.uint8), cv2.IMREAD_COLOR), pixels)
+
+
+def test_threads_write_the_same_bytes() -> None:
+    """Side by side, again and again, from arrays that lie elsewhere in memory each time."""
+    rng = np.random.default_rng(5)
+    pictures = [np.cumsum(rng.integers(0, 9, (60 + 9 * n, 64, 3)), 0).astype(np.uint8) for n in range(8)]
+    once = [encode_pixels(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda n: encode_pixels(pictures[n % 8].copy()), range(400)))
+    assert written == once * 50
