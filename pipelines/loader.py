@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,8 @@ from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, get_label
 from pipelines.feed import Feed, HostFeed
 from pipelines.sampler import Sampler
+from pipelines.target_points import TargetPoints
+from swapfast.augment.device.transfer import send
 from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
 from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import Batch
@@ -99,6 +100,7 @@ class TrainLoader:
     matcher: replaces the random warp by a warp to the landmarks of similar faces. ``Batch.unwarped`` counts the faces
         for which that is impossible; they are fed as they are.
     schedule: when batches are made. Several batches per call need a store on the host.
+    points: gives each batch the landmarks of its targets, None for none.
 
     The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms, more than everything else
     where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation run beside the
@@ -116,10 +118,13 @@ class TrainLoader:
         start: int = 0,
         matcher: LandmarkMatcher | None = None,
         schedule: BatchSchedule = BatchSchedule(),
+        points: TargetPoints | None = None,
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
+        self.points = points
+        self._points_in_place: dict[int, Tensor] = {}  # by slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(
                 f"{collate.memories} memories for {schedule.prefetch} batches made ahead: one more is in use"
@@ -167,7 +172,8 @@ class TrainLoader:
             records = [side.source.folder.records for side in sets]
             matcher = LandmarkMatcher.from_records(records, size, config.crop.centering, *crop_shares(config.crop))
         feed = HostFeed(sets, device if backend != "opencv" else None)
-        return cls(feed, sampler, collate, augmentation, size, start, matcher)
+        points = TargetPoints.from_sides(sets, config)
+        return cls(feed, sampler, collate, augmentation, size, start, matcher, points=points)
 
     def get_loader(self) -> Iterator[Batch]:
         """Return the batches of both sides, as ``iter`` does."""
@@ -202,10 +208,19 @@ class TrainLoader:
         draws, unwarped = self.draws(ordinals, ids)
         merged = self.collate.batch(faces, extra_masks, draws, ids, first)
         merged.ordinals = ordinals
+        if self.points is not None:
+            merged.landmarks = self._landmarks(self.points.of(ids, draws), merged.slot)
         batches = merged.split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
             batch.unwarped = int(unwarped_faces.sum())
         return batches
+
+    def _landmarks(self, points: np.ndarray, slot: int | None) -> list[Tensor]:
+        """Return points (sides, B, 136) on the device, per side; for a slot where its last ones lay."""
+        sent = send(points, self.device)
+        if slot is not None:
+            sent = self._points_in_place.setdefault(slot, sent).copy_(sent)
+        return list(sent)
 
     def _released(self) -> torch.cuda.Event | None:
         """Return the event behind all that reads the batches taken so far, where others are written over them."""
@@ -276,12 +291,5 @@ def hand_over(batch: Batch, ready: torch.cuda.Event) -> None:
     """
     stream = torch.cuda.current_stream()
     stream.wait_event(ready)
-    for tensor in _tensors(batch):
+    for tensor in batch.tensors:
         tensor.record_stream(stream)
-
-
-def _tensors(batch: Batch) -> Iterator[Tensor]:
-    yield from batch.inputs
-    yield from batch.targets
-    for field in dataclasses.fields(batch.meta):
-        yield from getattr(batch.meta, field.name) or ()

@@ -78,6 +78,7 @@ class Batch:
     targets: per output size, smallest first, (B, sides, 3, H, W): what the model should make of it
     meta: the masks of the targets
     step: the step it belongs to, from 0
+    landmarks: per side (B, 136) float: where the targets' landmarks are (``TargetPoints.of``), None where no loss asks
     ids: (sides, B) int, the faces' numbers in their folders
     ordinals: (B,) int, how many faces of its side were drawn before each; the same on every side
     unwarped: how many faces should have been warped to landmarks and could not be
@@ -89,6 +90,7 @@ class Batch:
     targets: list[Tensor]
     meta: BatchMeta
     step: int
+    landmarks: list[Tensor] | None = None
     ids: np.ndarray | None = None
     ordinals: np.ndarray | None = None
     unwarped: int = 0
@@ -102,13 +104,17 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch of what ``function`` makes of each tensor."""
         inputs, targets = ([function(tensor) for tensor in tensors] for tensors in (self.inputs, self.targets))
-        return dataclasses.replace(self, inputs=inputs, targets=targets, meta=self.meta.map(function))
+        landmarks = None if self.landmarks is None else [function(side) for side in self.landmarks]
+        return dataclasses.replace(
+            self, inputs=inputs, targets=targets, meta=self.meta.map(function), landmarks=landmarks
+        )
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All its tensors: inputs, targets, masks."""
+        """All its tensors: inputs, targets, masks, landmarks."""
         masks = (self.meta.mask_face, self.meta.mask_eye, self.meta.mask_mouth)
-        return [*self.inputs, *self.targets, *(mask for sizes in masks for mask in sizes or ())]
+        of_masks = (mask for sizes in masks for mask in sizes or ())
+        return [*self.inputs, *self.targets, *of_masks, *(self.landmarks or ())]
 
     def split(self, count: int) -> list[Batch]:
         """Return the batches of ``count`` steps, whose faces lie in this one step after step.
@@ -124,6 +130,7 @@ class Batch:
                 targets=[target[rows] for target in self.targets],
                 meta=self.meta.faces(rows),
                 step=self.step + index,
+                landmarks=None if self.landmarks is None else [side[rows] for side in self.landmarks],
                 ids=None if self.ids is None else self.ids[:, rows],
                 ordinals=None if self.ordinals is None else self.ordinals[rows],
                 slot=self.slot if count == 1 else None,

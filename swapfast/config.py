@@ -428,6 +428,14 @@ class LossConfig(Config):
         MOST_WEIGHT,
         flag="--cycle-weight",
     )
+    landmark_weight: float = option(
+        0.0,
+        "Weight of the loss with which each face's landmarks are read off its code by one linear layer for both "
+        "people, percent: so a code means the same pose and expression to both decoders. 0 for none.",
+        0.0,
+        MOST_WEIGHT,
+        flag="--landmark-weight",
+    )
     learn_mask: bool = option(
         False,
         "Let the model predict the face mask as its last output.",

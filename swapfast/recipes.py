@@ -62,6 +62,7 @@ _FACESWAP: dict[str, object] = {
     "loss.eye_multiplier": 3.0,
     "loss.mouth_multiplier": 2.0,
     "loss.cycle_weight": 0.0,
+    "loss.landmark_weight": 0.0,
     "loss.learn_mask": False,
     "loss.mask_loss_function": "mse",
     "loss.mask_loss_weight": 100.0,
@@ -113,6 +114,7 @@ _SAEHD: dict[str, object] = {
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
     "loss.cycle_weight": 50.0,
+    "loss.landmark_weight": 10.0,
     "optimizer.warmup": 100,
     "optimizer.ema": "300",
 }

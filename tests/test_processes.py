@@ -30,6 +30,7 @@ from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import OptimizerConfig
 from swapfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, SwapfastError
 from swapfast.losses import LossCollator
+from swapfast.models.autoencoder import LANDMARKS
 from swapfast.optim.lr_finder import LearningRateFinder
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import (
@@ -79,7 +80,8 @@ def _batches(rank, world, start=0, poison=()):
             faces[1, -1, 0, 0, 0] = float("nan")
         mine = slice(sampler.first, sampler.stop)
         faces, masks = faces[:, mine], torch.ones(FACES, 2, 1, SIZE, SIZE)[mine]
-        batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step)
+        landmarks = [side[:, :, 0, -1].mean(1, keepdim=True).expand(-1, LANDMARKS) for side in faces]
+        batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step, landmarks)
         batch.ordinals = sampler.ordinals(step)
         yield batch
         step += 1
@@ -102,6 +104,9 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run, exchange = {"nan": given.pop("nan", "stop")}, given.pop("exchange", "fp32")
     model = toy().with_code(given.pop("code", "plain")).initialise(seed).to(memory_format=torch.channels_last)
+    weight = given.pop("landmark_weight", 0.0)
+    if weight:
+        model.with_landmark_reader()
     start = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
     config = OptimizerConfig(learning_rate=LEARNING_RATE, epsilon_exponent=EPSILON, **given)
     optimizer = Optimizer(model, config, precision == "fp16", processes=processes)
@@ -121,7 +126,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     lines = io.StringIO()
     run = Run(checkpoints, iterations, 1000, tensors=kept, progress=ProgressLine(lines), **run)
     run.saved_step = step if tensors else None
-    loss = LossCollator(["ssim", "mse"], [1.0, 1.0], "bgr", True, 1, 1, SIZE)
+    loss = LossCollator(["ssim", "mse"], [1.0, 1.0], "bgr", True, 1, 1, SIZE, landmark_weight=weight)
     batches = Shares(processes.rank, processes.world, step, poison)
     if stop_at is not None:
         batches = _stopping(batches, run.stop, stop_at)
@@ -344,7 +349,7 @@ SCENARIOS = {
     "normalised": {"iterations": 6, "code": "encoder", "ema": "3"},
     "accumulated and clipped": {
         "iterations": 6, "gradient_accumulation": 2, "gradient_clipping": "global_norm", "clipping_value": 0.5,
-        "schedule": "linear", "decay_share": 100.0,
+        "schedule": "linear", "decay_share": 100.0, "landmark_weight": 0.5,
     },
     "autoclip": {"iterations": 6, "gradient_clipping": "autoclip"},
     "a NaN on one": {"iterations": 6, "poison": (2,), "nan": "skip", "ema": "3"},
@@ -541,7 +546,7 @@ def _signal_second(process, number):
 
 def _flags(faces, model):
     return ["-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", "5", "--preview-images", "2",
-            "--optimizer", "adam", "--learning-rate", LEARNING_RATE,
+            "--optimizer", "adam", "--learning-rate", LEARNING_RATE, "--warmup", "0",
             "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
 
 

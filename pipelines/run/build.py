@@ -41,6 +41,7 @@ from pipelines.sides import (
     no_progress,
     try_save_index,
 )
+from pipelines.target_points import TargetPoints
 from swapfast.augment.kernels.jit import HOST_KERNELS, load_kernels
 from swapfast.bars import log_if_slow
 from swapfast.batch import SIDES
@@ -332,7 +333,8 @@ def make_loader(
     # A graph for each memory that batches are written in: one is trained on while the others are made.
     memories = schedule.prefetch + 1 if plan.uses_cuda_graph and schedule.prefetch else 0
     collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device, memories)
-    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule)
+    points = TargetPoints.from_sides(sides, plan.config)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points)
 
 
 def make_preview(

@@ -115,6 +115,7 @@ def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
         dssim_window=loss.dssim_window,
         sums=loss.reduction == "sum",
         cycle_weight=loss.cycle_weight / 100,
+        landmark_weight=loss.landmark_weight / 100,
     )
 
 
@@ -149,6 +150,8 @@ def plan_run(
         config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color, config.loss.learn_mask
     )
     model = build_model(config.model, config.loss.learn_mask, config.seed)
+    if config.loss.landmark_weight:
+        model.with_landmark_reader()
     loss = loss_collator(config, model)
     if checkpoint is not None and processes.is_first:
         load_weights(model, checkpoint, checkpoints.path(checkpoint.step))

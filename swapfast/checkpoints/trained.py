@@ -124,7 +124,7 @@ def load_weights(model: FaceAutoencoder, checkpoint: Checkpoint, path: Path) -> 
             "--model-dir to start a new model"
         )
     try:
-        model.load_state_dict(checkpoint.tensors["model"])
+        model.load_trained(checkpoint.tensors["model"])
     except RuntimeError as error:
         raise SwapfastError(
             f"{path}: the weights do not fit the model {model.name!r} that state.json names; restore a copy of it"

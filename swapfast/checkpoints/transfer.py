@@ -26,6 +26,7 @@ from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.files import not_a_folder, open_plain
 from swapfast.models import FaceAutoencoder
+from swapfast.models.autoencoder import without_reader
 from swapfast.models.registry import plan_model
 
 SAFETENSORS = ".safetensors"
@@ -201,7 +202,7 @@ def load_weights_from(model: FaceAutoencoder, path: Path, averaged: bool = True)
     theirs = {} if found.model is None else roles(found.model)
     by_role = {theirs.get(name, name): weight for name, weight in found.weights.items()}
     transfer, fitting = Transfer(found.source, found.step, weights=found.kind), {}
-    for name, target in model.named_parameters():
+    for name, target in without_reader(dict(model.named_parameters())).items():
         part = part_of(name)
         transfer.total[part] += 1
         weight = by_role.get(ours.get(name, name))
@@ -240,6 +241,7 @@ def freeze(model: FaceAutoencoder, parts: list[str]) -> None:
 
 
 def trained_state(model: FaceAutoencoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an optimizer's stored state without what belongs to weights that are frozen now."""
+    """Return an optimizer's stored state without what belongs to weights that are frozen, or not needed, now."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {key: value for key, value in state.items() if key.rpartition(".")[0] not in frozen}
+    needed = state if model.landmark_reader is not None else without_reader(state)
+    return {key: value for key, value in needed.items() if key.rpartition(".")[0] not in frozen}

@@ -124,7 +124,7 @@ class LandmarkMatcher:
         if len(sides) != 2:
             raise SwapfastError(f"warp to landmarks matches two sides, A and B; there are {len(sides)}")
         crop = CropConfig(centering=centering, coverage=100 * coverage, vertical_offset=100 * y_offset)
-        landmarks_a, landmarks_b = (_aligned(records, crop, size) for records in sides)
+        landmarks_a, landmarks_b = (aligned_landmarks(records, crop, size) for records in sides)
         return cls(landmarks_a, landmarks_b, num_choices, progress, find)
 
     def choices(self, seed: int, ordinals: ArrayLike) -> np.ndarray:
@@ -265,8 +265,11 @@ def _best(faces: np.ndarray, candidates: np.ndarray, mask: np.ndarray, count: in
     return columns[nearest_first], distances[nearest_first[:, -1]]
 
 
-def _aligned(records: Sequence[FaceRecord], crop: CropConfig, size: int) -> np.ndarray:
-    """Return the landmarks in crop px, (n, 68, 2) float32; ten times as fast from a table as from records."""
+def aligned_landmarks(records: Sequence[FaceRecord], crop: CropConfig, size: int) -> np.ndarray:
+    """Return the landmarks of faces in px of their crops of edge ``size``, (n, 68, 2) float32.
+
+    Ten times as fast from a table as from records.
+    """
     points = np.empty((len(records), 68, 2), np.float32)
     if not isinstance(records, FaceTable):
         for index, record in enumerate(records):

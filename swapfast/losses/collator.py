@@ -20,6 +20,7 @@ from swapfast.losses.pixel import mean_absolute_error
 from swapfast.losses.registry import get_loss
 
 CYCLE = "cycle"  # what the logs call the loss of faces swapped there and back
+LANDMARKS = "landmarks"  # and that of the landmarks that are read off the codes
 
 
 @dataclass
@@ -47,10 +48,17 @@ class BatchLoss:
         parts = [values for output in back.weighted for values in output.values()]
         if back.mask is not None:
             parts.append(back.mask)
-        values = torch.stack(parts).sum(0)
+        return self._with(CYCLE, torch.stack(parts).sum(0), weight)
+
+    def with_landmarks(self, read: Tensor, landmarks: Tensor, weight: float) -> BatchLoss:
+        """Return these losses and, times ``weight``, the mean squared error of what was read off codes, (N, 136)."""
+        return self._with(LANDMARKS, (read - landmarks).square().mean(1), weight)
+
+    def _with(self, name: str, values: Tensor, weight: float) -> BatchLoss:
+        """Return these losses and (N,) further values, which are logged with the last output's."""
         unweighted, weighted = ([*outputs] for outputs in (self.unweighted, self.weighted))
-        unweighted[-1] = unweighted[-1] | {CYCLE: values}
-        weighted[-1] = weighted[-1] | {CYCLE: weight * values}
+        unweighted[-1] = unweighted[-1] | {name: values}
+        weighted[-1] = weighted[-1] | {name: weight * values}
         return dataclasses.replace(self, unweighted=unweighted, weighted=weighted)
 
     def to_cpu(self) -> BatchLoss:
@@ -134,6 +142,7 @@ class LossCollator(nn.Module):
     eye_mouth_priority: adds this many times the mean over the picture of the absolute difference within eyes and mouth
     dssim_window: px of the window of 'dssim', 0 for the usual ones
     cycle_weight: let ``Trainer`` add the loss of faces that were swapped there and back, times this
+    landmark_weight: and that of the landmarks that the model reads off its codes
     sums: let ``Trainer`` follow the gradient of the sum over a step's faces and not of their mean
 
     Raises SwapfastError for an unknown function, a wrong weight or an output too small for a function.
@@ -158,6 +167,7 @@ class LossCollator(nn.Module):
         dssim_window: int = 0,
         sums: bool = False,
         cycle_weight: float = 0.0,
+        landmark_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if color_order not in ("bgr", "rgb"):
@@ -175,7 +185,7 @@ class LossCollator(nn.Module):
         self.spatial = {name for name, spec in specs.items() if spec.spatial}
         self.use_mask = use_mask
         self.soft, self.blurs_outside, self.sums = soft, blurs_outside, sums
-        self.cycle_weight = cycle_weight
+        self.cycle_weight, self.landmark_weight = cycle_weight, landmark_weight
         self.mask_weight, self.eye_mouth_priority = mask_weight, eye_mouth_priority
         self.eye_multiplier = eye_multiplier
         self.mouth_multiplier = mouth_multiplier

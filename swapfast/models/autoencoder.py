@@ -14,6 +14,10 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
 from swapfast.models.dropout import start_counters
 from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers
+from swapfast.optim.muon import leave_to_adam
+
+LANDMARKS = 68 * 2  # coordinates of a face's landmarks
+_READER = "landmark_reader."  # what the names of its weights begin with
 
 
 def other_side(side: str) -> str:
@@ -68,6 +72,7 @@ class FaceAutoencoder(nn.Module):
         self.decoders = nn.ModuleDict(dict(decoders))
         self.code_kind: CodeKind = "plain"
         self.statistics = nn.ModuleDict()  # by the path of the layer that they follow, dots made underscores
+        self.landmark_reader: nn.Linear | None = None
         self._holders: set[str] = set()  # paths of modules within which there are some
 
     def with_code(self, kind: CodeKind, exchanges: bool = True) -> FaceAutoencoder:
@@ -85,6 +90,27 @@ class FaceAutoencoder(nn.Module):
             self._holders |= {path[:end] for end, letter in enumerate(path) if letter == "."}
         self.exchange_mean_codes(exchanges)
         return self
+
+    def with_landmark_reader(self) -> FaceAutoencoder:
+        """Let the model read each face's landmarks off its code in training; return the model.
+
+        One linear layer reads both people's codes, so the same pose and expression have to be the same code. It begins
+        with zeros. A model that is not trained needs none.
+        """
+        (channels,) = self.bottleneck().values()
+        self.landmark_reader = nn.Linear(channels, LANDMARKS)
+        nn.init.zeros_(self.landmark_reader.weight)
+        nn.init.zeros_(self.landmark_reader.bias)
+        leave_to_adam(self.landmark_reader.weight)
+        return self
+
+    def load_trained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a checkpoint's weights by name; the landmark reader's where both have one.
+
+        Raises RuntimeError where they are another model's.
+        """
+        of_reader = {name: weights.get(name, own) for name, own in self.state_dict().items() if _is_of_reader(name)}
+        self.load_state_dict(without_reader(weights) | of_reader)
 
     def shared_layers(self) -> dict[str, int]:
         """Return the paths and channels of all layers up to the code."""
@@ -111,25 +137,39 @@ class FaceAutoencoder(nn.Module):
         start_counters(self, seed)
         return self
 
-    def encode(self, images: Tensor, rows: Sequence[Rows]) -> Tensor:
+    def encode(self, images: Tensor, rows: Sequence[Rows], kept: dict[str, Tensor | None] | None = None) -> Tensor:
         """Return the features that all sides share, whatever the shape of a face's is.
 
-        images: (N, 3, S, S) in 0..1. rows: which side they show, in their order.
+        images: (N, 3, S, S) in 0..1. rows: which side they show, in their order. kept: see ``run_layers``.
         """
         if self.standardise:
             spread, mean = torch.std_mean(images.float(), dim=(1, 2, 3), keepdim=True, correction=0)
             images = ((images - mean) / (spread + 1e-3) * 0.25 + 0.5).to(images.dtype)
-        return self.run_layers(self.encoder, "encoder", images, rows)
+        return self.run_layers(self.encoder, "encoder", images, rows, kept)
 
-    def run_layers(self, module: nn.Module, path: str, x: Tensor, rows: Sequence[Rows]) -> Tensor:
-        """Return what the module at ``path`` makes of ``x``, with statistics behind the layers that have some."""
+    def run_layers(
+        self,
+        module: nn.Module,
+        path: str,
+        x: Tensor,
+        rows: Sequence[Rows],
+        kept: dict[str, Tensor | None] | None = None,
+    ) -> Tensor:
+        """Return what the module at ``path`` makes of ``x``, with statistics behind the layers that have some.
+
+        kept: is given what comes out of the layers whose paths it has, behind their statistics.
+        """
         if self.has_statistics_within(path):
             for name, layer in module.named_children():
-                x = self.run_layers(layer, f"{path}.{name}", x, rows)
+                x = self.run_layers(layer, f"{path}.{name}", x, rows, kept)
         else:
             x = module(x)
         statistics = self.statistics_behind(path)
-        return x if statistics is None else statistics(x, rows)
+        if statistics is not None:
+            x = statistics(x, rows)
+        if kept is not None and path in kept:
+            kept[path] = x
+        return x
 
     def has_statistics_within(self, path: str) -> bool:
         """Return whether there are statistics between the layers of the module at ``path``."""
@@ -171,14 +211,25 @@ class FaceAutoencoder(nn.Module):
 
         images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
         cycles: return also each side's own face made of its swap, behind the others. No gradient goes through the swap.
+        Where there is a reader the last entry is what it reads off the codes of ``images``, per side (N, 136).
         """
         rows = [Rows(len(of_side), side, side) for side, of_side in zip(SIDES, images, strict=True)]
-        features = self.encode(torch.cat(list(images)), rows).split([part.faces for part in rows])
+        code: dict[str, Tensor | None] = {} if self.landmark_reader is None else dict.fromkeys(self.bottleneck())
+        features = self.encode(torch.cat(list(images)), rows, code).split([part.faces for part in rows])
         own = [
             self.decoder(part.wanted)(self.side_code(of_side, part))
             for part, of_side in zip(rows, features, strict=True)
         ]
-        return [*own, *self._there_and_back(features, rows)] if cycles else own
+        outputs = [*own, *self._there_and_back(features, rows)] if cycles else own
+        for of_both in code.values():
+            outputs.append(self._landmarks(cast(Tensor, of_both), rows))
+        return outputs
+
+    def _landmarks(self, code: Tensor, rows: Sequence[Rows]) -> list[Tensor]:
+        """Return what is read off a code (N, C) or (N, C, s, s), per side (N, 136)."""
+        assert self.landmark_reader is not None
+        flat = code if code.dim() == 2 else code.mean((2, 3))
+        return list(self.landmark_reader(flat).split([part.faces for part in rows]))
 
     def _there_and_back(self, features: Sequence[Tensor], rows: Sequence[Rows]) -> list[list[Tensor]]:
         """Return each side's own face, made of what the other side's decoder makes of its features."""
@@ -215,7 +266,7 @@ class FaceAutoencoder(nn.Module):
         return {
             name if part is child else f"{name[:-1]}_{part_name}": part
             for name, child in self.named_children()
-            if child is not self.statistics
+            if child is not self.statistics and child is not self.landmark_reader
             for part_name, part in (child.items() if isinstance(child, nn.ModuleDict) else [("", child)])
         }
 
@@ -223,3 +274,12 @@ class FaceAutoencoder(nn.Module):
     def learns_mask(self) -> bool:
         """Whether the last output of a side is a mask."""
         return self.decoder(SIDES[0]).mask is not None
+
+
+def without_reader(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's weights by name without those that only its training needs."""
+    return {name: weight for name, weight in weights.items() if not _is_of_reader(name)}
+
+
+def _is_of_reader(name: str) -> bool:
+    return name.startswith(_READER)

@@ -20,11 +20,21 @@ ITERATIONS = 5  # of Newton and Schulz
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of their polynomial: steepest at 0, and within 0.7 to 1.2 at 1
 ADAMS_RMS = 0.2  # of an update of Adam, about, in units of the learning rate
 _TINY = 1e-7
+_LEFT = "is_left_to_adam"
 
 
 def is_matrix(weight: Tensor) -> bool:
-    """Return whether Muon itself moves a weight: a kernel (out, in, h, w) is a matrix (out, in * h * w)."""
-    return weight.ndim > 1 and min(weight.shape[0], weight[0].numel()) >= SMALLEST_SIDE
+    """Return whether Muon itself moves a weight: a kernel (out, in, h, w) is a matrix (out, in * h * w).
+
+    One that was given to ``leave_to_adam`` is not.
+    """
+    is_left = getattr(weight, _LEFT, False)
+    return not is_left and weight.ndim > 1 and min(weight.shape[0], weight[0].numel()) >= SMALLEST_SIDE
+
+
+def leave_to_adam(weight: Tensor) -> None:
+    """Let Adam move a weight whose gradient has the rank of the batch: Muon would make moves of its rounding errors."""
+    setattr(weight, _LEFT, True)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from swapfast.checkpoints.averages import average_name, averages_of, choose_average, require_fitting, stored_half_lives
 from swapfast.models import FaceAutoencoder
+from swapfast.models.autoencoder import without_reader
 
 EVERY = 16  # steps of the weights from one update to the next: one a step would be a tenth of a step of large models
 DENSE_STEPS = 64  # at the beginning, in which every step is followed by one
@@ -41,7 +42,7 @@ class WeightAverages:
         self._model = model
         self._weights = {
             name: tensor.detach()
-            for name, tensor in model.state_dict(keep_vars=True).items()
+            for name, tensor in without_reader(model.state_dict(keep_vars=True)).items()
             if tensor.is_floating_point() and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
         }
         self._averages = {

@@ -258,14 +258,20 @@ class Trainer:
     def _forward(self, batch: Batch) -> list[BatchLoss]:
         with torch.autocast(self._device.type, self.autocast, enabled=self.autocast is not None):
             outputs = self._parallel(batch.inputs, self.loss.cycle_weight > 0)
+        read = outputs.pop() if self.model.landmark_reader is not None else []
         losses = [
             self.loss([target[:, side] for target in batch.targets], [p.float() for p in predictions], batch.meta[side])
             for side, predictions in zip(itertools.cycle(range(len(batch.inputs))), outputs)
         ]
         own, back = losses[: len(batch.inputs)], losses[len(batch.inputs) :]
-        if not back:
+        if back:
+            own = [loss.with_cycle(cycle, self.loss.cycle_weight) for loss, cycle in zip(own, back, strict=True)]
+        if batch.landmarks is None or not self.loss.landmark_weight:
             return own
-        return [loss.with_cycle(cycle, self.loss.cycle_weight) for loss, cycle in zip(own, back, strict=True)]
+        return [
+            loss.with_landmarks(points.float(), truth, self.loss.landmark_weight)
+            for loss, points, truth in zip(own, read, batch.landmarks, strict=True)
+        ]
 
     def mean_over_faces(self, values: Tensor) -> Tensor:
         """Turn means over this process' faces of the last batch into means over all processes' faces."""
@@ -392,7 +398,7 @@ class Trainer:
         tensors = self._saver.newest_tensors()
         if tensors is None or self.optimizer.rollbacks >= MAX_ROLLBACKS:
             raise rollback_error(bad, has_checkpoint=tensors is not None)
-        self.model.load_state_dict(tensors["model"])
+        self.model.load_trained(tensors["model"])
         self.optimizer.roll_back(tensors["optimizer"])
         if self.averages is not None:
             self.averages.load_state_dict(tensors.get(AVERAGES_FILE, {}))
