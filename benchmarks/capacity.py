@@ -133,6 +133,7 @@ def train(network: Network, data: Path, folder: Path, steps: int, seed: int) -> 
             "loss.functions": ["mse"],
             "loss.eye_multiplier": 1.0,
             "loss.mouth_multiplier": 1.0,
+            "loss.landmark_weight": 0.0,
             "optimizer.learning_rate": RATE,
             "run.input_a": str(faces / "a"),
             "run.input_b": str(faces / "b"),

@@ -94,6 +94,12 @@ def check_kernels(config: TrainConfig, device: torch.device) -> None:
         check_import("Numba", "-M/--warp-to-landmarks", "leave it out")
 
 
+def training_model(config: TrainConfig) -> FaceAutoencoder:
+    """Return the model that ``config`` trains, its weights drawn, with all that its loss asks of it."""
+    model = build_model(config.model, config.loss.learn_mask, config.seed)
+    return model.with_landmark_reader() if config.loss.landmark_weight else model
+
+
 def loss_collator(config: TrainConfig, model: FaceAutoencoder) -> LossCollator:
     """Return the loss that ``config`` describes."""
     loss, has_mask = config.loss, config.mask.mask_type != "none"
@@ -149,9 +155,7 @@ def plan_run(
     samples = Samples(
         config.crop.coverage / 100, "face" in masks, look.mask_opacity, look.mask_color, config.loss.learn_mask
     )
-    model = build_model(config.model, config.loss.learn_mask, config.seed)
-    if config.loss.landmark_weight:
-        model.with_landmark_reader()
+    model = training_model(config)
     loss = loss_collator(config, model)
     if checkpoint is not None and processes.is_first:
         load_weights(model, checkpoint, checkpoints.path(checkpoint.step))

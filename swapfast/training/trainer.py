@@ -266,7 +266,7 @@ class Trainer:
         own, back = losses[: len(batch.inputs)], losses[len(batch.inputs) :]
         if back:
             own = [loss.with_cycle(cycle, self.loss.cycle_weight) for loss, cycle in zip(own, back, strict=True)]
-        if batch.landmarks is None or not self.loss.landmark_weight:
+        if not read or batch.landmarks is None or not self.loss.landmark_weight:
             return own
         return [
             loss.with_landmarks(points.float(), truth, self.loss.landmark_weight)
