@@ -17,6 +17,7 @@ from torch import Tensor
 
 from swapfast.batch import SIDES, Batch
 from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
+from swapfast.checkpoints.transfer import trained_state
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
@@ -399,7 +400,7 @@ class Trainer:
         if tensors is None or self.optimizer.rollbacks >= MAX_ROLLBACKS:
             raise rollback_error(bad, has_checkpoint=tensors is not None)
         self.model.load_trained(tensors["model"])
-        self.optimizer.roll_back(tensors["optimizer"])
+        self.optimizer.roll_back(trained_state(self.model, tensors["optimizer"]))
         if self.averages is not None:
             self.averages.load_state_dict(tensors.get(AVERAGES_FILE, {}))
         self._saver.forget_losses()
