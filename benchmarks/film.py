@@ -26,8 +26,8 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.masks import draw_face
 from swapfast.files import check_new_file, write_file
 from swapfast.printing import complain, say
+from swapfast.swap.face_spool import FoundFace
 from swapfast.swap.figures import masked_psnr, match_colors
-from swapfast.swap.found_faces import FoundFace
 from swapfast.swap.landmark_file import read_landmark_file
 from swapfast.video.reader import VideoReader
 

@@ -63,7 +63,7 @@ def count_faces(
     counts.frames_with_faces += bool(faces)
     counts.frames_without_mask += bool(faces) and lacks_mask
     counts.skipped.update(reasons)
-    counts.edges += [crop_edge(face, swapper) for face in faces]
+    counts.edges.extend(crop_edge(face, swapper) for face in faces)
     return faces
 
 

@@ -23,31 +23,14 @@ from swapfast.faces.companions import find_file
 from swapfast.faces.orientation import stored_landmarks
 from swapfast.faces.png import FaceswapHeader, read_header
 from swapfast.faces.reader import landmarks_of, parse_json, placed_landmarks, read_json
-from swapfast.faces.record import StoredMask
 from swapfast.files import not_a_folder
 from swapfast.printing import shown_name
+from swapfast.swap.face_spool import FacesByName, FaceSpool, FoundFace
 from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.picture_file import PictureOrigin
 from swapfast.system import on_all_cores
 
 _MOST_FACES = 1000  # of one frame
-
-
-@dataclass(frozen=True, eq=False)
-class FoundFace:
-    """A face that a file speaks of, before it is known to fit its frame.
-
-    landmarks: (68, 2) px of the frame, of whose size ``frame_size`` speaks (width, height), if that is known.
-    is_stored: they are of the frame as it is stored, not as it is shown; None where nobody knows.
-    """
-
-    landmarks: np.ndarray
-    index: int = 0
-    name: str = ""
-    frame_size: tuple[int, int] | None = None
-    is_stored: bool | None = None
-    track: int | None = None
-    stored_masks: Mapping[str, StoredMask] = field(default_factory=dict)
 
 
 class FacesOfFrame(NamedTuple):
@@ -82,11 +65,13 @@ class FaceTable:
         return sum(map(len, self.by_name.values())) + sum(map(len, self.by_index.values()))
 
     @cached_property
-    def _by_stem(self) -> dict[str, Sequence[FoundFace]]:
-        return {PurePath(name).stem: faces for name, faces in self.by_name.items()}
+    def _by_stem(self) -> dict[str, str]:
+        return {PurePath(name).stem: name for name in self.by_name}
 
     def _of_name(self, name: str) -> Sequence[FoundFace]:
-        return self.by_name.get(name) or self._by_stem.get(PurePath(name).stem) or ()
+        if name not in self.by_name:
+            name = self._by_stem.get(PurePath(name).stem, name)
+        return self.by_name.get(name, ())
 
     def __call__(self, frame: Frame) -> FacesOfFrame:
         """Return the faces of a frame. Its name may have another ending, for frames are converted."""
@@ -169,7 +154,8 @@ def read_faces_folder(folder: Path, flag: str = "-p") -> FaceTable:
         raise not_a_folder(folder, f"{flag} {folder}", "the folder of the faces that were extracted")
     names = sorted(n for n in os.listdir(folder) if n.lower().endswith(".png") and not n.startswith("."))
     headers = on_all_cores(_header_of, [folder / name for name in names])
-    by_name: dict[str, list[FoundFace]] = {}
+    spool = FaceSpool()
+    by_name = FacesByName(spool)
     reasons: dict[str, str] = {}
     for name, header in zip(names, headers, strict=True):
         if isinstance(header, str):
@@ -178,6 +164,7 @@ def read_faces_folder(folder: Path, flag: str = "-p") -> FaceTable:
             reasons[name] = "its header names no frame"
         else:
             _add(by_name, header, name)
+    spool.end()
     if not by_name:
         first = f" ({shown_name(names[0])}: {reasons[names[0]]})" if names else ""
         raise SwapfastError(
@@ -191,7 +178,7 @@ def read_faces_folder(folder: Path, flag: str = "-p") -> FaceTable:
     return FaceTable(f"{flag} {folder}", by_name, remarks=tuple(remarks))
 
 
-def _add(by_name: dict[str, list[FoundFace]], header: FaceswapHeader, name: str) -> None:
+def _add(by_name: FacesByName, header: FaceswapHeader, name: str) -> None:
     dims = header.frame_dims
     face = FoundFace(
         header.landmarks,
@@ -202,7 +189,7 @@ def _add(by_name: dict[str, list[FoundFace]], header: FaceswapHeader, name: str)
     )
     # Windows' paths too: older headers hold the whole path.
     frame_name = header.source_filename.replace("\\", "/").rpartition("/")[2]
-    by_name.setdefault(frame_name, []).append(face)
+    by_name.add(frame_name, face)
 
 
 # --- NAME.json beside frames ------------------------------------------------------------------------------

@@ -27,11 +27,13 @@ from typing import Any
 from swapfast.errors import SwapfastError, shortened
 from swapfast.faces.reader import landmarks_of
 from swapfast.files import open_plain
-from swapfast.swap.found_faces import FaceTable, FoundFace
+from swapfast.swap.face_spool import BY_ORDER, FacesByIndex, FacesByName, FaceSpool, FoundFace
+from swapfast.swap.found_faces import FaceTable
 
 FORMAT, VERSION = "swapfast landmarks", 1
 DECIMALS = 3  # of a pixel, that are written
 _LONGEST_LINE = 1 << 16  # 68 points take 3 KB
+_MOST_FRAMES = 1 << 60
 _ORIENTATIONS = {"shown": False, "stored": True}
 
 
@@ -48,8 +50,8 @@ class LandmarkFile:
 def read_landmark_file(path: Path, flag: str = "--landmarks") -> LandmarkFile:
     """Return the faces of a file. Raises SwapfastError naming the line that is wrong."""
     where = f"{flag} {path}"
-    by_name: dict[str, list[FoundFace]] = {}
-    by_index: dict[int, list[FoundFace]] = {}
+    spool = FaceSpool()
+    by_name, by_index = FacesByName(spool), FacesByIndex(spool)
     try:
         with open_plain(path) as raw:
             header = _header(raw.readline(_LONGEST_LINE), where)
@@ -61,6 +63,7 @@ def read_landmark_file(path: Path, flag: str = "--landmarks") -> LandmarkFile:
                     _add_line(line, f"{where}: line {number}", path.name, size, is_stored, by_name, by_index)
     except OSError as error:
         raise SwapfastError(f"{where}: cannot be read ({error.strerror or error}); give another file") from error
+    spool.end()
     if not by_name and not by_index:
         raise SwapfastError(f"{where}: holds no face; give another file")
     frames = header.get("frames")
@@ -122,19 +125,16 @@ def _add_line(
     file_name: str,
     size: tuple[int, int] | None,
     is_stored: bool | None,
-    by_name: dict[str, list[FoundFace]],
-    by_index: dict[int, list[FoundFace]],
+    by_name: FacesByName,
+    by_index: FacesByIndex,
 ) -> None:
     table = _parsed(line, where)
     frame, name = table.get("frame"), table.get("name")
-    if isinstance(name, str) and name:
-        found = by_name.setdefault(name, [])
-    elif type(frame) is int and frame >= 0:
-        found = by_index.setdefault(frame, [])
-    else:
+    by_number = type(frame) is int and 0 <= frame < _MOST_FRAMES
+    if not (isinstance(name, str) and name) and not by_number:
         raise SwapfastError(f'{where}: says neither "frame", counted from 0, nor "name"')
-    index, track = table.get("face", len(found)), table.get("track")
-    if type(index) is not int or index < 0:
+    index, track = table.get("face", BY_ORDER), table.get("track")
+    if "face" in table and (type(index) is not int or index < 0):
         raise SwapfastError(f'{where}: "face" {shortened(index)} is no index')
     if track is not None and type(track) is not int:
         raise SwapfastError(f'{where}: "track" {shortened(track)} is no whole number')
@@ -142,7 +142,11 @@ def _add_line(
         points = landmarks_of(table, "it")
     except ValueError as error:
         raise SwapfastError(f"{where}: {error}") from error
-    found.append(FoundFace(points, index, file_name, _size(table, where) or size, is_stored, track))
+    face = FoundFace(points, index, file_name, _size(table, where) or size, is_stored, track)
+    if isinstance(name, str) and name:
+        by_name.add(name, face)
+    elif isinstance(frame, int):
+        by_index.add(frame, face)
 
 
 def landmark_line(

@@ -9,6 +9,7 @@ makes the same bytes.
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class SwapCounts:
     faces: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     frames_without_mask: int = 0
-    edges: list[float] = field(default_factory=list)
+    edges: array[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(eq=False)
@@ -160,4 +161,4 @@ def _count(prepared: _Prepared, counts: SwapCounts) -> None:
     counts.faces += len(prepared.work.faces)
     counts.skipped.update(prepared.skipped)
     counts.frames_without_mask += prepared.lacks_mask
-    counts.edges += prepared.edges
+    counts.edges.extend(prepared.edges)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,8 @@ def faces_digest(find: FaceTable | JsonBeside, pictures: PictureFolder) -> str:
 def table_digest(table: FaceTable) -> str:
     """Return a digest of the faces of a table."""
     digest = hashlib.sha256()
-    for frame, faces in [*sorted(table.by_name.items()), *sorted((str(i), f) for i, f in table.by_index.items())]:
+    indices = ((text, table.by_index[int(text)]) for text in sorted(map(str, table.by_index)))
+    for frame, faces in chain(((name, table.by_name[name]) for name in sorted(table.by_name)), indices):
         for face in faces:
             digest.update(f"{frame} {face.index} {face.name}\n".encode(errors="surrogateescape"))
             digest.update(face.landmarks.tobytes())

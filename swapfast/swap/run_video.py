@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,8 @@ from swapfast.swap.smoothing import MOST_FRAMES, ColourSmoother
 from swapfast.swap.stability import Stability
 from swapfast.swap.stages import Stopwatch
 from swapfast.swap.swapper import FrameSwapper
-from swapfast.swap.videos import MaskVideo, ScannedVideo, TimedSink, VideoFaces, VideoSink, VideoSource, scan_video
+from swapfast.swap.video_faces import VideoFaces
+from swapfast.swap.videos import MaskVideo, ScannedVideo, TimedSink, VideoSink, VideoSource, scan_video
 from swapfast.system import available_cores
 from swapfast.threads import ThreadPool
 from swapfast.video.encoding import CONTAINERS, EncodeSettings, choose_encoding
@@ -78,7 +79,7 @@ class VideoPlan:
     table: FaceTable
     faces: VideoFaces
     masks: MaskFolder | MaskVideo | None
-    indices: list[int]
+    indices: Sequence[int]
 
     def is_swapped(self, index: int) -> bool:
         """Whether the faces of a frame are swapped: it lies in the ranges, which count from 1."""
@@ -173,12 +174,12 @@ def plan_video(request: SwapRequest, settings: VideoSettings, progress: Progress
     if isinstance(masks, MaskVideo):
         masks.check(video)
     faces = VideoFaces(table, video, settings.smooth_landmarks)
-    plan = VideoPlan(request, settings, opened, video, table, faces, masks, list(range(video.frames)))
+    plan = VideoPlan(request, settings, opened, video, table, faces, masks, range(video.frames))
     if not any(map(plan.is_swapped, plan.indices)):
         raise SwapfastError(
             f"-R/--frame-ranges: none of the {video.frames} frames lies in it; they are numbered 1 to {video.frames}"
         )
-    if request.keep_unchanged:
+    if request.keep_unchanged or request.ranges is None:
         return plan
     return replace(plan, indices=[index for index in plan.indices if plan.is_swapped(index)])
 
@@ -335,7 +336,7 @@ def _writers(plan: VideoPlan, out: Path, request: dict[str, Any]) -> Iterator[tu
 
 def _go_through(
     plan: VideoPlan,
-    wanted: list[int],
+    wanted: Sequence[int],
     make_sink: Callable[[ThreadPool, int, Callable[[float], None]], FrameSink],
     clock: Stopwatch,
     progress: Progress | None,
@@ -365,12 +366,17 @@ def _go_through(
             ColourSmoother(smooth) if smooth else None,
             clock,
         )
-        relevant = set(plan.indices).__contains__
-        source = VideoSource(plan.video, frozenset(wanted), first, last, pool, ahead, clock, relevant, box_of)
+        relevant = _members(plan.indices).__contains__
+        source = VideoSource(plan.video, _members(wanted), first, last, pool, ahead, clock, relevant, box_of)
         counts = pipeline.run(source, make_sink(pool, ahead, moved))
     if progress is not None:
         progress(total, total)
     return counts
+
+
+def _members(numbers: Sequence[int]) -> Collection[int]:
+    """Return what tells quickly whether a number is among these: a range does, and takes no memory."""
+    return numbers if isinstance(numbers, range) else frozenset(numbers)
 
 
 def _of_scan(plan: VideoPlan) -> dict[str, Any]:

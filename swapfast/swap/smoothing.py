@@ -11,13 +11,14 @@ Both are pure functions of the frames around, so a run that goes on where anothe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from swapfast.swap.swapper import FaceInWork, FrameInWork
 
 MOST_FRAMES = 120  # on either side
+SHORTEST_TRACK = 3  # frames: a shorter one is left as it is
 _SHARE = 0.5  # of the frames on one side: the Gaussian's deviation
 
 
@@ -27,23 +28,42 @@ def weights_of(distances: np.ndarray, frames: int) -> np.ndarray:
     return np.where(np.abs(distances) <= frames, weights, 0.0)
 
 
+class PointSmoother:
+    """Smooths the points of a track at one frame by a parabola through those of the frames around.
+
+    frames: how many on either side count.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self._rows: dict[bytes, np.ndarray] = {}  # by the distances around: but for gaps they are the same everywhere
+
+    def __call__(self, points: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Return the smoothed points, (68, 2) float64.
+
+        points: (n, 68, 2) px, of the track's frames around. distances: (n,) from the frame that is asked for.
+        """
+        key = distances.tobytes()
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = _parabola_row(distances.astype(np.float64), self.frames)
+        smoothed: np.ndarray = np.tensordot(row, points, axes=1)
+        return smoothed
+
+
 def smooth_track(points: np.ndarray, indices: np.ndarray, frames: int) -> np.ndarray:
     """Return the points of one track, smoothed by local parabolas, (n, 68, 2) float64.
 
     points: (n, 68, 2) px. indices: (n,) of their frames, rising. frames: how many on either side count.
     """
     points = np.asarray(points, np.float64)
-    if frames < 1 or len(points) < 3:
+    if frames < 1 or len(points) < SHORTEST_TRACK:
         return points
+    smoother = PointSmoother(frames)
     smoothed = np.empty_like(points)
-    rows: dict[bytes, np.ndarray] = {}  # by the distances around: but for gaps they are the same everywhere
     for number, index in enumerate(indices):
         near = slice(*np.searchsorted(indices, (index - frames, index + frames + 1)))
-        distances = indices[near] - index
-        key = distances.tobytes()
-        if key not in rows:
-            rows[key] = _parabola_row(distances.astype(np.float64), frames)
-        smoothed[number] = np.tensordot(rows[key], points[near], axes=1)
+        smoothed[number] = smoother(points[near], indices[near] - index)
     return smoothed
 
 
@@ -55,25 +75,6 @@ def _parabola_row(distances: np.ndarray, frames: int) -> np.ndarray:
     # The value at distance 0 is the first coefficient: one row of the pseudo-inverse.
     row: np.ndarray = np.linalg.pinv(powers * root)[0] * root[:, 0]
     return row
-
-
-def smooth_landmarks(
-    landmarks: Mapping[int, Sequence[np.ndarray]], tracks: Mapping[int, Sequence[int]], frames: int
-) -> dict[int, list[np.ndarray]]:
-    """Return the landmarks of every frame, smoothed along their tracks.
-
-    landmarks: by frame, (68, 2) px of each face. tracks: by frame, each face's number, see tracks.py.
-    """
-    places: dict[int, list[tuple[int, int]]] = {}
-    for index in sorted(landmarks):
-        for face, number in enumerate(tracks[index]):
-            places.setdefault(number, []).append((index, face))
-    smoothed: dict[int, list[np.ndarray]] = {i: [np.asarray(p) for p in faces] for i, faces in landmarks.items()}
-    for track in places.values():
-        points = np.stack([np.asarray(landmarks[index][face], np.float64) for index, face in track])
-        for (index, face), moved in zip(track, smooth_track(points, np.array([i for i, _ in track]), frames)):
-            smoothed[index][face] = moved
-    return smoothed
 
 
 class ColourSmoother:

@@ -45,16 +45,20 @@ class _Track:
 class Stability:
     """Adds up the figures over frames, which come in order."""
 
-    _tracks: dict[int, _Track] = field(default_factory=dict)
-    _flicker: list[np.ndarray] = field(default_factory=list)  # (3,) each: mean squares of source, swapped, difference
-    _jitter: list[np.ndarray] = field(default_factory=list)  # (2,) each: mean squares of source, difference
-    _sizes: list[float] = field(default_factory=list)
+    _tracks: dict[int, _Track] = field(default_factory=dict)  # of the last frame
+    _flicker: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sums of source, swapped, difference
+    _jitter: np.ndarray = field(default_factory=lambda: np.zeros(2))  # sums of source, difference
+    _width: float = 0.0  # sum
+    _triples: int = 0
+    _moves: int = 0
 
     def add(self, index: int, source: np.ndarray, swapped: np.ndarray, faces: Sequence[FrameFace]) -> None:
         """Take a frame. source, swapped: (H, W, 3 or 4) of one type and size. Faces without a track are left out."""
         for face in faces:
             if face.track is not None:
                 self._add_face(index, source, swapped, face, face.track)
+        for track in [number for number, state in self._tracks.items() if state.index != index]:
+            del self._tracks[track]  # each holds pictures
 
     def _add_face(self, index: int, source: np.ndarray, swapped: np.ndarray, face: FrameFace, track: int) -> None:
         former = self._tracks.get(track)
@@ -76,12 +80,13 @@ class Stability:
         if len(state.colours) == 3:
             bends = (state.colours[0] - 2 * state.colours[1] + state.colours[2]) / _ROOT_SIX
             difference = bends[1] - bends[0]
-            self._flicker.append(np.array([np.square(part).mean() for part in (*bends, difference)]))
+            self._flicker += [np.square(part).mean() for part in (*bends, difference)]
+            self._triples += 1
         if len(state.moves) == 2:
             bends = (state.moves[1] - state.moves[0]) / _ROOT_SIX
-            self._jitter.append(np.array([np.square(part).mean() for part in (bends[0], bends[1] - bends[0])]))
-            inner = state.landmarks[_INNER]
-            self._sizes.append(float(np.ptp(inner[:, 0])))
+            self._jitter += [np.square(part).mean() for part in (bends[0], bends[1] - bends[0])]
+            self._width += float(np.ptp(state.landmarks[_INNER][:, 0]))
+            self._moves += 1
 
     def figures(self) -> dict[str, dict[str, float] | int]:
         """Return the figures, JSON-ready; empty where no track is three frames long.
@@ -90,16 +95,16 @@ class Stability:
         flicker: levels of 255 of source and swapped face, and what the swap added to or took from the source's.
         jitter: px of the source's motion, of the pasted face against it, and the latter in percent of the face's width.
         """
-        if not self._flicker:
+        if not self._triples:
             return {}
-        source, swapped, added = (round(float(v), 4) for v in np.sqrt(np.mean(self._flicker, axis=0)))
+        source, swapped, added = (round(float(v), 4) for v in np.sqrt(self._flicker / self._triples))
         figures: dict[str, dict[str, float] | int] = {
-            "triples": len(self._flicker),
+            "triples": self._triples,
             "flicker": {"source": source, "swapped": swapped, "difference": added},
         }
-        if self._jitter:
-            source, against = (float(v) for v in np.sqrt(np.mean(self._jitter, axis=0)))
-            percent = 100 * against / float(np.mean(self._sizes))
+        if self._moves:
+            source, against = (float(v) for v in np.sqrt(self._jitter / self._moves))
+            percent = 100 * against / (self._width / self._moves)
             figures["jitter"] = {"source": round(source, 4), "face": round(against, 4), "percent": round(percent, 4)}
         return figures
 

@@ -25,32 +25,45 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return shared / np.maximum(union, 1e-9)
 
 
+class TrackFinder:
+    """Numbers the faces of frames by their tracks. It remembers the tracks that may go on, and no others.
+
+    cuts: frames that begin a new scene.
+    """
+
+    def __init__(self, cuts: Collection[int] = ()) -> None:
+        self._scenes = np.array(sorted(cuts))
+        self._boxes: dict[int, np.ndarray] = {}  # of the tracks that go on
+        self._last_seen: dict[int, int] = {}
+        self._count, self._former = 0, -1
+
+    def add(self, index: int, landmarks: Sequence[np.ndarray]) -> list[int]:
+        """Take the faces of a frame behind the one before, (68, 2) px each; return a number for each."""
+        scene = int(np.searchsorted(self._scenes, index, side="right"))
+        if scene != self._former:
+            self._boxes, self._last_seen = {}, {}
+        self._former = scene
+        gone = [track for track, seen in self._last_seen.items() if index - seen > LONGEST_GAP + 1]
+        for track in gone:
+            del self._boxes[track], self._last_seen[track]
+        found = [face_box(np.asarray(points)) for points in landmarks]
+        numbers = []
+        for number, box in zip(_matched(found, self._boxes), found, strict=True):
+            if number is None:
+                number, self._count = self._count, self._count + 1
+            numbers.append(number)
+            self._boxes[number], self._last_seen[number] = box, index
+        return numbers
+
+
 def find_tracks(landmarks: Mapping[int, Sequence[np.ndarray]], cuts: Collection[int] = ()) -> dict[int, list[int]]:
     """Return the track of each face.
 
     landmarks: by the index of their frame, (68, 2) px of each of its faces.
     cuts: frames that begin a new scene. Returns, by frame, a number per face, in the same order.
     """
-    tracks: dict[int, list[int]] = {}
-    boxes: dict[int, np.ndarray] = {}  # of the tracks that go on
-    last_seen: dict[int, int] = {}
-    scenes = np.array(sorted(cuts))
-    count, former = 0, None
-    for index in sorted(landmarks):
-        scene = int(np.searchsorted(scenes, index, side="right"))
-        if scene != former:
-            boxes.clear()
-        former = scene
-        boxes = {track: box for track, box in boxes.items() if index - last_seen[track] <= LONGEST_GAP + 1}
-        found = [face_box(np.asarray(points)) for points in landmarks[index]]
-        numbers = _matched(found, boxes)
-        for face, number in enumerate(numbers):
-            if number is None:
-                numbers[face], count = count, count + 1
-        tracks[index] = [int(number) for number in numbers if number is not None]
-        for number, box in zip(tracks[index], found, strict=True):
-            boxes[number], last_seen[number] = box, index
-    return tracks
+    finder = TrackFinder(cuts)
+    return {index: finder.add(index, landmarks[index]) for index in sorted(landmarks)}
 
 
 def _matched(found: list[np.ndarray], boxes: dict[int, np.ndarray]) -> list[int | None]:

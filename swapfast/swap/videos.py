@@ -1,4 +1,4 @@
-"""Videos as sources and sinks of frames, and the faces of a video's frames along their tracks.
+"""Videos as sources and sinks of frames.
 
 Frame N, counted from 1, of clip.mp4 is called clip_00000N.png, as faceswap's extract calls it in the headers of faces.
 """
@@ -6,10 +6,10 @@ Frame N, counted from 1, of clip.mp4 is called clip_00000N.png, as faceswap's ex
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -17,14 +17,11 @@ import numpy as np
 
 from swapfast.bars import Progress
 from swapfast.errors import SwapfastError
-from swapfast.swap.found_faces import FacesOfFrame, FaceTable, FoundFace, aligned
 from swapfast.swap.frames import Frame, FrameSink, SwappedFrame
 from swapfast.swap.paste import Box
 from swapfast.swap.regions import NOTHING
-from swapfast.swap.smoothing import smooth_landmarks
 from swapfast.swap.stability import Stability
 from swapfast.swap.stages import Stopwatch, ordered
-from swapfast.swap.tracks import find_tracks
 from swapfast.threads import ThreadPool
 from swapfast.video.cuts import CutFinder
 from swapfast.video.probe import VideoInfo
@@ -76,92 +73,11 @@ def turned_clockwise(info: VideoInfo) -> int:
     return -info.rotation % 360
 
 
-class VideoFaces:
-    """The faces of a video's frames, with their tracks, their landmarks smoothed along them. It finds a frame's faces.
-
-    table: what is known of them. smooth: frames on either side over which landmarks are smoothed.
-    Of each face only its landmarks are held, 1.1 KB; it is aligned when its frame is asked for.
-    Raises SwapfastError where no face fits a frame.
-    """
-
-    _ALIGNED = 64  # frames whose faces are kept aligned: each frame is asked for about three times in a row
-
-    def __init__(self, table: FaceTable, video: ScannedVideo, smooth: int) -> None:
-        found, self._skipped = _all_faces(table, video)
-        if not found:
-            reasons = [reason for skipped in self._skipped.values() for reason in skipped]
-            reason = reasons[0] if reasons else f"they are of other frames than the {video.frames} of {video.path}"
-            raise SwapfastError(f"{table.source}: none of its faces fits ({reason}); give the faces of this video")
-        landmarks = {index: [face.landmarks for face in faces] for index, faces in found.items()}
-        tracks = _tracks_of(found, landmarks, video)
-        smoothed = smooth_landmarks(landmarks, tracks, smooth) if smooth else landmarks
-        self._faces = {
-            index: [
-                replace(face, landmarks=points, track=track)
-                for face, points, track in zip(found[index], smoothed[index], tracks[index], strict=True)
-            ]
-            for index in found
-        }
-        self._aligned: OrderedDict[int, FacesOfFrame] = OrderedDict()
-        self._lock = threading.Lock()
-        self.tracks = len({track for numbers in tracks.values() for track in numbers})
-        self.count = sum(map(len, self._faces.values()))
-
-    def __call__(self, frame: Frame) -> FacesOfFrame:
-        """Return the faces of a frame."""
-        return self.of(frame.index)
-
-    def of(self, index: int) -> FacesOfFrame:
-        """Return the faces of a frame by its number, counted from 0. It may be asked by several threads."""
-        with self._lock:
-            known = self._aligned.get(index)
-        if known is None:
-            known = aligned(self._faces.get(index, []))
-            known.skipped.extend(self._skipped.get(index, []))
-            with self._lock:
-                self._aligned[index] = known
-                while len(self._aligned) > self._ALIGNED:
-                    self._aligned.popitem(last=False)
-        return FacesOfFrame(list(known.faces), list(known.skipped))
-
-
-def _all_faces(table: FaceTable, video: ScannedVideo) -> tuple[dict[int, list[FoundFace]], dict[int, list[str]]]:
-    """Return, by frame, the faces that fit it, without their alignment, and why others do not."""
-    width, height = video.reader.info.size
-    nothing = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
-    turn = turned_clockwise(video.reader.info)
-    found, skipped = {}, {}
-    for index in range(video.frames):
-        faces = table(Frame(video.name_of(index), index, None, nothing, turned=turn))
-        if faces.faces:
-            found[index] = [
-                FoundFace(face.landmarks, face.index, face.name, track=face.track, stored_masks=face.stored_masks)
-                for face in faces.faces
-            ]
-        if faces.skipped:
-            skipped[index] = faces.skipped
-    return found, skipped
-
-
-def _tracks_of(
-    found: dict[int, list[FoundFace]], landmarks: dict[int, list[np.ndarray]], video: ScannedVideo
-) -> dict[int, list[int]]:
-    """Return each face's track: the file's own, cut where a scene changes, or by overlap where it says none."""
-    if any(face.track is None for faces in found.values() for face in faces):
-        return find_tracks(landmarks, video.cuts)
-    cuts, numbers = np.array(video.cuts), dict[tuple[int, int], int]()
-    tracks = {}
-    for index in landmarks:
-        scene = int(np.searchsorted(cuts, index, side="right"))
-        keys = [(face.track or 0, scene) for face in found[index]]
-        tracks[index] = [numbers.setdefault(key, len(numbers)) for key in keys]
-    return tracks
-
-
 class VideoSource:
     """Reads frames of a video. Their ``origin`` is the ``VideoFrame``.
 
-    indices: those that are wanted. first, last: the numbers of the first and last frame that are read.
+    indices: those that are wanted, a range or a set.
+    first, last: the numbers of the first and last frame that are read.
     relevant: whether a frame in between is read, or decoded alone.
     box_of: what of a frame, by its number, is turned into colours; None for all of it.
     """
@@ -169,7 +85,7 @@ class VideoSource:
     def __init__(
         self,
         video: ScannedVideo,
-        indices: frozenset[int],
+        indices: Collection[int],
         first: int,
         last: int,
         pool: ThreadPool,

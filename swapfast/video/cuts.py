@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class CutFinder:
 
     def __post_init__(self) -> None:
         self._last: np.ndarray | None = None
-        self._changes: list[float] = []
+        self._changes = array("d")
 
     def watch(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Yield the frames as they are."""

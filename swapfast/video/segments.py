@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from swapfast.errors import EXIT_REQUEST, SwapfastError
 from swapfast.files import cannot_write, open_new, open_plain, put_in_place, temporary_name, write_all
@@ -31,24 +32,18 @@ _RECORD = struct.Struct("<qqIB")
 _PLAIN, _KEY, _END = range(3)
 
 
-@dataclass(frozen=True)
-class Packet:
-    """An encoded frame: pts and duration in units of the video's time base; offset of its bytes in the segment."""
-
-    pts: int
-    duration: int
-    is_key: bool
-    size: int
-    offset: int
+# An encoded frame: time stamp and duration in units of the video's time base; where its bytes lie in the segment.
+PACKET = np.dtype([("pts", "<i8"), ("duration", "<i8"), ("offset", "<i8"), ("size", "<u4"), ("is_key", "?")])
+_NONE = np.empty(0, PACKET)
 
 
 class SegmentError(Exception):
     """A segment's file is not what was written: cut off, or another program's."""
 
 
-def read_packets(path: Path) -> list[Packet]:
-    """Return the packets of a segment, without their bytes. Raises SegmentError where it is not whole."""
-    packets: list[Packet] = []
+def read_packets(path: Path) -> np.ndarray:
+    """Return the packets of a segment, without their bytes, (n,) PACKET. Raises SegmentError where it is not whole."""
+    packets: list[tuple[int, int, int, int, bool]] = []
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -64,8 +59,8 @@ def read_packets(path: Path) -> list[Packet]:
             if kind == _END:
                 if pts != len(packets) or offset != size:
                     raise SegmentError(f"{path}: is damaged")
-                return packets
-            packets.append(Packet(pts, duration, kind == _KEY, length, offset))
+                return np.array(packets, PACKET)
+            packets.append((pts, duration, offset, length, kind == _KEY))
             offset += length
             if offset > size:
                 raise SegmentError(f"{path}: is cut off")
@@ -128,16 +123,16 @@ class SegmentFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def _finished(self) -> list[tuple[Path, list[Packet]]]:
+    def _finished(self) -> list[tuple[Path, np.ndarray]]:
         """Return the whole segments from the first frame on; what follows a gap or a damaged one is removed."""
-        found: list[tuple[Path, list[Packet]]] = []
+        found: list[tuple[Path, np.ndarray]] = []
         count = 0
         for path in sorted(self.path.glob("*.segment")):
             try:
-                packets = read_packets(path) if path.name == segment_name(count) else []
+                packets = read_packets(path) if path.name == segment_name(count) else _NONE
             except SegmentError:
-                packets = []
-            if not packets:
+                packets = _NONE
+            if not len(packets):
                 path.unlink(missing_ok=True)
                 continue
             found.append((path, packets))
@@ -163,16 +158,20 @@ class SegmentFolder:
         path = self.path / segment_name(self.frames)
         self.segments.append((path, read_packets(path)))
 
-    def packets(self) -> Iterator[tuple[Packet, bytes]]:
-        """Yield all packets with their bytes, in the order in which they are decoded."""
+    def packets(self) -> np.ndarray:
+        """Return all packets in the order in which they are decoded, (n,) PACKET."""
+        return np.concatenate([_NONE, *(packets for _, packets in self.segments)])
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield the bytes of all packets, in the order in which they are decoded."""
         for path, packets in self.segments:
             with open_plain(path) as file:
-                for packet in packets:
-                    file.seek(packet.offset)
-                    data = file.read(packet.size)
-                    if len(data) != packet.size:
+                for offset, size in packets[["offset", "size"]].tolist():
+                    file.seek(offset)
+                    data = file.read(size)
+                    if len(data) != size:
                         raise SwapfastError(f"{path}: is cut off; remove its folder and begin again", EXIT_REQUEST)
-                    yield packet, data
+                    yield data
 
     def close(self) -> None:
         """Let others have the folder; the segments stay for the next start. Without any it goes."""

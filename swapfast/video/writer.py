@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from swapfast.video.encoding import EncodeSettings, Encoding, check_container, c
 from swapfast.video.pixels import Box, Conversion, working_format
 from swapfast.video.probe import VideoInfo, open_video
 from swapfast.video.reader import VideoFrame, VideoReader, turned
-from swapfast.video.segments import Packet, Segment, SegmentFolder
+from swapfast.video.segments import Segment, SegmentFolder
 
 SEGMENT_FRAMES = 240
 SYNTHETIC = (
@@ -199,10 +198,10 @@ class VideoWriter:
 
     def _span(self) -> tuple[Fraction, Fraction]:
         """Return when the first frame is shown and when the last one ends, seconds of the source."""
-        packets = [packet for _, part in self._folder.segments for packet in part]
-        last = max(packets, key=lambda packet: packet.pts)
+        packets = self._folder.packets()
+        last = packets[packets["pts"].argmax()]
         base: Fraction = self._reader.info.time_base
-        return min(packet.pts for packet in packets) * base, (last.pts + self._last_duration(last)) * base
+        return int(packets["pts"].min()) * base, (int(last["pts"]) + self._last_duration(last)) * base
 
     def notes(self) -> list[str]:
         """Return a line for each thing of the source that the new video lacks."""
@@ -221,43 +220,43 @@ class VideoWriter:
 
         base: Fraction = self._reader.info.time_base
         shift = round(shift_s / base)
-        packets = [packet for _, part in self._folder.segments for packet in part]
-        stamps = sorted(packet.pts for packet in packets)
-        until_next = {first: second - first for first, second in itertools.pairwise(stamps)}
-        last_duration = until_next[stamps[-1]] = self._last_duration(max(packets, key=lambda packet: packet.pts))
-        timed = zip(self._folder.packets(), decoding_times(packets), strict=True)
-        for number, ((packet, data), dts) in enumerate(timed):
+        packets = self._folder.packets()
+        stamps = np.sort(packets["pts"])
+        last = packets[packets["pts"].argmax()]
+        last_duration = self._last_duration(last)
+        until_next = np.append(np.diff(stamps), last_duration)[np.searchsorted(stamps, packets["pts"])]
+        decoded_at = decoding_times(packets["pts"])
+        for number, data in enumerate(self._folder.contents()):
             made = AVPacket(data)
-            made.pts, made.dts = packet.pts + shift, dts + shift
-            made.duration = until_next[packet.pts]
+            made.pts, made.dts = int(packets["pts"][number]) + shift, int(decoded_at[number]) + shift
+            made.duration = int(until_next[number])
             if len(packets) - 1 == number and self._container != "matroska":
                 made.duration = last_duration  # with which the decoding times end
-            made.time_base, made.is_keyframe, made.stream = base, packet.is_key, stream
+            made.time_base, made.is_keyframe, made.stream = base, bool(packets["is_key"][number]), stream
             yield made.dts * base, made
 
-    def _last_duration(self, last: Packet) -> int:
+    def _last_duration(self, last: np.void) -> int:
         """Return how long the last frame is shown: until the source ends, where it is the source's last too."""
-        end = self._reader.info.end
-        if last.pts == self._reader.last_pts and end is not None and end > last.pts:
-            return end - last.pts
-        return last.duration or max(1, round(1 / (self._reader.info.rate * self._reader.info.time_base)))
+        end, pts = self._reader.info.end, int(last["pts"])
+        if pts == self._reader.last_pts and end is not None and end > pts:
+            return end - pts
+        return int(last["duration"]) or max(1, round(1 / (self._reader.info.rate * self._reader.info.time_base)))
 
 
-def decoding_times(packets: list[Packet]) -> list[int]:
-    """Return when each packet is decoded: never after it is shown, each later than the one before.
+def decoding_times(pts: np.ndarray) -> np.ndarray:
+    """Return when each packet is decoded: never after it is shown, each later than the one before, (n,) int64.
 
-    packets: in the order in which they are decoded. The times are the time stamps in order, late by as many frames as
-    a packet is at most decoded before its turn. The first ones are spread over as much time as is missing at the end:
-    an .mp4 says of its length what its decoding times say.
+    pts: (n,) time stamps in the order in which packets are decoded. The times are the time stamps in order, late by as
+    many frames as a packet is at most decoded before its turn. The first ones are spread over as much time as is
+    missing at the end: an .mp4 says of its length what its decoding times say.
     """
-    stamps = sorted(packet.pts for packet in packets)
-    turn = {pts: number for number, pts in enumerate(stamps)}
-    delay = max((number - turn[packet.pts] for number, packet in enumerate(packets)), default=0)
+    stamps = np.sort(pts)
+    delay = int((np.arange(len(pts)) - np.searchsorted(stamps, pts)).max(initial=0))
     if not delay:
         return stamps
-    missing = stamps[-1] - stamps[-1 - delay]
-    before = [stamps[0] - missing * (delay - number) // delay for number in range(delay)]
-    return before + stamps[:-delay]
+    missing = int(stamps[-1] - stamps[-1 - delay])
+    before = [int(stamps[0]) - missing * (delay - number) // delay for number in range(delay)]
+    return np.concatenate([np.array(before, np.int64), stamps[:-delay]])
 
 
 def _decoding_time(item: tuple[Fraction, Any]) -> Fraction:

@@ -12,8 +12,9 @@ from swapfast.faces.crop import sample_square
 from swapfast.faces.masks import draw_face
 from swapfast.points import transform_points
 from swapfast.swap.chosen import FrameRanges, choose_settings
+from swapfast.swap.face_spool import FoundFace
 from swapfast.swap.figures import masked_psnr
-from swapfast.swap.found_faces import FaceTable, FoundFace, fitted
+from swapfast.swap.found_faces import FaceTable, fitted
 from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.masks import frame_matrix
 from swapfast.swap.pictures import frame_numbers

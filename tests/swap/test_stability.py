@@ -9,7 +9,7 @@ import pytest
 from swapfast.config import CropConfig
 from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.settings import ColorSettings, MaskSettings, SwapSettings
-from swapfast.swap.smoothing import ColourSmoother, smooth_landmarks, smooth_track
+from swapfast.swap.smoothing import ColourSmoother, smooth_track
 from swapfast.swap.stability import Stability
 from swapfast.swap.swapper import FrameSwapper
 from swapfast.swap.tracks import find_tracks
@@ -93,24 +93,6 @@ def test_smoothed_landmarks_jitter_less_and_lag_nowhere(within):
     np.testing.assert_array_equal(smooth_track(noisy, indices, 0), noisy)
 
 
-def test_smoothing_stays_within_its_track():
-    """Two faces, one of which is away for a while, and a cut: nobody's landmarks take from another's."""
-    first = {index: FACE.landmarks + (0.5 * index, 0) for index in range(12)}
-    second = {index: FACE.landmarks * 0.5 + (180, 0) for index in range(20) if index not in (5, 6, 7)}
-    frames = {
-        index: [points for points in (second.get(index), first.get(index)) if points is not None]
-        for index in range(20)
-        if index in first or index in second
-    }
-    tracks = find_tracks(frames, cuts=[9])
-    assert tracks[0] == [0, 1] and tracks[5] == [1] and tracks[8] == [0, 1]  # back after three frames
-    assert set(tracks[8]).isdisjoint(tracks[9]) and tracks[19] == [tracks[9][0]]
-    smoothed = smooth_landmarks(frames, tracks, 3)
-    for index in range(20):
-        for former, moved in zip(frames[index], smoothed[index], strict=True):
-            assert np.abs(former - moved).max() < 1e-6  # straight motion is a parabola
-
-
 def test_a_long_gap_and_a_leap_end_a_track():
     points = FACE.landmarks
     tracks = find_tracks({0: [points], 1: [points + 150], 2: [points + 150], 8: [points + 150]})
@@ -155,9 +137,7 @@ def test_jitter_falls_by_smoothing_landmarks(within):
     """Landmarks off by 1 px, all of a frame alike, move the face by as much."""
     exact = FACE.landmarks[None] + path(24)[:, None]
     noisy = exact + noise(1.0, 2, 24)[:, None]
-    tracks = {index: [0] for index in range(24)}
-    better = smooth_landmarks({index: [points] for index, points in enumerate(noisy)}, tracks, 5)
-    smooth = np.stack([better[index][0] for index in range(24)])
+    smooth = smooth_track(noisy, np.arange(24), 5)
     still, raw, smoothed = (swap_all(points, np.zeros(24), 0)["jitter"]["face"] for points in (exact, noisy, smooth))
     assert still < 0.2 and 0.6 < raw < 1.5
     within("jitter left by 5 frames, share", smoothed / raw, 0.5)
