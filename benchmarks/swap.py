@@ -8,6 +8,8 @@ Frames are of 1080p with one drawn face each, JPEG of quality 95 or PNG, read fr
     model       the same faces through the model alone, in the pipeline's batches: how fast it could be at most
     opencv      the frames decoded and nothing else, by OpenCV in threads as the pipeline does
     dali        the same by DALI's CPU decoder, which gives the same pixels
+    encoder     of PNGs: the frames encoded and nothing else, one after the other, by the program's own writer
+    opencv png  the same by OpenCV's fastest settings, which the loop has
 
 Both sides have the same model, mask (extended, blurred) and colours (mean), and the same quality of JPEGs. CPU time is
 of all threads together; on a machine that others use it tells more than the clock. Rows of the pipeline have besides:
@@ -43,6 +45,7 @@ from swapfast.swap.masks import frame_matrix
 from swapfast.swap.picture_file import JPEG_QUALITY
 from swapfast.swap.pictures import PictureFolder, PictureOutput, PictureSink, PictureSource
 from swapfast.swap.pipeline import SwapPipeline
+from swapfast.swap.png_writer import encode_pixels
 from swapfast.swap.run import one_opencv_thread
 from swapfast.swap.stages import Stopwatch
 from swapfast.swap.swapper import FrameSwapper
@@ -62,6 +65,7 @@ _FAST_PNG = [
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 ]
+_ENCODED = 16  # frames that are encoded and nothing else
 _QUALITY = {"jpg": [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY], "png": _FAST_PNG}
 
 
@@ -159,6 +163,17 @@ def run_decoder(footage: Footage, use_dali: bool) -> None:
             pass
 
 
+def run_encoder(frames: list[np.ndarray], encode: Callable[[np.ndarray], bytes]) -> float:
+    """Encode all frames; return the mean size of their files, bytes."""
+    with one_opencv_thread():
+        return sum(len(encode(frame)) for frame in frames) / len(frames)
+
+
+def opencv_png(pixels: np.ndarray) -> bytes:
+    """Return a PNG of (H, W, 3) uint8 BGR pixels by OpenCV's fastest settings."""
+    return cv2.imencode(".png", pixels, _FAST_PNG)[1].tobytes()
+
+
 def _with_cpu(call: Callable[[], object], seconds: list[float]) -> None:
     """Call, and append the CPU time that it took: it tells more than the clock where others use the cores too."""
     before = cpu_seconds()
@@ -184,17 +199,27 @@ def measure(model: FaceAutoencoder, footage: Footage, suffix: str, repeats: int,
         "opencv": lambda: run_decoder(footage, use_dali=False),
         "dali": lambda: run_decoder(footage, use_dali=True),
     }
+    sizes: dict[str, float] = {}
+    if suffix == "png":
+        frames = [cv2.imread(str(footage.folder / name)) for name in footage.names[:_ENCODED]]
+        for way, encode in (("encoder", encode_pixels), ("opencv png", opencv_png)):
+            sizes[way] = run_encoder(frames, encode)
+            calls[way] = partial(run_encoder, frames, encode)
+    counts = {name: len(frames) if name in sizes else len(footage.names) for name in calls}
     cpu: dict[str, list[float]] = {name: [] for name in calls}
     timings = compare({n: partial(_with_cpu, call, cpu[n]) for n, call in calls.items()}, repeats, warm_up=1)
-    cpu_ms = {name: 1000 * float(np.median(seconds[1:])) / len(footage.names) for name, seconds in cpu.items()}
+    cpu_ms = {name: 1000 * float(np.median(seconds[1:])) / counts[name] for name, seconds in cpu.items()}
     loop = sorted(timings["loop"].seconds)[repeats // 2]
     rows = []
     for name, timing in timings.items():
-        row = summary(timing, len(footage.names), way=name)
+        row = summary(timing, counts[name], way=name)
         row["frames_per_s"] = row.pop("faces_per_s")
         row["frames"] = row.pop("batch")
         median = sorted(timing.seconds)[repeats // 2]
-        row["times_the_loop"] = round(loop / median, 2)
+        if name in sizes:
+            row["mib_a_frame"] = round(sizes[name] / (1 << 20), 3)
+        else:
+            row["times_the_loop"] = round(loop / median, 2)
         row["cpu_ms_per_frame"] = round(cpu_ms[name], 2)
         if name == "pipeline":
             row["model_share_of_cpu"] = round(cpu_ms["model"] / cpu_ms[name], 3)

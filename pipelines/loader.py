@@ -17,9 +17,10 @@ from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, get_label
 from pipelines.feed import Feed, HostFeed
 from pipelines.sampler import Sampler
+from pipelines.side_light import SideLight, side_light
 from pipelines.target_points import TargetPoints
 from swapfast.augment.device.transfer import send
-from swapfast.augment.draws import Draws, draw, landmark_noise, with_landmarks
+from swapfast.augment.draws import Draws, draw, landmark_noise, light_shares, with_landmarks
 from swapfast.augment.kernels.jit import load_kernels
 from swapfast.batch import Batch
 from swapfast.config import AugmentationConfig, TrainConfig
@@ -101,6 +102,7 @@ class TrainLoader:
         for which that is impossible; they are fed as they are.
     schedule: when batches are made. Several batches per call need a store on the host.
     points: gives each batch the landmarks of its targets, None for none.
+    light: shows each face in the light of both sides, None for its own.
 
     The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms, more than everything else
     where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation run beside the
@@ -119,11 +121,12 @@ class TrainLoader:
         matcher: LandmarkMatcher | None = None,
         schedule: BatchSchedule = BatchSchedule(),
         points: TargetPoints | None = None,
+        light: SideLight | None = None,
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
-        self.points = points
+        self.points, self.light = points, light
         self._points_in_place: dict[int, Tensor] = {}  # by slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(
@@ -173,7 +176,8 @@ class TrainLoader:
             matcher = LandmarkMatcher.from_records(records, size, config.crop.centering, *crop_shares(config.crop))
         feed = HostFeed(sets, device if backend != "opencv" else None)
         points = TargetPoints.from_sides(sets, config)
-        return cls(feed, sampler, collate, augmentation, size, start, matcher, points=points)
+        light = side_light(sets, config)
+        return cls(feed, sampler, collate, augmentation, size, start, matcher, points=points, light=light)
 
     def get_loader(self) -> Iterator[Batch]:
         """Return the batches of both sides, as ``iter`` does."""
@@ -208,12 +212,19 @@ class TrainLoader:
         draws, unwarped = self.draws(ordinals, ids)
         merged = self.collate.batch(faces, extra_masks, draws, ids, first)
         merged.ordinals = ordinals
+        if self.light is not None:
+            self.light.apply(merged, self._light_shares(ordinals, len(ids)), self.collate.color_order)
         if self.points is not None:
             merged.landmarks = self._landmarks(self.points.of(ids, draws), merged.slot)
         batches = merged.split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
             batch.unwarped = int(unwarped_faces.sum())
         return batches
+
+    def _light_shares(self, ordinals: np.ndarray, sides: int) -> np.ndarray:
+        """Return how much of the way to the other side's light each face is taken, (sides, B)."""
+        numbers = np.repeat(np.arange(sides), len(ordinals))
+        return light_shares(self.sampler.seed, np.tile(ordinals, sides), numbers).reshape(sides, len(ordinals))
 
     def _landmarks(self, points: np.ndarray, slot: int | None) -> list[Tensor]:
         """Return points (sides, B, 136) on the device, per side; for a slot where its last ones lay."""

@@ -377,6 +377,14 @@ class AugmentationConfig(Config):
         ["a", "b"], "The sides whose faces are mirrored by chance.", choices=("a", "b"), flag="--flip-sides"
     )
     flip_chance: float = option(50.0, "Chance that a face is mirrored, percent.", 0.0, 75.0)
+    exchange_light: str = option(
+        "off",
+        "Show each side's faces in the light of both, as the whites of the eyes tell it: auto does where the sides are "
+        "lit differently, always whatever the difference, off never. A swap then has the light of the frame it is put "
+        "into.",
+        choices=("off", "auto", "always"),
+        flag="--exchange-light",
+    )
     color_lightness: float = option(30.0, "Largest change of L*, percent.", 0.0, 75.0)
     color_ab: float = option(8.0, "Largest change of a* and b*, percent.", 0.0, 50.0)
     color_clahe_chance: float = option(50.0, "Chance of local contrast equalisation (CLAHE), percent.", 0.0, 75.0)

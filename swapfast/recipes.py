@@ -49,6 +49,7 @@ _FACESWAP: dict[str, object] = {
     "augmentation.shift_range": 5.0,
     "augmentation.flip_sides": ["a", "b"],
     "augmentation.flip_chance": 50.0,
+    "augmentation.exchange_light": "off",
     "augmentation.color_lightness": 30.0,
     "augmentation.color_ab": 8.0,
     "augmentation.color_clahe_chance": 50.0,
@@ -113,6 +114,7 @@ _SAEHD: dict[str, object] = {
 # what depends on the size of a network (Muon and its rate) or on the light of the faces (no colour augmentation).
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
+    "augmentation.exchange_light": "auto",
     "loss.cycle_weight": 50.0,
     "loss.landmark_weight": 10.0,
     "optimizer.warmup": 100,

@@ -17,6 +17,8 @@ from pipelines.dataset import TrainSet
 from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.known_faces import FILE
+from pipelines.run.light import STATE as LIGHT
+from pipelines.run.light import run_light
 from pipelines.run.mean_face import advice_on_code, mean_faces
 from pipelines.run.request import Plan
 from pipelines.run.run_state import (
@@ -29,6 +31,7 @@ from pipelines.run.run_state import (
 )
 from pipelines.run.validation import NO_AUGMENTATION, HeldOut
 from pipelines.sampler import Sampler
+from pipelines.side_light import SideLight
 from pipelines.sides import (
     Log,
     ProgressFactory,
@@ -109,6 +112,11 @@ def build_trainer(
         *changed_faces(plan.checkpoint, state["data"], plan.known.remarks),
     ):
         log(line)
+    light = run_light(sides, config, plan.checkpoint, state["data"], processes)
+    state[LIGHT] = None if light is None else list(light.ratio)
+    is_relit = plan.checkpoint is not None and plan.checkpoint.state.get(LIGHT) != state[LIGHT]
+    if light is not None:
+        log(light.line())
     set_products(plan.precision, device)
     if config.run.deterministic:
         set_deterministic(device)
@@ -137,7 +145,7 @@ def build_trainer(
     with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
         for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
             load_kernels(name)
-    loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log)
+    loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log, light)
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -146,16 +154,17 @@ def build_trainer(
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
-    meter = None if means is None else LeakMeter.from_means(means, model.color_order)
+    # Where the light differs the meter would take it for skin.
+    meter = None if means is None or light is not None else LeakMeter.from_means(means, model.color_order)
     if meter is not None and plan.checkpoint is None:
         for line in advice_on_code(config, meter):
             log(line)
     validation = None
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
-        measured = inherited_measurements(plan.checkpoint, state["data"])
+        measured = Measured() if is_relit else inherited_measurements(plan.checkpoint, state["data"])
         state[MEASURED] = measured.rows
-        validation = make_validation(plan, batches, loss_line, measured, meter)
+        validation = make_validation(plan, batches, loss_line, measured, meter, light)
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
     loss_line.start(start_table(plan, sides, backend, threads))
     if config.optimizer.schedule == "plateau":
@@ -167,7 +176,7 @@ def build_trainer(
         iterations=config.run.iterations,
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
-        state=state | {"metrics": inherited_metrics(plan.checkpoint, config, state["data"])},
+        state=state | {"metrics": inherited_metrics(plan.checkpoint, config, state["data"], is_relit)},
         tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
         saved_step=None if plan.checkpoint is None else plan.step,
         drawn_before=sampler.drawn_before,
@@ -298,14 +307,17 @@ def make_validation(
     loss_line: ProgressLine,
     measured: Measured,
     leak: LeakMeter | None,
+    light: SideLight | None,
 ) -> Validation:
     """Return what measures the faces that are held out.
 
-    batches: those faces, None but for rank 0. measured: what earlier runs found.
+    batches: those faces, None but for rank 0. measured: what earlier runs found. light: of the sides, where swaps have
+    A's.
     """
     interval = plan.config.validation_interval or plan.config.run.save_interval
     points = None if batches is None else batches.points
-    return Validation(interval, batches, loss_line, points, measured, leak)
+    gains = None if light is None else torch.from_numpy(light.b_as_a(plan.model.color_order))
+    return Validation(interval, batches, loss_line, points, measured, leak, gains)
 
 
 def make_loader(
@@ -317,10 +329,12 @@ def make_loader(
     matcher: LandmarkMatcher | None,
     threads: int,
     log: Log,
+    light: SideLight | None = None,
 ) -> TrainLoader:
     """Return the batches of a run from its first step on.
 
-    cache_mode: where its faces are kept, see ``choose_cache``. threads: of this process.
+    cache_mode: where its faces are kept, see ``choose_cache``. threads: of this process. light: of the sides, where
+    it is exchanged.
     """
     model, device, config = plan.model, plan.device, plan.config.augmentation
     size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
@@ -334,7 +348,7 @@ def make_loader(
     memories = schedule.prefetch + 1 if plan.uses_cuda_graph and schedule.prefetch else 0
     collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device, memories)
     points = TargetPoints.from_sides(sides, plan.config)
-    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points, light)
 
 
 def make_preview(

@@ -98,19 +98,23 @@ def inherited_state(checkpoint: Checkpoint | None) -> dict:
 
 
 def inherited_metrics(
-    checkpoint: Checkpoint | None, config: TrainConfig, data: Mapping[str, Mapping] | None = None
+    checkpoint: Checkpoint | None,
+    config: TrainConfig,
+    data: Mapping[str, Mapping] | None = None,
+    is_relit: bool = False,
 ) -> dict[str, float | None]:
     """Return what the checkpoint says of its losses and swaps, as far as that compares with those of this run.
 
-    Swaps do where the same faces are held out; data: as ``run_state`` has it. What is no finite number is left out: no
-    later value would ever be lower, or higher.
+    Swaps do where the same faces are held out, and shown in the same light; data: as ``run_state`` has it. is_relit:
+    whether the light is another one now. What is no finite number is left out: no later value would ever be lower, or
+    higher.
     """
     metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
     numbers = metrics.items() if isinstance(metrics, dict) else ()
     inherited = {name: value for name, value in numbers if isinstance(value, float) and math.isfinite(value)}
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
         inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
-    if not config.validation or not _holds_out_the_same(checkpoint, data):
+    if not config.validation or is_relit or not _holds_out_the_same(checkpoint, data):
         for name in ("swap_quality", "highest_swap_quality"):
             inherited.pop(name, None)  # likewise
     return inherited

@@ -5,7 +5,7 @@ Numbers come from ``swapfast/philox.py``, one counter for each sample.
 The ordinal of a face counts the faces drawn before it on its side. Every amount has a fixed slot within its sample, so
 that switching one augmentation off does not move the others:
 
-    blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, 2 spare
+    blocks 0..2    12 uniforms: L* a* b*, CLAHE?, CLAHE grid, rotation, scale, shift x y, flip?, light, 1 spare
     blocks 3..15   52 normals: 25 x and 25 y offsets of the 5x5 warp, 2 spare
     blocks 16..49  136 normals: the noise of the warp to landmarks, x and y of point after point
     block 50       which of the nearest faces the warp to landmarks goes to (faces/matching.py)
@@ -34,7 +34,7 @@ GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3
 _WARP_BLOCKS = 13
 _LANDMARK_BLOCKS = 34
-(_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP) = range(10)
+(_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP, _LIGHT) = range(11)
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,13 @@ def draw(
         return draws
     mirrored = [SIDES.index(side) for side in config.flip_sides]
     return dataclasses.replace(draws, flip=draws.flip & np.isin(sides, mirrored))
+
+
+def light_shares(seed: int, ordinals: ArrayLike, sides: ArrayLike) -> np.ndarray:
+    """Return how much of the way to the other side's light each face is taken, (N,) in 0..1; see ``draw``."""
+    words = random_words(seed, ordinals, sides, range(_LIGHT // 4, _LIGHT // 4 + 1), STREAM_AUGMENT)
+    shares: np.ndarray = uniforms(words)[:, _LIGHT % 4]
+    return shares
 
 
 def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | None = None) -> Draws:

@@ -88,12 +88,14 @@ class QualityProbe:
 
     model: what is measured. precision: what it computes in, None for float32. points: of A's and B's faces in their
     order, see ``swap_quality``. leak: measures how much of A's skin the swaps keep, where there is such a meter.
+    light: by what B's faces are multiplied to have A's light, (3,) in the model's colour order, where swaps have it.
     """
 
     model: FaceAutoencoder
     precision: torch.dtype | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
     leak: LeakMeter | None = None
+    light: Tensor | None = None
     _originals: list[Tensor] = field(default_factory=list)
     _swaps: list[Tensor] = field(default_factory=list)
     _faces: list[Tensor] = field(default_factory=list)
@@ -110,11 +112,14 @@ class QualityProbe:
                 self._originals.append(images)
             else:
                 masks = batch.meta[0].mask_face
-                self._faces.append(images)
+                self._faces.append(self._in_light_of_a(images))
                 self._masks.append(torch.ones_like(images[:, :1]) if masks is None else _shrunk(masks[-1]))
                 if self.leak is not None:
                     self._again.append(self._made(batch, side))
             yield number, batch
+
+    def _in_light_of_a(self, images: Tensor) -> Tensor:
+        return images if self.light is None else (images * self.light.to(images)[:, None, None]).clamp(max=1)
 
     def _made(self, batch: Batch, of: str) -> Tensor:
         """Return what B's decoder makes of the faces, those of side ``of``."""

@@ -47,6 +47,7 @@ class Validation(Observer):
     the same. Of several processes rank 0 alone has them, and all need the observer: they fetch losses together.
     points: returns the landmarks of A's and B's faces, in their order, once they are there. measured: what earlier
     measurements have found. leak: measures how much of A's skin the swaps keep, None where both people have the same.
+    light: of A's faces over that of B's, see ``QualityProbe``.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Validation(Observer):
         points: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
         measured: Measured | None = None,
         leak: LeakMeter | None = None,
+        light: Tensor | None = None,
     ) -> None:
         self.interval, self.batches, self.progress = interval, batches, progress
         self._points = points
         self._measured = Measured() if measured is None else measured
+        self._light = light
         self._leak, self._leaks = leak, 0  # how many measurements in a row
 
     def on_step(self, training: Training) -> None:
@@ -71,7 +74,7 @@ class Validation(Observer):
         if self.batches is None:
             return
         held_out = itertools.takewhile(lambda _: not training.stop, self.batches)
-        probe = QualityProbe(training.evaluated, training.autocast, leak=self._leak)
+        probe = QualityProbe(training.evaluated, training.autocast, leak=self._leak, light=self._light)
         values = validation_losses(training.evaluated, training.loss, probe.watch(held_out), training.autocast)
         if training.stop:
             return  # the losses are of some of the faces only
