@@ -88,6 +88,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "own-plain-code": {"run.recipe": "own", "model.code": "plain", "loss.cycle_weight": 0.0},
     "own-without-cycle": {"run.recipe": "own", "loss.cycle_weight": 0.0},
     "own-without-landmarks": {"run.recipe": "own", "loss.landmark_weight": 0.0},
+    "own-without-light": {"run.recipe": "own", "augmentation.exchange_light": "off"},
     "own-adam": {"run.recipe": "own", "optimizer.optimizer": "adam"},
     "own-color": {"run.recipe": "own", "augmentation.color": True},
     "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},

@@ -19,7 +19,7 @@ from swapfast.batch import SIDES, Batch
 from swapfast.config import CropConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_matrix, spread_indices
-from swapfast.faces.eye_light import FaceLight, are_lit_differently, face_light, light_ratio
+from swapfast.faces.eye_light import LEAST_EYES, FaceLight, are_lit_differently, face_light, light_ratio
 from swapfast.faces.matching import aligned_landmarks
 from swapfast.faces.record import FaceRecord
 
@@ -89,8 +89,8 @@ def side_light(sides: Sequence[TrainSet], config: TrainConfig) -> SideLight | No
     for side, light in zip(sides, lights, strict=True):
         if light is None and wanted == ALWAYS:
             raise SwapfastError(
-                f"--exchange-light {ALWAYS}: the whites of the eyes in {side.source.folder.path} are too small or "
-                "closed to tell its light; give larger pictures, or --exchange-light off"
+                f"--exchange-light {ALWAYS}: fewer than {LEAST_EYES} eyes in {side.source.folder.path} are open and "
+                "large enough to tell its light; give more or larger pictures, or --exchange-light off"
             )
     if lights[0] is None or lights[1] is None:
         return None
