@@ -5,7 +5,7 @@ the same amount whatever the face, since pictures are stored by a power of their
 
 Whites are not quite free of the skin around them: among 65 people of the Face Research Lab London Set, photographed in
 one light, a face of half the skin's light has whites of 0.85. Of that ``SKIN_SHARE`` takes a part off. Two of those
-people, a picture or two each, then differ by 12 % in the mean, and by more than ``LIT_DIFFERENTLY`` in 4 of 100 pairs.
+people, a picture or two each, then differ by a deviation of 12 %, and by more than ``LIT_DIFFERENTLY`` in 4 of 100.
 """
 
 from __future__ import annotations
