@@ -125,7 +125,7 @@ def test_small_eyes_tell_nothing(made_faces, tmp_path):
     sides = [TrainSet.from_folder(side.upper(), tmp_path / side, SIZE) for side in "ab"]
     assert side_light(sides, config("auto")) is None
     with pytest.raises(
-        SwapfastError, match=r"--exchange-light always: .* too small .* give larger .*--exchange-light off"
+        SwapfastError, match=r"--exchange-light always: fewer than 8 eyes in .*--exchange-light off"
     ):
         side_light(sides, config("always"))
 
