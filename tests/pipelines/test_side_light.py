@@ -124,9 +124,7 @@ def test_small_eyes_tell_nothing(made_faces, tmp_path):
         assert cli.main([*map(str, words)]) == 0
     sides = [TrainSet.from_folder(side.upper(), tmp_path / side, SIZE) for side in "ab"]
     assert side_light(sides, config("auto")) is None
-    with pytest.raises(
-        SwapfastError, match=r"--exchange-light always: fewer than 8 eyes in .*--exchange-light off"
-    ):
+    with pytest.raises(SwapfastError, match=r"--exchange-light always: fewer than 8 eyes in .*--exchange-light off"):
         side_light(sides, config("always"))
 
 
