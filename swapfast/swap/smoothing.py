@@ -19,6 +19,7 @@ from swapfast.swap.swapper import FaceInWork, FrameInWork
 
 MOST_FRAMES = 120  # on either side
 SHORTEST_TRACK = 3  # frames: a shorter one is left as it is
+MOST_ROWS = 256  # that are kept: where a face is missing here and there each frame may have its own
 _SHARE = 0.5  # of the frames on one side: the Gaussian's deviation
 
 
@@ -46,6 +47,8 @@ class PointSmoother:
         key = distances.tobytes()
         row = self._rows.get(key)
         if row is None:
+            if len(self._rows) >= MOST_ROWS:
+                self._rows = {}  # replaced, not emptied: other threads may be looking
             row = self._rows[key] = _parabola_row(distances.astype(np.float64), self.frames)
         smoothed: np.ndarray = np.tensordot(row, points, axes=1)
         return smoothed

@@ -9,7 +9,7 @@ import pytest
 from swapfast.config import CropConfig
 from swapfast.swap.frames import Frame, FrameFace
 from swapfast.swap.settings import ColorSettings, MaskSettings, SwapSettings
-from swapfast.swap.smoothing import ColourSmoother, smooth_track
+from swapfast.swap.smoothing import MOST_ROWS, ColourSmoother, PointSmoother, smooth_track
 from swapfast.swap.stability import Stability
 from swapfast.swap.swapper import FrameSwapper
 from swapfast.swap.tracks import find_tracks
@@ -91,6 +91,17 @@ def test_smoothed_landmarks_jitter_less_and_lag_nowhere(within):
     jitters = [np.diff(points.mean(1), 2, axis=0).std() for points in (noisy, smooth_track(noisy, indices, 5), exact)]
     assert jitters[1] - jitters[2] < 0.35 * (jitters[0] - jitters[2])
     np.testing.assert_array_equal(smooth_track(noisy, indices, 0), noisy)
+
+
+def test_gaps_of_every_kind_do_not_fill_the_memory():
+    """Each frame of a face that is missing here and there may have its own weights; only some of them are kept."""
+    rng = np.random.default_rng(4)
+    smoother = PointSmoother(40)
+    for _ in range(3 * MOST_ROWS):
+        distances = np.unique(np.append(rng.choice(np.arange(-40, 41), 30, replace=False), 0))
+        line = FACE.landmarks + distances[:, None, None]
+        assert np.abs(smoother(line, distances) - FACE.landmarks).max() < 1e-6  # straight motion is a parabola
+    assert len(smoother._rows) <= MOST_ROWS
 
 
 def test_a_long_gap_and_a_leap_end_a_track():
