@@ -223,7 +223,13 @@ def _prepare(arguments: argparse.Namespace, _stop: StopRequest) -> int:
 def _add_augment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path, metavar="FOLDER", help="a folder of faces, or a prepared set")
     parser.add_argument("-o", "--out", type=path, required=True, metavar="FILE", help="the picture: .png or .jpg")
-    parser.add_argument("-B", "--input-B", type=path, metavar="DIR", help="warp to landmarks of these; default FOLDER")
+    parser.add_argument(
+        "-B",
+        "--input-B",
+        type=path,
+        metavar="DIR",
+        help="the other side: warp to its landmarks, and exchange light with it; default FOLDER, and no light",
+    )
     parser.add_argument("--size", type=positive, default=256, help="edge in px; default 256")
     parser.add_argument("--faces", type=positive, default=8, help="rows; default 8")
     parser.add_argument(

@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.dataset import bad_faces, check_prepared, open_source
+from pipelines.dataset import TrainSet, bad_faces, check_prepared, open_source
 from pipelines.fill import FaceSource, fill_store
+from pipelines.side_light import ALWAYS, side_light
 from pipelines.sides import Log, ProgressFactory, no_log, no_progress, scan_side
 from pipelines.store import HostStore, StoreSpec
 from swapfast.augment.constants import LARGEST_SIZE, SMALLEST_SIZE
-from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, with_landmarks
+from swapfast.augment.draws import draw, draw_at, landmark_noise, landmark_noise_at, light_shares, with_landmarks
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import crop_shares, spread_indices
@@ -32,7 +33,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 class SheetRequest:
     """The options of `swapfast augment`.
 
-    landmarks_folder: the folder whose landmarks faces are warped to, by default their own.
+    landmarks_folder: the other side: faces are warped to its landmarks, and shown in its light where training would
+        exchange the sides' light. By default faces are warped to landmarks of their own folder.
     size: px.
     percentile: of all random amounts, between 0 and 100; None draws as training does.
     """
@@ -59,6 +61,8 @@ def check_request(request: SheetRequest) -> None:
         raise SwapfastError(f"--size {request.size}: must lie within {SMALLEST_SIZE} and {LARGEST_SIZE}")
     if not 1 <= request.faces <= 64:
         raise SwapfastError(f"--faces {request.faces}: must lie within 1 and 64")
+    if request.config.augmentation.exchange_light == ALWAYS and request.landmarks_folder is None:
+        raise SwapfastError(f"--exchange-light {ALWAYS}: the light of the other side is not known; give -B DIR")
     if request.percentile is not None and not 0 < request.percentile < 100:
         raise SwapfastError(f"--percentile {request.percentile:g}: must lie between 0 and 100, both excluded")
 
@@ -81,16 +85,19 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
         noise = landmark_noise(seed, ordinals, np.zeros_like(ordinals))
+        light = light_shares(seed, ordinals, 0)
     else:
         share = request.percentile / 100
         draws = draw_at(share, len(chosen), spec.size, config.augmentation)
         noise = landmark_noise_at(share, len(chosen))
+        light = np.full(len(chosen), share)
     if request.landmarks_folder is None:
         targets, column = source, 1  # in its own folder the nearest face is the face itself
     else:
         targets, column = open_source(request.landmarks_folder, progress(f"reading {request.landmarks_folder}")), 0
     bent, warped = with_landmarks(draws, _pairs(chosen, targets, column, spec), noise, config.augmentation)
-    sheet = contact_sheet(store.faces, store.extra_masks, spec.masks, draws, bent)
+    gains = _light_gains(source, targets, spec, config, light)
+    sheet = contact_sheet(store.faces, store.extra_masks, spec.masks, draws, bent, gains)
     succeeded, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
     if not succeeded:
         height, width = sheet.shape[:2]
@@ -119,6 +126,21 @@ def _chosen(source: FaceSource, count: int) -> FaceSource:
     members = np.unique(spread_indices(len(source), min(count, len(source))))
     records = source.folder.records.select(members)
     return FaceSource(dataclasses.replace(source.folder, records=records), source.prepared)
+
+
+def _light_gains(
+    source: FaceSource, other: FaceSource, spec: StoreSpec, config: TrainConfig, shares: np.ndarray
+) -> np.ndarray | None:
+    """Return by what each face's levels are multiplied, (N, 3) B, G, R; None where no light is exchanged.
+
+    shares: (N,) of the way to the other side's light.
+    """
+    if other is source:
+        return None
+    light = side_light(
+        [TrainSet.from_source(side, faces, spec, None) for side, faces in zip("ab", (source, other))], config
+    )
+    return None if light is None else light.gains(np.stack([shares, shares]))[0]
 
 
 def _pairs(chosen: FaceSource, targets: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:

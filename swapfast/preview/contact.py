@@ -17,27 +17,40 @@ _INK, _PAPER = (230, 230, 230), 32
 
 
 def contact_sheet(
-    faces: np.ndarray, extra_masks: np.ndarray, masks: tuple[str, ...], draws: Draws, landmarks: Draws
+    faces: np.ndarray,
+    extra_masks: np.ndarray,
+    masks: tuple[str, ...],
+    draws: Draws,
+    landmarks: Draws,
+    gains: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the sheet, (H, W, 3) uint8 BGR: a face per row, COLUMNS from left to right.
 
     faces: (N, S, S, 3) or (N, S, S, 4) with the face mask. extra_masks: (N, K, S, S). Both uint8. masks: the names of
-    all masks. draws: what happens to each; landmarks: the same with the warp to landmarks.
+    all masks. draws: what happens to each; landmarks: the same with the warp to landmarks. gains: (N, 3) by what levels
+    of target and feed are multiplied, B, G, R.
     """
     size = faces.shape[1]
     with OpenCVAugmenter(size, size, (size,)) as augment:
         plain, bent = augment(faces, extra_masks, draws), augment(faces, extra_masks, landmarks)
     grids, matrices = draws.clahe_grid.tolist(), jitter_matrices(draws)
     coloured = recolor(faces, matrices, grids, Scratch(), draws.clip_limit)[..., :3]
-    target = _pixels(plain.targets[0])
+    target, feed, bent_feed = (_lit(_pixels(images), gains) for images in (plain.targets[0], plain.feed, bent.feed))
     drawn = np.zeros((len(faces), 0, size, size), np.uint8) if plain.masks is None else plain.masks[0].numpy()
-    columns = [faces[..., :3], coloured, target, _tinted(target, drawn, masks), _pixels(plain.feed), _pixels(bent.feed)]
+    columns = [faces[..., :3], coloured, target, _tinted(target, drawn, masks), feed, bent_feed]
     return _sheet(columns, size)
 
 
 def _pixels(images) -> np.ndarray:
     """Return the augmenter's (N, 3, H, W) bytes as (N, H, W, 3)."""
     return images.permute(0, 2, 3, 1).numpy()
+
+
+def _lit(images: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
+    """Return (N, H, W, 3) uint8 with each picture's levels multiplied as training does."""
+    if gains is None:
+        return images
+    return np.rint((images * gains[:, None, None]).clip(0, 255)).astype(np.uint8)
 
 
 def _tinted(images: np.ndarray, drawn: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

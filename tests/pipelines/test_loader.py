@@ -23,6 +23,7 @@ from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.preview import PreviewLoader, PreviewSet, Timelapse
 from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
+from pipelines.side_light import SideLight
 from swapfast.augment.fused.verified import VerifiedAugmenter
 from swapfast.batch import MASK_NAMES
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig, ModelConfig, PreviewConfig, TrainConfig
@@ -57,6 +58,7 @@ def make(sides, device):
         workers=1,
         batches_per_call=1,
         threads=1,
+        light=None,
     ):
         sets = sets or sides
         sampler = Sampler(seed, tuple(map(len, sets)), batch, rank, world)
@@ -70,7 +72,7 @@ def make(sides, device):
         feed = feed(sets, sampler) if feed else HostFeed(sets, device if backend == "kornia" else None)
         config = config or AugmentationConfig()
         schedule = BatchSchedule(prefetch, workers, batches_per_call, threads)
-        return TrainLoader(feed, sampler, collate, config, 64, start, matcher, schedule)
+        return TrainLoader(feed, sampler, collate, config, 64, start, matcher, schedule, light=light)
 
     return loader
 
@@ -317,12 +319,15 @@ def test_gpu_host_and_off_give_the_same_bits(make, sides, device, tmp_path, back
 @pytest.mark.slow
 @pytest.mark.parametrize("world, batch", [(2, 6), (4, 6), (3, 7)])
 def test_ranks_together_see_what_one_process_sees(make, sides, tmp_path, world, batch, device):
-    """Also where the batch does not divide, and from every kind of store."""
+    """Also where the batch does not divide, from every kind of store, and each face in the light that it is given."""
     feeds = _feeds(sides, device, tmp_path)
+    light = SideLight((0.5, 0.6, 0.8))
     for step in (0, 5):
-        whole = make(batch=batch).batch(step)
+        whole = make(batch=batch, light=light).batch(step)
+        assert not _equal(whole, make(batch=batch).batch(step))
         for name in ("host", "gpu", "off"):
-            parts = [make(batch=batch, rank=rank, world=world, feed=feeds[name]).batch(step) for rank in range(world)]
+            ours = {"batch": batch, "world": world, "feed": feeds[name], "light": light}
+            parts = [make(rank=rank, **ours).batch(step) for rank in range(world)]
             assert abs(len(parts[0].inputs[0]) - len(parts[-1].inputs[0])) <= 1
             assert np.array_equal(np.concatenate([p.ids for p in parts], axis=1), whole.ids), name
             for side in range(2):
