@@ -121,30 +121,11 @@ def build_trainer(
     if config.run.deterministic:
         set_deterministic(device)
     model = plan.model.to(device, memory_format=torch.channels_last)
-    optimizer = Optimizer(
-        model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes, config.seed
-    )
-    if plan.checkpoint is not None:
-        optimizer.load_state_dict(
-            trained_state(model, processes.broadcast_tensors(plan.checkpoint.tensors)["optimizer"])
-        )
-    if plan.has_end:
-        optimizer.plan_end(config.run.iterations - plan.step)
-    sampler = Sampler(
-        config.seed,
-        tuple(map(len, sides)),
-        config.batch_size,
-        processes.rank,
-        processes.world,
-        start_step=plan.step,
-        start_ordinal=faces_drawn(plan.checkpoint),
-    )
+    optimizer = make_optimizer(plan, model)
+    sampler = make_sampler(plan, sides)
     threads = max(1, available_cores() // processes.local_world)
-    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
-        torch.set_num_threads(available_cores())  # torch counts the machine's, not a container's
-    with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
-        for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if matcher is not None else ())):
-            load_kernels(name)
+    take_own_cores()
+    compile_kernels(backend, matcher is not None, log)
     loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log, light)
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
@@ -168,9 +149,8 @@ def build_trainer(
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
     loss_line.start(start_table(plan, sides, backend, threads))
     if config.optimizer.schedule == "plateau":
-        tag = "validation_total" if config.validation else "batch_total"
         # Behind the validation, which comes first, and in front of what shows a rate.
-        observers.insert(bool(config.validation), PlateauWatch(optimizer, tag, processes, loss_line.log))
+        observers.insert(bool(config.validation), make_plateau_watch(plan, optimizer, loss_line))
     run = Run(
         checkpoints=folder,
         iterations=config.run.iterations,
@@ -223,6 +203,52 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
         held_out = " and ".join(f"{len(side.validation)} faces of {side.side}" for side in sides)
         table["validation"] = f"every {interval:,}, on {held_out}"
     return table
+
+
+def make_optimizer(plan: Plan, model: FaceAutoencoder) -> Optimizer:
+    """Return the optimizer of the model on its device, as the checkpoint left it, with the end of the run if known."""
+    config, processes = plan.config, plan.processes
+    optimizer = Optimizer(
+        model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes, config.seed
+    )
+    if plan.checkpoint is not None:
+        tensors = processes.broadcast_tensors(plan.checkpoint.tensors)
+        optimizer.load_state_dict(trained_state(model, tensors["optimizer"]))
+    if plan.has_end:
+        optimizer.plan_end(config.run.iterations - plan.step)
+    return optimizer
+
+
+def make_sampler(plan: Plan, sides: list[TrainSet]) -> Sampler:
+    """Return what says which faces this process is given at which step, behind those that the model has seen."""
+    return Sampler(
+        plan.config.seed,
+        tuple(map(len, sides)),
+        plan.config.batch_size,
+        plan.processes.rank,
+        plan.processes.world,
+        start_step=plan.step,
+        start_ordinal=faces_drawn(plan.checkpoint),
+    )
+
+
+def take_own_cores() -> None:
+    """Let torch use the cores that there are for this program: it counts the machine's, not a container's."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+
+
+def compile_kernels(backend: str, warps_to_landmarks: bool, log: Log) -> None:
+    """Compile what augments faces on the host now, and not within the first batch."""
+    with log_if_slow(log, "compiling the augmentation for this processor: that takes 10 seconds or so"):
+        for name in (*(HOST_KERNELS if backend == "opencv" else ()), *(("nodes",) if warps_to_landmarks else ())):
+            load_kernels(name)
+
+
+def make_plateau_watch(plan: Plan, optimizer: Optimizer, loss_line: ProgressLine) -> PlateauWatch:
+    """Return what lowers the rate where the validation, or without one the loss, gets no better."""
+    tag = "validation_total" if plan.config.validation else "batch_total"
+    return PlateauWatch(optimizer, tag, plan.processes, loss_line.log)
 
 
 def make_averages(plan: Plan, log: Log) -> WeightAverages | None:
