@@ -130,6 +130,7 @@ def test_rates_are_shown_as_precisely_as_they_help(rate, text):
     assert format_rate(rate) == text
 
 
+@pytest.mark.slow
 def test_what_is_slow_says_so_once_and_what_is_not_says_nothing():
     lines: list[str] = []
     with log_if_slow(lines.append, "compiling", after_s=0.05):

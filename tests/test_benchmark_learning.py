@@ -105,6 +105,7 @@ def test_a_report_of_nothing(tmp_path, capsys):
     assert "holds no runs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rank_correlation():
     scipy = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)

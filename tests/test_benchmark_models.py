@@ -15,6 +15,7 @@ from swapfast.synthetic import synthesize
 from tests.test_benchmarks import rows_of, written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [network for _, _, network in EXPERIMENTS])
 def test_networks_of_other_sizes_make_pictures_of_their_size(network):
     with torch.device("meta"):

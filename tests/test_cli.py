@@ -267,6 +267,7 @@ def test_the_kornia_backend_trains(faces, tmp_path, run):
     assert code == 0 and "augmentation  kornia" in out, err
 
 
+@pytest.mark.slow
 def test_former_names_are_taken_with_a_note(faces, tmp_path, run):
     code, out, err = run(*_train(faces, tmp_path / "m", "-i", 1, "--backend", "device", "--cache", "device"))
     assert code == 0 and "augmentation  kornia" in out and "cache: gpu" in out, err
@@ -598,6 +599,7 @@ def test_a_timelapse_is_a_picture_for_every_save(faces, tmp_path, run):
     assert np.abs(column_b - a).mean() < 6
 
 
+@pytest.mark.slow
 def test_a_model_of_another_kind_is_left_alone(faces, tmp_path, run):
     model = tmp_path / "model"
     assert run(*_train(faces, model, "-i", 1))[0] == 0
@@ -639,6 +641,7 @@ def test_an_edited_state_file_is_one_clear_line(faces, tmp_path, run):
     assert [p.name for p in model.glob("checkpoint-*")] == ["checkpoint-00000001"]
 
 
+@pytest.mark.slow
 def test_bad_files_can_be_left_out(faces, tmp_path, run):
     folder = tmp_path / "a"
     folder.mkdir()
@@ -706,6 +709,7 @@ def test_where_faces_are_kept_does_not_matter(faces, tmp_path, run, device):
     assert code == 0 and out.count("12 of 12 faces were decoded before") == 2
 
 
+@pytest.mark.slow
 def test_a_share_is_held_out(faces, tmp_path, run):
     arguments = _train(faces, tmp_path / "m", "-i", 1)
     code, out, err = run(*arguments, "--validation", "0.4")
@@ -767,6 +771,7 @@ def test_a_share_for_the_test_is_never_shown_and_measured_afterwards(faces, tmp_
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_contact_sheet_leaves_out_what_cannot_be_decoded(faces, tmp_path, run):
     """Found when its pixels are decoded only: its header is in order. Others are shown in its place."""
     folder, sheet = tmp_path / "a", tmp_path / "sheet.png"

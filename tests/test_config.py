@@ -156,6 +156,7 @@ def test_a_wrong_variable_is_named(environment, message):
     assert error.value.code == 2 and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -158,6 +158,7 @@ def test_kornias_lab_would_wait():
     assert watch.copies == ["tensor"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("lpips")])
 def test_a_loss_keeps_its_tables_on_the_device(name):
     size = 256 if name == "ms_ssim" else 64

@@ -19,6 +19,7 @@ from swapfast.sources import choose
 DFL_CROPS = {"h": (0, 0), "mf": (0.0675, 0), "f": (0.2109375, 0), "wf": (0.4, 0.07), "head": (0.7, 0.5)}
 
 
+@pytest.mark.slow
 def test_it_is_a_name_for_three_settings():
     assert set(FACE_TYPE_NAMES) == {"none", *FACE_TYPES} and set(FACE_TYPES) == set(DFL_CROPS)
     for name, crop in FACE_TYPES.items():

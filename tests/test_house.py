@@ -58,6 +58,7 @@ def _imported_modules(path: Path, modules: Mapping[str, Path]) -> set[str]:
     return names & modules.keys()
 
 
+@pytest.mark.slow
 def test_nothing_imports_in_a_circle():
     paths = [path for path in _modules() if path.relative_to(ROOT).parts[0] != "benchmarks"]
     modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
@@ -68,6 +69,7 @@ def test_nothing_imports_in_a_circle():
         pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
 
 
+@pytest.mark.slow
 def test_imports_point_down():
     for path in _modules():
         package = path.relative_to(ROOT).parts[0].removesuffix(".py")

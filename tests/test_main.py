@@ -42,6 +42,7 @@ def test_somebody_elses_cli_is_not_run(other_project, start, words):
     assert words != ["--version"] or result.stdout.strip() == __version__
 
 
+@pytest.mark.slow
 def test_exit_codes_pass_through(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "swapfast", "inspect", "nowhere"],

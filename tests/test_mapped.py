@@ -330,6 +330,7 @@ for make in (
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_oserror_and_leaves_what_was_there(tmp_path):
     write_arrays(tmp_path / "x", {"a": np.arange(5, dtype=np.int64)}, {})
 

@@ -142,6 +142,7 @@ def test_streams_that_are_closed_or_missing_take_everything(monkeypatch):
         bars("reading")(1, 2)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_or_stands_still_loses_the_rest(monkeypatch):
     monkeypatch.setattr(printing, "_keeps_waiting", False)
     reader, writer = os.pipe()

@@ -28,6 +28,7 @@ def test_every_setting_of_a_recipe_is_taken(name):
     assert values == others | {"run.recipe": name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_a_new_model_begins_with_its_own_recipe(family):
     name = MODELS[family].example or family

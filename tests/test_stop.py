@@ -146,6 +146,7 @@ def _swallow_a_request() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_request_that_somebody_swallows_is_raised_again():
     with StopRequest().listening():
         _swallow_a_request()

@@ -314,6 +314,7 @@ def test_landmarks_of_photographs_land(photographs, within):
     landing(within, f"{size} px", faces, faces[far.argmin(1)], size)
 
 
+@pytest.mark.slow
 def test_ordinary_faces_are_warped_at_the_ends_of_all_settings(photographs):
     """With mouths that are closed, and where the narrowest crop and the largest movement push points outside."""
     size = 256

@@ -167,6 +167,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr("swapfast.models.original.CODE_CHANNELS", 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target", "loaded", "skipped"),
     [

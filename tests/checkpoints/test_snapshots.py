@@ -147,6 +147,7 @@ def test_snapshots_alone_are_no_reason_to_start_anew(tmp_path):
         folder.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(4))
 def test_a_kill_while_going_back_loses_nothing(tmp_path, moment):
     """Death at each rename there is; going back again then succeeds."""

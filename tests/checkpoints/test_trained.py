@@ -108,6 +108,7 @@ def test_a_run_that_measured_no_swap_is_opened_as_ever(folder, step, opened):
     assert metadata.step == opened and metadata.remarks == []
 
 
+@pytest.mark.slow
 def test_where_the_swap_was_measured_the_best_is_opened_and_said(folder):
     _save(folder, 10, swap_quality=20.0, highest_swap_quality=21.0)
     metadata = open_model(folder.folder, "auto").metadata
@@ -130,6 +131,7 @@ def test_where_the_swap_was_measured_the_best_is_opened_and_said(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("highest", [None, "21", True, float("nan"), [1.0]])
 def test_a_best_swap_that_is_no_number_is_none(folder, highest):
     _save(folder, 10, highest_swap_quality=highest)
@@ -174,6 +176,7 @@ def test_a_device_that_is_not_there_is_refused(folder, name):
         open_model(folder.folder, device=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean_a", "mean_mask_b"])
 @pytest.mark.parametrize(
     "value",
@@ -215,6 +218,7 @@ def _save_averages(path, averages: dict[str, torch.Tensor], ema: str = "500,20")
     CheckpointFolder(path).save(Checkpoint(3, tensors, {"config": config.to_dict()}))
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_opened_unless_told_otherwise(tmp_path):
     averages = {"@waiting": torch.tensor(3), "20/@steps": torch.tensor(3)}
     for half_life, seed in ((20, 2), (500, 3)):
@@ -254,6 +258,7 @@ def test_a_checkpoint_without_averages_says_so(folder):
             open_model(folder.folder, weights=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "averages",
     [

@@ -122,6 +122,7 @@ def test_half_the_bits(export):
     assert all(torch.equal(weights[name], expected[name].half()) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "step"), [((), 6), (("--checkpoint", "4"), 4), (("--checkpoint", "best"), 2)])
 def test_the_checkpoint_that_is_meant(export, words, step):
     code, out, _ = export("--to", "safetensors", "-o", "w.safetensors", "--json", *words)
@@ -131,6 +132,7 @@ def test_the_checkpoint_that_is_meant(export, words, step):
     assert torch.equal(load_file("w.safetensors")["encoder.0.0.weight"], expected["encoder.0.0.weight"])
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_best_swap_and_says_so(export, tmp_path, capsys):
     """One line on stderr, of export, evaluate and swap; --checkpoint newest takes the newest without one."""
     model = tmp_path / "anna"
@@ -166,6 +168,7 @@ def test_a_file_that_exists_is_replaced_only_when_asked(export):
     assert "anna_face90-7.5_64.safetensors: exists" in refused(export("--to", "safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -186,6 +189,7 @@ def test_what_cannot_be_asked_for(export, words, parts):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_exported(export, tmp_path, trained):
     words = ("--to", "safetensors")
     assert "no such folder" in refused(export(*words, model=tmp_path / "nobody"))

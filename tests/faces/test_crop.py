@@ -55,6 +55,7 @@ def test_windows_and_patches_are_faceswaps_where_the_head_reaches(golden, golden
     within("patch, levels", patch_error, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("size", [64, 96, 200])
 @pytest.mark.parametrize(("centering", "offset"), [("face", 25.0), ("head", -25.0), ("head", 25.0), ("legacy", 25.0)])
@@ -105,6 +106,7 @@ def test_masks_of_heads_lie_on_their_pixels(edge, coverage, within):
 # --- what lies around a crop ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["head", "plain"])
 @pytest.mark.parametrize("coverage", [62.5, 70.0, 87.5, 95.0])
 @pytest.mark.parametrize("size", [64, 128])
@@ -147,6 +149,7 @@ def centre_of_mass(picture: np.ndarray) -> np.ndarray:
     return np.array([(spot * x).sum(), (spot * y).sum()]) / spot.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 160, 384])
 @pytest.mark.parametrize("degrees", [0, 20])
 def test_landmarks_lie_where_their_pixels_land(size, degrees, within):
@@ -170,6 +173,7 @@ def box_average(picture: np.ndarray, matrix: np.ndarray, size: int, fine: int = 
     return picture.astype(float)[row, column].reshape(size, fine, size, fine, -1).mean(axis=(1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shrink", [1.3, 2.0, 3.4, 7.7])
 @pytest.mark.parametrize("degrees", [0, 11, 37])
 def test_shrinking_averages_the_turned_footprint(shrink, degrees, within):

@@ -231,6 +231,7 @@ def a_head(pickled: bytes, version: int = 1, offsets: tuple[int, ...] = ()) -> b
     return struct.pack("<QQ", version, len(pickled)) + pickled + struct.pack(f"<{len(offsets)}Q", *offsets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -37,6 +37,7 @@ def measured(faces: list[tuple[np.ndarray, np.ndarray, float]]) -> FaceLight:
     return light
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [0.16, 0.4, 1.0])
 def test_light_of_one_person_is_told(light, within):
     """Pictures hold the square root of light, so a quarter of it is half the level; bytes cost a little."""
@@ -45,6 +46,7 @@ def test_light_of_one_person_is_told(light, within):
     assert are_lit_differently(ratio) == (light < 1)
 
 
+@pytest.mark.slow
 def test_skin_is_not_taken_for_light(within):
     """A pale person and a dark one in one light: their skin differs by more than the limit, their light does not."""
     both = [measured(drawn(person, seed=seed)) for seed in (1, 2, 3) for person in (0, 1)]
@@ -56,6 +58,7 @@ def test_skin_is_not_taken_for_light(within):
     assert not are_lit_differently(ratio)
 
 
+@pytest.mark.slow
 def test_the_colour_of_the_light_is_told(within):
     """Pictures with less blue and more red, as by a lamp: each colour by itself."""
     cast = np.array([0.6, 0.8, 1.0])

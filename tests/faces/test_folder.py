@@ -307,6 +307,7 @@ def test_progress_is_told_to_the_end_and_the_folder_is_left_alone(tmp_path):
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_processes_and_threads_find_the_same(tmp_path, monkeypatch):
     source = write_head(tmp_path / "0000.png", edge=24)
     for index in range(1, 40):
@@ -462,6 +463,7 @@ def test_a_damaged_mask_is_found_when_inspecting(tmp_path, capfd):
     assert bad["file"] == "a.png" and "a_mask.png" in bad["reason"]
 
 
+@pytest.mark.slow
 def test_the_photographs_and_the_golden_faces_are_all_good(photographs, golden):
     for folder, count in (
         (photographs / "aligned/a", 62),
@@ -513,6 +515,7 @@ def recrc(data: bytes) -> bytes:
     return b"".join([*out, data[at:]])
 
 
+@pytest.mark.slow
 def test_no_file_can_stop_the_scan(tmp_path, capfd):
     folder = tmp_path / "faces"
     folder.mkdir()

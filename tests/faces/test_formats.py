@@ -144,6 +144,7 @@ def good(tmp_path_factory) -> Path:
     return _write(tmp_path_factory.mktemp("formats") / "good", files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_dali", DALI)
 def test_all_paths_give_the_same_pixels(good, use_dali, capfd):
     source = FaceSource(scan_folder(good, workers=1))

@@ -150,6 +150,7 @@ def test_landmarks_in_other_units_are_refused(tmp_path, change, cause):
     assert cause in bad.reason and bad.reason.isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1)])
 def test_faces_cut_20_px_at_the_border_are_good(tmp_path, x, y):
     low, high = a_face().min(0), a_face().max(0)
@@ -168,6 +169,7 @@ def test_faces_that_reach_far_outside_are_told_of_in_one_line(tmp_path):
     assert "4 of 4 faces lie more than a third outside their pictures (0.png)" in folder.warnings[0]
 
 
+@pytest.mark.slow
 def test_faces_in_the_corner_of_enlarged_pictures_are_told_of_in_one_line(tmp_path):
     for number in range(5):
         write_plain(tmp_path / f"{number}.png", a_picture(800, 800, number), a_face())

@@ -55,6 +55,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_mask_file_that_does_not_show_its_face_is_refused(tmp_path, kind):
     mask, cause = WRONG[kind]

@@ -498,6 +498,7 @@ def test_small_dilation_and_no_blur_change_nothing():
     assert dilate(mask, 3).sum() > mask.sum() > dilate(mask, -3).sum()
 
 
+@pytest.mark.slow
 def test_a_stored_mask_never_inflates_beyond_its_size():
     bomb = zlib.compress(bytes(64 << 20))
     with pytest.raises(ValueError, match="more than 4096 bytes, expected 4096"):

@@ -87,6 +87,7 @@ def test_a_table_is_aligned_as_its_records_are(setting, tmp_path):
 # --- faceswap's -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_landmarks_of_records_are_faceswaps(golden, setting, within):
@@ -103,6 +104,7 @@ def test_landmarks_of_records_are_faceswaps(golden, setting, within):
         assert len(records.asked) <= len(records) + 1, "a face was made twice"
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("source", ["aligned", "frame"])

@@ -230,6 +230,7 @@ def test_names_of_all_kinds_stay_apart(names, encoding, sources, tmp_path):
 # --- damage ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["face", "masks"])
 def test_a_flipped_bit_is_that_faces_and_no_others(mine, part):
     columns, _ = open_arrays(mine / INDEX)
@@ -299,6 +300,7 @@ def test_no_set_at_all(mine, tmp_path):
     _refused(mine, f"no prepared set, it has no {INDEX}")
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_the_index_is_noticed(mine):
     """Of the header every one, of the arrays some."""
     index = mine / INDEX

@@ -206,6 +206,7 @@ def test_prepare_and_train_leave_out_what_a_list_names(faces, tmp_path, capsys):
     assert "side A: 2 faces left out by --skip" in out and "side B: 8 faces" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "phrase"),
     [

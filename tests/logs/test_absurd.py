@@ -33,6 +33,7 @@ def _row(step: int, loss: float, **more) -> dict:
     return {"step": step, "time": 1.7e9 + step, "loss_a": loss, "loss_b": loss, **more}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [
@@ -103,6 +104,7 @@ def test_random_logs_are_summed_up_and_drawn(tmp_path, seed):
         assert draw_losses(history, "a$\\frac$ 中 \x1b\ud800").startswith(PNG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", [[1e308, 1e-320, 0.5], [float("nan"), float("inf"), 1e30], [0.0], [1e30, 1e30]])
 def test_a_learning_rate_curve_of_absurd_losses(recwarn, losses):
     rates = list(np.geomspace(1e-6, 1, len(losses)))

@@ -270,6 +270,7 @@ def test_training_does_not_import_what_only_a_plot_needs():
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 
+@pytest.mark.slow
 def test_a_million_steps_are_drawn_at_once():
     history = History()
     history.steps.extend(range(1, 1_000_001))

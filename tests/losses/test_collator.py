@@ -100,6 +100,7 @@ def test_every_golden_configuration_is_tested(golden):
     assert {*CONFIGS, "duplicate_function"} == set(_manifest_configs(golden))
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", CONFIGS)
 def test_totals_and_gradients_are_the_peers(golden, device, within, name):

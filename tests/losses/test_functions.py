@@ -174,6 +174,7 @@ def _face_like(count, size, seed):
     return (0.8 * smooth + 0.2 * edges + 0.01 * torch.randn(count, 3, size, size, generator=generator)).clamp(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 128])
 def test_no_few_pixels_hold_the_gradient_of_ms_ssim(device, within, size):
     """Where pictures differ in structure, a term near 0 once gave 50 entries most of a face's gradient."""
@@ -291,6 +292,7 @@ def test_shapes_and_sizes(device, name):
             spec.function(small, small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_sizes_that_blocks_of_rows_do_not_divide(device, within, name):
     """And the least size: float32 against float64."""
@@ -441,6 +443,7 @@ def _edge_cases(device):
 FLAT_ROUNDING = {"ssim": 7e-4, "ms_ssim": 7e-4, "flip": 1e-4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_images_give_finite_values_and_gradients(device, name, dtype):

@@ -231,6 +231,7 @@ def test_a_window_larger_than_an_output_is_refused_before_the_first_step():
         LossCollator(["dssim"], [1.0], "bgr", False, 1, 1, 64, dssim_window=65)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faces", [2, 5])
 def test_the_sum_has_the_gradient_of_that_many_means(faces, device):
     """And what is logged is the mean either way."""

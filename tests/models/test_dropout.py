@@ -169,6 +169,7 @@ def _train(folder, until: int) -> tuple[FaceAutoencoder, list[float]]:
     return model, losses
 
 
+@pytest.mark.slow
 def test_resuming_is_exact(tmp_path):
     """On a CPU, to the bit: losses, weights and what will be dropped next."""
     whole, losses = _train(tmp_path / "whole", 6)

@@ -180,6 +180,7 @@ def rows() -> list[ModelFigures]:
     return all_figures()
 
 
+@pytest.mark.slow
 def test_figures_of_every_model(rows):
     figures = {(row.name, row.size): row for row in rows}
     assert {name.partition("-")[0] for name, _ in figures} == set(MODELS)
@@ -197,12 +198,14 @@ def test_figures_of_every_model(rows):
     assert large.largest_batch[24] < original.largest_batch[24]
 
 
+@pytest.mark.slow
 def test_figures_count_a_mask_of_no_model_and_no_weight_as_a_picture(rows):
     """What a dense layer keeps of its own weights is no picture: half of the batch would not fit otherwise."""
     (row,) = [row for row in rows if row.name == "tiny"]
     assert row.largest_batch[8] > 1000
 
 
+@pytest.mark.slow
 def test_a_training_with_cycles_has_room_for_fewer_faces():
     plain, cycled = (measure(ModelConfig(name="original"), cycles=cycles) for cycles in (False, True))
     assert dataclasses.replace(cycled, largest_batch=plain.largest_batch) == plain

@@ -68,6 +68,7 @@ def _trained(*arguments, **given):
     return dict(trainer.model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "bottleneck", "plain"])
 @pytest.mark.parametrize("name", ["tiny", "liae-ud", "df"])
 def test_every_model_has_a_code_to_read(name, kind, within):
@@ -107,6 +108,7 @@ def test_the_error_is_added_to_the_loss():
         torch.testing.assert_close(loss.total, loss.weighted[-1]["mae"].mean() + WEIGHT * expected.mean())
 
 
+@pytest.mark.slow
 def test_the_code_learns_what_the_landmarks_tell(tmp_path):
     """And one layer reads it off both people's codes: without the weight they say nothing to it."""
     errors = {}
@@ -119,6 +121,7 @@ def test_the_code_learns_what_the_landmarks_tell(tmp_path):
     assert max(errors[WEIGHT]) < 0.5 * min(errors[0.0])
 
 
+@pytest.mark.slow
 def test_going_on_is_exact(tmp_path):
     whole = _trained(_model(), tmp_path / "whole", 7, gradient_accumulation=2)
     _trained(_model(), tmp_path / "parts", 3, gradient_accumulation=2)
@@ -127,6 +130,7 @@ def test_going_on_is_exact(tmp_path):
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_the_weight_may_come_and_go(tmp_path, optimizer):
     """A model that was begun without goes on with it, from zeros, and the other way round."""
@@ -161,6 +165,7 @@ def test_weights_of_another_model_leave_the_reader_at_zero(tmp_path):
     assert not model.landmark_reader.weight.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "added", "frozen"])
 def test_going_back_to_a_checkpoint_of_other_trained_weights(tmp_path, change):
     """The first step behind a start with other flags is broken; what there is to go back to was saved with others."""

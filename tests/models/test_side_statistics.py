@@ -123,6 +123,7 @@ def _dark(edge: int = 64) -> torch.Tensor:
     return faces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "df-ut", **SMALL}], ids=["tiny", "df-ut"])
 def test_a_swap_uses_the_statistics_of_the_side_that_is_shown(options):
     model = _seen("encoder", **options)
@@ -224,6 +225,7 @@ def test_statistics_change_nothing_in_the_training_of_a_plain_model(tmp_path):
     assert kept["statistics.encoder_4.steps"].tolist() == [3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "plain"])
 def test_resuming_in_the_middle_of_a_step_is_exact(kind, tmp_path):
     def model():
@@ -256,6 +258,7 @@ def test_half_precision_keeps_statistics_in_float32():
     assert np.abs((half.float() - exact).detach().numpy()).mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "liae-ud", **SMALL}], ids=["tiny", "liae-ud"])
 def test_faces_come_back_from_their_swap(options, within):
     """Each side's own face, of a picture that its side's decoder never made; no gradient goes through the swap."""

@@ -74,6 +74,7 @@ def test_others_move_at_the_next_step_and_with_another_seed(device):
             assert abs(both - 0.09) < 6 * math.sqrt(0.09 * 0.91 / len(moved[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_a_resumed_run_draws_what_it_would_have_drawn(name, device):
     whole, optimizer = _made(device, optimizer=name)

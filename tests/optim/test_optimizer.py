@@ -79,6 +79,7 @@ def _peers_rectification_error(step: int, beta_2: float) -> float:
     return error * (1 / (length - 4) + 1 / (length - 2)) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_every_trajectory_is_the_peers(golden, device, within):
     """Within what the arithmetic allows at each step, and so for any gradients, not only for the recorded ones."""
@@ -188,6 +189,7 @@ def _lion_64(start, gradients, lr, betas, decay):
     return weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])

@@ -60,6 +60,7 @@ def test_the_rate_of_each_step_is_what_the_schedule_says(name):
     assert _run(endless, 8) == [1.0] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("stops", [(3,), (13,), (20, 21)])
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -405,6 +405,7 @@ def test_a_prepared_set_and_a_folder_train_together(folder, tmp_path):
         assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_a_damaged_face_of_a_prepared_set_is_named(folder, tmp_path, encoding):
     prepare(folder, tmp_path / "set", encoding, 48, CropConfig(), MaskConfig())

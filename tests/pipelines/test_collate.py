@@ -255,6 +255,7 @@ def test_masks_are_the_peers(case, drawn, batch, backend, within):
             within(f"{backend} {name} {mask} {index}, levels", worst(by_side(ours)[..., 0], exact), 1.001)
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_feeds_are_the_peers_without_its_half_pixel_and_its_black_rim(case, drawn, batch, backend, within, at_least):
     """Against the definition to a level; against the peer's two samplings, corrected, by dB and inside the rim."""

@@ -164,6 +164,7 @@ ITEMS = {  # tag of dataset_items -> what it was made with
 }
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_training_items_are_the_peers(golden, within):
     """Where its patch is black because the window leaves the head, ours repeats the border."""
@@ -405,6 +406,7 @@ def test_the_share_for_the_test_is_disjoint_and_does_not_depend_on_the_others(fa
     assert names[2] < {larger.folder.records.name(i) for i in range(len(larger))}
 
 
+@pytest.mark.slow
 def test_a_share_for_the_test_that_leaves_nothing_is_an_error(faces_240, tmp_path):
     whole = open_source(faces_240)
     with pytest.raises(SwapfastError, match=r"--test 1e-06: of the 240 faces of .* leaves nothing to test with"):
@@ -419,6 +421,7 @@ def held_out_mask_of(source, share: float) -> np.ndarray:
     return held_out_mask(source.folder.records.column("pixels"), share)
 
 
+@pytest.mark.slow
 def test_the_same_picture_is_always_on_the_same_side(faces_240, tmp_path):
     """In another folder, under another name, in another order, with a new mask or other landmarks in its header."""
     _, held = held_names(small_set(faces_240, 0.3))
@@ -456,6 +459,7 @@ def test_items_are_those_that_are_not_held_out(made_faces):
         part[len(part)]
 
 
+@pytest.mark.slow
 def test_nothing_left_is_an_error_that_names_the_flag(faces_240, tmp_path):
     one = tmp_path / "one"
     one.mkdir()

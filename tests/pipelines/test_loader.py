@@ -90,6 +90,7 @@ def _equal(one, two) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_tensors(one), _tensors(two), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "color_order"), [(0.0, "bgr"), (0.0, "rgb"), (0.1, "bgr")])
 def test_kernels_write_batches_over_former_ones_where_a_step_reads_a_few_memories(make, device, noise, color_order):
     """Not where channels are turned afterwards, nor where kornia takes the kernels' place."""
@@ -176,6 +177,7 @@ def test_a_batch_is_a_function_of_seed_and_step(make, backend):
     assert not _equal(straight[0], make(backend, seed=8).batch(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule", [{"prefetch": 4, "workers": n} for n in (1, 2, 3)] + [{"prefetch": 0, "batches_per_call": 5}]
 )
@@ -342,6 +344,7 @@ def _copied(made_faces, tmp_path):
     return [TrainSet.from_folder(side.upper(), tmp_path / side, 64) for side in "ab"]
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_or_breaks_during_the_run_is_named_and_left_out(make, made_faces, tmp_path):
     """The batch is filled with another face of that side, the same one after a restart, and the run goes on."""
     sets = _copied(made_faces, tmp_path)
@@ -383,6 +386,7 @@ def test_another_picture_under_the_same_name_is_not_trained_with_old_landmarks(m
     assert len(told) == 1 and "0003.png: it has changed since the folder was read" in told[0]
 
 
+@pytest.mark.slow
 def test_pictures_too_large_for_a_batch_of_dali_are_decoded_apart(make, made_faces, tmp_path, monkeypatch):
     """Their number differs from step to step."""
     _copied(made_faces, tmp_path)
@@ -528,6 +532,7 @@ def test_a_timelapse_that_cannot_be_written_is_refused_before_the_run(sides, tmp
 # --- from folders -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_a_loader_of_folders_gives_what_its_parts_give(made_faces, make, device, backend):
     """With the names of the API, in its order; ``get_loader`` and ``iter`` are one."""

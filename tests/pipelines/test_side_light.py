@@ -79,6 +79,7 @@ def test_a_batch_is_changed_where_it_lies(order, shares_memory):
     assert batch.targets[0].max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "kornia"])
 @pytest.mark.parametrize("together", [1, 3])
 def test_the_loaders_batches_differ_by_their_light_alone(made_faces, backend, together):
@@ -106,6 +107,7 @@ def test_shares_are_even(within):
     assert abs(np.corrcoef(shares, light_shares(7, np.arange(4000), 0))[0, 1]) < 5 / np.sqrt(4000)
 
 
+@pytest.mark.slow
 def test_light_is_exchanged_where_the_sides_are_lit_differently(made_faces, dim_faces, within):
     """Half the levels are half the levels: the same faces, darkened, are told to be as much darker."""
     alike, dim = sides_of(made_faces), sides_of(dim_faces)
@@ -118,6 +120,7 @@ def test_light_is_exchanged_where_the_sides_are_lit_differently(made_faces, dim_
     assert "B's pictures are 1.50 times as bright" in SideLight((1.5, 1.5, 1.5)).line()
 
 
+@pytest.mark.slow
 def test_small_eyes_tell_nothing(made_faces, tmp_path):
     """Faces prepared at 16 px, whose eyes have 2: auto leaves them as they are, always says so."""
     for side in "ab":
@@ -129,6 +132,7 @@ def test_small_eyes_tell_nothing(made_faces, tmp_path):
         side_light(sides, config("always"))
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_light_of_both(dim_faces, tmp_path, capsys):
     """A's faces, all but the whole way to B's light, have half their levels; alone, or by default, they keep them."""
     sheets = {}

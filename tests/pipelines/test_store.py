@@ -77,6 +77,7 @@ def test_the_store_holds_crops_and_masks_and_little_else(made_faces):
         assert np.array_equal(stored, masks)
 
 
+@pytest.mark.slow
 def test_threads_and_processes_do_not_matter(made_faces, tmp_path, monkeypatch):
     """PNGs go to processes, JPEGs to DALI, in a folder of both."""
     for path in (made_faces / "b").iterdir():
@@ -117,6 +118,7 @@ def _read(path, skip_bad, mask_type="extended", cache=None, where="memory"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "host"])
 def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged, tmp_path, where):
     """Also when it was found the last time and nothing is decoded any more."""

@@ -91,6 +91,7 @@ def test_a_mirrored_face_mirrored_is_the_face(landmarks):
     np.testing.assert_allclose(mirrored(mirrored(landmarks[0], SIZE), SIZE), landmarks[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"flip_chance": 20.0}, {"flip": False}, {"flip_sides": ["b"]}], ids=str)
 def test_what_is_usual_is_the_mean_of_what_is_drawn(landmarks, changes):
     """Of each side by itself, since what its codes are normalised by is its own too."""
@@ -111,6 +112,7 @@ def test_a_side_of_one_face_has_points(landmarks):
     assert np.isfinite(found).all() and np.abs(found).max() < 1e3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 3])
 def test_batches_have_the_points_of_their_faces(made_faces, together):
     config = TrainConfig(batch_size=6, loss=LossConfig(landmark_weight=10.0))

@@ -38,6 +38,7 @@ def _captions(found) -> list[list[tuple[str, str]]]:
     return [[_caption(stage, row) for stage in row] for row in (found.shared, *found.sides.values())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "learn_mask", "sizes", "shared", "a", "b"),
     [
@@ -120,6 +121,7 @@ def test_a_sheet_shows_the_face_and_the_channels_that_vary():
     assert (learned == learned[..., :1]).all(), "the last cell of a side is its mask, grey"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 9, 50])
 def test_any_number_of_channels(channels):
     found, faces = find_activations(_model("tiny"), _faces(1)), _faces(1).transpose(0, 2, 3, 1)
@@ -160,6 +162,7 @@ def _run(folder, capsys, *words) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_faces_are_cut_as_the_model_was_trained(folder, tmp_path, capsys):
     plain = folder / "plain.png"
     code, said, error = _run(folder, capsys, folder / "head.png", plain, "-o", tmp_path / "sheet.png")
@@ -173,6 +176,7 @@ def test_faces_are_cut_as_the_model_was_trained(folder, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -212,6 +216,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_at_once(folder, tmp_path, c
     assert code == 2 and "its folder may not be written to; give a file in another one" in error
 
 
+@pytest.mark.slow
 def test_a_face_is_never_replaced_by_the_sheet(folder, capsys, monkeypatch):
     """`-o *.png`: the shell makes the first face the sheet's name. A sheet of before is replaced."""
     monkeypatch.chdir(folder)

@@ -82,6 +82,7 @@ def test_frames_have_one_even_size_whatever_the_pictures(model):
     assert max(shown[0].shape) <= 170
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -113,6 +113,7 @@ def test_whole_groups_before_a_frame_that_cannot_be_read_are_written(smooth):
     assert written == list(range(2 * GROUP - smooth)) and written.is_closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [0, 12])
 def test_as_many_frames_live_however_many_there_are(smooth):
     """Two groups at the model, a few between two stages, and those that colours are smoothed over."""

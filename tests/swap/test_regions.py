@@ -34,6 +34,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faces", PLACES, ids=["small", "at a corner", "two", "larger than the frame"])
 @pytest.mark.parametrize(("mask", "scale"), [("extended", 0.0), ("none", 10.0), ("rect", -10.0)])
 def test_the_box_holds_all_that_a_swap_reads_and_writes(faces, mask, scale):

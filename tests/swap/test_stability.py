@@ -62,6 +62,7 @@ def test_a_swap_that_changes_nothing_adds_nothing(within):
     within("jitter, px", found["jitter"]["face"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [1.0, 3.0])
 def test_flicker_of_known_size_is_measured(deviation, within):
     """Over 28 triples the figure of white noise itself spreads by some 11 %; rounding adds 0.05 levels."""
@@ -71,6 +72,7 @@ def test_flicker_of_known_size_is_measured(deviation, within):
     assert found["flicker"]["swapped"] > 0.6 * deviation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.5, 1.5])
 def test_jitter_of_known_size_is_measured(deviation, within):
     """Flow finds moves to a twentieth of a px; the figure of 28 triples spreads by some 14 %."""
@@ -133,6 +135,7 @@ def swap_all(landmarks: np.ndarray, measured: np.ndarray, frames_of_colours: int
     return stability.figures()
 
 
+@pytest.mark.slow
 def test_flicker_falls_by_smoothing_colours(within):
     """Colours that are measured wrongly by 3 levels make a face flicker by as much as its mask covers of the cells."""
     exact = FACE.landmarks[None] + path(24)[:, None]
@@ -144,6 +147,7 @@ def test_flicker_falls_by_smoothing_colours(within):
     within("flicker left by 6 frames, share", smoothed / raw, 0.5)
 
 
+@pytest.mark.slow
 def test_jitter_falls_by_smoothing_landmarks(within):
     """Landmarks off by 1 px, all of a frame alike, move the face by as much."""
     exact = FACE.landmarks[None] + path(24)[:, None]

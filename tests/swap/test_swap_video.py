@@ -67,6 +67,7 @@ def test_faces_change_and_the_rest_stays_to_the_bit(film, model, tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mask.mkv", "out.mkv", "out.mkv.json"]
 
 
+@pytest.mark.slow
 def test_the_report_has_flicker_and_jitter(film, model, tmp_path):
     report = tmp_path / "report.json"
     assert swap("-m", model, "-i", film / "a.mp4", "-o", tmp_path / "out.mp4", "--report", report) == 0
@@ -82,6 +83,7 @@ def test_a_check_writes_nothing(film, model, tmp_path, capsys):
     assert "3 faces in 3 of 3 frames" in said and "the model makes 64" in said and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ranges_cut_a_video_or_leave_frames_as_they_are(film, model, tmp_path):
     """Frames count from 1. Cut out, they begin at zero."""
     for name, flags in (("kept.mkv", ["-k"]), ("cut.mkv", [])):
@@ -119,6 +121,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(film, model, tmp_path, capsys, 
     assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", ["shown", "stored"])
 def test_a_phone_clip_takes_landmarks_of_either_picture(film, model, tmp_path, orientation):
     """The same face, stored lying: it is found where it is, and what lies outside of it stays."""

@@ -99,6 +99,7 @@ def test_a_table_in_a_file_has_the_digest_of_one_in_memory(tmp_path):
     assert table_digest(read_landmark_file(path).faces) == table_digest(FaceTable("x", {}, kept))
 
 
+@pytest.mark.slow
 def test_without_room_for_the_faces_one_line_tells(tmp_path):
     """A limit on the size of files stands in for a full disk."""
     path = tmp_path / "x.jsonl"
@@ -171,6 +172,7 @@ def _bytes_held(path: Path, reader: VideoReader, frames: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_faces_of_a_longer_video_hold_next_to_no_more_memory(tmp_path, reader, within, monkeypatch):
     """Where each face lies, its frame and its track: 40 bytes, and what arrays hold ahead. Landmarks have 1,088."""
     monkeypatch.setattr(face_spool, "MOST_IN_MEMORY", 50_000)

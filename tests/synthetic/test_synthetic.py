@@ -105,6 +105,7 @@ def test_the_mask_is_the_face_and_nothing_else():
             assert areas[1:, cv2.CC_STAT_AREA].max() > 0.99 * (face.mask > 127).sum(), "the mask is in pieces"
 
 
+@pytest.mark.slow
 def test_expression_moves_points_and_pixels_together():
     person = draw_identities(1)[0]
     closed, gaping = (render(person, Scene(expression=Expression(mouth_open=m)), 256) for m in (0.0, 0.9))
@@ -117,6 +118,7 @@ def test_expression_moves_points_and_pixels_together():
     assert np.abs(lids[[37, 38], 1] - lids[[41, 40], 1]).max() < 0.02
 
 
+@pytest.mark.slow
 def test_a_truth_pair_differs_in_the_person_only(within):
     a, b = draw_identities(4)
     for scene in scenes(5, seed=4):

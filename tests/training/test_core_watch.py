@@ -88,6 +88,7 @@ def test_where_the_system_does_not_tell_nothing_changes(two_threads):
     assert lines == [] and torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(idle_s() is None, reason="this system does not tell")
 def test_idle_time_is_no_more_than_all_cores_have():
     before, start = idle_s(), time.monotonic()

@@ -35,6 +35,7 @@ def test_a_step_that_is_done_again_counts_once():
     assert [row[0] for row in measured.rows] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_long_run_keeps_its_newest_measurements_and_a_gain_that_holds():
     measured = Measured()
     for step in range(1, 1001):

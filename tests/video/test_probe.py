@@ -201,6 +201,7 @@ def test_a_cut_is_found_in_deep_and_plain_video(tmp_path):
         assert finder.cuts == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"), [("a.mp4", "libx264", "yuv420p"), ("b.mkv", "ffv1", "yuv420p10le")]
 )

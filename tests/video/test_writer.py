@@ -41,6 +41,7 @@ def _left_behind(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_lossless_gives_the_same_pixels_times_and_sound(tmp_path, suffix):
     """A variable rate, B frames, and sound that begins before zero, as AAC does."""
@@ -54,6 +55,7 @@ def test_lossless_gives_the_same_pixels_times_and_sound(tmp_path, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"in{suffix}", f"out{suffix}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "suffix"), [("x264", ".mp4"), ("x265", ".mkv"), ("prores", ".mov")])
 def test_times_and_sound_stay_with_every_codec(tmp_path, codec, suffix, at_least):
     source = make_clip(tmp_path / f"in{suffix}", sound="aac", options={"crf": "12"})
@@ -108,6 +110,7 @@ def test_pictures_before_zero_begin_at_zero(tmp_path):
     assert after[0] >= 0 and (first < 0 or after[0] == first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tags", [(1, 1, 1, 1), (6, 1, 6, 6), (5, 2, 5, 6), (9, 1, 9, 16)], ids=["709", "601", "full", "2020 PQ"]
 )
@@ -207,6 +210,7 @@ def test_rgb_becomes_tagged_yuv(tmp_path, within):
     within("mean error in levels", np.abs(old.astype(int) - new).mean(), 2)  # crf 1 and 8-bit chroma; 601 would be 6
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path):
     """Stopped after each number of frames: the video is that of a run that never stopped."""
     source = make_clip(tmp_path / "in.mp4", sound="aac")
@@ -337,6 +341,7 @@ def test_decoding_times_fit_any_order():
         assert (times <= stamps[order]).all()
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     """x264 reads memory that nobody has written: what pads rows, and with AVX-512 beyond few macroblocks."""
     source = make_clip(tmp_path / "in.mp4", VARIABLE, size=(96, 96))

@@ -132,6 +132,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path):
     assert _values(follower, "loss_a") == {1: 1.0, 2: 2.0} and follower.damaged == 1
 
 
+@pytest.mark.slow
 def test_a_gigantic_log_is_sampled_evenly_and_then_followed(tmp_path, monkeypatch):
     monkeypatch.setattr(follower_module, "MOST_READ", 1 << 18)
     monkeypatch.setattr(follower_module, "SAMPLE", 1 << 12)
@@ -177,6 +178,7 @@ def test_buckets_hold_the_lowest_mean_and_highest_value():
         assert [mean, low, high] == pytest.approx([sum(members) / len(members), min(members), max(members)], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_changes_make_the_same_curves_as_asking_for_all():
     """What a page does with changes: from the first changed bucket on, the new ones replace its own."""
     curves, own, generation = Curves(), {}, 0

@@ -381,6 +381,7 @@ def test_clahe_of_a_face_depends_on_nothing_else(device):
     assert torch.equal(equalize(shifted, grids)[1], shifted[1]), "a face without CLAHE keeps its fractions"
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_lab(device):
     generator = torch.Generator(device).manual_seed(1)
     images = torch.rand(1, 3, 2, 2, dtype=torch.float64, device=device, generator=generator, requires_grad=True)

@@ -274,6 +274,7 @@ def centres(images) -> np.ndarray:
     return np.stack([(images.sum(1) * at).sum(1) / total, (images.sum(2) * at).sum(1) / total], -1)
 
 
+@pytest.mark.slow
 def test_points_and_masks_go_where_the_pixels_go(device, within):
     """A dot, found by its centre of mass: in target, in masks and, through the map, in the feed; to .05 px."""
     size, n = 128, 24

@@ -54,6 +54,7 @@ def test_every_colour_is_the_formulas_rounded_once(within, amounts, channels):
     assert np.array_equal(out[..., 3:], faces[..., 3:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 4])
 def test_lightness_is_opencvs_and_the_rest_the_formulas(within, channels):
     colours = all_colours(3)

@@ -129,6 +129,7 @@ def test_threads_that_hand_arrays_on_never_share_one():
     assert not wrong and len(recycled._idle) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_float", [False, True])
 def test_a_kept_part_of_a_batch_is_never_written_to(as_float):
     """One part of one tensor is kept of each batch, the rest goes; then come 20 more batches."""

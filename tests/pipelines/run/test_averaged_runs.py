@@ -81,6 +81,7 @@ def test_a_run_keeps_averages_and_every_command_takes_them(made_faces, tmp_path,
     assert not (model / "checkpoint-00000007/ema.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

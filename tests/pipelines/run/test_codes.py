@@ -59,6 +59,7 @@ def test_the_mean_codes_are_those_of_all_faces(imported, made_faces):
     assert averages["@steps"] == 4, "nothing else of them changes"
 
 
+@pytest.mark.slow
 def test_measuring_again_changes_nothing(imported, made_faces):
     _measure(imported, made_faces)
     before = load_file(imported.path(7) / "model.safetensors")
@@ -68,6 +69,7 @@ def test_measuring_again_changes_nothing(imported, made_faces):
     assert [path.name for path in imported.folder.iterdir() if path.is_dir()] == ["checkpoint-00000007"]
 
 
+@pytest.mark.slow
 def test_the_command(imported, made_faces, capsys):
     words = ["codes", "-m", str(imported.folder), "--device", "cpu"]
     assert cli.main(words) == 2

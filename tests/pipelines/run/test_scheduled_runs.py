@@ -70,6 +70,7 @@ def test_a_plateau_halves_the_rate_by_the_loss_of_held_out_faces(train, tmp_path
     assert [round(rate * 1e5, 6) for rate in _rates(tmp_path / "m")] == [1] * 11 + [0.5] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
