@@ -29,6 +29,8 @@ SAVE_SIGNAL, WAKE_SIGNAL = getattr(signal, "SIGUSR1", None), getattr(signal, "SI
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh session
 _LONGEST_DAYS = 36525  # a hundred years
 _LONGEST_TEXT = 60  # characters of a duration
+_TORCH = "/torch/"  # in the path of each of its files
+_COMPILER = ("/torch/_dynamo/", "/torch/_inductor/")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -69,6 +71,21 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
+def _is_below_compiler(frame: FrameType | None) -> bool:
+    """Return whether torch's compiler is at work and ``frame`` is in what it calls of torch, and not in itself.
+
+    It calls some of that by way of C++ that lets no exception through: such a one ends the process by an abort.
+    """
+    is_in_torch = False
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if any(folder in name for folder in _COMPILER):
+            return is_in_torch
+        is_in_torch = is_in_torch or _TORCH in name
+        frame = frame.f_back
+    return False
+
+
 class StalledWait(Stopped):
     """A request to stop that came, or had come, while the main thread waits for what may never come."""
 
@@ -94,9 +111,9 @@ class StopRequest:
     """Turns SIGINT, SIGTERM, SIGHUP, a file and a time limit into a request that the training loop reads between steps.
 
     Before the first iteration (``training`` is False) there is nothing to save, so a request raises Stopped at once,
-    wherever the main thread is: reading, decoding, compiling. Only an import is awaited: numpy, torch and modules
-    written in C catch, garble or die of what is raised in the middle of theirs. SIGUSR1 asks for a checkpoint and for
-    nothing else.
+    wherever the main thread is: reading, decoding, compiling. Only an import is awaited, and what torch's compiler
+    calls of the rest of torch: numpy, torch and modules written in C catch, garble or die of what is raised in the
+    middle of theirs. SIGUSR1 asks for a checkpoint and for nothing else.
 
     training: from the first iteration on. leaving: nothing is left to be stopped, so a request does nothing.
     signals: how often somebody asked by a signal. One that follows a request within ``SAME_S`` is not counted.
@@ -181,11 +198,11 @@ class StopRequest:
                 signal.setitimer(signal.ITIMER_REAL, PATIENCE_S if former else 0)
 
     def _interrupt(self, frame: FrameType | None) -> None:
-        """Raise Stopped where there is nothing to save: in ``frame``, or behind the import that it is part of."""
+        """Raise Stopped where there is nothing to save: in ``frame``, or once what must not be left there has ended."""
         self._is_put_off = False
         if self.training or self.leaving or time.monotonic() - self._raised_at < _AGAIN_S:
             return
-        if WAKE_SIGNAL is not None and _is_importing(frame):
+        if WAKE_SIGNAL is not None and (_is_importing(frame) or _is_below_compiler(frame)):
             self._put_off()
             return
         self._raised_at = time.monotonic()

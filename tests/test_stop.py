@@ -48,6 +48,41 @@ def test_a_signal_before_and_during_training(number):
         signal.signal(number, former)
 
 
+def _function_of(path: str, body: str, **names):
+    """Return ``call`` as a file at that path would define it."""
+    exec(compile(f"def call():\n    {body}", path, "exec"), names)
+    return names["call"]
+
+
+@pytest.mark.parametrize(
+    ("called", "waits"),
+    [
+        ("site-packages/torch/_library/simple_registry.py", True),
+        ("site-packages/torch/_inductor/codecache.py", False),
+        ("site-packages/sympy/core/expr.py", False),
+    ],
+)
+def test_what_the_compiler_calls_of_torch_is_awaited(called, waits):
+    """By way of C++, through which no exception comes: the process would abort. Afterwards the compiler is left."""
+    reached = []
+
+    def ask():
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("asked")
+
+    inner = _function_of(f"/x/{called}", "ask()", ask=ask)
+    outer = _function_of(
+        "/x/site-packages/torch/_dynamo/utils.py", "inner(); sleep(5); done()", inner=inner, sleep=time.sleep,
+        done=lambda: reached.append("never"),
+    )  # fmt: skip
+    with StopRequest().listening(), pytest.raises(Stopped, match="SIGTERM"):
+        outer()
+    assert reached == (["asked"] if waits else [])
+    with StopRequest().listening(), pytest.raises(Stopped, match="SIGTERM"):
+        inner()  # without a compiler nothing is awaited
+    assert reached == (["asked"] if waits else [])
+
+
 def test_sigusr1_asks_for_one_checkpoint_and_no_more():
     with StopRequest().listening() as stop:
         signal.raise_signal(signal.SIGUSR1)
