@@ -397,7 +397,9 @@ def _line(row: dict) -> str:
     return (
         f"{row['step']:>6} it {row['step'] / max(row['cpu_seconds'], 1e-9):5.1f} it/cpu-s  "
         f"raw {row['swap_psnr']:.2f} ({row['mean_b_psnr']:.2f})  matched {row['swap_psnr_matched']:.2f} "
-        f"({row['mean_b_psnr_matched']:.2f})  colour {row['color_error']:.3f}  "
+        f"({row['mean_b_psnr_matched']:.2f})  own crop {row.get('swap_psnr_own_crop', nan):.2f}/"
+        f"{row.get('swap_psnr_matched_own_crop', nan):.2f} ({row.get('mean_b_psnr_own_crop', nan):.2f}/"
+        f"{row.get('mean_b_psnr_matched_own_crop', nan):.2f})  colour {row['color_error']:.3f}  "
         f"landmarks {row.get('landmark_error', nan):.2f} % ({row.get('landmark_error_floor', nan):.2f})  "
         f"B>B {row['reconstruction_psnr']:.2f}  "
         f"AUC {row['signs']['auc']:.3f}, {row['signs']['distance']:.2f} apart"

@@ -82,7 +82,8 @@ def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
     assert code == 0
     figures = {f"{who}_{name}" for who in ("swap", "mean_b") for name in ("psnr", "psnr_matched", "ssim")}
     assert set(result) == figures | {
-        *("color_error", "mean_b_color_error", "unchanged_psnr", "reconstruction_psnr", "pairs")
+        *("color_error", "mean_b_color_error", "unchanged_psnr", "reconstruction_psnr", "own_crop_psnr", "pairs"),
+        *("swap_psnr_own_crop", "swap_psnr_matched_own_crop", "mean_b_psnr_own_crop", "mean_b_psnr_matched_own_crop"),
     }
     assert result["swap_psnr_matched"] >= result["swap_psnr"] and 0 < result["color_error"] < 1
     assert result["pairs"] == 3 and result["mean_b_psnr"] > result["unchanged_psnr"]
@@ -90,6 +91,7 @@ def test_from_two_folders_to_a_measured_swap(faces, tmp_path, run):
     code, out, _ = run("evaluate", "-m", model, "--truth", faces / "truth")
     assert code == 0 and f"{result['swap_psnr']:.2f} dB" in out
     assert f"colour-matched {result['swap_psnr_matched']:.2f} dB" in out
+    assert f"to the true swap cut as B's own faces are {result['swap_psnr_own_crop']:.2f} dB" in out
     (backup,) = model.glob("backup-*")
     lowest = int(backup.name.removeprefix("backup-"))
     measured = {}

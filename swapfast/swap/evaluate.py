@@ -3,6 +3,10 @@
 The truth folders show every pose, expression and light twice: ``a/NAME`` with identity A, ``b/NAME`` with identity B.
 Both pictures of a pair are cropped with A's alignment, at the model's size and centering. The model swaps A to B, and
 the result is compared with the true B inside B's face mask.
+
+Two people of other proportions are aligned otherwise: the true B is larger, smaller or higher in A's crop than B's
+faces are in those that the model learned from, by an amount that nobody knows who has no true swaps. So the result is
+also compared with the true B in the crop of its own alignment.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ class Evaluation:
     mean_b_psnr and so on: the same of the mean training face of B, the output of a model that learned only an average.
     unchanged_psnr: of A itself.
     reconstruction_psnr: of B reconstructed by its own decoder.
+    swap_psnr_own_crop and so on: the same against the true B in the crop of its own alignment.
+    own_crop_psnr: of the true B in its own crop against the one in A's: what a swap has that is right but for the crop.
     """
 
     swap_psnr: float
@@ -47,6 +53,11 @@ class Evaluation:
     mean_b_color_error: float
     unchanged_psnr: float
     reconstruction_psnr: float
+    swap_psnr_own_crop: float
+    swap_psnr_matched_own_crop: float
+    mean_b_psnr_own_crop: float
+    mean_b_psnr_matched_own_crop: float
+    own_crop_psnr: float
     pairs: int
 
     def to_dict(self) -> dict:
@@ -60,7 +71,10 @@ class Evaluation:
             f"B > B {self.reconstruction_psnr:.2f})\n"
             f"colour-matched {self.swap_psnr_matched:.2f} dB (mean face of B {self.mean_b_psnr_matched:.2f}), "
             f"SSIM {self.swap_ssim:.3f} ({self.mean_b_ssim:.3f}), "
-            f"colour off by {self.color_error:.3f} ({self.mean_b_color_error:.3f})"
+            f"colour off by {self.color_error:.3f} ({self.mean_b_color_error:.3f})\n"
+            f"to the true swap cut as B's own faces are {self.swap_psnr_own_crop:.2f} dB "
+            f"(mean face of B {self.mean_b_psnr_own_crop:.2f}), colour-matched {self.swap_psnr_matched_own_crop:.2f} "
+            f"({self.mean_b_psnr_matched_own_crop:.2f}); right but for that cut is {self.own_crop_psnr:.2f} dB"
         )
 
 
@@ -113,6 +127,7 @@ class TruePairs:
     inputs_a, inputs_b: (n, 3, h, w) at the model's input size.
     true_a, true_b: (n, H, W, 3) at its largest output size.
     masks: (n, H, W), the face of B.
+    own_b, own_masks: the same of B in the crop of its own alignment.
     """
 
     inputs_a: np.ndarray
@@ -120,6 +135,8 @@ class TruePairs:
     true_a: np.ndarray
     true_b: np.ndarray
     masks: np.ndarray
+    own_b: np.ndarray
+    own_masks: np.ndarray
 
     def distances(self, images: np.ndarray) -> Distances:
         """Return how far (n, H, W, 3 or 4) images lie from the true B."""
@@ -127,8 +144,9 @@ class TruePairs:
 
     def measure(self, model: FaceAutoencoder, mean_b: np.ndarray) -> Evaluation:
         """Measure ``model``. mean_b: (H, W, 3) in 0..1 BGR, the mean training face of B."""
-        swap = self.distances(swap_faces(model, self.inputs_a, "b"))
-        mean = self.distances(np.broadcast_to(mean_b, self.true_b.shape))
+        swaps, means = swap_faces(model, self.inputs_a, "b"), np.broadcast_to(mean_b, self.true_b.shape)
+        swap, mean = self.distances(swaps), self.distances(means)
+        own_swap, own_mean = (Distances.of(images[..., :3], self.own_b, self.own_masks) for images in (swaps, means))
         return Evaluation(
             swap_psnr=swap.psnr,
             swap_psnr_matched=swap.psnr_matched,
@@ -140,6 +158,11 @@ class TruePairs:
             mean_b_color_error=mean.color_error,
             unchanged_psnr=self.distances(self.true_a).psnr,
             reconstruction_psnr=self.distances(swap_faces(model, self.inputs_b, "b", of="b")).psnr,
+            swap_psnr_own_crop=own_swap.psnr,
+            swap_psnr_matched_own_crop=own_swap.psnr_matched,
+            mean_b_psnr_own_crop=own_mean.psnr,
+            mean_b_psnr_matched_own_crop=own_mean.psnr_matched,
+            own_crop_psnr=self.distances(self.own_b).psnr,
             pairs=len(self.masks),
         )
 
@@ -157,23 +180,27 @@ def read_pairs(
     Raises SwapfastError for missing, damaged or unpaired pictures, and for a B without a face mask.
     """
     pairs = true_records(truth)
-
-    def crops(side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a side's model inputs (n, 3, h, w) and true outputs (n, size, size, 3), in 0..1."""
-        inputs = np.empty((len(pairs), input_size, input_size, 3), np.float32)
-        expected = np.empty((len(pairs), output_size, output_size, 3), np.float32)
-        for index, pair in enumerate(pairs):
+    edge = max(input_size, output_size)
+    inputs = np.empty((len(SIDES), len(pairs), input_size, input_size, 3), np.float32)
+    shown = np.empty((len(SIDES), len(pairs), output_size, output_size, 3), np.float32)
+    own_b = np.empty_like(shown[1])
+    for index, (a, b) in enumerate(pairs):
+        for side, record in enumerate((a, b)):
             # As in training: cropped once, at the largest size, and shrunk to the others.
-            crop = crop_with(pair[0], pair[side], _picture(pair[side]), config.crop, max(input_size, output_size))
-            for stack in (inputs, expected):
-                stack[index] = shrink(crop, stack.shape[1])
+            picture = _picture(record)
+            crop = crop_with(a, record, picture, config.crop, edge)
+            inputs[side, index], shown[side, index] = shrink(crop, input_size), shrink(crop, output_size)
+            if record is b:
+                own_b[index] = shrink(crop_with(b, b, picture, config.crop, edge), output_size)
             if progress is not None:
-                progress(side * len(pairs) + index + 1, 2 * len(pairs))
-        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)) / 255, expected / 255
-
-    masks = np.stack([face_mask_for(a, b, config, output_size) for a, b in pairs]) / 255
-    (inputs_a, true_a), (inputs_b, true_b) = crops(0), crops(1)
-    return TruePairs(inputs_a, inputs_b, true_a, true_b, masks)
+                progress(len(SIDES) * index + side + 1, len(SIDES) * len(pairs))
+    masks, own_masks = (
+        np.stack([face_mask_for(pair[reference], pair[1], config, output_size) for pair in pairs]) / 255
+        for reference in (0, 1)
+    )
+    inputs_a, inputs_b = np.ascontiguousarray(inputs.transpose(0, 1, 4, 2, 3)) / 255
+    true_a, true_b = shown / 255
+    return TruePairs(inputs_a, inputs_b, true_a, true_b, masks, own_b / 255, own_masks)
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import cv2
@@ -15,7 +16,7 @@ from swapfast.errors import SwapfastError
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.masks import face_mask
 from swapfast.models.tiny import tiny
-from swapfast.swap.evaluate import evaluate, face_mask_for
+from swapfast.swap.evaluate import evaluate, face_mask_for, read_pairs
 from swapfast.swap.figures import Distances, color_errors, each_distance, masked_psnr, masked_ssim, match_colors
 from swapfast.synthetic import synthesize
 
@@ -102,6 +103,30 @@ def test_where_both_identities_are_one_nothing_has_to_change(truth, model, tmp_p
     result = evaluate(model, TrainConfig(), np.zeros((64, 64, 3)), tmp_path)
     assert result.unchanged_psnr == 100.0
     assert result.swap_psnr == pytest.approx(result.reconstruction_psnr), "A's picture is B's"
+    assert result.own_crop_psnr == 100.0 and result.swap_psnr_own_crop == result.swap_psnr
+    assert result.mean_b_psnr_matched_own_crop == result.mean_b_psnr_matched
+
+
+def test_a_person_of_other_proportions_is_cut_otherwise(truth, model, tmp_path):
+    """A's landmarks stand a twentieth further apart: B is smaller in A's crop than in those that she is learned of."""
+    for side in "ab":
+        shutil.copytree(truth / "b", tmp_path / side)
+    for path in (tmp_path / "a").glob("*.json"):
+        content = json.loads(path.read_text())
+        points = np.array(content["landmarks"])
+        content["landmarks"] = (points.mean(0) + 1.05 * (points - points.mean(0))).tolist()
+        path.write_text(json.dumps(content))
+    alike = read_pairs(truth, TrainConfig(), 64, 64)
+    other = read_pairs(tmp_path, TrainConfig(), 64, 64)
+    assert np.array_equal(other.own_b, alike.own_b) and np.array_equal(other.own_masks, alike.own_masks)
+    assert np.array_equal(other.true_a, other.true_b) and 0.85 < other.masks.sum() / other.own_masks.sum() < 0.95
+    result = other.measure(model, np.full((64, 64, 3), 0.5))
+    expected = -10 * np.log10(
+        (np.square(other.own_b.astype(float) - other.true_b).mean(-1) * other.masks).sum((1, 2))
+        / other.masks.sum((1, 2))
+    )
+    assert result.own_crop_psnr == pytest.approx(expected.mean()) and 15 < result.own_crop_psnr < 35
+    assert Distances.of(other.own_b, other.own_b, other.own_masks).psnr == 100
 
 
 @pytest.mark.slow
