@@ -865,6 +865,7 @@ def test_a_contact_sheet_shows_what_training_will_see(faces, tmp_path, run):
     assert apart(with_b[0][4], drawn[0][4]) == 0 < apart(with_b[0][5], drawn[0][5])
 
 
+@pytest.mark.slow
 def test_settings_travel_as_toml(tmp_path, run):
     command = [
         "train",

@@ -45,6 +45,7 @@ def test_another_value_contradicts_it(name, value, said):
         choose({name: value}, environment={"SWAPFAST_FACE_TYPE": "wf"})
 
 
+@pytest.mark.slow
 def test_a_flag_goes_over_a_file(tmp_path, capsys):
     file = tmp_path / "run.toml"
     assert cli.main(["train", "--print-config"]) == 0
@@ -57,12 +58,14 @@ def test_a_flag_goes_over_a_file(tmp_path, capsys):
     assert choose({"run.face_type": "mf"}, file=file).config.crop == FACE_TYPES["mf"]
 
 
+@pytest.mark.slow
 def test_the_commands_that_cut_faces_know_it(tmp_path, capsys):
     for words in (["train"], ["prepare", "x", "y"], ["augment", "x", "-o", "y.png"]):
         assert cli.main([*words, "--face-type", "wff"]) == 2
         assert "unknown --face-type 'wff'. Did you mean 'wf'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_crops_are_deepfacelabs(photographs, within):
     """Of 65 photographs: how far the corners lie apart, in edges. Head follows the yaw there, and so is further off."""
     mean = mean_face().flat - (0.009873, 0)

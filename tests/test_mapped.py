@@ -290,6 +290,7 @@ def _killed(process: subprocess.Popen) -> None:
     process.communicate(timeout=20)
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_commit_leaves_a_temporary_name_only(tmp_path):
     process = _started(FILL, tmp_path / "x")
     assert process.stdout.readline() == "filled\n"

@@ -109,6 +109,7 @@ def test_a_model_of_an_earlier_version_goes_on_as_it_was():
     assert (config.optimizer.schedule, config.optimizer.ema, config.model.code) == ("constant", "off", "plain")
 
 
+@pytest.mark.slow
 def test_former_names_are_taken(tmp_path, capsys):
     file = tmp_path / "run.toml"
     file.write_text("[run]\npreset = 'saehd'\n")

@@ -106,6 +106,7 @@ def test_handlers_are_put_back():
     assert former == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)]
 
 
+@pytest.mark.slow
 def test_a_limit_wakes_up_who_waits_for_a_thread():
     """As the main thread does for the first batch, or for a compiler."""
     never = threading.Event()
@@ -117,6 +118,7 @@ def test_a_limit_wakes_up_who_waits_for_a_thread():
     assert time.monotonic() - began < 5 and stop.reason == "--max-time 1s"
 
 
+@pytest.mark.slow
 def test_a_stop_file_is_noticed_while_training(tmp_path):
     path = tmp_path / "STOP"
     with StopRequest().listening() as stop, stop.watching(path, 1000):

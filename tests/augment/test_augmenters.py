@@ -89,6 +89,7 @@ def test_shapes_ranges_and_memory(device, backend, channels, extra_masks):
         assert all(torch.equal(f, b.float() / 255) for f, b in zip(tensors(floats), tensors(result)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_face_has_the_same_bits_in_any_batch_and_order(device, backend):
     size, sizes, n = 64, (64, 64, [48, 64]), 13
@@ -221,6 +222,7 @@ def test_sizes_that_cannot_be_are_refused_everywhere(size):
             make()
 
 
+@pytest.mark.slow
 def test_a_mask_moved_in_part_is_the_mask_moved_whole(within):
     """Eyes and mouths, the sparse masks; some black, some cut off by the edge."""
     rng, worst = np.random.default_rng(5), {"bytes": 0, "floats": 0.0}

@@ -489,6 +489,7 @@ def test_threads_share_the_faces_and_change_no_bit():
     assert np.array_equal(warped, same_warped) and warped.sum() == n - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole px", "closed lips", "a square lattice", "on the rim", "far apart"])
 def test_awkward_points_give_a_bounded_map(within, kind):
     """Points on a circle, on an edge, twice in a place: whatever the triangulation makes of them, nothing leaves."""

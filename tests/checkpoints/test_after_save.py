@@ -98,6 +98,7 @@ def test_a_limit_does_not_end_the_waiting(tmp_path, limit):
         assert stop.reason == "another process" and stop.signals == 0
 
 
+@pytest.mark.slow
 def test_what_a_slow_command_copies_is_whole(tmp_path):
     """It takes its checkpoint file by file; saves that come meanwhile drop others, but not that one."""
     copies, go, out, said = tmp_path / "copies", tmp_path / "go", tmp_path / "out", []

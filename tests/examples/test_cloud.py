@@ -122,6 +122,7 @@ def test_docker_gets_time_to_save_and_flags_that_train_has(shell, tmp_path):
     assert shell([str(CLOUD / "docker.sh")], CODE_docker="3")[0].returncode == 3, "the code of train is that of docker"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code, requeued", [(0, False), (1, False), (2, False), (3, True)])
 def test_slurm_requeues_a_run_that_was_stopped_and_no_other(code, requeued, shell):
     ended, calls = shell([str(CLOUD / "slurm.sh"), "-b", "32"], CODE_swapfast=str(code), SLURM_JOB_ID="417")
@@ -148,6 +149,7 @@ def task() -> dict:
     return yaml.safe_load((CLOUD / "sky.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_managed_job_goes_on_with_the_model_in_the_bucket(shell, tmp_path):
     bucket, machine = tmp_path / "bucket", tmp_path / "machine"
     bucket.mkdir()

@@ -100,6 +100,7 @@ def test_statistics_of_the_sides_come_along(tmp_path, monkeypatch, capsys):
     assert "statistics.encoder_1.moments" not in load_file(out), "of a layer that saw no face there are none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["keras", "saehd"])
 def test_a_program_that_knows_no_statistics_is_not_given_them(to, tmp_path, capsys):
     save(tmp_path / "anna", 3, TrainConfig(model=ModelConfig(name="tiny", code="encoder")))

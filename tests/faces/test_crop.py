@@ -227,6 +227,7 @@ def test_two_pictures_are_cut_by_one_window():
         crop_with(head, first, a_picture(400, 400), crop, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [48, 64, 300])
 @pytest.mark.parametrize("edge", [256, 200])
 def test_two_heads_of_one_frame_are_cut_at_one_place(size, edge, within):

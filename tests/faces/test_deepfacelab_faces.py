@@ -175,6 +175,7 @@ def some_faces(count: int = 6, edge: int = 160) -> dict[str, bytes]:
     return {f"{i:05}_0.jpg": dfl_jpeg(a_face_in(edge, 3 * i), edge, seed=i) for i in range(count)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["folder", "pack"])
 def test_a_pack_holds_the_same_faces_as_its_folder(tmp_path, given):
     faces = some_faces()
@@ -265,6 +266,7 @@ def test_a_pack_that_is_cut_off_has_one_bad_face(tmp_path):
     assert report["faces"] == 3 and [bad["file"] for bad in report["bad"]] == ["00003_0.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "augment"])
 def test_no_picture_is_drawn_beside_a_pack(tmp_path, capsys, command):
     pack = write_pack(tmp_path / "faceset.pak", some_faces(2))

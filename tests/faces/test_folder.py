@@ -158,6 +158,7 @@ def test_pictures_that_decoding_will_change_are_counted(tmp_path):
         assert patch.shape == (32, 32, 3) and patch.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_every_bad_file_is_named_with_its_reason(tmp_path):
     good = write_head(tmp_path / "good.png").read_bytes()
     points, picture = a_face(), a_picture(300, 300)

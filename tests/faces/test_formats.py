@@ -173,6 +173,7 @@ def test_colours_are_the_true_ones(good):
             np.testing.assert_array_equal(read_image(good / f"{mode}_{kind}.png"), plain)
 
 
+@pytest.mark.slow
 def test_masks_of_every_kind_are_read_as_gray(good, capfd):
     for path in sorted(good.glob("*.png")):
         gray, colour = read_gray(path), cv2.cvtColor(read_image(path), cv2.COLOR_BGR2GRAY)

@@ -57,6 +57,7 @@ def test_exif_orientation_is_noted_and_pixels_stay_as_stored(order):
     assert decode_image(turned).shape == (70, 90, 3)
 
 
+@pytest.mark.slow
 def test_the_photographs_have_the_size_they_decode_to(photographs):
     seen = 0
     for path in [*(photographs / "full_frames").glob("*.jp*g"), *(photographs / "aligned/misc").glob("*.jpg")]:

@@ -84,6 +84,7 @@ def test_landmarks_of_the_turned_picture_are_refused_unless_the_json_says_so(tmp
     assert (len(folder.records), folder.bad, folder.warnings) == (len(photographs), [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", TURNS)
 def test_landmarks_in_stored_pixels_are_right_whatever_the_tag_says(tmp_path, photographs, orientation):
     for number, (picture, landmarks) in enumerate(photographs):

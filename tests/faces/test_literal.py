@@ -102,6 +102,7 @@ def test_any_spelling_of_a_text_is_read_as_python_reads_it(seed):
         assert same(parse_literal(f"[{text}, {{{text}: {text}}}]"), ast.literal_eval(f"[{text}, {{{text}: {text}}}]"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_any_spelling_of_numbers_is_read_as_python_reads_it(seed):
     rng = random.Random(seed)
@@ -233,6 +234,7 @@ def test_nesting_without_end_is_refused_at_once(text):
         parse_literal(text)
 
 
+@pytest.mark.slow
 def test_length_and_depth_are_bounded():
     assert parse_literal("[" * 32 + "]" * 32)
     with pytest.raises(ValueError, match="nested deeper than 32"):

@@ -437,6 +437,7 @@ def test_a_mask_in_anothers_window_is_that_of_the_frame(tmp_path, kind, within):
     np.testing.assert_array_equal(wider, dilate(ours, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["a", "misc"])
 def test_the_masks_beside_photographs_cover_their_faces(photographs, group):
     for record in scan_folder(photographs / "aligned" / group).records[:12]:

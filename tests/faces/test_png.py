@@ -132,6 +132,7 @@ def put(*path_and_value):
 MASK = ("alignments", "mask", "unet-dfl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

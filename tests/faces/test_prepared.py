@@ -173,6 +173,7 @@ def test_some_of_the_faces(sources, raws):
     assert less.records[1].crop == CROP
 
 
+@pytest.mark.slow
 def test_threads_and_forked_processes_share_a_set(jpegs):
     made = open_prepared(jpegs)
     with ThreadPoolExecutor(8) as pool:
@@ -188,6 +189,7 @@ def test_two_sets_of_the_same_faces_are_the_same_bytes(sources, jpegs, tmp_path)
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
@@ -248,6 +250,7 @@ def test_a_flipped_bit_is_that_faces_and_no_others(mine, part):
     assert report["faces"] == 39 and report["bad"] == [{"file": name, "reason": "damaged (checksum)"}]
 
 
+@pytest.mark.slow
 def test_inspecting_a_set_tells_what_it_holds(jpegs):
     report = inspect_prepared(jpegs)
     assert json.loads(json.dumps(report)) == report
@@ -328,6 +331,7 @@ def test_an_index_of_another_version(mine):
     _refused(mine, "not the index of a prepared set")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -413,6 +417,7 @@ def test_sizes_that_blocks_of_eight_do_not_divide(size, within):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["face", "masks"])
 @pytest.mark.parametrize("edge", [32, 4096])
 def test_a_jpeg_of_another_size_than_the_sets_is_one_bad_face(sources, tmp_path, part, edge):

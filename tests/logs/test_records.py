@@ -184,6 +184,7 @@ def test_how_often(tmp_path, update_freq, steps):
     assert [e.step for e in events if e.summary.value and e.summary.value[0].tag == "batch_total"] == sorted(steps)
 
 
+@pytest.mark.slow
 def test_pictures_are_bounded_in_size_and_number(tmp_path):
     board = TorchTensorBoard(tmp_path)
     board.on_preview(1, np.random.default_rng(1).integers(0, 255, (3000, 1500, 3), np.uint8))

@@ -78,6 +78,7 @@ def test_a_resumed_run_that_starts_from_an_old_checkpoint_before_all(tmp_path):
     assert list(read_steps(_run(tmp_path, 1, 3)).steps) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_log_that_is_torn_anywhere(tmp_path):
     """Cut at every byte: reading gives the whole lines, and the next run's steps are all there."""
     whole = _run(tmp_path / "whole", 1, 3).read_bytes()
@@ -188,6 +189,7 @@ def test_a_loss_function_that_only_a_void_run_had(tmp_path):
     assert set(summary["functions"]) == {"ssim_a"} and summary["void_steps"] == 1
 
 
+@pytest.mark.slow
 def test_a_log_of_one_step_has_a_summary_and_a_plot(tmp_path):
     logs = tmp_path / "logs"
     _run(logs, 1, 1)
@@ -197,6 +199,7 @@ def test_a_log_of_one_step_has_a_summary_and_a_plot(tmp_path):
     assert cv2.imdecode(np.frombuffer(draw_losses(history, "m"), np.uint8), cv2.IMREAD_COLOR).shape[0] == HEIGHT
 
 
+@pytest.mark.slow
 def test_the_plot_shows_both_sides_where_they_are(tmp_path):
     """A constant loss for A, a tenth of it for B: each colour is on its own height, B's the lower."""
     logs = tmp_path / "logs"
@@ -214,6 +217,7 @@ def test_the_plot_shows_both_sides_where_they_are(tmp_path):
     assert 60 < rows["a"] < rows["b"] < HEIGHT - 60 and rows["b"] - rows["a"] > 300
 
 
+@pytest.mark.slow
 def test_the_plot_shows_a_validation_and_where_a_run_resumed(tmp_path):
     """A dot at step 300 of 500 on the height of its loss, a gray dashed line at step 200."""
     history = History()

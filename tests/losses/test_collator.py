@@ -177,6 +177,7 @@ def test_masks_and_multipliers_by_the_formula(device):
     assert on_cpu.weighted[0]["mae"].device.type == "cpu" and not on_cpu.total.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_every_function_is_masked(device, name):
     """What lies outside the mask changes nothing, gets no gradient from maps of one pixel, and backward works."""

@@ -78,6 +78,7 @@ def _keys(vectors):
 PEERS = ["mae", "mse", "logcosh", "smooth_loss", "ssim", "ffl", "laploss", "flip_bgr", "flip_rgb"]
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", PEERS)
 def test_values_and_gradients_are_the_peers(golden, device, within, name):
@@ -322,6 +323,7 @@ def test_a_broken_prediction_is_not_a_perfect_one(device, name, share):
         assert values.flatten(1).isnan().all() if values.ndim > 1 else values.isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_float32_inside_autocast_and_on_half_precision(device, name):
     """Equal to the bit, value and gradient; the same where a run lets products be TF32 or bfloat16."""

@@ -70,6 +70,7 @@ def test_blur_outside_the_face(pieces, device, within):
     assert torch.equal(blur_outside(target, torch.ones_like(mask)), target), "nothing is outside"
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_presets_loss_is_deepfacelabs(name, golden, device, within):

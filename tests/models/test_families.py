@@ -30,6 +30,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "dims", "millions"),
     [
@@ -138,6 +139,7 @@ def test_parts_are_frozen_by_name():
         freeze(model, list(model.parts()))
 
 
+@pytest.mark.slow
 def test_a_summary_counts_a_shared_decoder_once():
     model = build_model(ModelConfig(name="liae-d", **SMALL), True, 1)
     counts = {name: count for name, _, _, count, _ in layer_rows(model)}

@@ -156,6 +156,7 @@ def test_every_layer_up_to_the_code_is_normalised():
     assert list(df.statistics)[-1] == "encoder_inter_dense1" and "encoder_features_down1" in df.statistics
 
 
+@pytest.mark.slow
 def test_liae_codes_a_face_for_side_a_by_the_statistics_of_a():
     """Nothing else was ever seen by the half that only side A has."""
     model = _seen("encoder", name="liae-u", **SMALL)
@@ -169,6 +170,7 @@ def test_liae_codes_a_face_for_side_a_by_the_statistics_of_a():
     assert rows == [Rows(8, "a", "a")] and code.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"name": "tiny"}, {"name": "liae-u", **SMALL}], ids=["tiny", "liae-u"])
 def test_a_swap_of_a_plain_model_exchanges_the_mean_codes(options):
     """What a model without statistics makes of the same features, moved by the difference of the sides' means."""

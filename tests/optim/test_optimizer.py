@@ -279,6 +279,7 @@ def _addresses(optimizer) -> dict[str, int]:
     return {name: tensor.data_ptr() for name, tensor in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_state_stays_where_it_lies(name, device):
     """A CUDA graph goes on reading and writing there, whatever has been restored in between."""

@@ -44,6 +44,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_rate_of_each_step_is_what_the_schedule_says(name):
     config, expected = CASES[name]

@@ -80,6 +80,7 @@ def test_only_what_is_new_or_has_changed_is_decoded(folder, tmp_path):
     assert len(list((tmp_path / "cache").glob("store-*"))) == 1, "the folder as it was is not kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -221,6 +222,7 @@ def test_a_file_that_changes_between_reading_and_decoding_is_named(folder, tmp_p
     assert [bad.path.name for bad in made.bad] == ["0004.png"] and "changed" in made.bad[0].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "jpg"])
 def test_a_file_that_could_not_be_read_just_then_is_tried_again(folder, tmp_path, encoding):
     """Gone, or another one under its name: neither is taken for that face, and neither is held against it."""
@@ -394,6 +396,7 @@ def test_a_prepared_set_trains_like_its_folder(folder, tmp_path, encoding, withi
             assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_prepared_set_and_a_folder_train_together(folder, tmp_path):
     prepare(folder, tmp_path / "set", "jpeg", 48, CropConfig(), MaskConfig())
     sources = [open_source(tmp_path / "set"), open_source(folder)]

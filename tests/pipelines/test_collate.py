@@ -156,6 +156,7 @@ def device_color(bgr: np.ndarray, drawn: Draws) -> np.ndarray:
 # --- golden -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_the_draws_are_read_as_the_peer_meant_them(case, drawn, within):
     """Its steps, defects and all, lead to its numbers: so the corrected ones below differ by the defects alone."""
@@ -200,6 +201,7 @@ def batch(case, drawn, backend, device):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_targets_are_the_peers_without_its_bias(case, drawn, batch, backend, within, at_least):
     """Moved exactly and not on a grid of 1/32 px, jitter rounded: 1 level; with LAB in float by dB.

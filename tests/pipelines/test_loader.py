@@ -167,6 +167,7 @@ def test_a_model_that_wants_rgb_gets_it_once(make):
     assert not torch.equal(bgr.targets[0], rgb.targets[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_a_batch_is_a_function_of_seed_and_step(make, backend):
     straight = list(itertools.islice(make(backend), 5))
@@ -255,6 +256,7 @@ def test_an_error_while_making_a_batch_reaches_the_trainer(make):
 # --- warp to landmarks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "kornia"])
 def test_warping_to_landmarks_changes_the_feed_alone(make, matcher, backend):
     plain, warped = make(backend).batch(2), make(backend, matcher=matcher).batch(2)
@@ -377,6 +379,7 @@ def test_a_file_that_vanishes_or_breaks_during_the_run_is_named_and_left_out(mak
     assert _equal(loader.batch(4), after[4]), "what comes back later does not change the batch"
 
 
+@pytest.mark.slow
 def test_another_picture_under_the_same_name_is_not_trained_with_old_landmarks(make, made_faces, tmp_path):
     sets = _copied(made_faces, tmp_path)
     told: list[str] = []
@@ -405,6 +408,7 @@ def test_pictures_too_large_for_a_batch_of_dali_are_decoded_apart(make, made_fac
     assert all(_equal(loader.batch(step), stored.batch(step)) for step in range(12))
 
 
+@pytest.mark.slow
 def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_path):
     sets = _copied(made_faces, tmp_path)
     matcher = LandmarkMatcher.from_records([one.source.folder.records for one in sets], 64, "face", 1.0, 0.0)
@@ -417,6 +421,7 @@ def test_a_replaced_face_is_warped_by_its_own_landmarks(make, made_faces, tmp_pa
     assert torch.equal(expected.inputs[0], batch.inputs[0])
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_ends_the_run_with_one_line(make, made_faces, tmp_path):
     sets = _copied(made_faces, tmp_path)
     loader = make(sets=sets, feed=lambda sets, sampler: DecodeFeed(sets, sampler))
@@ -493,6 +498,7 @@ def test_pictures_of_a_timelapse_suit_an_encoder(sides, tmp_path, monkeypatch, i
     assert np.abs(picture.astype(int) - same).mean() < 6
 
 
+@pytest.mark.slow
 def test_a_timelapse_whose_folder_goes_away_ends_no_run(sides, tmp_path):
     """It is said once; moved away it is made anew, as for who makes a film of what there is."""
     told: list[str] = []
@@ -546,6 +552,7 @@ def test_a_loader_of_folders_gives_what_its_parts_give(made_faces, make, device,
     loader.close()
 
 
+@pytest.mark.slow
 def test_a_matcher_of_folders_is_that_of_their_records(made_faces, matcher):
     ours = LandmarkMatcher.from_folders([made_faces / "a", str(made_faces / "b")], 64, "face", 1.0, 0.0)
     for one, other in zip((*ours.landmarks, *ours.closest), (*matcher.landmarks, *matcher.closest), strict=True):

@@ -59,6 +59,7 @@ def heads(tmp_path_factory, made_faces):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_raw_is_what_training_cuts(made_faces, tmp_path, workers):
     told = []
@@ -138,6 +139,7 @@ def test_mask_types(made_faces, heads, tmp_path):
 # --- bad files --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_that_does_not_decode_is_named_or_left_out(damaged, tmp_path):
     out = tmp_path / "sets" / "set"
     with pytest.raises(SwapfastError, match=r"1 of 14 files cannot be used.*--skip-bad\n\s+0003.png: "):
@@ -273,6 +275,7 @@ def test_only_what_nobody_writes_any_more_is_removed(small_set, tmp_path, number
     assert {path.name for path in tmp_path.iterdir()} == {"set", new.name, other.name}
 
 
+@pytest.mark.slow
 def test_of_two_writers_of_one_set_the_first_wins(small_set, tmp_path):
     """They have the same process number, as in two containers. A child process is the other."""
     with small_set() as first:

@@ -82,6 +82,7 @@ def test_a_sampler_that_goes_on_at_the_same_batch_size_is_the_one_that_began():
 # --- several processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [8, 9, 11, 16, 33])
 @pytest.mark.parametrize("world", range(1, 9))
 def test_ranks_in_their_order_are_one_process(world, batch):

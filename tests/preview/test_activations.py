@@ -94,6 +94,7 @@ def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
     return sheet[y : y + CELL, x : x + CELL].astype(int)
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_the_face_and_the_channels_that_vary():
     """One channel of the first stage follows the picture, all others are constant: it stands first."""
     model = _model("tiny", True)

@@ -15,6 +15,7 @@ def _sheet(shade: int, shape: tuple[int, int] = (24, 40)) -> np.ndarray:
     return np.full((*shape, 3), shade, np.uint8)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_spread_evenly_and_ends_with_the_newest(tmp_path):
     kept = PreviewHistory(tmp_path, 10)
     for step in range(250, 250 * 400 + 1, 250):

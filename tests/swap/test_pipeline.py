@@ -99,6 +99,7 @@ def test_a_group_is_written_while_the_model_works_on_the_next():
     assert 0 < clock.share("model") <= 1 and clock.share("another") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [0, 12])
 def test_whole_groups_before_a_frame_that_cannot_be_read_are_written(smooth):
     class Broken(Frames):

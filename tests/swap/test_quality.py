@@ -94,6 +94,7 @@ def test_another_skin_and_another_pose_are_told():
     assert tinted["swap/near"] == pytest.approx(20, abs=1e-6) and tinted["swap/near_matched"] > 60
 
 
+@pytest.mark.slow
 def test_signs_of_a_model_leave_it_as_it_was_and_are_numbers():
     rng = np.random.default_rng(4)
     model = tiny().initialise(1).train()

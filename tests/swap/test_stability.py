@@ -55,6 +55,7 @@ def noise(deviation: float, columns: int, frames: int = FRAMES) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 def test_a_swap_that_changes_nothing_adds_nothing(within):
     found = figures(noise(0, 2), noise(0, 3))
     assert found["triples"] == FRAMES - 2
@@ -158,6 +159,7 @@ def test_jitter_falls_by_smoothing_landmarks(within):
     within("jitter left by 5 frames, share", smoothed / raw, 0.5)
 
 
+@pytest.mark.slow
 def test_a_smoothed_frame_does_not_depend_on_where_a_run_began():
     flickers = noise(4.0, 1, 24).repeat(3, axis=1)
     chosen = SwapSettings(color=ColorSettings(type="reinhard"))

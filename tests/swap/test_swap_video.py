@@ -77,6 +77,7 @@ def test_the_report_has_flicker_and_jitter(film, model, tmp_path):
     assert 0 <= found["jitter"]["face"] < 5
 
 
+@pytest.mark.slow
 def test_a_check_writes_nothing(film, model, tmp_path, capsys):
     assert swap("-m", model, "-i", film / "a.mp4", "--check", "-R", "3-5") == 0
     said = capsys.readouterr().out
@@ -170,6 +171,7 @@ def test_ten_bits_and_another_size(film, model, tmp_path):
 HEADER = header_line("a.mkv", size=(SIZE, SIZE)) + "\n"
 
 
+@pytest.mark.slow
 def test_faces_alone_on_nothing(film, model, tmp_path):
     out = tmp_path / "out.mkv"
     assert swap("-m", model, "-i", film / "a.mp4", "-o", out, "--transparent", "-R", "1-2") == 0
@@ -281,6 +283,7 @@ def test_a_film_by_the_command(tmp_path, capsys):
     assert cli.main(["synthesize", str(tmp_path / "other"), "--film", "0"]) == 2
 
 
+@pytest.mark.slow
 def test_faces_by_the_name_of_their_frame(film, model, tmp_path):
     """As faceswap's headers name the frames of a video, counted from 1; tracks of the file end at a cut."""
     lines = [json.loads(line) for line in (film / "a.jsonl").read_text().splitlines()[1:]]

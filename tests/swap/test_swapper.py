@@ -27,6 +27,7 @@ def swapped(pixels, chosen, landmarks=FACE.landmarks, model=None, crop=None, **o
     return swapper.swap(Frame("frame", 0, None, pixels), [FrameFace.from_landmarks(landmarks)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("mask", ["none", "rect", "extended", "components"])
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ def test_faces_of_a_longer_video_hold_next_to_no_more_memory(tmp_path, reader, w
     within("bytes a face", (long - short) / 600, 60)
 
 
+@pytest.mark.slow
 def test_figures_of_a_longer_video_hold_no_more_memory():
     """Each frame begins a track, as where scenes change often: the pictures of ended ones are let go."""
     stability, sizes = Stability(), []

@@ -187,6 +187,7 @@ def test_a_picture_depends_on_its_number_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "many"]
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_was_drawn(tmp_path):
     synthesize(tmp_path / "out", faces=1, size=64, pairs=1, seed=3, workers=1)
     b = draw_identities(3)[1]
@@ -256,6 +257,7 @@ def test_what_a_killed_run_left_is_replaced_and_nothing_else(tmp_path):
     assert not any(path.name == ".drawing" for path in tmp_path.glob("[a-z]*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", (0o022, 0o077))
 def test_the_folder_has_the_rights_of_any_new_folder(tmp_path, number):
     former = os.umask(number)

@@ -50,6 +50,7 @@ def _reference(steps, half_life, left_out=()):
     return average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", [(), (3, 40, 200, 201, 203)])
 def test_an_average_is_the_sum_that_its_half_life_says(within, left_out):
     model = toy().initialise(1)
@@ -65,6 +66,7 @@ def test_an_average_is_the_sum_that_its_half_life_says(within, left_out):
     assert 5 < lag < 25, "a half-life of 10 lies 14 steps behind"
 
 
+@pytest.mark.slow
 def test_a_half_life_counts_iterations_and_not_steps():
     first, second = toy().initialise(1), toy().initialise(1)
     averages, accumulated = WeightAverages(first, [40]), WeightAverages(second, [80], accumulation=2)

@@ -44,6 +44,7 @@ def test_a_long_run_keeps_its_newest_measurements_and_a_gain_that_holds():
     assert gains["validation/gain_a"] == pytest.approx(1.0, abs=1e-3)  # rows hold four digits behind the point
 
 
+@pytest.mark.slow
 def test_the_verdict_names_the_best_swap_of_a_long_run():
     measured = Measured()
     for step in range(100, 100_100, 100):

@@ -151,6 +151,7 @@ def test_a_snapshot_is_kept_where_a_file_asks_for_one(tmp_path):
     assert not (tmp_path / SNAPSHOT_REQUEST).exists()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_that_is_being_copied_is_held(tmp_path):
     copier = AfterSave(f"while [ ! -e {tmp_path / 'go'} ]; do sleep 0.02; done", tmp_path, print)
     trainer = _trainer(tmp_path, save_interval=1, observers=[copier])

@@ -149,6 +149,7 @@ def test_resuming_is_exact(tmp_path, device):
     assert continued == straight if device.type == "cpu" else continued == pytest.approx(straight, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saving_at_intervals_and_at_the_end(tmp_path, device):
     saves = Saves()
     trainer = _trainer(tmp_path, device, 7, interval=3, observers=[saves])

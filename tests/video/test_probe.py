@@ -73,6 +73,7 @@ def test_an_mp4_without_its_index(tmp_path, clip):
     assert "has no index (moov)" in _refused(tmp_path / "v.mp4")
 
 
+@pytest.mark.slow
 def test_a_cut_mkv_gives_what_is_there_and_says_so(tmp_path):
     whole = make_clip(tmp_path / "whole.mkv", tuple(range(0, 60 * 9000, 9000)), options={"g": "5", "bf": "0"})
     (tmp_path / "v.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])

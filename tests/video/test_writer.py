@@ -70,6 +70,7 @@ def test_times_and_sound_stay_with_every_codec(tmp_path, codec, suffix, at_least
     assert after.stream["codec"] == {"x264": "h264", "x265": "hevc", "prores": "prores"}[codec]
 
 
+@pytest.mark.slow
 def test_an_mp4_becomes_an_mkv_and_back(tmp_path):
     """Matroska counts milliseconds, and knows no sound before zero: all moves by the same time."""
     source = make_clip(tmp_path / "in.mp4", sound="aac")
@@ -138,6 +139,7 @@ def test_ten_bits_stay(tmp_path):
     assert (after["codec"], after["pix_fmt"], after["tags"]) == ("hevc", "yuv420p10le", (9, 1, 9, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "suffix"), [("x265", ".mp4"), ("x264", ".mkv"), ("lossless", ".mp4")])
 def test_hdr10_metadata_stays(tmp_path, codec, suffix):
     """Also in the second of two segments, which begins with a key frame of its own."""
@@ -155,6 +157,7 @@ def test_hdr10_metadata_stays(tmp_path, codec, suffix):
     assert len(kept) == 6 and kept[0] and kept[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_a_phone_clip_stays_turned(tmp_path, rotation):
     """Pixels outside the box are equal in place, so it is written turned back."""
@@ -170,6 +173,7 @@ def test_a_phone_clip_stays_turned(tmp_path, rotation):
     assert not changed.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pix_fmt", "size"), [("yuv420p", (65, 51)), ("yuv422p", (63, 50))])
 def test_odd_sizes_are_not_scaled(tmp_path, pix_fmt, size):
     source = make_clip(tmp_path / "in.mkv", VARIABLE[:4], codec="ffv1", pix_fmt=pix_fmt, size=size)
@@ -233,6 +237,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path):
     assert _left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_damaged_and_foreign_segments_are_made_anew(tmp_path):
     source = make_clip(tmp_path / "in.mp4", VARIABLE[:20])
     out, folder = tmp_path / "out.mkv", tmp_path / ".out.mkv.segments"

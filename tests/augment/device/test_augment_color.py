@@ -168,6 +168,7 @@ def test_jitter_is_the_peers_rounded_instead_of_cut_off(golden, device, within):
         within(f"opencv{case}: bias", abs((ours - exact).mean()), 0.14)
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_clahe_is_the_peers_for_every_grid(golden, device, within):
     g = golden("aug_clahe_grids")
@@ -335,6 +336,7 @@ def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):
     within("device: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_limit", [1.0, 2.0, 40.0])
 def test_a_configured_clip_limit_reaches_every_way_to_recolor(device, within, at_least, clip_limit):
     """OpenCV's batch, the device's, and the single step of either, from the configuration on."""

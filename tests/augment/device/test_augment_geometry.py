@@ -200,6 +200,7 @@ def test_both_backends_sample_where_the_definition_says(device, within, size):
     within("opencv: feed, levels", worst(result.feed.permute(0, 2, 3, 1).numpy(), feeds[..., :3]), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, smaller", [(128, 64), (96, 32), (96, 64), (128, 80), (100, 99), (64, 1), (50, 50)])
 def test_shrinking_is_the_mean_of_the_area(device, within, size, smaller):
     image = pictures(2, size)
@@ -321,6 +322,7 @@ def test_the_steps_in_order_are_the_whole(device, at_least):
     at_least("two samplings against one, dB", 10 * np.log10(255**2 / error), 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_without_draws_every_call_is_another(device, as_tensor):
     """As in the API, whose state is hidden; here another object with the same seed gives the same calls."""

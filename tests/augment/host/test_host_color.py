@@ -41,6 +41,7 @@ def exact(colours: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     return 255 * changed[0, :, :, 0].T.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("amounts", [(1, 1, 1, 0, 0, 0), (1.3, 0.9, 1.1, -40, 9, -14), (0.5, 1.4, 0.2, 90, -60, 70)])
 def test_every_colour_is_the_formulas_rounded_once(within, amounts, channels):

@@ -38,6 +38,7 @@ def _measure(folder, made_faces):
         return measure_codes(folder, {side: made_faces / side for side in "ab"}, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_mean_codes_are_those_of_all_faces(imported, made_faces):
     step, faces = _measure(imported, made_faces)
     assert step == 7 and faces == {"a": 14, "b": 9}, "each once"

@@ -41,6 +41,7 @@ def _checkpoint(config: TrainConfig, sides: list[TrainSet]) -> Checkpoint:
     return Checkpoint(3, {"faces": dict(KEPT)}, run_state(config, sides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [(), ("eye", "mouth"), ("face", "eye", "mouth")])
 def test_it_is_the_mean_of_the_training_crops(made_faces, masks):
     side = TrainSet.from_folder("A", made_faces / "a", SIZE, masks=masks)
