@@ -15,6 +15,7 @@ measurement. The same command goes on where it was cut off, and leaves alone wha
     landmark_error                of the swap to the true swap, percent of the eyes' distance, and ..._floor, the same
                                   of the true picture itself: what the network that finds landmarks gets wrong
     pose_error                    mean of yaw and pitch, degrees, and pose_error_floor
+    yaw_bias, pitch_bias          degrees that swaps are turned to the right or down too far in the mean, and ..._floor
     expression_error              mean of mouth, smile, brows, 0..1, and expression_error_floor
     signs                         what can be told without the truth, see swapfast/swap/quality.py; auc and distance
                                   among them say how well the sides are told apart by their codes
@@ -88,6 +89,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "own-plain-code": {"run.recipe": "own", "model.code": "plain", "loss.cycle_weight": 0.0},
     "own-without-cycle": {"run.recipe": "own", "loss.cycle_weight": 0.0},
     "own-without-landmarks": {"run.recipe": "own", "loss.landmark_weight": 0.0},
+    "own-without-poses": {"run.recipe": "own", "model.comparable_poses": "off"},
     "own-without-light": {"run.recipe": "own", "augmentation.exchange_light": "off"},
     "own-adam": {"run.recipe": "own", "optimizer.optimizer": "adam"},
     "own-color": {"run.recipe": "own", "augmentation.color": True},
@@ -181,7 +183,8 @@ class Bench:
         if self.net is None:
             return {}, []
         found = self.net.find(images)
-        apart = np.abs(found.amounts - self.amounts)
+        beyond = found.amounts - self.amounts
+        apart = np.abs(beyond)
         columns = {name: apart[:, AMOUNTS.index(name)] for name in AMOUNTS}
         errors = landmark_errors(found.landmarks, self.landmarks)
         means = {
@@ -189,6 +192,8 @@ class Bench:
             "pose_error": float(np.degrees((columns["yaw"] + columns["pitch"]) / 2).mean()),
             "expression_error": float(np.mean([columns[name].mean() for name in ("mouth_open", "smile", "brows")])),
         }
+        for name in ("yaw", "pitch"):
+            means[f"{name}_bias"] = float(np.degrees(beyond[:, AMOUNTS.index(name)].mean()))
         return means, errors.round(3).tolist()
 
 

@@ -54,6 +54,19 @@ GAINS: dict[str, Callable[[dict], float | None]] = {
 }
 
 
+def _difference(name: str, base: str) -> Callable[[dict], float | None]:
+    """Return what tells how far one figure of a row lies above another, None where the row has none of it."""
+    return lambda row: row[name] - row[base] if row.get(name) is not None and row.get(base) is not None else None
+
+
+OWN_CROP = {
+    "raw": _difference("swap_psnr_own_crop", "mean_b_psnr_own_crop"),
+    "matched": _difference("swap_psnr_matched_own_crop", "mean_b_psnr_matched_own_crop"),
+}
+TURNED = {name: _difference(f"{name}_bias", f"{name}_bias_floor") for name in ("yaw", "pitch")}  # degrees
+GAINS |= {f"{name} above the mean face, own crop, dB": value for name, value in OWN_CROP.items()}
+
+
 def read_runs(out: Path) -> Runs:
     """Return the runs in ``out`` that have rows, by pair, recipe and seed."""
     files = sorted((out / "runs").glob("*/*/*.json"))
@@ -74,6 +87,10 @@ def _span(values: Sequence[float], digits: int = 2) -> str:
     return text if len(values) < 2 else f"{text} ± {(max(values) - min(values)) / 2:.{digits}f}"
 
 
+def _known(rows: Sequence[dict], value: Callable[[dict], float | None]) -> list[float]:
+    return [known for row in rows if (known := value(row)) is not None]
+
+
 def _at(run: Run, step: int) -> dict:
     return next(row for row in run["rows"] if row["step"] == step)
 
@@ -90,14 +107,20 @@ def fallen(run: Run, name: str) -> float:
 
 def table(runs: Runs) -> str:
     """Return all runs as text: per set, pair, number of iterations and recipe."""
-    lines = ["# Runs", "", "Means over seeds, ± half of the range. In brackets: dB above the mean face of B.", ""]
+    lines = [
+        "# Runs",
+        "",
+        "Means over seeds, ± half of the range. In brackets: dB above the mean face of B. Own crop: the same, to the",
+        "true swap in the crop of its own landmarks. Turned too far: degrees more than is found in the true pictures.",
+        "",
+    ]
     for (kind,), of_set in sorted(_grouped(runs, "set").items()):
         names = ", ".join(sorted({run["pair"] for run in of_set}))
         lines += [f"## Pairs to {kind} by: {names}" if kind == "choose" else f"## Pairs to {kind}: {names}", ""]
         lines += [
-            "| pair | recipe | seeds | step | cpu-s | raw | matched | SSIM | colour | landmarks (floor) | pose | B > B "
-            "| AUC, distance | fell raw, matched |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| pair | recipe | seeds | step | cpu-s | raw | matched | own crop, raw, matched | SSIM | colour "
+            "| landmarks (floor) | pose | turned too far, yaw, pitch | B > B | AUC, distance | fell raw, matched |",
+            "|---" * 16 + "|",
         ]
         for (pair, recipe, _), group in sorted(_grouped(of_set, "pair", "recipe", "iterations").items()):
             lines.append(_line(pair, recipe, group))
@@ -110,8 +133,7 @@ def _line(pair: str, recipe: str, group: Runs) -> str:
     rows = [_at(run, step) for run in group]
 
     def span(title: str, digits: int = 2) -> str:
-        values = [CURVES[title](row) for row in rows]
-        known = [value for value in values if value is not None]
+        known = _known(rows, CURVES[title])
         return _span(known, digits) if known else "-"
 
     raw, matched = (
@@ -119,13 +141,17 @@ def _line(pair: str, recipe: str, group: Runs) -> str:
     )
     floor = rows[0].get("landmark_error_floor")
     landmarks = span("landmark error, % of the eyes' distance") + ("" if floor is None else f" ({floor:.2f})")
+    own_crop = ", ".join(
+        f"{mean(values):+.2f}" if (values := _known(rows, OWN_CROP[name])) else "-" for name in ("raw", "matched")
+    )
+    turned = ", ".join(f"{mean(values):+.1f}" if (values := _known(rows, turn)) else "-" for turn in TURNED.values())
     fell = ", ".join(f"{max(fallen(run, name) for run in group):.2f}" for name in ("swap_psnr", "swap_psnr_matched"))
     return (
         f"| {pair}{'' if group[0]['balanced'] else ' (unbalanced)'} | {recipe} | {len(group)} | {step} "
         f"| {mean(row['cpu_seconds'] for row in rows):.0f} "
-        f"| {span('raw, dB')} ({raw:+.2f}) | {span('colour-matched, dB')} ({matched:+.2f}) | {span('SSIM', 3)} "
-        f"| {span('colour error', 3)} | {landmarks} | {span('pose error, degrees')} | {span('B > B, dB')} "
-        f"| {span('sides told apart (AUC)', 3)}, {span('distance of mean codes')} | {fell} |"
+        f"| {span('raw, dB')} ({raw:+.2f}) | {span('colour-matched, dB')} ({matched:+.2f}) | {own_crop} "
+        f"| {span('SSIM', 3)} | {span('colour error', 3)} | {landmarks} | {span('pose error, degrees')} | {turned} "
+        f"| {span('B > B, dB')} | {span('sides told apart (AUC)', 3)}, {span('distance of mean codes')} | {fell} |"
     )
 
 

@@ -48,11 +48,13 @@ class Traits:
 class Footage:
     """What the pictures of a person show.
 
-    yaw: rad, from and to. azimuth: of the light in degrees, from and to. strength, ambient, warmth: what the light is
-    multiplied by, and how much warmer it is. talks: share of the pictures that keep an open or smiling mouth.
+    yaw: rad, from and to. pitch: rad that they look further down than usual. azimuth: of the light in degrees, from and
+    to. strength, ambient, warmth: what the light is multiplied by, and how much warmer it is. talks: share of the
+    pictures that keep an open or smiling mouth.
     """
 
     yaw: tuple[float, float] = (-YAW_LIMIT, YAW_LIMIT)
+    pitch: float = 0.0
     azimuth: tuple[float, float] = (-LIGHT_LIMIT, LIGHT_LIMIT)
     strength: float = 1.0
     ambient: float = 1.0
@@ -66,7 +68,8 @@ class Footage:
         def moved(value: float, limit: float, span: tuple[float, float]) -> float:
             return span[0] + (value + limit) / (2 * limit) * (span[1] - span[0])
 
-        pose = replace(scene.pose, yaw=moved(scene.pose.yaw, YAW_LIMIT, self.yaw))
+        yaw = moved(scene.pose.yaw, YAW_LIMIT, self.yaw)
+        pose = replace(scene.pose, yaw=yaw, pitch=scene.pose.pitch + self.pitch)
         light = replace(
             scene.light,
             azimuth=moved(scene.light.azimuth, LIGHT_LIMIT, self.azimuth),
@@ -156,6 +159,16 @@ CHOOSE = [
         _DAY,
         _NIGHT,
     ),
+    Pair(
+        "raised",
+        107,
+        Traits(0.24, True, "curls", stubble=0.3),
+        Traits(0.60, False, "bob", makeup=0.4),
+        "A looks up, B down",
+        0.2,
+        Footage(pitch=-0.12),
+        Footage(pitch=0.12),
+    ),
 ]
 REPORT = [
     Pair("pale_to_deep", 201, Traits(0.08, False, "wavy"), Traits(0.92, True, "crop", beard=0.6), "hard: skin, sex"),
@@ -204,6 +217,16 @@ REPORT = [
         0.1,
         Footage(azimuth=(-60.0, 0.0)),
         Footage(azimuth=(0.0, 60.0), talks=0.25),
+    ),
+    Pair(
+        "lowered",
+        208,
+        Traits(0.50, False, "fringe", makeup=0.3),
+        Traits(0.20, True, "crop", age=0.4),
+        "A looks down, B up",
+        0.2,
+        Footage(pitch=0.13),
+        Footage(pitch=-0.13),
     ),
 ]
 SETS = {"choose": CHOOSE, "report": REPORT}

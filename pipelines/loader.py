@@ -16,6 +16,7 @@ from pipelines.augmenters import make_augmenter
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet, get_label
 from pipelines.feed import Feed, HostFeed
+from pipelines.pose_covariates import PoseCovariates
 from pipelines.sampler import Sampler
 from pipelines.side_light import SideLight, side_light
 from pipelines.target_points import TargetPoints
@@ -103,6 +104,7 @@ class TrainLoader:
     schedule: when batches are made. Several batches per call need a store on the host.
     points: gives each batch the landmarks of its targets, None for none.
     light: shows each face in the light of both sides, None for its own.
+    covariates: gives each batch what its codes are compared by, None for nothing.
 
     The landmark warps of a batch are shared by the schedule's threads. Each takes 0.2 ms, more than everything else
     where a GPU augments. On a GPU, batches are made on a separate stream, so copies and augmentation run beside the
@@ -122,12 +124,13 @@ class TrainLoader:
         schedule: BatchSchedule = BatchSchedule(),
         points: TargetPoints | None = None,
         light: SideLight | None = None,
+        covariates: PoseCovariates | None = None,
     ) -> None:
         self.feed, self.sampler, self.collate = feed, sampler, collate
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
-        self.points, self.light = points, light
-        self._points_in_place: dict[int, Tensor] = {}  # by slot
+        self.points, self.light, self.covariates = points, light, covariates
+        self._in_place: dict[tuple[str, int], Tensor] = {}  # by what it is, and slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(
                 f"{collate.memories} memories for {schedule.prefetch} batches made ahead: one more is in use"
@@ -175,9 +178,21 @@ class TrainLoader:
             records = [side.source.folder.records for side in sets]
             matcher = LandmarkMatcher.from_records(records, size, config.crop.centering, *crop_shares(config.crop))
         feed = HostFeed(sets, device if backend != "opencv" else None)
-        points = TargetPoints.from_sides(sets, config)
+        covariates = PoseCovariates.from_sides(sets, config)
+        points = TargetPoints.from_sides(sets, config, covariates)
         light = side_light(sets, config)
-        return cls(feed, sampler, collate, augmentation, size, start, matcher, points=points, light=light)
+        return cls(
+            feed,
+            sampler,
+            collate,
+            augmentation,
+            size,
+            start,
+            matcher,
+            points=points,
+            light=light,
+            covariates=covariates,
+        )
 
     def get_loader(self) -> Iterator[Batch]:
         """Return the batches of both sides, as ``iter`` does."""
@@ -215,7 +230,9 @@ class TrainLoader:
         if self.light is not None:
             self.light.apply(merged, self._light_shares(ordinals, len(ids)), self.collate.color_order)
         if self.points is not None:
-            merged.landmarks = self._landmarks(self.points.of(ids, draws), merged.slot)
+            merged.landmarks = self._sent("landmarks", self.points.of(ids, draws), merged.slot)
+        if self.covariates is not None:
+            merged.covariates = self._sent("covariates", self.covariates.of(ids, draws.flip), merged.slot)
         batches = merged.split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
             batch.unwarped = int(unwarped_faces.sum())
@@ -226,11 +243,11 @@ class TrainLoader:
         numbers = np.repeat(np.arange(sides), len(ordinals))
         return light_shares(self.sampler.seed, np.tile(ordinals, sides), numbers).reshape(sides, len(ordinals))
 
-    def _landmarks(self, points: np.ndarray, slot: int | None) -> list[Tensor]:
-        """Return points (sides, B, 136) on the device, per side; for a slot where its last ones lay."""
-        sent = send(points, self.device)
+    def _sent(self, name: str, values: np.ndarray, slot: int | None) -> list[Tensor]:
+        """Return values (sides, B, ...) on the device, per side; for a slot where its last ones of that name lay."""
+        sent = send(values, self.device)
         if slot is not None:
-            sent = self._points_in_place.setdefault(slot, sent).copy_(sent)
+            sent = self._in_place.setdefault((name, slot), sent).copy_(sent)
         return list(sent)
 
     def _released(self) -> torch.cuda.Event | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.dataset import TrainSet
+from pipelines.pose_covariates import PoseCovariates
 from swapfast.augment.draws import Draws
 from swapfast.batch import SIDES
 from swapfast.config import AugmentationConfig, TrainConfig
@@ -21,14 +22,21 @@ class TargetPoints:
     """The landmarks of both sides' faces, and where they are usually.
 
     landmarks: per side (n, 68, 2), px of the crop. size: edge of the crop, px. augmentation: tells how often a side's
-    faces are mirrored.
+    faces are mirrored. covariates: of the same faces, or None.
 
-    usual: (sides, 68, 2) px, the mean of what is drawn of each side. It is a side's own, as the statistics of its codes
-    are: what is left is the pose, the expression and how the augmentation moved the face, and not whose face it is.
+    usual: (sides, 68, 2) px, the mean of what is drawn of each side, at the pose that both have in common where there
+    are covariates. It is a side's own, as the statistics of its codes are: what is left is the pose, the expression and
+    how the augmentation moved the face, and not whose face it is.
     spread: px, how far faces are from it, as they are stored.
     """
 
-    def __init__(self, landmarks: Sequence[np.ndarray], size: int, augmentation: AugmentationConfig) -> None:
+    def __init__(
+        self,
+        landmarks: Sequence[np.ndarray],
+        size: int,
+        augmentation: AugmentationConfig,
+        covariates: PoseCovariates | None = None,
+    ) -> None:
         self._landmarks = [np.asarray(points, np.float64) for points in landmarks]
         usual = []
         for side, points in zip(SIDES, self._landmarks, strict=True):
@@ -36,18 +44,24 @@ class TargetPoints:
             share = augmentation.flip_chance / 100 if is_flipped else 0.0
             usual.append((1 - share) * points.mean(0) + share * mirrored(points.mean(0), size))
         self.usual = np.stack(usual)
-        deviations = [points - own for points, own in zip(self._landmarks, usual, strict=True)]
+        if covariates is not None:
+            slopes = covariates.slopes([(points - points.mean(0)).reshape(-1, 136) for points in self._landmarks])
+            self.usual -= (covariates.side_means @ slopes).reshape(self.usual.shape)
+        deviations = [points - own for points, own in zip(self._landmarks, self.usual, strict=True)]
         spread = np.sqrt(np.mean([np.square(part).mean() for part in deviations]))
         self.spread = max(float(spread), LEAST_SPREAD * size)
 
     @classmethod
-    def from_sides(cls, sides: Sequence[TrainSet], config: TrainConfig) -> TargetPoints | None:
+    def from_sides(
+        cls, sides: Sequence[TrainSet], config: TrainConfig, covariates: PoseCovariates | None = None
+    ) -> TargetPoints | None:
         """Return the points of the faces that are trained on, None where no code is asked for them."""
         if not config.loss.landmark_weight:
             return None
         size = sides[0].spec.size
         tables = [side.source.folder.records.select(side.members) for side in sides]
-        return cls([aligned_landmarks(table, config.crop, size) for table in tables], size, config.augmentation)
+        points = [aligned_landmarks(table, config.crop, size) for table in tables]
+        return cls(points, size, config.augmentation, covariates)
 
     def of(self, ids: np.ndarray, draws: Draws) -> np.ndarray:
         """Return how far each target's landmarks are from their usual places, (sides, B, 136) float32: x, y, x, ...

@@ -79,6 +79,7 @@ class Batch:
     meta: the masks of the targets
     step: the step it belongs to, from 0
     landmarks: per side (B, 136) float: where the targets' landmarks are (``TargetPoints.of``), None where no loss asks
+    covariates: per side (B, 3) float: what their codes are compared by (``PoseCovariates.of``), None for nothing
     ids: (sides, B) int, the faces' numbers in their folders
     ordinals: (B,) int, how many faces of its side were drawn before each; the same on every side
     unwarped: how many faces should have been warped to landmarks and could not be
@@ -91,6 +92,7 @@ class Batch:
     meta: BatchMeta
     step: int
     landmarks: list[Tensor] | None = None
+    covariates: list[Tensor] | None = None
     ids: np.ndarray | None = None
     ordinals: np.ndarray | None = None
     unwarped: int = 0
@@ -104,17 +106,25 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch of what ``function`` makes of each tensor."""
         inputs, targets = ([function(tensor) for tensor in tensors] for tensors in (self.inputs, self.targets))
-        landmarks = None if self.landmarks is None else [function(side) for side in self.landmarks]
+        landmarks, covariates = (
+            None if of_sides is None else [function(side) for side in of_sides]
+            for of_sides in (self.landmarks, self.covariates)
+        )
         return dataclasses.replace(
-            self, inputs=inputs, targets=targets, meta=self.meta.map(function), landmarks=landmarks
+            self,
+            inputs=inputs,
+            targets=targets,
+            meta=self.meta.map(function),
+            landmarks=landmarks,
+            covariates=covariates,
         )
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All its tensors: inputs, targets, masks, landmarks."""
+        """All its tensors: inputs, targets, masks, landmarks, covariates."""
         masks = (self.meta.mask_face, self.meta.mask_eye, self.meta.mask_mouth)
         of_masks = (mask for sizes in masks for mask in sizes or ())
-        return [*self.inputs, *self.targets, *of_masks, *(self.landmarks or ())]
+        return [*self.inputs, *self.targets, *of_masks, *(self.landmarks or ()), *(self.covariates or ())]
 
     def split(self, count: int) -> list[Batch]:
         """Return the batches of ``count`` steps, whose faces lie in this one step after step.
@@ -131,6 +141,7 @@ class Batch:
                 meta=self.meta.faces(rows),
                 step=self.step + index,
                 landmarks=None if self.landmarks is None else [side[rows] for side in self.landmarks],
+                covariates=None if self.covariates is None else [side[rows] for side in self.covariates],
                 ids=None if self.ids is None else self.ids[:, rows],
                 ordinals=None if self.ordinals is None else self.ordinals[rows],
                 slot=self.slot if count == 1 else None,

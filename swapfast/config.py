@@ -702,6 +702,14 @@ class ModelConfig(Config):
         fixed=True,
         flag="--code",
     )
+    comparable_poses: str = option(
+        "off",
+        "Make the codes of both people alike at the same yaw, pitch and open mouth, and not at what each side shows on "
+        "average: a swap then looks where A does though B's pictures look up or down. auto does as far as two heads "
+        "alone do not explain the difference, always does in full, off does not. For --code encoder and bottleneck.",
+        choices=("off", "auto", "always"),
+        flag="--comparable-poses",
+    )
     exchange_codes: bool = option(
         True,
         "Let the swap of a model with plain codes exchange the sides' mean codes.",

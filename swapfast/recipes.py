@@ -31,6 +31,7 @@ _FACESWAP: dict[str, object] = {
     "precision": "fp32",
     "nan": "stop",
     "model.code": "plain",
+    "model.comparable_poses": "off",
     "model.exchange_codes": False,
     "model.dropout": 0.0,
     "crop.centering": "face",
@@ -114,6 +115,7 @@ _SAEHD: dict[str, object] = {
 # what depends on the size of a network (Muon and its rate) or on the light of the faces (no colour augmentation).
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
+    "model.comparable_poses": "auto",
     "augmentation.exchange_light": "auto",
     "loss.cycle_weight": 50.0,
     "loss.landmark_weight": 10.0,

@@ -82,6 +82,7 @@ def _batches(rank, world, start=0, poison=()):
         faces, masks = faces[:, mine], torch.ones(FACES, 2, 1, SIZE, SIZE)[mine]
         landmarks = [side[:, :, 0, -1].mean(1, keepdim=True).expand(-1, LANDMARKS) for side in faces]
         batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step, landmarks)
+        batch.covariates = [4 * side[:, :, 0, -1] - 2 for side in faces]  # a face's brightness in each colour
         batch.ordinals = sampler.ordinals(step)
         yield batch
         step += 1
@@ -104,6 +105,7 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run, exchange = {"nan": given.pop("nan", "stop")}, given.pop("exchange", "fp32")
     model = toy().with_code(given.pop("code", "plain")).initialise(seed).to(memory_format=torch.channels_last)
+    model.compare_poses(torch.tensor([[0.5, -0.2, 0.0], [-0.5, 0.2, 0.0]]))
     weight = given.pop("landmark_weight", 0.0)
     if weight:
         model.with_landmark_reader()
@@ -326,8 +328,9 @@ def _difference(one, other, start) -> float:
 
 
 def _statistics_difference(one, other) -> float:
-    """Return how far the sides' running moments of two runs are apart, as a share of the largest of each layer."""
-    names = [name for name in other if name.endswith(".moments")]
+    """Return how far the running statistics of two runs are apart, as a share of the largest of each layer."""
+    names = [name for name in other if name.endswith((".moments", ".slopes"))]
+    assert all(np.abs(other[name]).max() > 0.1 for name in names)
     return max((np.abs(one[name] - other[name]).max() / np.abs(other[name]).max() for name in names), default=0.0)
 
 

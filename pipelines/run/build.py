@@ -15,6 +15,7 @@ from pipelines.cache import store_path
 from pipelines.collate import Collate
 from pipelines.dataset import TrainSet
 from pipelines.loader import BatchSchedule, TrainLoader
+from pipelines.pose_covariates import PoseCovariates
 from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.known_faces import FILE
 from pipelines.run.light import STATE as LIGHT
@@ -60,6 +61,7 @@ from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.models import FaceAutoencoder
+from swapfast.models.side_statistics import COVARIATES
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
 from swapfast.preview.history import PreviewHistory
@@ -127,6 +129,7 @@ def build_trainer(
     take_own_cores()
     compile_kernels(backend, matcher is not None, log)
     loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log, light)
+    compare_poses(model, loader.covariates, log)
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -373,8 +376,18 @@ def make_loader(
     # A graph for each memory that batches are written in: one is trained on while the others are made.
     memories = schedule.prefetch + 1 if plan.uses_cuda_graph and schedule.prefetch else 0
     collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device, memories)
-    points = TargetPoints.from_sides(sides, plan.config)
-    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points, light)
+    covariates = PoseCovariates.from_sides(sides, plan.config)
+    points = TargetPoints.from_sides(sides, plan.config, covariates)
+    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points, light, covariates)
+
+
+def compare_poses(model: FaceAutoencoder, covariates: PoseCovariates | None, log: Log) -> None:
+    """Let the model's codes be compared at the same pose, or, without covariates, at each side's mean one."""
+    means = np.zeros((len(SIDES), COVARIATES)) if covariates is None else covariates.side_means
+    model.compare_poses(torch.from_numpy(means).float())
+    line = None if covariates is None else covariates.line()
+    if line is not None:
+        log(line)
 
 
 def make_preview(

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.dataset import check_prepared, split_validation, tested_mask, without_tested
 from pipelines.fill import FaceSource
+from pipelines.pose_covariates import OFF
 from pipelines.run.known_faces import know_faces
 from pipelines.run.request import KnownFaces, Plan, TrainRequest
 from pipelines.run.resume import resumed
@@ -146,7 +147,7 @@ def plan_run(
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
     check_masks(config, request.changes)
     check_kernels(config, device)
-    check_code(config)
+    check_code(config, request.changes)
     lines += plan_schedule(config, request.changes)
     choose_average(run.shown_weights, config.optimizer.half_lives, "this run")
     pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
@@ -203,9 +204,18 @@ def plan_run(
     )
 
 
-def check_code(config: TrainConfig) -> None:
-    """Raise SwapfastError where a batch is too small for statistics of its own."""
+def check_code(config: TrainConfig, changes: Mapping[str, object]) -> None:
+    """Raise SwapfastError where a batch is too small for statistics of its own, or they are asked for and not taken.
+
+    changes: what was asked for.
+    """
     code, batch = config.model.code, config.batch_size
+    poses = config.model.comparable_poses
+    if code == PLAIN and "model.comparable_poses" in changes and poses != OFF:
+        raise SwapfastError(
+            f"--comparable-poses {poses}: has no effect with --code {PLAIN}, which normalises nothing; leave it out, "
+            "or give a new model --code encoder"
+        )
     if code != PLAIN and batch < SMALLEST_BATCH:
         raise SwapfastError(
             f"-b/--batch-size {batch}: --code {code} normalises by the statistics of each side's faces in a batch; "

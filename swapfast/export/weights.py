@@ -25,7 +25,7 @@ def write_safetensors(export: Export, path: Path) -> list[str]:
         f"statistics.{name}.{buffer}": value
         for name, layer in model.statistics.items()
         if isinstance(layer, SideStatistics) and layer.is_known
-        for buffer, value in (("moments", layer.moments), ("steps", layer.steps))
+        for buffer, value in layer.of_a_swap().items()
     }
     try:
         write_tensors(weights | statistics, path, export.metadata())

@@ -13,7 +13,7 @@ from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
 from swapfast.models.dropout import start_counters
-from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers
+from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers, with_mean
 from swapfast.optim.muon import leave_to_adam
 
 LANDMARKS = 68 * 2  # coordinates of a face's landmarks
@@ -126,6 +126,13 @@ class FaceAutoencoder(nn.Module):
         for layer in self.statistics.values():
             cast(SideStatistics, layer).update()
 
+    def compare_poses(self, side_means: Tensor) -> None:
+        """Compare the sides' features at the pose that both have in common. side_means: see ``SideStatistics``."""
+        for layer in self.statistics.values():
+            statistics = cast(SideStatistics, layer)
+            if statistics.normalises:
+                statistics.side_means.copy_(side_means)
+
     def exchange_mean_codes(self, exchanges: bool) -> None:
         """Choose whether a plain model's swap exchanges the sides' mean codes."""
         for layer in self.statistics.values():
@@ -206,14 +213,21 @@ class FaceAutoencoder(nn.Module):
         """Return the decoder of ``side``, 'a' or 'b'."""
         return cast(Decoder, self.decoders[side] if len(self.decoders) > 1 else next(iter(self.decoders.values())))
 
-    def forward(self, images: Sequence[Tensor], cycles: bool = False) -> list[list[Tensor]]:
+    def forward(
+        self, images: Sequence[Tensor], cycles: bool = False, covariates: Sequence[Tensor] | None = None
+    ) -> list[list[Tensor]]:
         """Return each side's own face, outputs small to large, a mask last.
 
         images: per side (N, 3, S, S) in 0..1. All sides go through the encoder as one batch.
+        covariates: per side (N, 3), by which features are compared, see ``SideStatistics``; None for nothing.
         cycles: return also each side's own face made of its swap, behind the others. No gradient goes through the swap.
         Where there is a reader the last entry is what it reads off the codes of ``images``, per side (N, 136).
         """
         rows = [Rows(len(of_side), side, side) for side, of_side in zip(SIDES, images, strict=True)]
+        if covariates is not None:
+            rows = [
+                part._replace(covariates=with_mean(of_side)) for part, of_side in zip(rows, covariates, strict=True)
+            ]
         code: dict[str, Tensor | None] = {} if self.landmark_reader is None else dict.fromkeys(self.bottleneck())
         features = self.encode(torch.cat(list(images)), rows, code).split([part.faces for part in rows])
         own = [

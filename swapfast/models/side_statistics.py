@@ -4,6 +4,10 @@ An encoder that sees two people makes codes by which they can be told apart, and
 it never saw. Where each layer's features are normalised by the statistics of the side that they come from, the two
 sides' codes have the same mean and deviation (domain-specific batch normalisation: Chang et al., CVPR 2019). Statistics
 over both sides together do harm instead.
+
+Where the sides look another way in the mean, the same code at the mean is a fault: a swap looks where its person looks
+on average. So features have the same mean at the same pose: what they move with the faces' covariates, by a regression
+within the sides, is put back.
 """
 
 from __future__ import annotations
@@ -21,19 +25,37 @@ CodeKind = Literal["encoder", "bottleneck", "plain"]
 EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
 SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
-BUFFERS = ("moments", "steps", "sums", "values")
+COVARIATES = 3  # of a face, see pipelines/pose_covariates.py
+
+
+class Covariates(NamedTuple):
+    """Covariates of consecutive faces of a batch, (n, COVARIATES); mean and number of all processes' faces."""
+
+    values: Tensor
+    mean: Tensor
+    number: Tensor
+
+
+def with_mean(values: Tensor) -> Covariates:
+    """Return the covariates (n, COVARIATES) of this process' faces of a side with the mean over all processes'."""
+    total, number = _sum_over_processes(
+        values.sum(0, dtype=torch.float64), _number_of_values(values, values[0].double())
+    )
+    return Covariates(values, (total / number).float(), number[0].float())
 
 
 class Rows(NamedTuple):
     """Consecutive faces of a batch that show one side and become another, or the same: 'a' or 'b'.
 
-    are_swaps: a decoder made them, so they count in no running statistics.
+    are_swaps: a decoder made them, so they count in no running statistics. covariates: of the faces themselves, also of
+    those that their swaps were made of; None where poses are not compared.
     """
 
     faces: int
     shown: str
     wanted: str
     are_swaps: bool = False
+    covariates: Covariates | None = None
 
 
 class SideStatistics(nn.Module):
@@ -47,12 +69,21 @@ class SideStatistics(nn.Module):
     moments     (sides, 2, C): running means of the values and of their squares
     steps       (sides,): how often they were moved
     sums        (sides, 2, C), values (sides,): of the batches since then
+
+    Those that normalise also have
+    side_means  (sides, COVARIATES): the mean covariates of each side's faces; 0 where poses are not compared
+    slopes      (COVARIATES, C): running, by how much normalised features of a face move with its covariates
+    products    (COVARIATES, C): of deviations of covariates and features since the last step, over ``freedom`` () faces
     """
 
     moments: Tensor
     steps: Tensor
     sums: Tensor
     values: Tensor
+    side_means: Tensor
+    slopes: Tensor
+    products: Tensor
+    freedom: Tensor
 
     def __init__(self, channels: int, normalises: bool, is_flat: bool = False) -> None:
         super().__init__()
@@ -63,6 +94,11 @@ class SideStatistics(nn.Module):
         self.register_buffer("steps", torch.empty(len(SIDES)))
         self.register_buffer("sums", torch.empty(len(SIDES), 2, channels))
         self.register_buffer("values", torch.empty(len(SIDES)))
+        if normalises:
+            self.register_buffer("side_means", torch.empty(len(SIDES), COVARIATES))
+            self.register_buffer("slopes", torch.empty(COVARIATES, channels))
+            self.register_buffer("products", torch.empty(COVARIATES, channels))
+            self.register_buffer("freedom", torch.empty(()))
         self.begin()
         self.register_load_state_dict_pre_hook(_keep_missing)
 
@@ -70,8 +106,9 @@ class SideStatistics(nn.Module):
         """Forget all that was seen: put the buffers where they begin, also after ``to_empty``."""
         self.moments[:, 0].zero_()
         self.moments[:, 1].fill_(1)
-        for buffer in (self.steps, self.sums, self.values):
-            buffer.zero_()
+        for name, buffer in self.named_buffers():
+            if name != "moments":
+                buffer.zero_()
 
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
@@ -99,7 +136,7 @@ class SideStatistics(nn.Module):
         mean, square = self.moments[source].float()
         if self.normalises:
             scale = torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
-            return scale, -mean * scale
+            return scale, self.side_means[source].float() @ self.slopes.float() - mean * scale
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
         difference = (self.moments[target, 0].float() - mean) * has_both * self.exchanges
         return torch.ones_like(mean), difference
@@ -110,6 +147,8 @@ class SideStatistics(nn.Module):
 
         The first steps are averaged alike, so that nothing is left of where the moments began.
         """
+        if self.normalises:
+            self._update_slopes()
         means = self.sums / self.values.clamp_min(1)[:, None, None]
         is_seen = self.values > 0
         share = (1 / (self.steps + 1)).clamp_min(MOMENTUM) * is_seen
@@ -117,6 +156,18 @@ class SideStatistics(nn.Module):
         self.steps.add_(is_seen)
         self.sums.zero_()
         self.values.zero_()
+
+    def _update_slopes(self) -> None:
+        """Move the running slopes; before the steps are counted."""
+        share = (1 / (self.steps.max() + 1)).clamp_min(MOMENTUM) * (self.freedom > 0)
+        self.slopes.lerp_(self.products / self.freedom.clamp_min(1), share)
+        self.products.zero_()
+        self.freedom.zero_()
+
+    def of_a_swap(self) -> dict[str, Tensor]:
+        """Return the buffers by name that a finished model needs."""
+        names = ("moments", "steps", *(name for name in ("side_means", "slopes") if self.normalises))
+        return {name: getattr(self, name) for name in names}
 
     def _moved(self, features: Tensor, rows: Rows) -> Tensor:
         if self.training:
@@ -130,7 +181,24 @@ class SideStatistics(nn.Module):
         result, sums, number = normalised(features)
         if not rows.are_swaps:
             self._add(rows.shown, sums, number)
-        return result
+        if rows.covariates is None:
+            return result
+        if not rows.are_swaps:
+            self._add_products(result, rows.covariates)
+        offset = rows.covariates.mean @ self.slopes
+        return result + offset.view((1, -1) + (1,) * (result.dim() - 2)).to(result.dtype)
+
+    @torch.no_grad()
+    def _add_products(self, features: Tensor, covariates: Covariates) -> None:
+        """Add what tells how features (n, C, ...) move with covariates, in all processes' faces.
+
+        They count as one face less, since the mean is taken off.
+        """
+        of_faces = features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
+        (products,) = _sum_over_processes((covariates.values - covariates.mean).T @ of_faces)
+        is_usable = products.isfinite().all()
+        self.products.add_(torch.where(is_usable, products, torch.zeros_like(products)))
+        self.freedom.add_(is_usable * (covariates.number - 1))
 
     @torch.no_grad()
     def _add(self, side: str, sums: Tensor, count: Tensor) -> None:
@@ -164,9 +232,9 @@ def code_layers(module: nn.Module, path: str) -> tuple[dict[str, int], bool]:
 
 
 def _keep_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let models that were saved without statistics keep those that they begin with."""
-    for name in BUFFERS:
-        state.setdefault(prefix + name, getattr(layer, name))
+    """Let models that were saved without statistics, or without some, keep those that they begin with."""
+    for name, buffer in layer.named_buffers():
+        state.setdefault(prefix + name, buffer)
 
 
 def _processes() -> int:

@@ -258,7 +258,7 @@ class Trainer:
 
     def _forward(self, batch: Batch) -> list[BatchLoss]:
         with torch.autocast(self._device.type, self.autocast, enabled=self.autocast is not None):
-            outputs = self._parallel(batch.inputs, self.loss.cycle_weight > 0)
+            outputs = self._parallel(batch.inputs, self.loss.cycle_weight > 0, batch.covariates)
         read = outputs.pop() if self.model.landmark_reader is not None else []
         losses = [
             self.loss([target[:, side] for target in batch.targets], [p.float() for p in predictions], batch.meta[side])

@@ -160,11 +160,13 @@ def test_every_model_gives_the_same_in_onnxruntime(name, sizes, learn_mask, narr
 
 
 def _show_both_sides(model: FaceAutoencoder) -> None:
-    """Let a model see dark faces of A and bright ones of B, so that it has statistics of both."""
+    """Let a model see dark faces of A and bright ones of B that look another way, so that it has statistics of both."""
     model.train()
+    model.compare_poses(torch.tensor([[0.0, -1.4, 0.2], [0.0, 1.4, -0.2]]))
     with torch.no_grad():
         faces = torch.from_numpy(_faces(8, model.input_size)).permute(0, 3, 1, 2)
-        model([faces * torch.tensor([0.2, 1, 1]).view(3, 1, 1), faces])
+        covariates = [faces.mean((2, 3)) * 100, faces.amax((2, 3)) * 100]
+        model([faces * torch.tensor([0.2, 1, 1]).view(3, 1, 1), faces], covariates=covariates)
     model.update_statistics()
     model.eval()
 

@@ -13,7 +13,7 @@ from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import ModelConfig, OptimizerConfig
 from swapfast.losses import LossCollator
 from swapfast.models.registry import build_model
-from swapfast.models.side_statistics import EPSILON, MOMENTUM, Rows, SideStatistics
+from swapfast.models.side_statistics import COVARIATES, EPSILON, MOMENTUM, Rows, SideStatistics, with_mean
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
@@ -302,3 +302,115 @@ def test_the_loss_of_the_way_there_and_back_is_added():
         assert torch.equal(cycled[side].weighted[0]["mae"], own) and "cycle" not in plain[side].weighted[0]
         assert torch.equal(added, 0.5 * cycled[side].unweighted[0]["cycle"]) and (added > 0).all()
         torch.testing.assert_close(cycled[side].total, own.mean() + added.mean())
+
+
+# --- poses ------------------------------------------------------------------------------------------------------------
+
+
+def _looking(side: int, faces: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Covariates of faces of a side, which look another way than the other's on average, and features of theirs.
+
+    Features (faces, 5) are the person's own, moved by SLOPES, and some noise.
+    """
+    generator = torch.Generator().manual_seed(2 * seed + side)
+    covariates = torch.randn(faces, COVARIATES, generator=generator) + POSES[side]
+    noise = 0.3 * torch.randn(faces, 5, generator=generator)
+    return covariates, PERSON[side] + covariates @ SLOPES + noise
+
+
+SLOPES = torch.tensor([[1.0, 0.0, 0.5, 0.0, 0.2], [0.0, 2.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]])
+POSES = torch.tensor([[0.0, -1.5, 0.5], [0.0, 1.5, -0.5]])  # of the sides: they look up and down
+PERSON = torch.tensor([[1.0, -2.0, 0.0, 3.0, 0.0], [-1.0, 4.0, 1.0, 0.0, 2.0]])
+
+
+def _trained_on_poses(compares: bool, steps: int = 200) -> SideStatistics:
+    layer = SideStatistics(5, normalises=True, is_flat=True).train()
+    if compares:
+        layer.side_means.copy_(POSES)
+    for step in range(steps):
+        sides = [_looking(side, 16, step) for side in range(2)]
+        rows = [
+            Rows(16, name, name, covariates=with_mean(covariates) if compares else None)
+            for name, (covariates, _) in zip(SIDES, sides, strict=True)
+        ]
+        layer(torch.cat([features for _, features in sides]), rows)
+        layer.update()
+    return layer.eval()
+
+
+def test_features_are_alike_at_the_same_pose_where_poses_are_compared(within):
+    """What is a person's own is gone, and what is the pose's has stayed: both sides are the same where both look."""
+    layer = _trained_on_poses(compares=True)
+    covariates = torch.tensor([[0.5, 0.3, -0.2]])
+    of_a, of_b = (layer(PERSON[side] + covariates @ SLOPES, [Rows(1, name, name)]) for side, name in enumerate(SIDES))
+    # The running means are of 50 steps of 16 faces, or about: 0.04 of a deviation, and there are 10 of them; slopes
+    # likewise, times 3 between the sides.
+    within("the same pose, deviations", (of_a - of_b).abs().max().item(), 4 * (0.04 * 2**0.5 + 3 * 0.04))
+    same = _trained_on_poses(compares=False)
+    of_a, of_b = (same(PERSON[side] + covariates @ SLOPES, [Rows(1, name, name)]) for side, name in enumerate(SIDES))
+    assert (of_a - of_b).abs().max() > 2, "each side's mean is the same code, though one looks up and one down"
+
+
+def test_slopes_are_those_of_a_regression_within_the_sides(within):
+    layer = SideStatistics(5, normalises=True, is_flat=True).train()
+    sides = [_looking(side, faces, 7) for side, faces in enumerate((6, 10))]
+    rows = [
+        Rows(len(covariates), name, name, covariates=with_mean(covariates))
+        for name, (covariates, _) in zip(SIDES, sides, strict=True)
+    ]
+    layer(torch.cat([features for _, features in sides]), rows)
+    layer.update()
+    expected = torch.zeros(COVARIATES, 5, dtype=torch.float64)
+    for covariates, features in sides:
+        wide, about = features.double(), covariates.double()
+        normal = (wide - wide.mean(0)) * (wide.var(0, correction=0) + EPSILON).rsqrt()
+        expected += (about - about.mean(0)).T @ normal
+    # Sums of 16 products of float32, of size 3 at most.
+    within("slopes", (layer.slopes - expected / (5 + 9)).abs().max().item(), 1e-5)
+    assert not layer.products.any() and not layer.freedom
+
+
+def test_a_batch_is_put_where_its_own_faces_look():
+    """Another batch, which happens to look up, is not taken for one that looks straight on."""
+    layer = _trained_on_poses(compares=True).train()
+    covariates, features = _looking(0, 64, 5)
+    up = covariates[:, 1] < POSES[0, 1]
+    rows = [Rows(int(up.sum()), "a", "a", covariates=with_mean(covariates[up]))]
+    normal = layer(features[up], rows)
+    torch.testing.assert_close(normal.mean(0), covariates[up].mean(0) @ layer.slopes, rtol=0, atol=1e-5)
+    swaps = layer(features[up], [rows[0]._replace(shown="b", are_swaps=True)])
+    assert torch.equal(swaps, normal), "a swap looks where its face does, whoever it shows"
+
+
+def test_the_slopes_of_a_step_in_parts_are_about_those_of_the_whole():
+    """Each part has its own mean, so that they are no more than alike; both count the faces that they had."""
+    parts = SideStatistics(5, normalises=True, is_flat=True).train()
+    covariates, features = _looking(0, 4000, 3)
+    for part in range(2):
+        of_part = slice(2000 * part, 2000 * part + 2000)
+        rows = [Rows(2000, "a", "a", covariates=with_mean(covariates[of_part]))]
+        parts(features[of_part], rows)
+    assert parts.freedom == 2 * 1999
+    parts.update()
+    whole = SideStatistics(5, normalises=True, is_flat=True).train()
+    whole(features, [Rows(4000, "a", "a", covariates=with_mean(covariates))])
+    whole.update()
+    torch.testing.assert_close(parts.slopes, whole.slopes, rtol=0, atol=5 / 4000**0.5)
+
+
+def test_what_is_broken_moves_no_slopes():
+    layer = _trained_on_poses(compares=True, steps=2).train()
+    before = layer.slopes.clone()
+    covariates, features = _looking(0, 8, 9)
+    features[3, 2] = float("inf")
+    layer(features, [Rows(8, "a", "a", covariates=with_mean(covariates))])
+    layer.update()
+    assert torch.equal(layer.slopes, before) and layer.slopes.isfinite().all()
+
+
+def test_statistics_saved_before_poses_were_compared_are_taken():
+    layer = _trained_on_poses(compares=True, steps=2)
+    old = {name: value for name, value in layer.state_dict().items() if name in ("moments", "steps", "sums", "values")}
+    fresh = SideStatistics(5, normalises=True, is_flat=True)
+    fresh.load_state_dict(old)
+    assert torch.equal(fresh.moments, layer.moments) and not fresh.slopes.any() and not fresh.side_means.any()

@@ -1,0 +1,123 @@
+"""How far each face looks aside and down and opens its mouth: by that the codes of two people are compared.
+
+What is a side's own is taken out of its codes by statistics over its faces. Where one person mostly looks down and the
+other up, their poses would be taken out with it, and a swap would look where its person looks on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.dataset import TrainSet
+from swapfast.batch import SIDES
+from swapfast.config import AugmentationConfig, TrainConfig
+from swapfast.faces.table import FaceTable
+
+OFF, AUTO, ALWAYS = "off", "auto", "always"
+YAW, PITCH, MOUTH = range(3)
+# degrees. Headers tell pitch by a head that is nobody's own: where two people look alike it differs by a deviation of
+# 5.7, over the thirteen pairs of drawn people whose heights of view are alike, and by 10 at most.
+PITCH_LIMIT = 10.0
+LEAST_SPREAD = np.array([5.0, 3.0, 2.0])  # degrees, degrees, percent: a side may be one picture
+FURTHEST = 3.0  # spreads of a side from the middle; what faces teach holds near them alone
+_TOLD = np.array([5.0, 0.0, 5.0])  # differences of the sides that a person is told of
+_LIPS = ((61, 67), (62, 66), (63, 65))  # inner edges, above and below
+_EYES = (slice(36, 42), slice(42, 48))
+
+
+class PoseCovariates:
+    """Yaw, pitch and open mouth of both sides' faces, in numbers that mean the same for both.
+
+    values: per side (n, 3): yaw and pitch in degrees, as headers have them, and the mouth, see ``pose_of_faces``.
+    augmentation: tells how often a side's faces are mirrored. pitch_limit: degrees of difference between the sides that
+    two heads alone may make.
+
+    spread: (3,), deviation of faces from their side's mean. side_means: (sides, 3), where each side is on average, in
+    spreads from the middle of both.
+    """
+
+    def __init__(
+        self, values: Sequence[np.ndarray], augmentation: AugmentationConfig, pitch_limit: float = PITCH_LIMIT
+    ) -> None:
+        self._values = [np.asarray(of_side, np.float64) for of_side in values]
+        usual = np.stack([_usual(*pair, augmentation) for pair in zip(SIDES, self._values, strict=True)])
+        deviations = np.concatenate([of_side - of_side.mean(0) for of_side in self._values])
+        self.spread = np.maximum(np.sqrt(np.square(deviations).mean(0)), LEAST_SPREAD)
+        self.difference = usual[1] - usual[0]
+        self.difference[PITCH] = beyond(self.difference[PITCH], pitch_limit)
+        furthest = 2 * FURTHEST * self.spread
+        self.difference = self.difference.clip(-furthest, furthest)
+        self.side_means = np.stack([-self.difference, self.difference]) / 2 / self.spread
+        self._zeros = usual - self.side_means * self.spread  # what a side's numbers are counted from
+
+    @classmethod
+    def from_sides(cls, sides: Sequence[TrainSet], config: TrainConfig) -> PoseCovariates | None:
+        """Return those of the faces that are trained on, None where codes are not compared by them."""
+        wanted = config.model.comparable_poses
+        if wanted == OFF or config.model.code == "plain" or len(sides) != len(SIDES):
+            return None
+        tables = [side.source.folder.records.select(side.members) for side in sides]
+        limit = 0.0 if wanted == ALWAYS else PITCH_LIMIT
+        return cls([pose_of_faces(table) for table in tables], config.augmentation, limit)
+
+    def of(self, ids: np.ndarray, flip: np.ndarray) -> np.ndarray:
+        """Return the covariates of faces, (sides, B, 3) float32: spreads from the middle of both sides.
+
+        ids: (sides, B). flip: (sides * B,) bool, which of them are mirrored, side A's first.
+        """
+        values = np.stack([of_side[rows] for of_side, rows in zip(self._values, ids, strict=True)])
+        values[flip.reshape(ids.shape), YAW] *= -1
+        return ((values - self._zeros[:, None]) / self.spread).astype(np.float32)
+
+    def slopes(self, deviations: Sequence[np.ndarray]) -> np.ndarray:
+        """Return by how much something moves with each covariate, (3, C), the same for both sides.
+
+        deviations: per side (n, C), of the faces from their side's mean.
+        """
+        own = np.concatenate([of_side - of_side.mean(0) for of_side in self._values]) / self.spread
+        return np.linalg.lstsq(own, np.concatenate(list(deviations)), rcond=None)[0]
+
+    def line(self) -> str | None:
+        """Return what a person is told, None where the sides look alike."""
+        names = (("right", "left"), ("up", "down"))
+        parts = [
+            f"{abs(value):.0f} degrees further {ways[int(value > 0)]}"
+            for value, ways, least in zip(self.difference, names, _TOLD)
+            if abs(value) > least
+        ]
+        mouth = self.difference[MOUTH]
+        if abs(mouth) > _TOLD[MOUTH]:
+            parts.append(f"with the mouth {'more' if mouth > 0 else 'less'} open")
+        if not parts:
+            return None
+        return (
+            f"poses: on average B looks {' and '.join(parts)} than A; codes are made alike at the same pose, so that a "
+            "swap looks where A does (--comparable-poses off: as if both looked alike)"
+        )
+
+
+def pose_of_faces(table: FaceTable) -> np.ndarray:
+    """Return yaw, pitch (degrees) and the height of the open mouth (percent of the eyes' distance) of faces, (n, 3)."""
+    angles, points = table.column("angles"), table.column("landmarks").astype(np.float64)
+    heights = [np.linalg.norm(points[:, above] - points[:, below], axis=1) for above, below in _LIPS]
+    left, right = (points[:, eye].mean(1) for eye in _EYES)
+    distance = np.maximum(np.linalg.norm(left - right, axis=1), np.finfo(np.float32).eps)
+    return np.stack([angles[:, 1], angles[:, 0], 100 * np.mean(heights, 0) / distance], 1)
+
+
+def beyond(difference: float, limit: float) -> float:
+    """Return what of a difference is more than noise of about ``limit``: nothing up to it, nearly all far beyond it.
+
+    The garrote of Breiman (1995): without a step at the limit.
+    """
+    return difference * max(0.0, 1 - (limit / difference) ** 2) if difference else 0.0
+
+
+def _usual(side: str, values: np.ndarray, augmentation: AugmentationConfig) -> np.ndarray:
+    """Return a side's mean (3,) as its faces are drawn: those that are mirrored look the other way."""
+    mean = values.mean(0)
+    if augmentation.flip and side in augmentation.flip_sides:
+        mean[YAW] *= 1 - 2 * augmentation.flip_chance / 100
+    return mean

@@ -1,0 +1,177 @@
+"""By what the codes of two people are compared: what is told of a face, and how much of a difference counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from pipelines.dataset import TrainSet
+from pipelines.loader import TrainLoader
+from pipelines.pose_covariates import FURTHEST, LEAST_SPREAD, PITCH_LIMIT, PoseCovariates, beyond, pose_of_faces
+from pipelines.target_points import TargetPoints
+from swapfast.config import AugmentationConfig, LossConfig, ModelConfig, TrainConfig
+from swapfast.faces.folder import scan_folder
+
+NO_FLIP = AugmentationConfig(flip=False)
+
+
+def _sides(yaw: float = 0.0, pitch: float = 0.0, mouth: float = 0.0, spread: float = 8.0) -> list[np.ndarray]:
+    """Values of 300 faces of A and 200 of B, whose means differ by this much."""
+    rng = np.random.default_rng(5)
+    own = [rng.normal(0, spread, (faces, 3)) for faces in (300, 200)]
+    apart = np.array([yaw, pitch, mouth])
+    return [own[0] - own[0].mean(0) + 3, own[1] - own[1].mean(0) + 3 + apart]
+
+
+def test_values_are_deviations_from_the_middle_of_the_sides(within):
+    values = _sides(yaw=6.0, pitch=30.0, mouth=-4.0)
+    covariates = PoseCovariates(values, NO_FLIP, pitch_limit=0.0)
+    spread = np.sqrt(np.mean(np.concatenate([of_side - of_side.mean(0) for of_side in values]) ** 2, 0))
+    np.testing.assert_allclose(covariates.spread, spread, rtol=1e-12)
+    np.testing.assert_allclose(covariates.side_means[1] - covariates.side_means[0], [6, 30, -4] / spread, rtol=1e-12)
+    ids = np.array([[0, 7], [3, 199]])
+    middle = (values[0].mean(0) + values[1].mean(0)) / 2
+    found = covariates.of(ids, np.zeros(4, bool))
+    expected = np.stack([(of_side[rows] - middle) / spread for of_side, rows in zip(values, ids, strict=True)])
+    within("of faces", np.abs(found - expected).max(), 1e-6)  # values of up to 5, as float32
+    everybody = [
+        covariates.of(np.array([rows, rows]), np.zeros(2 * len(rows), bool)) for rows in (range(200), range(200))
+    ]
+    np.testing.assert_allclose(everybody[1][1].mean(0), covariates.side_means[1], atol=1e-5)
+
+
+def test_of_a_difference_in_pitch_what_two_heads_may_make_does_not_count():
+    for pitch, kept in ((PITCH_LIMIT, 0.0), (-PITCH_LIMIT / 2, 0.0), (2 * PITCH_LIMIT, 1.5 * PITCH_LIMIT)):
+        covariates = PoseCovariates(_sides(yaw=2.0, pitch=pitch), NO_FLIP)
+        assert covariates.difference == pytest.approx([2.0, kept, 0.0], abs=1e-9), pitch
+        values = covariates.of(np.arange(200)[None].repeat(2, 0), np.zeros(400, bool))
+        assert np.abs(values[1].mean(0) - covariates.side_means[1]).max() < 1e-5, "faces are counted from the same"
+    assert beyond(0.0, 0.0) == 0 and beyond(-30.0, 10.0) == pytest.approx(-30 * (1 - 1 / 9))
+
+
+def test_faces_that_are_mirrored_look_the_other_way():
+    values = _sides(yaw=20.0)
+    for chance, side_means in ((50.0, 0.0), (25.0, 5.0), (0.0, 10.0)):
+        covariates = PoseCovariates(values, AugmentationConfig(flip_chance=chance))
+        spread = covariates.spread[0]
+        # Means of 3 and 23 degrees, of which a share is turned round.
+        assert covariates.difference[0] == pytest.approx(20 * (1 - 2 * chance / 100)), side_means
+        assert covariates.side_means[1, 0] * spread == pytest.approx(side_means)
+    ids = np.array([[0, 0], [1, 1]])
+    mirrored = np.array([False, True, False, True])
+    straight, turned = PoseCovariates(values, AugmentationConfig()).of(ids, mirrored).swapaxes(0, 1)
+    assert straight[:, 0] == pytest.approx(-turned[:, 0]) and straight[:, 1:] == pytest.approx(turned[:, 1:])
+    one = PoseCovariates(values, AugmentationConfig(flip_sides=["a"]))
+    assert one.difference[0] == pytest.approx(23.0), "B's alone are not mirrored"
+
+
+def test_a_side_of_one_picture_moves_nothing_out_of_reach():
+    covariates = PoseCovariates([np.array([[-40.0, -20.0, 0.0]]), np.array([[40.0, 60.0, 30.0]])], NO_FLIP)
+    assert (covariates.spread == LEAST_SPREAD).all()
+    assert np.abs(covariates.side_means).max() == FURTHEST
+    found = covariates.of(np.zeros((2, 1), int), np.zeros(2, bool))[:, 0]
+    np.testing.assert_allclose(found, covariates.side_means, atol=1e-6)
+    assert np.isfinite(covariates.slopes([np.zeros((1, 4)), np.zeros((1, 4))])).all()
+
+
+def test_the_line_says_who_looks_where():
+    assert PoseCovariates(_sides(), NO_FLIP).line() is None
+    assert PoseCovariates(_sides(pitch=PITCH_LIMIT, mouth=4.0, yaw=4.0), NO_FLIP).line() is None
+    said = PoseCovariates(_sides(yaw=-30.0, pitch=20.0, mouth=-9.0), NO_FLIP).line()
+    assert "B looks 30 degrees further right and 15 degrees further down and with the mouth less open than A" in said
+
+
+def test_an_open_mouth_is_told_whatever_the_size_and_turn_of_the_head(made_faces):
+    table = scan_folder(made_faces / "a").records
+    values = pose_of_faces(table)
+    points = table.column("landmarks").astype(float)
+    eyes = np.linalg.norm(points[:, 36:42].mean(1) - points[:, 42:48].mean(1), axis=1)
+    expected = 100 * np.linalg.norm(points[:, 62] - points[:, 66], axis=1) / eyes
+    assert np.corrcoef(values[:, 2], expected)[0, 1] > 0.9 and values[:, 2].min() >= 0
+    assert np.array_equal(values[:, :2], table.column("angles")[:, [1, 0]])
+
+
+def test_landmarks_are_told_from_where_both_sides_look(within):
+    """Two people whose heads are alike, one of whom looks up: at the same pose they have the same target."""
+    rng = np.random.default_rng(3)
+    head, moves = rng.uniform(10, 54, (68, 2)), rng.normal(0, 1, (3, 136))
+    values = _sides(pitch=40.0, yaw=10.0)
+    covariates = PoseCovariates(values, NO_FLIP, pitch_limit=0.0)
+    landmarks = [head + ((of_side / covariates.spread) @ moves).reshape(-1, 68, 2) for of_side in values]
+    points = TargetPoints(landmarks, 64, NO_FLIP, covariates)
+    within("where both usually are, px", np.abs(points.usual[0] - points.usual[1]).max(), 1e-9)
+    without = TargetPoints(landmarks, 64, NO_FLIP)
+    assert np.abs(without.usual[0] - without.usual[1]).max() > 3
+
+
+def _config(poses: str, code: str = "encoder", **augmentation) -> TrainConfig:
+    return TrainConfig(
+        batch_size=5,
+        model=ModelConfig(name="tiny", code=code, comparable_poses=poses),
+        loss=LossConfig(landmark_weight=10.0),
+        augmentation=AugmentationConfig(**augmentation),
+    )
+
+
+def test_batches_have_the_covariates_of_their_faces(made_faces):
+    folders = [made_faces / side for side in "ab"]
+    loader = TrainLoader.from_folders(folders, 64, [64], config=_config("always", flip_chance=30.0))
+    first, second = loader.batches(3, 2)
+    again = loader.batch(4)
+    for side in range(2):
+        assert first.covariates[side].shape == (5, 3)
+        assert np.array_equal(second.covariates[side], again.covariates[side]), "whatever is made at once"
+    flips = loader.draws(loader.sampler.ordinals(4), loader.sampler.ids(4))[0].flip
+    assert flips.any() and not flips.all()
+    expected = loader.covariates.of(again.ids, flips)
+    assert all(np.array_equal(expected[side], again.covariates[side].numpy()) for side in range(2))
+
+
+@pytest.mark.parametrize(("poses", "code"), [("off", "encoder"), ("auto", "plain")])
+def test_where_nothing_is_compared_batches_have_none(made_faces, poses, code):
+    config = _config(poses, code)
+    loader = TrainLoader.from_folders([made_faces / side for side in "ab"], 64, [64], config=config)
+    assert loader.covariates is None and loader.batch(0).covariates is None
+    sides = [TrainSet.from_folder(side, made_faces / side, 64, config.crop, config.mask, ()) for side in "ab"]
+    usual = TargetPoints.from_sides(sides, config).usual
+    same = TargetPoints.from_sides(sides, dataclasses.replace(config, model=ModelConfig()), None).usual
+    assert np.array_equal(usual, same)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_poses_compared_as_before(made_faces, tmp_path, capsys):
+    """To the bit; a person is told who looks where, and ``off`` leaves nothing of it in the weights."""
+    words = ["-A", made_faces / "a", "-B", made_faces / "b", "-t", "tiny", "-b", 4, "--preview-images", 1, "-n"]
+    words += ["--device", "cpu", "-P"]
+
+    def train(folder: str, iterations: int, *flags: str) -> tuple[dict[str, torch.Tensor], str]:
+        code = cli.main([*map(str, ["train", *words, "-m", tmp_path / folder, "-i", iterations, *flags])])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return load_file(tmp_path / folder / f"checkpoint-{iterations:08}" / "model.safetensors"), printed.out
+
+    whole, said = train("whole", 4, "--comparable-poses", "always")
+    values = [pose_of_faces(scan_folder(made_faces / side).records) for side in "ab"]
+    expected = PoseCovariates(values, NO_FLIP, 0.0)
+    assert (expected.line() or "no line") in said
+    layers = [name.removesuffix(".slopes") for name in whole if name.endswith(".slopes")]
+    assert len(layers) == 5 and all(whole[f"{layer}.slopes"].any() for layer in layers)
+    for layer in layers:
+        np.testing.assert_allclose(whole[f"{layer}.side_means"], expected.side_means, rtol=1e-6)
+    train("parts", 2, "--comparable-poses", "always")
+    parts, _ = train("parts", 4)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    off, said = train("parts", 5, "--comparable-poses", "off")
+    assert "poses:" not in said and not any(off[f"{layer}.side_means"].any() for layer in layers)
+
+
+def test_plain_codes_have_nothing_to_compare(made_faces, tmp_path, capsys):
+    words = ["train", "-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "-m", str(tmp_path / "m"), "-i", "1"]
+    assert cli.main([*words, "-t", "tiny", "--code", "plain", "--comparable-poses", "auto"]) == 2
+    assert "--comparable-poses auto: has no effect with --code plain" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
