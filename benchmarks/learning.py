@@ -15,7 +15,7 @@ measurement. The same command goes on where it was cut off, and leaves alone wha
     landmark_error                of the swap to the true swap, percent of the eyes' distance, and ..._floor, the same
                                   of the true picture itself: what the network that finds landmarks gets wrong
     pose_error                    mean of yaw and pitch, degrees, and pose_error_floor
-    yaw_bias, pitch_bias          degrees that swaps are turned to the right or down too far in the mean, and ..._floor
+    yaw_turn, pitch_turn          degrees that swaps are turned too far to the right or down on average, see turned.py
     expression_error              mean of mouth, smile, brows, 0..1, and expression_error_floor
     signs                         what can be told without the truth, see swapfast/swap/quality.py; auc and distance
                                   among them say how well the sides are told apart by their codes
@@ -47,6 +47,7 @@ from torch import Tensor
 from benchmarks.common import ROOT, environment
 from benchmarks.landmark_net import LandmarkNet, landmark_errors, landmark_net
 from benchmarks.people import AMOUNTS, COUNTS, PAIRS, SETS, Pair, draw_pair
+from benchmarks.turned import TurnedPictures, draw_turned
 from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
@@ -168,7 +169,7 @@ class Bench:
 
     held_out: A's and B's faces that are never trained on. landmarks: (n, 68, 2) of the true B in px of 64. amounts: (n,
     AMOUNTS), see people.py. net: finds them, None where they are not measured. floor: what it gets wrong on the true
-    pictures themselves.
+    pictures themselves. turned: the true B at other angles.
     """
 
     pairs: TruePairs
@@ -177,14 +178,14 @@ class Bench:
     amounts: np.ndarray
     net: LandmarkNet | None = None
     floor: dict[str, float] = field(default_factory=dict)
+    turned: TurnedPictures | None = None
 
     def positions(self, images: np.ndarray) -> tuple[dict[str, float], list[float]]:
         """Return the errors of landmarks, pose and expression of images in 0..1 BGR, and each image's of landmarks."""
         if self.net is None:
             return {}, []
         found = self.net.find(images)
-        beyond = found.amounts - self.amounts
-        apart = np.abs(beyond)
+        apart = np.abs(found.amounts - self.amounts)
         columns = {name: apart[:, AMOUNTS.index(name)] for name in AMOUNTS}
         errors = landmark_errors(found.landmarks, self.landmarks)
         means = {
@@ -192,8 +193,6 @@ class Bench:
             "pose_error": float(np.degrees((columns["yaw"] + columns["pitch"]) / 2).mean()),
             "expression_error": float(np.mean([columns[name].mean() for name in ("mouth_open", "smile", "brows")])),
         }
-        for name in ("yaw", "pitch"):
-            means[f"{name}_bias"] = float(np.degrees(beyond[:, AMOUNTS.index(name)].mean()))
         return means, errors.round(3).tolist()
 
 
@@ -211,8 +210,15 @@ def read_side(folder: Path, config: TrainConfig, input_size: int, size: int) -> 
     return SideFaces(np.ascontiguousarray(pixels), faces_01, np.stack(masks) / 255, np.stack(points))
 
 
-def read_bench(folder: Path, config: TrainConfig, input_size: int, size: int, with_landmarks: bool = True) -> Bench:
-    """Return what the models of a pair are measured on. folder: of ``draw_pair``."""
+def read_bench(
+    folder: Path,
+    config: TrainConfig,
+    input_size: int,
+    size: int,
+    with_landmarks: bool = True,
+    pair: Pair | None = None,
+) -> Bench:
+    """Return what the models of a pair are measured on. folder: of ``draw_pair``. pair: given where turns count too."""
     records = true_records(folder / "truth")
     landmarks = [transform_points(crop_matrix(a, config.crop, 64), b.landmarks) for a, b in records]
     known = json.loads((folder / "amounts.json").read_text(encoding="utf-8"))
@@ -225,6 +231,7 @@ def read_bench(folder: Path, config: TrainConfig, input_size: int, size: int, wi
         np.stack(landmarks),
         np.array(known["truth"]),
         landmark_net(folder) if with_landmarks else None,
+        turned=None if pair is None else draw_turned(pair, folder, config, size, len(records)),
     )
     floor, _ = bench.positions(bench.pairs.true_b)
     return dataclasses.replace(bench, floor={f"{name}_floor": value for name, value in floor.items()})
@@ -239,7 +246,8 @@ def measure(opened: OpenedModel, bench: Bench) -> tuple[dict, np.ndarray]:
     each = each_distance(swaps, bench.pairs.true_b, bench.pairs.masks)
     faces = {name: each[name].round(3).tolist() for name in ("psnr", "psnr_matched", "color_error")}
     faces["landmark_error"] = landmark_error
-    figures = {**positions, **bench.floor}
+    turns = {} if bench.turned is None else bench.turned.turns(swaps)
+    figures = {**positions, **bench.floor, **turns}
     row = {
         **evaluation.to_dict(),
         **{name: round(value, 5) for name, value in figures.items()},
@@ -495,7 +503,8 @@ def train_pair(run: RunOf, faces: Path, benches: dict[tuple, Bench], arguments: 
     sizes = model.input_size, model.output_sizes[-1]
     key = (faces, json.dumps([config.crop.to_dict(), config.mask.to_dict()]), *sizes)
     if key not in benches:
-        benches[key] = read_bench(faces, config, *sizes, with_landmarks=not arguments.no_landmarks)
+        has_poses = not arguments.no_landmarks
+        benches[key] = read_bench(faces, config, *sizes, has_poses, run.pair if has_poses else None)
     train_and_measure(run, benches[key], faces, arguments.keep)
     if arguments.drop_models:
         for path in run.folder.glob("*"):

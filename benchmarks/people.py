@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from swapfast.synthetic import Expression, Identity, Pose, Scene, Shape, draw_person, draw_scene, render
+from swapfast.synthetic import Expression, Identity, Pose, RenderedFace, Scene, Shape, draw_person, draw_scene, render
 from swapfast.synthetic.scene import LIGHT_LIMIT, YAW_LIMIT
 
 SIZE = 128  # px of the pictures
@@ -248,12 +248,16 @@ def _draw(pair: Pair, folder: Path, split: str, index: int) -> list[float]:
     for name, person in zip("ab", pair.people(), strict=True):
         if split != "truth" and not split.endswith(name):
             continue
-        face = render(person, scene, SIZE)
         path = folder / (f"truth/{name}" if split == "truth" else split) / f"{index:04d}.png"
-        cv2.imwrite(str(path), face.image)
-        record = {"image": path.name, "size": SIZE, "landmarks": np.round(face.landmarks.astype(float), 2).tolist()}
-        path.with_suffix(".json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+        write_face(render(person, scene, SIZE), path)
     return amounts(scene)
+
+
+def write_face(face: RenderedFace, path: Path) -> None:
+    """Write a drawn picture of SIZE px, and its landmarks beside it."""
+    cv2.imwrite(str(path), face.image)
+    record = {"image": path.name, "size": SIZE, "landmarks": np.round(face.landmarks.astype(float), 2).tolist()}
+    path.with_suffix(".json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def _start_worker() -> None:

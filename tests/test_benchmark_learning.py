@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,8 @@ from benchmarks import learning
 from benchmarks.landmark_net import MARGIN, SIZE, _mirrored, _moved, landmark_errors
 from benchmarks.learning_report import rank_correlation
 from benchmarks.people import CHOOSE, PAIRS, REPORT, SETS, SPLITS, draw_pair
-from swapfast.config import ModelConfig
+from benchmarks.turned import ANGLES, AXES, draw_turned, vertex
+from swapfast.config import ModelConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.models import build_model
 from swapfast.models.side_statistics import Rows
@@ -41,6 +43,33 @@ def test_unbalanced_sides_show_what_they_should():
     assert max(yaws["held_out/a"]) <= 0 <= min(yaws["held_out/b"]) and min(yaws["train/a"]) < -0.3
     light = [np.mean([night.scene(s, n).light.strength for n in range(20)]) for s in ("train/a", "train/b")]
     assert light[0] > 1.8 * light[1]
+    raised = PAIRS["raised"]
+    pitch = {split: np.mean([raised.scene(split, n).pose.pitch for n in range(40)]) for split in SPLITS}
+    # Deviations of 0.09 over 40 pictures: 0.014 of a mean.
+    assert pitch["train/a"] == pytest.approx(-0.12, abs=0.05) and pitch["train/b"] == pytest.approx(0.12, abs=0.05)
+    assert pitch["truth"] == pytest.approx(-0.12, abs=0.05)
+
+
+@pytest.mark.slow
+def test_how_far_pictures_are_turned_is_found(tmp_path, within):
+    """Pictures of B that were drawn turned are told so, blurred as swaps are and of another colour as well."""
+    pair = PAIRS["raised"]
+    faces = draw_pair(pair, tmp_path, (1, 1, 3))
+    turned = draw_turned(pair, faces, TrainConfig(), 64, 3)
+    again = draw_turned(pair, faces, TrainConfig(), 64, 3)
+    assert np.array_equal(turned.pictures, again.pictures) and np.array_equal(turned.masks, again.masks)
+    place = {angle: number for number, angle in enumerate(ANGLES)}
+    for axis, name in enumerate(AXES):
+        for angle in (-8.0, 0.0, 12.0):
+            swaps = turned.pictures[axis, place[angle]] / 255
+            blurred = np.stack([cv2.GaussianBlur(swap, (0, 0), 1.5) for swap in swaps])
+            found = turned.turns(blurred * 0.8 + 0.1)
+            # Angles are 4 degrees apart: whoever errs by less than half of that names the right one.
+            within(f"{name} of {angle:g} degrees", abs(found[f"{name}_turn"] - angle), 2.0)
+    halves = (turned.pictures[1, place[4.0]] / 255 + turned.pictures[1, place[8.0]] / 255) / 2
+    within("pitch between two angles", abs(turned.turns(halves)["pitch_turn"] - 6), 2.0)
+    assert vertex(ANGLES, -np.square(ANGLES - 5.0)) == pytest.approx(5.0)
+    assert vertex(ANGLES, ANGLES) == ANGLES[-1] and vertex(ANGLES, np.square(ANGLES + 1)) == ANGLES[-1]
 
 
 def test_landmarks_move_with_their_pixels(within):

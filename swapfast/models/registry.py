@@ -35,13 +35,8 @@ class ModelEntry:
     example: str = ""
 
 
-_OF_ALL = (
-    "name",
-    "freeze",
-    "code",
-    "comparable_poses",
-    "exchange_codes",
-)  # fields that are no option of a single model
+# Fields that are no option of a single model.
+_OF_ALL = ("name", "freeze", "code", "comparable_poses", "exchange_codes")
 _DIMS = ("input_size", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 
 MODELS = {
