@@ -136,7 +136,7 @@ class SideStatistics(nn.Module):
         mean, square = self.moments[source].float()
         if self.normalises:
             scale = torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
-            return scale, self.side_means[source].float() @ self.slopes.float() - mean * scale
+            return scale, _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
         difference = (self.moments[target, 0].float() - mean) * has_both * self.exchanges
         return torch.ones_like(mean), difference
@@ -185,7 +185,7 @@ class SideStatistics(nn.Module):
             return result
         if not rows.are_swaps:
             self._add_products(result, rows.covariates)
-        offset = rows.covariates.mean @ self.slopes
+        offset = _times(rows.covariates.mean, self.slopes)
         return result + offset.view((1, -1) + (1,) * (result.dim() - 2)).to(result.dtype)
 
     @torch.no_grad()
@@ -195,7 +195,8 @@ class SideStatistics(nn.Module):
         They count as one face less, since the mean is taken off.
         """
         of_faces = features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
-        (products,) = _sum_over_processes((covariates.values - covariates.mean).T @ of_faces)
+        deviations = covariates.values - covariates.mean
+        (products,) = _sum_over_processes((deviations[:, :, None] * of_faces[:, None]).sum(0))
         is_usable = products.isfinite().all()
         self.products.add_(torch.where(is_usable, products, torch.zeros_like(products)))
         self.freedom.add_(is_usable * (covariates.number - 1))
@@ -235,6 +236,11 @@ def _keep_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     """Let models that were saved without statistics, or without some, keep those that they begin with."""
     for name, buffer in layer.named_buffers():
         state.setdefault(prefix + name, buffer)
+
+
+def _times(covariates: Tensor, slopes: Tensor) -> Tensor:
+    """Return what features move by, (C,); autocast would round a product of matrices to half precision."""
+    return (covariates[:, None] * slopes).sum(0)
 
 
 def _processes() -> int:

@@ -414,3 +414,19 @@ def test_statistics_saved_before_poses_were_compared_are_taken():
     fresh = SideStatistics(5, normalises=True, is_flat=True)
     fresh.load_state_dict(old)
     assert torch.equal(fresh.moments, layer.moments) and not fresh.slopes.any() and not fresh.side_means.any()
+
+
+def test_poses_are_compared_in_single_precision_under_autocast():
+    """In bfloat16 slopes and offsets would be off by 4e-3 of their size."""
+    covariates, features = _looking(0, 16, 4)
+    layers = [_trained_on_poses(compares=True, steps=3) for _ in range(2)]
+    layers[0].slopes.mul_(1 + 1 / 3)
+    layers[1].load_state_dict(layers[0].state_dict())
+    results = []
+    for layer, autocast in zip(layers, (False, True), strict=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            of_swap = layer.eval()(features, [Rows(16, "a", "b")])
+            rows = [Rows(16, "a", "a", covariates=with_mean(covariates))]
+            results.append((of_swap, layer.train()(features, rows), layer.products))
+    for single, half in zip(*results, strict=True):
+        assert torch.equal(single, half)
