@@ -21,7 +21,8 @@ YAW, PITCH, MOUTH = range(3)
 # 5.7, over the thirteen pairs of drawn people whose heights of view are alike, and by 10 at most.
 PITCH_LIMIT = 10.0
 LEAST_SPREAD = np.array([5.0, 3.0, 2.0])  # degrees, degrees, percent: a side may be one picture
-FURTHEST = 3.0  # spreads of a side from the middle; what faces teach holds near them alone
+FURTHEST = 3.0  # deviations of a side's mean from the middle; what faces teach holds near them alone
+LEAST_VARIANCE = 0.1  # of a combination of them: less is told by rounding, or by one face
 _TOLD = np.array([5.0, 0.0, 5.0])  # differences of the sides that a person is told of
 _LIPS = ((61, 67), (62, 66), (63, 65))  # inner edges, above and below
 _EYES = (slice(36, 42), slice(42, 48))
@@ -34,23 +35,28 @@ class PoseCovariates:
     augmentation: tells how often a side's faces are mirrored. pitch_limit: degrees of difference between the sides that
     two heads alone may make.
 
-    spread: (3,), deviation of faces from their side's mean. side_means: (sides, 3), where each side is on average, in
-    spreads from the middle of both.
+    difference: (3,), of B from A on average, as they are drawn: degrees, degrees, percent.
+    side_means: (sides, 3), where each side is on average, from the middle of both. Units are deviations of faces from
+    their side's mean, made uncorrelated. side_covariances: (sides, 3, 3), how much more the faces of a side differ
+    among themselves than those of both sides do.
     """
 
     def __init__(
         self, values: Sequence[np.ndarray], augmentation: AugmentationConfig, pitch_limit: float = PITCH_LIMIT
     ) -> None:
         self._values = [np.asarray(of_side, np.float64) for of_side in values]
-        usual = np.stack([_usual(*pair, augmentation) for pair in zip(SIDES, self._values, strict=True)])
-        deviations = np.concatenate([of_side - of_side.mean(0) for of_side in self._values])
-        self.spread = np.maximum(np.sqrt(np.square(deviations).mean(0)), LEAST_SPREAD)
+        drawn = [_drawn(*pair, augmentation) for pair in zip(SIDES, self._values, strict=True)]
+        usual, covariances = (np.stack(moments) for moments in zip(*drawn, strict=True))
+        spread = np.maximum(np.sqrt(np.diagonal(covariances.mean(0))), LEAST_SPREAD)
         self.difference = usual[1] - usual[0]
         self.difference[PITCH] = beyond(self.difference[PITCH], pitch_limit)
-        furthest = 2 * FURTHEST * self.spread
-        self.difference = self.difference.clip(-furthest, furthest)
-        self.side_means = np.stack([-self.difference, self.difference]) / 2 / self.spread
-        self._zeros = usual - self.side_means * self.spread  # what a side's numbers are counted from
+        self.difference = self.difference.clip(-2 * FURTHEST * spread, 2 * FURTHEST * spread)
+        self._whitening = _whitening(covariances.mean(0), spread)
+        halves = np.stack([-self.difference, self.difference]) / 2
+        self._zeros = usual - halves  # what a side's numbers are counted from
+        self.side_means = halves @ self._whitening
+        apart = self._whitening.T @ (covariances - covariances.mean(0)) @ self._whitening
+        self.side_covariances = (apart + apart.swapaxes(1, 2)) / 2
 
     @classmethod
     def from_sides(cls, sides: Sequence[TrainSet], config: TrainConfig) -> PoseCovariates | None:
@@ -63,20 +69,20 @@ class PoseCovariates:
         return cls([pose_of_faces(table) for table in tables], config.augmentation, limit)
 
     def of(self, ids: np.ndarray, flip: np.ndarray) -> np.ndarray:
-        """Return the covariates of faces, (sides, B, 3) float32: spreads from the middle of both sides.
+        """Return the covariates of faces, (sides, B, 3) float32, counted from the middle of both sides.
 
         ids: (sides, B). flip: (sides * B,) bool, which of them are mirrored, side A's first.
         """
         values = np.stack([of_side[rows] for of_side, rows in zip(self._values, ids, strict=True)])
         values[flip.reshape(ids.shape), YAW] *= -1
-        return ((values - self._zeros[:, None]) / self.spread).astype(np.float32)
+        return ((values - self._zeros[:, None]) @ self._whitening).astype(np.float32)
 
     def slopes(self, deviations: Sequence[np.ndarray]) -> np.ndarray:
         """Return by how much something moves with each covariate, (3, C), the same for both sides.
 
         deviations: per side (n, C), of the faces from their side's mean.
         """
-        own = np.concatenate([of_side - of_side.mean(0) for of_side in self._values]) / self.spread
+        own = np.concatenate([of_side - of_side.mean(0) for of_side in self._values]) @ self._whitening
         return np.linalg.lstsq(own, np.concatenate(list(deviations)), rcond=None)[0]
 
     def line(self) -> str | None:
@@ -115,9 +121,24 @@ def beyond(difference: float, limit: float) -> float:
     return difference * max(0.0, 1 - (limit / difference) ** 2) if difference else 0.0
 
 
-def _usual(side: str, values: np.ndarray, augmentation: AugmentationConfig) -> np.ndarray:
-    """Return a side's mean (3,) as its faces are drawn: those that are mirrored look the other way."""
-    mean = values.mean(0)
-    if augmentation.flip and side in augmentation.flip_sides:
-        mean[YAW] *= 1 - 2 * augmentation.flip_chance / 100
-    return mean
+def _drawn(side: str, values: np.ndarray, augmentation: AugmentationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (3,) and covariance (3, 3) of a side's faces as they are drawn: mirrored ones look the other way."""
+    is_flipped = augmentation.flip and side in augmentation.flip_sides
+    unflipped = 1 - 2 * augmentation.flip_chance / 100 if is_flipped else 1.0
+    sign = np.array([unflipped, 1.0, 1.0])
+    moments = values.T @ values / len(values)
+    moments[YAW, PITCH:] *= unflipped
+    moments[PITCH:, YAW] *= unflipped
+    mean = values.mean(0) * sign
+    return mean, moments - np.outer(mean, mean)
+
+
+def _whitening(covariance: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return what deviations are multiplied by (from the right) to have no correlation and a deviation of 1, (3, 3).
+
+    spread: (3,), of each, no less than its deviation: where it is more, that one comes out smaller.
+    """
+    correlation = covariance / np.outer(spread, spread)
+    np.fill_diagonal(correlation, 1.0)
+    values, vectors = np.linalg.eigh(correlation)
+    return (vectors / np.sqrt(np.maximum(values, LEAST_VARIANCE))) @ vectors.T / spread[:, None]

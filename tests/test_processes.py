@@ -105,7 +105,8 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     """A trainer that goes on from what rank 0 finds in its folder. The others' folders are empty."""
     run, exchange = {"nan": given.pop("nan", "stop")}, given.pop("exchange", "fp32")
     model = toy().with_code(given.pop("code", "plain")).initialise(seed).to(memory_format=torch.channels_last)
-    model.compare_poses(torch.tensor([[0.5, -0.2, 0.0], [-0.5, 0.2, 0.0]]))
+    means = torch.tensor([[0.5, -0.2, 0.0], [-0.5, 0.2, 0.0]])
+    model.compare_poses(means, torch.diag(torch.tensor([0.5, 0.0, 0.3])) * torch.tensor([1.0, -1.0])[:, None, None])
     weight = given.pop("landmark_weight", 0.0)
     if weight:
         model.with_landmark_reader()

@@ -382,10 +382,13 @@ def make_loader(
 
 
 def compare_poses(model: FaceAutoencoder, covariates: PoseCovariates | None, log: Log) -> None:
-    """Let the model's codes be compared at the same pose, or, without covariates, at each side's mean one."""
-    means = np.zeros((len(SIDES), COVARIATES)) if covariates is None else covariates.side_means
-    model.compare_poses(torch.from_numpy(means).float())
-    line = None if covariates is None else covariates.line()
+    """Let the model's codes be compared at the same poses, or, without covariates, at each side's own."""
+    if covariates is None:
+        sides = len(SIDES)
+        model.compare_poses(torch.zeros(sides, COVARIATES), torch.zeros(sides, COVARIATES, COVARIATES))
+        return
+    model.compare_poses(torch.from_numpy(covariates.side_means), torch.from_numpy(covariates.side_covariances))
+    line = covariates.line()
     if line is not None:
         log(line)
 

@@ -126,12 +126,13 @@ class FaceAutoencoder(nn.Module):
         for layer in self.statistics.values():
             cast(SideStatistics, layer).update()
 
-    def compare_poses(self, side_means: Tensor) -> None:
-        """Compare the sides' features at the pose that both have in common. side_means: see ``SideStatistics``."""
+    def compare_poses(self, side_means: Tensor, side_covariances: Tensor) -> None:
+        """Compare the sides' features at the poses that both have in common; for both see ``SideStatistics``."""
         for layer in self.statistics.values():
             statistics = cast(SideStatistics, layer)
             if statistics.normalises:
                 statistics.side_means.copy_(side_means)
+                statistics.side_covariances.copy_(side_covariances)
 
     def exchange_mean_codes(self, exchanges: bool) -> None:
         """Choose whether a plain model's swap exchanges the sides' mean codes."""

@@ -6,8 +6,8 @@ sides' codes have the same mean and deviation (domain-specific batch normalisati
 over both sides together do harm instead.
 
 Where the sides look another way in the mean, the same code at the mean is a fault: a swap looks where its person looks
-on average. So features have the same mean at the same pose: what they move with the faces' covariates, by a regression
-within the sides, is put back.
+on average, and turns further than A where its person does. So features have the same mean and deviation at the same
+poses: what they move with the faces' covariates, by a regression within the sides, is put back.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PLAIN = "plain"
 CodeKind = Literal["encoder", "bottleneck", "plain"]
 EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
+LEAST_VARIANCE = 0.05  # of a side's features, where those of both sides' poses have 1
 SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
 COVARIATES = 3  # of a face, see pipelines/pose_covariates.py
 
@@ -71,9 +72,10 @@ class SideStatistics(nn.Module):
     sums        (sides, 2, C), values (sides,): of the batches since then
 
     Those that normalise also have
-    side_means  (sides, COVARIATES): the mean covariates of each side's faces; 0 where poses are not compared
-    slopes      (COVARIATES, C): running, by how much normalised features of a face move with its covariates
-    products    (COVARIATES, C): of deviations of covariates and features since the last step, over ``freedom`` () faces
+    side_means        (sides, COVARIATES): the mean covariates of each side's faces; 0 where poses are not compared
+    side_covariances  (sides, COVARIATES, COVARIATES): how much more they vary in a side than in both; 0 likewise
+    slopes            (COVARIATES, C): running, by how much normalised features of a face move with its covariates
+    products          (COVARIATES, C): of deviations of both since the last step, over ``freedom`` () faces
     """
 
     moments: Tensor
@@ -81,6 +83,7 @@ class SideStatistics(nn.Module):
     sums: Tensor
     values: Tensor
     side_means: Tensor
+    side_covariances: Tensor
     slopes: Tensor
     products: Tensor
     freedom: Tensor
@@ -96,6 +99,7 @@ class SideStatistics(nn.Module):
         self.register_buffer("values", torch.empty(len(SIDES)))
         if normalises:
             self.register_buffer("side_means", torch.empty(len(SIDES), COVARIATES))
+            self.register_buffer("side_covariances", torch.empty(len(SIDES), COVARIATES, COVARIATES))
             self.register_buffer("slopes", torch.empty(COVARIATES, channels))
             self.register_buffer("products", torch.empty(COVARIATES, channels))
             self.register_buffer("freedom", torch.empty(()))
@@ -135,7 +139,7 @@ class SideStatistics(nn.Module):
         source, target = SIDES.index(shown), SIDES.index(wanted)
         mean, square = self.moments[source].float()
         if self.normalises:
-            scale = torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
+            scale = self._deviation(shown) * torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
             return scale, _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
         difference = (self.moments[target, 0].float() - mean) * has_both * self.exchanges
@@ -166,8 +170,17 @@ class SideStatistics(nn.Module):
 
     def of_a_swap(self) -> dict[str, Tensor]:
         """Return the buffers by name that a finished model needs."""
-        names = ("moments", "steps", *(name for name in ("side_means", "slopes") if self.normalises))
-        return {name: getattr(self, name) for name in names}
+        of_poses = ("side_means", "side_covariances", "slopes") if self.normalises else ()
+        return {name: getattr(self, name) for name in ("moments", "steps", *of_poses)}
+
+    def _deviation(self, side: str) -> Tensor:
+        """Return what the deviation of a side's features is to be, (C,): 1 would be that of faces of both sides' poses.
+
+        Features that follow the yaw differ less where faces are turned less.
+        """
+        slopes, apart = self.slopes.float(), self.side_covariances[SIDES.index(side)].float()
+        explained = (slopes[:, None] * slopes[None] * apart[:, :, None]).sum((0, 1))
+        return (1 + explained).clamp_min(LEAST_VARIANCE).sqrt()
 
     def _moved(self, features: Tensor, rows: Rows) -> Tensor:
         if self.training:
@@ -183,10 +196,14 @@ class SideStatistics(nn.Module):
             self._add(rows.shown, sums, number)
         if rows.covariates is None:
             return result
+        shape = (1, -1) + (1,) * (result.dim() - 2)
+        # A swap has the poses of the face that it was made of.
+        deviation = self._deviation(rows.wanted if rows.are_swaps else rows.shown)
+        offset = _times(rows.covariates.mean, self.slopes)
+        result = result * deviation.view(shape).to(result.dtype)
         if not rows.are_swaps:
             self._add_products(result, rows.covariates)
-        offset = _times(rows.covariates.mean, self.slopes)
-        return result + offset.view((1, -1) + (1,) * (result.dim() - 2)).to(result.dtype)
+        return result + offset.view(shape).to(result.dtype)
 
     @torch.no_grad()
     def _add_products(self, features: Tensor, covariates: Covariates) -> None:

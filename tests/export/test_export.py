@@ -93,10 +93,11 @@ def test_statistics_of_the_sides_come_along(tmp_path, monkeypatch, capsys):
     config = TrainConfig(model=ModelConfig(name="tiny", code="encoder"))
     seen = {"statistics__encoder_0__steps": torch.ones(2), "statistics__encoder_0__moments": torch.rand(2, 2, 16)}
     seen |= {"statistics__encoder_0__slopes": torch.rand(3, 16), "statistics__encoder_0__side_means": torch.rand(2, 3)}
+    seen["statistics__encoder_0__side_covariances"] = torch.rand(2, 3, 3)
     weights = save(tmp_path / "anna", 3, config, **seen)
     out = tmp_path / "w.safetensors"
     assert cli.main(["export", "-m", str(tmp_path / "anna"), "--to", "safetensors", "-o", str(out), "--fp16"]) == 0
-    for part in ("moments", "slopes", "side_means"):
+    for part in ("moments", "slopes", "side_means", "side_covariances"):
         written, name = load_file(out), f"statistics.encoder_0.{part}"
         assert written[name].dtype == torch.float32 and torch.equal(written[name], weights[name]), part
     assert "statistics.encoder_1.moments" not in load_file(out), "of a layer that saw no face there are none"

@@ -162,7 +162,8 @@ def test_every_model_gives_the_same_in_onnxruntime(name, sizes, learn_mask, narr
 def _show_both_sides(model: FaceAutoencoder) -> None:
     """Let a model see dark faces of A and bright ones of B that look another way, so that it has statistics of both."""
     model.train()
-    model.compare_poses(torch.tensor([[0.0, -1.4, 0.2], [0.0, 1.4, -0.2]]))
+    apart = torch.diag(torch.tensor([0.9, 0.0, 0.3])) * torch.tensor([-1.0, 1.0])[:, None, None]
+    model.compare_poses(torch.tensor([[0.0, -1.4, 0.2], [0.0, 1.4, -0.2]]), apart)
     with torch.no_grad():
         faces = torch.from_numpy(_faces(8, model.input_size)).permute(0, 3, 1, 2)
         covariates = [faces.mean((2, 3)) * 100, faces.amax((2, 3)) * 100]

@@ -31,18 +31,17 @@ def _sides(yaw: float = 0.0, pitch: float = 0.0, mouth: float = 0.0, spread: flo
 def test_values_are_deviations_from_the_middle_of_the_sides(within):
     values = _sides(yaw=6.0, pitch=30.0, mouth=-4.0)
     covariates = PoseCovariates(values, NO_FLIP, pitch_limit=0.0)
-    spread = np.sqrt(np.mean(np.concatenate([of_side - of_side.mean(0) for of_side in values]) ** 2, 0))
-    np.testing.assert_allclose(covariates.spread, spread, rtol=1e-12)
-    np.testing.assert_allclose(covariates.side_means[1] - covariates.side_means[0], [6, 30, -4] / spread, rtol=1e-12)
-    ids = np.array([[0, 7], [3, 199]])
-    middle = (values[0].mean(0) + values[1].mean(0)) / 2
-    found = covariates.of(ids, np.zeros(4, bool))
-    expected = np.stack([(of_side[rows] - middle) / spread for of_side, rows in zip(values, ids, strict=True)])
-    within("of faces", np.abs(found - expected).max(), 1e-6)  # values of up to 5, as float32
-    everybody = [
-        covariates.of(np.array([rows, rows]), np.zeros(2 * len(rows), bool)) for rows in (range(200), range(200))
-    ]
-    np.testing.assert_allclose(everybody[1][1].mean(0), covariates.side_means[1], atol=1e-5)
+    assert covariates.difference == pytest.approx([6, 30, -4])
+    ids = np.stack([np.arange(300), np.arange(300) % 200])
+    of_a, of_b = covariates.of(ids, np.zeros(600, bool))
+    of_b = of_b[:200]  # each of B's once
+    covariance = (np.cov(of_a.T, bias=True) + np.cov(of_b.T, bias=True)) / 2
+    within("covariance of both sides", np.abs(covariance - np.eye(3)).max(), 1e-5)  # of float32
+    for of_side, mean in zip((of_a, of_b), covariates.side_means, strict=True):
+        within("mean of a side", np.abs(of_side.mean(0) - mean).max(), 1e-5)
+    np.testing.assert_allclose(covariates.side_means[0], -covariates.side_means[1])
+    # The nearest to the three numbers themselves that has no correlation: each is its own, in its own unit.
+    assert all(np.corrcoef(of_a[:, k], values[0][:, k])[0, 1] > 0.99 for k in range(3))
 
 
 def test_of_a_difference_in_pitch_what_two_heads_may_make_does_not_count():
@@ -58,10 +57,14 @@ def test_faces_that_are_mirrored_look_the_other_way():
     values = _sides(yaw=20.0)
     for chance, side_means in ((50.0, 0.0), (25.0, 5.0), (0.0, 10.0)):
         covariates = PoseCovariates(values, AugmentationConfig(flip_chance=chance))
-        spread = covariates.spread[0]
         # Means of 3 and 23 degrees, of which a share is turned round.
-        assert covariates.difference[0] == pytest.approx(20 * (1 - 2 * chance / 100)), side_means
-        assert covariates.side_means[1, 0] * spread == pytest.approx(side_means)
+        assert covariates.difference[0] == pytest.approx(2 * side_means), chance
+        drawn = [covariates.of(np.arange(200)[None].repeat(2, 0), np.full(400, flip)) for flip in (False, True)]
+        means = (1 - chance / 100) * drawn[0][1].mean(0) + chance / 100 * drawn[1][1].mean(0)
+        np.testing.assert_allclose(means, covariates.side_means[1], atol=1e-5)
+        squares = [np.square(flipped[1] - means)[:, 0].mean() for flipped in drawn]
+        of_b = (1 - chance / 100) * squares[0] + chance / 100 * squares[1]
+        assert of_b == pytest.approx(1 + covariates.side_covariances[1, 0, 0], abs=1e-4), "of what is drawn"
     ids = np.array([[0, 0], [1, 1]])
     mirrored = np.array([False, True, False, True])
     straight, turned = PoseCovariates(values, AugmentationConfig()).of(ids, mirrored).swapaxes(0, 1)
@@ -70,10 +73,22 @@ def test_faces_that_are_mirrored_look_the_other_way():
     assert one.difference[0] == pytest.approx(23.0), "B's alone are not mirrored"
 
 
+def test_how_much_more_a_side_turns_than_the_other(within):
+    rng = np.random.default_rng(8)
+    values = [rng.normal(0, (2.0, 8.0, 9.0), (4000, 3)), rng.normal(0, (14.0, 8.0, 9.0), (4000, 3))]
+    covariates = PoseCovariates(values, NO_FLIP)
+    # Variances of 4 and 196, whose mean is 100; those of 4000 faces are known to 2 %.
+    for side, apart in enumerate((-0.96, 0.96)):
+        within("of yaw", abs(covariates.side_covariances[side, 0, 0] - apart), 0.05)
+        within("of the others", np.abs(covariates.side_covariances[side, 1:]).max(), 0.1)
+    still = PoseCovariates(values, AugmentationConfig()).side_covariances
+    within("mirrored", abs(still[0, 0, 0] + 0.96), 0.05)
+
+
 def test_a_side_of_one_picture_moves_nothing_out_of_reach():
     covariates = PoseCovariates([np.array([[-40.0, -20.0, 0.0]]), np.array([[40.0, 60.0, 30.0]])], NO_FLIP)
-    assert (covariates.spread == LEAST_SPREAD).all()
-    assert np.abs(covariates.side_means).max() == FURTHEST
+    assert (np.abs(covariates.difference) <= 2 * FURTHEST * LEAST_SPREAD).all()
+    assert np.abs(covariates.side_means).max() == pytest.approx(FURTHEST) and not covariates.side_covariances.any()
     found = covariates.of(np.zeros((2, 1), int), np.zeros(2, bool))[:, 0]
     np.testing.assert_allclose(found, covariates.side_means, atol=1e-6)
     assert np.isfinite(covariates.slopes([np.zeros((1, 4)), np.zeros((1, 4))])).all()
@@ -102,7 +117,7 @@ def test_landmarks_are_told_from_where_both_sides_look(within):
     head, moves = rng.uniform(10, 54, (68, 2)), rng.normal(0, 1, (3, 136))
     values = _sides(pitch=40.0, yaw=10.0)
     covariates = PoseCovariates(values, NO_FLIP, pitch_limit=0.0)
-    landmarks = [head + ((of_side / covariates.spread) @ moves).reshape(-1, 68, 2) for of_side in values]
+    landmarks = [head + (of_side / 8 @ moves).reshape(-1, 68, 2) for of_side in values]
     points = TargetPoints(landmarks, 64, NO_FLIP, covariates)
     within("where both usually are, px", np.abs(points.usual[0] - points.usual[1]).max(), 1e-9)
     without = TargetPoints(landmarks, 64, NO_FLIP)
@@ -162,7 +177,8 @@ def test_a_run_goes_on_with_the_poses_compared_as_before(made_faces, tmp_path, c
     layers = [name.removesuffix(".slopes") for name in whole if name.endswith(".slopes")]
     assert len(layers) == 5 and all(whole[f"{layer}.slopes"].any() for layer in layers)
     for layer in layers:
-        np.testing.assert_allclose(whole[f"{layer}.side_means"], expected.side_means, rtol=1e-6)
+        np.testing.assert_allclose(whole[f"{layer}.side_means"], expected.side_means, rtol=1e-5)
+        np.testing.assert_allclose(whole[f"{layer}.side_covariances"], expected.side_covariances, rtol=1e-5, atol=1e-6)
     train("parts", 2, "--comparable-poses", "always")
     parts, _ = train("parts", 4)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
