@@ -169,6 +169,16 @@ CHOOSE = [
         Footage(pitch=-0.12),
         Footage(pitch=0.12),
     ),
+    Pair(
+        "still",
+        109,
+        Traits(0.4, True, "quiff", stubble=0.3),
+        Traits(0.20, False, "bob", makeup=0.4),
+        "A hardly turns, B does",
+        0.2,
+        Footage(yaw=(-0.1, 0.1)),
+        Footage(),
+    ),
 ]
 REPORT = [
     Pair("pale_to_deep", 201, Traits(0.08, False, "wavy"), Traits(0.92, True, "crop", beard=0.6), "hard: skin, sex"),

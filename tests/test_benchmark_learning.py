@@ -48,6 +48,8 @@ def test_unbalanced_sides_show_what_they_should():
     # Deviations of 0.09 over 40 pictures: 0.014 of a mean.
     assert pitch["train/a"] == pytest.approx(-0.12, abs=0.05) and pitch["train/b"] == pytest.approx(0.12, abs=0.05)
     assert pitch["truth"] == pytest.approx(-0.12, abs=0.05)
+    still = [[PAIRS["still"].scene(f"train/{side}", n).pose.yaw for n in range(40)] for side in "ab"]
+    assert max(map(abs, still[0])) <= 0.1 and max(map(abs, still[1])) > 0.3
 
 
 @pytest.mark.slow
