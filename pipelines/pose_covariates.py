@@ -14,6 +14,7 @@ from pipelines.dataset import TrainSet
 from swapfast.batch import SIDES
 from swapfast.config import AugmentationConfig, TrainConfig
 from swapfast.faces.table import FaceTable
+from swapfast.models.side_statistics import PLAIN
 
 OFF, AUTO, ALWAYS = "off", "auto", "always"
 YAW, PITCH, MOUTH = range(3)
@@ -62,7 +63,7 @@ class PoseCovariates:
     def from_sides(cls, sides: Sequence[TrainSet], config: TrainConfig) -> PoseCovariates | None:
         """Return those of the faces that are trained on, None where codes are not compared by them."""
         wanted = config.model.comparable_poses
-        if wanted == OFF or config.model.code == "plain" or len(sides) != len(SIDES):
+        if wanted == OFF or config.model.code == PLAIN or len(sides) != len(SIDES):
             return None
         tables = [side.source.folder.records.select(side.members) for side in sides]
         limit = 0.0 if wanted == ALWAYS else PITCH_LIMIT
