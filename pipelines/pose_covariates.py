@@ -85,13 +85,9 @@ class PoseCovariates:
         values[flip.reshape(ids.shape), YAW] *= -1
         return ((values - self._zeros[:, None]) @ self._whitening).astype(np.float32)
 
-    def slopes(self, deviations: Sequence[np.ndarray]) -> np.ndarray:
-        """Return by how much something moves with each covariate, (3, C), the same for both sides.
-
-        deviations: per side (n, C), of the faces from their side's mean.
-        """
-        own = np.concatenate([of_side - of_side.mean(0) for of_side in self._values]) @ self._whitening
-        return np.linalg.lstsq(own, np.concatenate(list(deviations)), rcond=None)[0]
+    def slopes(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Return by how much something of all faces, per side (n, C), moves with each covariate: (3, C)."""
+        return regression([of_side @ self._whitening for of_side in self._values], values)[0]
 
     def line(self) -> str | None:
         """Return what a person is told, None where the sides look alike."""
@@ -132,18 +128,31 @@ def pitch_difference(values: Sequence[np.ndarray], landmarks: Sequence[np.ndarra
     tell how landmarks move, as one picture does not, it is what the headers say.
     """
     wide = [np.column_stack([of_side, of_side[:, YAW] ** 2]) for of_side in values]  # a turned face is narrower
-    flat = [points.reshape(len(points), -1).astype(np.float64) for points in landmarks]
-
-    def about_mean(sides: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([of_side - of_side.mean(0) for of_side in sides])
-
+    flat = [points.reshape(len(points), -1) for points in landmarks]
     apart = wide[1].mean(0) - wide[0].mean(0)
-    moves, _, rank, _ = np.linalg.lstsq(about_mean(wide), about_mean(flat), rcond=1e-6)
+    moves, is_told = regression(wide, flat)
     size = np.square(moves[PITCH]).sum()
-    if rank < len(moves) or not size:
+    if not is_told or not size:
         return float(apart[PITCH])
     others = np.delete(apart, PITCH) @ np.delete(moves, PITCH, axis=0)
-    return float((flat[1].mean(0) - flat[0].mean(0) - others) @ moves[PITCH] / size)
+    faces = [points.mean(0, dtype=np.float64) for points in flat]
+    return float((faces[1] - faces[0] - others) @ moves[PITCH] / size)
+
+
+def regression(covariates: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Return by how much values move with covariates among the faces of one side, (K, C), and whether they tell it.
+
+    covariates: per side (n, K). values: per side (n, C). Where they do not, it is the least movement that fits.
+    """
+    own = [of_side - of_side.mean(0) for of_side in covariates]
+    squares = sum(of_side.T @ of_side for of_side in own)
+    products = sum(of_side.T @ of_values for of_side, of_values in zip(own, values, strict=True))
+    sizes = np.sqrt(np.diagonal(squares))
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    normal = squares / np.outer(sizes, sizes)
+    is_told = np.linalg.matrix_rank(normal, tol=1e-6, hermitian=True) == len(normal)
+    slopes = np.linalg.pinv(normal, rcond=1e-6, hermitian=True) @ (products / sizes[:, None])
+    return slopes / sizes[:, None], bool(is_told)
 
 
 def beyond(difference: float, limit: float) -> float:

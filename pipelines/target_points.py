@@ -45,7 +45,7 @@ class TargetPoints:
             usual.append((1 - share) * points.mean(0) + share * mirrored(points.mean(0), size))
         self.usual = np.stack(usual)
         if covariates is not None:
-            slopes = covariates.slopes([(points - points.mean(0)).reshape(-1, 136) for points in self._landmarks])
+            slopes = covariates.slopes([points.reshape(-1, 136) for points in self._landmarks])
             self.usual -= (covariates.side_means @ slopes).reshape(self.usual.shape)
         deviations = [points - own for points, own in zip(self._landmarks, self.usual, strict=True)]
         spread = np.sqrt(np.mean([np.square(part).mean() for part in deviations]))
