@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,9 @@ def start_worker(parent: int) -> None:
     On Linux a worker dies with its parent, even by SIGKILL; elsewhere it may be left waiting. What counts there is
     the THREAD that started the worker: it has to wait for the pool's end.
     """
+    # What the parent has left to be destroyed is the parent's: a DALI pipeline whose threads are not here took the
+    # worker with it when a garbage collection ended it.
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "SIGHUP"):

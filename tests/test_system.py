@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swapfast.system import available_cores, signals_held
+from swapfast.system import available_cores, on_all_cores, signals_held
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,3 +64,31 @@ def test_outside_the_main_thread_nothing_is_held():
     thread.start()
     thread.join()
     assert done
+
+
+class _OfTheParent:
+    """What ends any other process that destroys it, as a DALI pipeline does; and it refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself, self.process = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.process:
+            os._exit(139)
+
+
+def _collect(item: int) -> int:
+    gc.collect()
+    return os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_workers_do_not_destroy_what_their_parent_has_left():
+    gc.collect()
+    gc.disable()
+    try:
+        _OfTheParent()  # garbage, which nothing but a collection finds
+        found = list(on_all_cores(_collect, range(64), workers=2))
+    finally:
+        gc.enable()
+    assert len(found) == 64 and os.getpid() not in found, "threads of this process did what workers should have done"
