@@ -7,6 +7,7 @@ a smooth view of a sharp one than to the same view.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def draw_turned(pair: Pair, folder: Path, config: TrainConfig, size: int, count:
                     crop = crop_face(record, read_image(record.path), config.crop, size)
                     pictures[number, place, index] = shrink(crop, size)
                     masks[number, place, index] = face_mask_for(record, record, config, size)
-    partial = path.with_suffix(".part.npz")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")  # another process may draw the same
     np.savez(partial, pictures=pictures, masks=masks)
     partial.replace(path)
     return TurnedPictures(pictures, masks)

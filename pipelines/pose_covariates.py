@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.dataset import TrainSet
+from pipelines.side_light import ALWAYS, OFF
 from swapfast.batch import SIDES
 from swapfast.config import AugmentationConfig, CropConfig, TrainConfig
+from swapfast.faces.eye_light import EYES
 from swapfast.faces.matching import aligned_landmarks
 from swapfast.faces.table import FaceTable
 from swapfast.models.side_statistics import PLAIN
 
-OFF, AUTO, ALWAYS = "off", "auto", "always"
 YAW, PITCH, MOUTH = range(3)
 # degrees. Of thirteen drawn pairs, whose people look up and down alike, ``pitch_difference`` tells 3.6 in the root mean
 # square and 7.2 at most, where headers have 5.7 and 10.7.
@@ -28,7 +29,6 @@ LEAST_VARIANCE = 0.1  # of a combination of them: less is told by rounding, or b
 ALIGNED = CropConfig(centering="legacy", coverage=100.0, vertical_offset=0.0)
 _TOLD = np.array([5.0, 0.0, 5.0])  # differences of the sides that a person is told of
 _LIPS = ((61, 67), (62, 66), (63, 65))  # inner edges, above and below
-_EYES = (slice(36, 42), slice(42, 48))
 
 
 class PoseCovariates:
@@ -112,7 +112,7 @@ def pose_of_faces(table: FaceTable) -> np.ndarray:
     """Return yaw, pitch (degrees) and the height of the open mouth (percent of the eyes' distance) of faces, (n, 3)."""
     angles, points = table.column("angles"), table.column("landmarks").astype(np.float64)
     heights = [np.linalg.norm(points[:, above] - points[:, below], axis=1) for above, below in _LIPS]
-    left, right = (points[:, eye].mean(1) for eye in _EYES)
+    left, right = (points[:, eye].mean(1) for eye in EYES)
     distance = np.maximum(np.linalg.norm(left - right, axis=1), np.finfo(np.float32).eps)
     return np.stack([angles[:, 1], angles[:, 0], 100 * np.mean(heights, 0) / distance], 1)
 

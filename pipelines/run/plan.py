@@ -11,10 +11,10 @@ import torch
 
 from pipelines.dataset import check_prepared, split_validation, tested_mask, without_tested
 from pipelines.fill import FaceSource
-from pipelines.pose_covariates import OFF
 from pipelines.run.known_faces import know_faces
 from pipelines.run.request import KnownFaces, Plan, TrainRequest
 from pipelines.run.resume import resumed
+from pipelines.side_light import OFF
 from pipelines.sides import (
     ProgressFactory,
     no_progress,

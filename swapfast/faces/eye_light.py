@@ -20,7 +20,7 @@ LIT_DIFFERENTLY = 1.3  # times as high levels, in the mean of blue, green and re
 LEAST_EYES = 8  # of a side, below which nothing is said
 LEAST_WIDTH = 7.0  # px of an eye in its picture, before that was enlarged
 SKIN_SHARE = 0.15  # by how much whites follow the skin, of logarithms
-_EYES = (slice(36, 42), slice(42, 48))
+EYES = (slice(36, 42), slice(42, 48))
 _LEAST_OPEN = 0.2  # height of an eye over its width
 _WIDTH = 48  # px to which an eye is enlarged
 _LIDS = 0.15  # of an eye's height, left out at its edge
@@ -45,7 +45,7 @@ def face_light(faces: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> FaceLig
     whites: list[np.ndarray] = []
     skins: list[np.ndarray] = []
     for image, landmarks, enlarged in faces:
-        found = [_white(image, landmarks[eye], enlarged) for eye in _EYES]
+        found = [_white(image, landmarks[eye], enlarged) for eye in EYES]
         whites += [white for white in found if white is not None]
         skins.append(_skin(image, landmarks))
     if len(whites) < LEAST_EYES:
