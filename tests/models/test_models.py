@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from swapfast.config import ModelConfig
 from swapfast.errors import SwapfastError
 from swapfast.interop.keras_layout import keras_layers
 from swapfast.models import MODELS, build_model
-from swapfast.models.blocks import PixelShuffle, SameConv
+from swapfast.models.blocks import PixelShuffle, SameConv, channels_last_shuffle
 from swapfast.models.original import original
 from swapfast.models.registry import ModelEntry
 from swapfast.models.side_statistics import Rows
@@ -70,10 +72,14 @@ def test_a_convolution_pads_as_keras_does(kernel, stride, device, within):
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("of_devices", [False, True], ids=["layer", "on-devices"])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pixel_shuffle_is_torchs_and_keeps_the_layout(memory_format, factor, device):
+def test_pixel_shuffle_is_torchs_and_keeps_the_layout(memory_format, of_devices, factor, device):
+    if of_devices and memory_format != torch.channels_last:
+        pytest.skip("what the layer does off the CPU is for channels_last alone")
+    shuffle = partial(channels_last_shuffle, factor=factor) if of_devices else PixelShuffle(factor)
     picture = torch.rand(2, 5 * factor**2, 4, 6).to(device, memory_format=memory_format)
-    ours, (gradient,) = _out_and_gradients(PixelShuffle(factor), picture)
+    ours, (gradient,) = _out_and_gradients(shuffle, picture)
     plain, (expected,) = _out_and_gradients(torch.nn.PixelShuffle(factor), picture)
     assert torch.equal(ours, plain) and torch.equal(gradient, expected)
     assert ours.is_contiguous(memory_format=memory_format)
