@@ -71,13 +71,18 @@ def test_a_convolution_pads_as_keras_does(kernel, stride, device, within):
         within(name, (gradient - wanted).abs().max(), 512 * 100 * 2**-24)
 
 
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("of_devices", [False, True], ids=["layer", "on-devices"])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pixel_shuffle_is_torchs_and_keeps_the_layout(memory_format, of_devices, factor, device):
-    if of_devices and memory_format != torch.channels_last:
-        pytest.skip("what the layer does off the CPU is for channels_last alone")
-    shuffle = partial(channels_last_shuffle, factor=factor) if of_devices else PixelShuffle(factor)
+@pytest.mark.parametrize(
+    ("shuffle_by", "memory_format"),
+    [
+        (PixelShuffle, torch.channels_last),
+        (PixelShuffle, torch.contiguous_format),
+        (lambda factor: partial(channels_last_shuffle, factor=factor), torch.channels_last),  # not on a CPU
+    ],
+    ids=["channels-last", "contiguous", "channels-last-on-devices"],
+)
+def test_pixel_shuffle_is_torchs_and_keeps_the_layout(shuffle_by, memory_format, factor, device):
+    shuffle = shuffle_by(factor)
     picture = torch.rand(2, 5 * factor**2, 4, 6).to(device, memory_format=memory_format)
     ours, (gradient,) = _out_and_gradients(shuffle, picture)
     plain, (expected,) = _out_and_gradients(torch.nn.PixelShuffle(factor), picture)
