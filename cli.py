@@ -427,6 +427,13 @@ def _add_codes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model-dir", type=path, required=True, metavar="DIR")
     parser.add_argument("-A", "--input-A", type=path, metavar="DIR", help="faces of A; default: as trained on")
     parser.add_argument("-B", "--input-B", type=path, metavar="DIR", help="faces of B; default: as trained on")
+    parser.add_argument(
+        "--comparable-poses",
+        choices=("auto", "always", "off"),
+        default="auto",
+        help="exchange what both people's codes differ by at the same yaw, pitch and open mouth, see train; off: by "
+        "what each folder shows on average; default auto",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
@@ -441,7 +448,8 @@ def _codes(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     folders = trained_folders(open_model(arguments.model_dir).metadata.state, chosen, "-A and -B")
     checkpoints = model_folder(arguments.model_dir)
     with Bars() as bars, checkpoints.locked(complain):
-        step, faces = measure_codes(checkpoints, folders, pick_device(arguments.device), bars, complain)
+        device = pick_device(arguments.device)
+        step, faces = measure_codes(checkpoints, folders, device, arguments.comparable_poses, bars, complain)
     say(
         f"iteration {step} knows the codes of {faces['a']} faces of A and {faces['b']} of B; swaps exchange their means"
     )

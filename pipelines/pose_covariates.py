@@ -68,22 +68,36 @@ class PoseCovariates:
     @classmethod
     def from_sides(cls, sides: Sequence[TrainSet], config: TrainConfig) -> PoseCovariates | None:
         """Return those of the faces that are trained on, None where codes are not compared by them."""
-        wanted = config.model.comparable_poses
-        if wanted == OFF or config.model.code == PLAIN or len(sides) != len(SIDES):
+        is_unused = config.model.code == PLAIN and not config.model.exchange_codes
+        if is_unused or len(sides) != len(SIDES):
             return None
         tables = [side.source.folder.records.select(side.members) for side in sides]
+        return cls.from_tables(tables, config.augmentation, config.model.comparable_poses)
+
+    @classmethod
+    def from_tables(
+        cls, tables: Sequence[FaceTable], augmentation: AugmentationConfig, comparable_poses: str
+    ) -> PoseCovariates | None:
+        """Return those of each side's faces; None for ``comparable_poses`` 'off', of ``ModelConfig``."""
+        if comparable_poses == OFF:
+            return None
         values = [pose_of_faces(table) for table in tables]
         pitch = pitch_difference(values, [aligned_landmarks(table, ALIGNED, 100) for table in tables])
-        return cls(values, config.augmentation, 0.0 if wanted == ALWAYS else PITCH_LIMIT, pitch)
+        return cls(values, augmentation, 0.0 if comparable_poses == ALWAYS else PITCH_LIMIT, pitch)
 
     def of(self, ids: np.ndarray, flip: np.ndarray) -> np.ndarray:
         """Return the covariates of faces, (sides, B, 3) float32, counted from the middle of both sides.
 
         ids: (sides, B). flip: (sides * B,) bool, which of them are mirrored, side A's first.
         """
-        values = np.stack([of_side[rows] for of_side, rows in zip(self._values, ids, strict=True)])
-        values[flip.reshape(ids.shape), YAW] *= -1
-        return ((values - self._zeros[:, None]) @ self._whitening).astype(np.float32)
+        sides = enumerate(zip(ids, flip.reshape(ids.shape), strict=True))
+        return np.stack([self.of_side(number, rows, is_flipped) for number, (rows, is_flipped) in sides])
+
+    def of_side(self, number: int, ids: np.ndarray, flip: np.ndarray) -> np.ndarray:
+        """Return the covariates of faces of one side, (B, 3) float32. number: 0 for A. ids, flip: (B,)."""
+        values = self._values[number][ids]
+        values[flip, YAW] *= -1
+        return ((values - self._zeros[number]) @ self._whitening).astype(np.float32)
 
     def slopes(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Return by how much something of all faces, per side (n, C), moves with each covariate: (3, C)."""
@@ -103,8 +117,8 @@ class PoseCovariates:
         if not parts:
             return None
         return (
-            f"poses: on average B looks {' and '.join(parts)} than A; codes are made alike at the same pose, so that a "
-            "swap looks where A does (--comparable-poses off: as if both looked alike)"
+            f"poses: on average B looks {' and '.join(parts)} than A; both people's codes are compared at the same "
+            "pose, so that a swap looks where A does (--comparable-poses off: as if both looked alike)"
         )
 
 

@@ -704,9 +704,9 @@ class ModelConfig(Config):
     )
     comparable_poses: str = option(
         "off",
-        "Make the codes of both people alike at the same yaw, pitch and open mouth, and not at what each side shows on "
-        "average: a swap then looks where A does though B's pictures look up or down. auto does as far as two heads "
-        "alone do not explain the difference, always does in full, off does not. For --code encoder and bottleneck.",
+        "Make the codes of both people alike, or exchange the means of plain ones, at the same yaw, pitch and open "
+        "mouth, and not at what each side shows on average: a swap then looks where A does though B's pictures look up "
+        "or down. auto: as far as two heads alone do not explain the difference; always: in full; off: not at all.",
         choices=("off", "auto", "always"),
         flag="--comparable-poses",
     )

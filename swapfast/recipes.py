@@ -94,6 +94,7 @@ _FACESWAP: dict[str, object] = {
 _SAEHD: dict[str, object] = {
     "batch_size": 8,
     "model.name": "liae-ud",
+    "model.comparable_poses": "auto",
     "augmentation.color": False,
     "augmentation.flip_sides": ["a"],
     "augmentation.zoom_amount": 15.0,

@@ -211,10 +211,10 @@ def check_code(config: TrainConfig, changes: Mapping[str, object]) -> None:
     """
     code, batch = config.model.code, config.batch_size
     poses = config.model.comparable_poses
-    if code == PLAIN and "model.comparable_poses" in changes and poses != OFF:
+    if code == PLAIN and not config.model.exchange_codes and "model.comparable_poses" in changes and poses != OFF:
         raise SwapfastError(
-            f"--comparable-poses {poses}: has no effect with --code {PLAIN}, which normalises nothing; leave it out, "
-            "or give a new model --code encoder"
+            f"--comparable-poses {poses}: has no effect with --no-code-exchange, which leaves codes as they are; give "
+            "one of the two"
         )
     if code != PLAIN and batch < SMALLEST_BATCH:
         raise SwapfastError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -69,7 +70,7 @@ def read_keras(path: Path) -> Imported:
     """
     archive = read_archive(path)
     architecture = read_architecture(archive)
-    model_config = identify(path, architecture)
+    model_config = dataclasses.replace(identify(path, architecture), comparable_poses="auto")
     with torch.device("meta"):
         model = plan_model(model_config, architecture.learns_mask)
     model = on_host(model)

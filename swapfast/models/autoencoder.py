@@ -130,9 +130,8 @@ class FaceAutoencoder(nn.Module):
         """Compare the sides' features at the poses that both have in common; for both see ``SideStatistics``."""
         for layer in self.statistics.values():
             statistics = cast(SideStatistics, layer)
-            if statistics.normalises:
-                statistics.side_means.copy_(side_means)
-                statistics.side_covariances.copy_(side_covariances)
+            statistics.side_means.copy_(side_means)
+            statistics.side_covariances.copy_(side_covariances)
 
     def exchange_mean_codes(self, exchanges: bool) -> None:
         """Choose whether a plain model's swap exchanges the sides' mean codes."""

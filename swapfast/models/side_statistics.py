@@ -66,15 +66,14 @@ class SideStatistics(nn.Module):
 
     channels    of the features (N, C, H, W), or (N, C) where ``is_flat``
     normalises  False: features stay as they are in training. Afterwards those of one side that are to become the
-                other's are moved by the difference of the two means, unless ``exchanges`` is False
+                other's are moved by the difference of the two means at the same poses, unless ``exchanges`` is False
     moments     (sides, 2, C): running means of the values and of their squares
     steps       (sides,): how often they were moved
     sums        (sides, 2, C), values (sides,): of the batches since then
-
-    Those that normalise also have
     side_means        (sides, COVARIATES): the mean covariates of each side's faces; 0 where poses are not compared
     side_covariances  (sides, COVARIATES, COVARIATES): how much more they vary in a side than in both; 0 likewise
-    slopes            (COVARIATES, C): running, by how much normalised features of a face move with its covariates
+    slopes            (COVARIATES, C): running, by how much features of a face, normalised ones where they are
+                      normalised, move with its covariates
     products          (COVARIATES, C): of deviations of both since the last step, over ``freedom`` () faces
     """
 
@@ -97,22 +96,26 @@ class SideStatistics(nn.Module):
         self.register_buffer("steps", torch.empty(len(SIDES)))
         self.register_buffer("sums", torch.empty(len(SIDES), 2, channels))
         self.register_buffer("values", torch.empty(len(SIDES)))
-        if normalises:
-            self.register_buffer("side_means", torch.empty(len(SIDES), COVARIATES))
-            self.register_buffer("side_covariances", torch.empty(len(SIDES), COVARIATES, COVARIATES))
-            self.register_buffer("slopes", torch.empty(COVARIATES, channels))
-            self.register_buffer("products", torch.empty(COVARIATES, channels))
-            self.register_buffer("freedom", torch.empty(()))
+        self.register_buffer("side_means", torch.empty(len(SIDES), COVARIATES))
+        self.register_buffer("side_covariances", torch.empty(len(SIDES), COVARIATES, COVARIATES))
+        self.register_buffer("slopes", torch.empty(COVARIATES, channels))
+        self.register_buffer("products", torch.empty(COVARIATES, channels))
+        self.register_buffer("freedom", torch.empty(()))
         self.begin()
         self.register_load_state_dict_pre_hook(_keep_missing)
 
     def begin(self) -> None:
-        """Forget all that was seen: put the buffers where they begin, also after ``to_empty``."""
+        """Put the buffers where they begin, also after ``to_empty``: nothing was seen, and poses are not compared."""
+        self.side_means.zero_()
+        self.side_covariances.zero_()
+        self.forget_features()
+
+    def forget_features(self) -> None:
+        """Forget all features that were seen; where the sides look stays."""
         self.moments[:, 0].zero_()
         self.moments[:, 1].fill_(1)
-        for name, buffer in self.named_buffers():
-            if name != "moments":
-                buffer.zero_()
+        for buffer in (self.steps, self.sums, self.values, self.slopes, self.products, self.freedom):
+            buffer.zero_()
 
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
@@ -120,6 +123,8 @@ class SideStatistics(nn.Module):
             for part, values in zip(rows, features.detach().split([part.faces for part in rows]), strict=True):
                 if not part.are_swaps:
                     self._add(part.shown, *_sums(values))
+                    if part.covariates is not None:
+                        self._add_products(values, part.covariates)
             return features
         if len(rows) == 1:
             return self._moved(features, rows[0])
@@ -142,8 +147,9 @@ class SideStatistics(nn.Module):
             scale = self._deviation(shown) * torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
             return scale, _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
-        difference = (self.moments[target, 0].float() - mean) * has_both * self.exchanges
-        return torch.ones_like(mean), difference
+        of_poses = _times((self.side_means[target] - self.side_means[source]).float(), self.slopes.float())
+        difference = self.moments[target, 0].float() - mean - of_poses
+        return torch.ones_like(mean), difference * has_both * self.exchanges
 
     @torch.no_grad()
     def update(self) -> None:
@@ -151,8 +157,7 @@ class SideStatistics(nn.Module):
 
         The first steps are averaged alike, so that nothing is left of where the moments began.
         """
-        if self.normalises:
-            self._update_slopes()
+        self._update_slopes()
         means = self.sums / self.values.clamp_min(1)[:, None, None]
         is_seen = self.values > 0
         share = (1 / (self.steps + 1)).clamp_min(MOMENTUM) * is_seen
@@ -164,14 +169,19 @@ class SideStatistics(nn.Module):
     def _update_slopes(self) -> None:
         """Move the running slopes; before the steps are counted."""
         share = (1 / (self.steps.max() + 1)).clamp_min(MOMENTUM) * (self.freedom > 0)
-        self.slopes.lerp_(self.products / self.freedom.clamp_min(1), share)
+        self.slopes.lerp_(self.take_slopes(), share)
+
+    def take_slopes(self) -> Tensor:
+        """Return by how much features moved with covariates since the last time, (COVARIATES, C), and forget it."""
+        slopes = self.products / self.freedom.clamp_min(1)
         self.products.zero_()
         self.freedom.zero_()
+        return slopes
 
     def of_a_swap(self) -> dict[str, Tensor]:
         """Return the buffers by name that a finished model needs."""
-        of_poses = ("side_means", "side_covariances", "slopes") if self.normalises else ()
-        return {name: getattr(self, name) for name in ("moments", "steps", *of_poses)}
+        names = ("moments", "steps", "side_means", "side_covariances", "slopes")
+        return {name: getattr(self, name) for name in names}
 
     def _deviation(self, side: str) -> Tensor:
         """Return what the deviation of a side's features is to be, (C,): 1 would be that of faces of both sides' poses.

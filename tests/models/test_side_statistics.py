@@ -325,8 +325,10 @@ POSES = torch.tensor([[0.0, -1.5, 0.5], [0.0, 1.5, -0.5]])  # of the sides: they
 PERSON = torch.tensor([[1.0, -2.0, 0.0, 3.0, 0.0], [-1.0, 4.0, 1.0, 0.0, 2.0]])
 
 
-def _trained_on_poses(compares: bool, steps: int = 200, yaws: Sequence[float] = (1.0, 1.0)) -> SideStatistics:
-    layer = SideStatistics(5, normalises=True, is_flat=True).train()
+def _trained_on_poses(
+    compares: bool, steps: int = 200, yaws: Sequence[float] = (1.0, 1.0), normalises: bool = True
+) -> SideStatistics:
+    layer = SideStatistics(5, normalises, is_flat=True).train()
     if compares:
         layer.side_means.copy_(POSES)
         layer.side_covariances[:, 0, 0] = torch.tensor(yaws).square() - 1
@@ -352,6 +354,20 @@ def test_features_are_alike_at_the_same_pose_where_poses_are_compared(within):
     same = _trained_on_poses(compares=False)
     of_a, of_b = (same(PERSON[side] + covariates @ SLOPES, [Rows(1, name, name)]) for side, name in enumerate(SIDES))
     assert (of_a - of_b).abs().max() > 2, "each side's mean is the same code, though one looks up and one down"
+
+
+def test_mean_codes_are_exchanged_at_the_same_pose_where_poses_are_compared(within):
+    """A code of A that looks up becomes the code of B that looks up, and not of B as B looks on average."""
+    up = torch.tensor([[0.0, -1.0, 0.0]]) @ SLOPES
+    swap = Rows(1, "a", "b")
+    layer = _trained_on_poses(compares=True, normalises=False)
+    # As of the test above; features have deviations of up to 2.1.
+    tolerance = 2.1 * 4 * (0.04 * 2**0.5 + 3 * 0.04)
+    within("the code of B", (layer(PERSON[[0]] + up, [swap]) - PERSON[[1]] - up).abs().max().item(), tolerance)
+    means = _trained_on_poses(compares=False, normalises=False)
+    turned = means(PERSON[[0]] + up, [swap]) - PERSON[[1]] - up
+    assert turned[0, 1] > 5, "3 deviations of pitch by a slope of 2"
+    assert torch.equal(layer(PERSON[[0]] + up, [Rows(1, "a", "a")]), PERSON[[0]] + up), "its own face as it is"
 
 
 def test_a_person_who_turns_more_has_the_same_code_at_the_same_turn(within):

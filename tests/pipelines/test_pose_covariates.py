@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from pipelines.pose_covariates import (
     pose_of_faces,
 )
 from pipelines.target_points import TargetPoints
+from swapfast.checkpoints.trained import open_model
 from swapfast.config import AugmentationConfig, LossConfig, ModelConfig, TrainConfig
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.matching import aligned_landmarks
@@ -190,7 +193,9 @@ def test_batches_have_the_covariates_of_their_faces(made_faces):
 
 @pytest.mark.parametrize(("poses", "code"), [("off", "encoder"), ("auto", "plain")])
 def test_where_nothing_is_compared_batches_have_none(made_faces, poses, code):
+    """Plain codes without the exchange of their means have nothing to compare."""
     config = _config(poses, code)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, exchange_codes=False))
     loader = TrainLoader.from_folders([made_faces / side for side in "ab"], 64, [64], config=config)
     assert loader.covariates is None and loader.batch(0).covariates is None
     compared = TrainLoader.from_folders([made_faces / side for side in "ab"], 64, [64], config=_config("always"))
@@ -226,8 +231,33 @@ def test_a_run_goes_on_with_the_poses_compared_as_before(made_faces, tmp_path, c
     assert "poses:" not in said and not any(off[f"{layer}.side_means"].any() for layer in layers)
 
 
-def test_plain_codes_have_nothing_to_compare(made_faces, tmp_path, capsys):
+def test_poses_that_nothing_is_compared_by_are_refused(made_faces, tmp_path, capsys):
     words = ["train", "-A", str(made_faces / "a"), "-B", str(made_faces / "b"), "-m", str(tmp_path / "m"), "-i", "1"]
-    assert cli.main([*words, "-t", "tiny", "--code", "plain", "--comparable-poses", "auto"]) == 2
-    assert "--comparable-poses auto: has no effect with --code plain" in capsys.readouterr().err
+    words += ["-t", "tiny", "--code", "plain", "--no-code-exchange"]
+    assert cli.main([*words, "--comparable-poses", "auto"]) == 2
+    assert "--comparable-poses auto: has no effect with --no-code-exchange" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.slow
+def test_plain_codes_train_as_without_and_are_exchanged_at_the_same_pose(made_faces, tmp_path, capsys):
+    """The weights are the same to the bit; a run goes on with the same slopes."""
+    words = ["train", "-A", made_faces / "a", "-B", made_faces / "b", "-t", "tiny", "-b", 4, "--code", "plain"]
+    words += ["--device", "cpu", "-P", "-n", "--preview-images", 1, "--ema", "off", "--cycle-weight", 0]
+
+    def train(folder: str, iterations: int, *flags: str) -> dict[str, torch.Tensor]:
+        assert cli.main([*map(str, [*words, "-m", tmp_path / folder, "-i", iterations, *flags])]) == 0
+        capsys.readouterr()
+        return load_file(tmp_path / folder / f"checkpoint-{iterations:08}" / "model.safetensors")
+
+    whole = train("whole", 4, "--comparable-poses", "always", "--landmark-weight", "0")
+    without = train("without", 4, "--comparable-poses", "off", "--landmark-weight", "0")
+    assert all(torch.equal(whole[name], without[name]) for name in whole if not name.startswith("statistics."))
+    assert whole["statistics.encoder_5.slopes"].any() and not without["statistics.encoder_5.slopes"].any()
+    train("parts", 2, "--comparable-poses", "always", "--landmark-weight", "0")
+    parts = train("parts", 4)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    layer = open_model(tmp_path / "whole").model.statistics["encoder_5"]
+    apart = layer.moments[1, 0] - layer.moments[0, 0]
+    of_poses = (layer.side_means[1] - layer.side_means[0]) @ layer.slopes
+    torch.testing.assert_close(layer.scale_and_offset("a", "b")[1], apart - of_poses, rtol=1e-5, atol=1e-7)
