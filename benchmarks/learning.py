@@ -49,8 +49,10 @@ from benchmarks.landmark_net import LandmarkNet, landmark_errors, landmark_net
 from benchmarks.people import AMOUNTS, COUNTS, PAIRS, SETS, Pair, draw_pair
 from benchmarks.turned import TurnedPictures, draw_turned
 from pipelines.run.build import build_trainer
+from pipelines.run.light import STATE as LIGHT
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
+from pipelines.side_light import SideLight
 from pipelines.sides import no_log
 from swapfast.batch import SIDES
 from swapfast.checkpoints.averages import average_name
@@ -248,10 +250,12 @@ def measure(opened: OpenedModel, bench: Bench) -> tuple[dict, np.ndarray]:
     faces["landmark_error"] = landmark_error
     turns = {} if bench.turned is None else bench.turned.turns(swaps)
     figures = {**positions, **bench.floor, **turns}
+    ratio = metadata.state.get(LIGHT)
+    light = (1.0, 1.0, 1.0) if ratio is None else tuple(SideLight(tuple(ratio)).b_as_a().tolist())
     row = {
         **evaluation.to_dict(),
         **{name: round(value, 5) for name, value in figures.items()},
-        "signs": {name: round(value, 5) for name, value in signs(model, *bench.held_out).items()},
+        "signs": {name: round(value, 5) for name, value in signs(model, *bench.held_out, light).items()},
         "faces": faces,
     }
     return row, swaps

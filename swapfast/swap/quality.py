@@ -252,8 +252,12 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def signs(model: FaceAutoencoder, a: SideFaces, b: SideFaces) -> dict[str, float]:
+def signs(
+    model: FaceAutoencoder, a: SideFaces, b: SideFaces, light: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> dict[str, float]:
     """Return everything that can be told without the truth, by name.
+
+    light: by what B's faces are multiplied (B, G, R) to have A's light, in which swaps are compared with them.
 
     skin            how far the mean colour of the swaps is from that of B's faces, 0..1, root mean square over B, G, R
     skin_a          the same of A's own faces: what a swap that keeps A's skin would have
@@ -283,7 +287,8 @@ def signs(model: FaceAutoencoder, a: SideFaces, b: SideFaces) -> dict[str, float
     found = {"auc": auc, "distance": distance}
     found["recode"] = _correlation((code_a - code_a.mean(0)).ravel(), (code_swap - code_swap.mean(0)).ravel())
 
-    colors = [mean_colors(*pair).mean(0) for pair in ((swaps, a.masks), (b.faces, b.masks), (a.faces, a.masks))]
+    lit = np.minimum(b.faces * np.float32(light), 1)
+    colors = [mean_colors(*pair).mean(0) for pair in ((swaps, a.masks), (lit, b.masks), (a.faces, a.masks))]
     found["skin"] = float(np.sqrt(((colors[0] - colors[1]) ** 2).mean()))
     found["skin_a"] = float(np.sqrt(((colors[2] - colors[1]) ** 2).mean()))
     mean_b = np.broadcast_to(b.faces.mean(0), b.faces.shape)
@@ -296,17 +301,17 @@ def signs(model: FaceAutoencoder, a: SideFaces, b: SideFaces) -> dict[str, float
         found[name] = float(masked_psnr(images, faces, masks).mean())
         found[f"{name}_matched"] = float(masked_psnr(match_colors(images, faces, masks), faces, masks).mean())
 
-    plain = {"swaps": swaps, "again": again, "a": a.faces, "b": b.faces}
+    plain = {"swaps": swaps, "again": again, "a": a.faces, "b": lit}
     masks_of = {"swaps": a.masks, "again": b.masks, "a": a.masks, "b": b.masks}
     grey = {name: _matched(faces, masks_of[name]) for name, faces in plain.items()}
     is_b = np.arange(len(a.faces) + len(b.faces)) >= len(a.faces)
     halves = np.arange(len(b.faces)) % 2 == 0
     low: dict[str, np.ndarray] = {}
     points = None if a.points is None or b.points is None else (a.points, b.points)
-    posed = _nearest(swaps, b.faces, b.masks, points)
+    posed = _nearest(swaps, lit, b.masks, points)
     found |= {"quality": posed[QUALITY], "pose_near": posed[NEAR], "pose_near_matched": posed[NEAR_MATCHED]}
     for prefix, images, faces, masks in (
-        ("", swaps, b.faces, b.masks),
+        ("", swaps, lit, b.masks),
         ("face_", again[halves], b.faces[~halves], b.masks[~halves]),
     ):
         nearest = _nearest(images, faces, masks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,22 @@ def test_signs_of_a_model_leave_it_as_it_was_and_are_numbers():
     assert signs(model, a, b) == found, "nothing is drawn"
     same = signs(model, a, a)
     assert same["skin_a"] == 0 and same["distance"] < 1e-6, "A is B"
+
+
+def test_swaps_are_compared_with_faces_of_b_in_the_light_of_a():
+    rng = np.random.default_rng(5)
+    model = tiny().initialise(1)
+    a, b = (
+        SideFaces(faces.transpose(0, 3, 1, 2).copy(), faces, np.ones((4, 64, 64)))
+        for faces in rng.uniform(0, 1, (2, 4, 64, 64, 3)).astype(np.float32)
+    )
+    light = (0.5, 0.75, 1.5)
+    found, drawn = (
+        signs(model, a, b, light),
+        signs(model, a, dataclasses.replace(b, faces=np.minimum(b.faces * np.float32(light), 1))),
+    )
+    of_swaps = ("quality", "pose_near", "pose_near_matched", "near", "near_matched", "skin", "likeness")
+    assert all(found[name] == drawn[name] for name in of_swaps)
+    without = signs(model, a, b)
+    assert all(found[name] != without[name] for name in of_swaps)
+    assert found["again"] == without["again"] != drawn["again"], "B's own faces are made in B's light"
