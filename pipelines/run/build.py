@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,22 +105,8 @@ def build_trainer(
     backend = pick_backend(config.run.backend, device)
     if processes.is_first:
         Snapshots(folder).set_aside_newer_than(plan.step)
-    cache_mode, sides = make_sides(plan, backend, log, progress)
-    matcher = make_matcher(sides, config, config.run.cache_folder, progress)
-    processes.publish_files_ready()
-    processes.check_same("the faces", faces_digest(sides))
-    state = make_state(plan, sides)
-    for line in (
-        *plan.lines,
-        *describe_sides(sides),
-        *changed_faces(plan.checkpoint, state["data"], plan.known.remarks),
-    ):
-        log(line)
-    light = run_light(sides, config, plan.checkpoint, state["data"], processes)
-    state[LIGHT] = None if light is None else list(light.ratio)
-    is_relit = plan.checkpoint is not None and plan.checkpoint.state.get(LIGHT) != state[LIGHT]
-    if light is not None:
-        log(light.line())
+    faces = read_faces(plan, backend, log, progress)
+    sides, state = faces.sides, faces.state
     set_products(plan.precision, device)
     if config.run.deterministic:
         set_deterministic(device)
@@ -127,8 +115,8 @@ def build_trainer(
     sampler = make_sampler(plan, sides)
     threads = max(1, available_cores() // processes.local_world)
     take_own_cores()
-    compile_kernels(backend, matcher is not None, log)
-    loader = make_loader(plan, cache_mode, backend, sides, sampler, matcher, threads, log, light)
+    compile_kernels(backend, faces.matcher is not None, log)
+    loader = make_loader(plan, faces, backend, sampler, threads, log)
     compare_poses(model, loader.covariates, log)
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
@@ -138,28 +126,23 @@ def build_trainer(
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
-    # Where the light differs the meter would take it for skin.
-    meter = None if means is None or light is not None else LeakMeter.from_means(means, model.color_order)
-    if meter is not None and plan.checkpoint is None:
-        for line in advice_on_code(config, meter):
-            log(line)
+    meter = make_leak_meter(plan, means, faces.light, log)
     validation = None
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
-        measured = Measured() if is_relit else inherited_measurements(plan.checkpoint, state["data"])
-        state[MEASURED] = measured.rows
-        validation = make_validation(plan, batches, loss_line, measured, meter, light)
+        validation = make_validation(plan, batches, loss_line, faces.measured, meter, faces.light)
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
     loss_line.start(start_table(plan, sides, backend, threads))
     if config.optimizer.schedule == "plateau":
         # Behind the validation, which comes first, and in front of what shows a rate.
         observers.insert(bool(config.validation), make_plateau_watch(plan, optimizer, loss_line))
+    metrics = inherited_metrics(plan.checkpoint, config, state["data"], faces.is_relit)
     run = Run(
         checkpoints=folder,
         iterations=config.run.iterations,
         save_interval=config.run.save_interval,
         snapshot_interval=config.run.snapshot_interval,
-        state=state | {"metrics": inherited_metrics(plan.checkpoint, config, state["data"], is_relit)},
+        state=state | {"metrics": metrics},
         tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
         saved_step=None if plan.checkpoint is None else plan.step,
         drawn_before=sampler.drawn_before,
@@ -183,6 +166,46 @@ def build_trainer(
         averages,
         evaluated,
     )
+
+
+@dataclass(frozen=True)
+class RunFaces:
+    """The faces of a run, and what its checkpoints say of them.
+
+    cache_mode: where they are kept, see ``choose_cache``. matcher: finds faces to warp to, None where none are warped
+    so. light: of the sides, None where it is not exchanged. is_relit: whether it is other than in the checkpoint that
+    the run goes on from. measured: what earlier runs found on faces held out.
+    """
+
+    cache_mode: str
+    sides: list[TrainSet]
+    matcher: LandmarkMatcher | None
+    state: dict[str, Any]
+    light: SideLight | None
+    is_relit: bool
+    measured: Measured
+
+
+def read_faces(plan: Plan, backend: str, log: Log, progress: ProgressFactory) -> RunFaces:
+    """Return the faces of both sides, decoded where they are kept so; says what they are."""
+    config, processes = plan.config, plan.processes
+    cache_mode, sides = make_sides(plan, backend, log, progress)
+    matcher = make_matcher(sides, config, config.run.cache_folder, progress)
+    processes.publish_files_ready()
+    processes.check_same("the faces", faces_digest(sides))
+    state = make_state(plan, sides)
+    changed = changed_faces(plan.checkpoint, state["data"], plan.known.remarks)
+    for line in (*plan.lines, *describe_sides(sides), *changed):
+        log(line)
+    light = run_light(sides, config, plan.checkpoint, state["data"], processes)
+    if light is not None:
+        log(light.line())
+    state[LIGHT] = None if light is None else list(light.ratio)
+    is_relit = plan.checkpoint is not None and plan.checkpoint.state.get(LIGHT) != state[LIGHT]
+    measured = Measured() if is_relit else inherited_measurements(plan.checkpoint, state["data"])
+    if config.validation:
+        state[MEASURED] = measured.rows
+    return RunFaces(cache_mode, sides, matcher, state, light, is_relit, measured)
 
 
 def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -> dict[str, str]:
@@ -330,6 +353,22 @@ def make_observers(
     return observers
 
 
+def make_leak_meter(
+    plan: Plan, means: dict[str, torch.Tensor] | None, light: SideLight | None, log: Log
+) -> LeakMeter | None:
+    """Return what tells how much of A's skin a swap keeps, None where it cannot be told; says what a new run may gain.
+
+    means: the mean face of each side, None but for rank 0. light: of the sides, which the meter would take for skin.
+    """
+    if means is None or light is not None:
+        return None
+    meter = LeakMeter.from_means(means, plan.model.color_order)
+    if meter is not None and plan.checkpoint is None:
+        for line in advice_on_code(plan.config, meter):
+            log(line)
+    return meter
+
+
 def make_validation(
     plan: Plan,
     batches: HeldOut | None,
@@ -349,22 +388,9 @@ def make_validation(
     return Validation(interval, batches, loss_line, points, measured, leak, gains)
 
 
-def make_loader(
-    plan: Plan,
-    cache_mode: str,
-    backend: str,
-    sides: list[TrainSet],
-    sampler: Sampler,
-    matcher: LandmarkMatcher | None,
-    threads: int,
-    log: Log,
-    light: SideLight | None = None,
-) -> TrainLoader:
-    """Return the batches of a run from its first step on.
-
-    cache_mode: where its faces are kept, see ``choose_cache``. threads: of this process. light: of the sides, where
-    it is exchanged.
-    """
+def make_loader(plan: Plan, faces: RunFaces, backend: str, sampler: Sampler, threads: int, log: Log) -> TrainLoader:
+    """Return the batches of a run from its first step on. threads: of this process."""
+    sides, cache_mode = faces.sides, faces.cache_mode
     model, device, config = plan.model, plan.device, plan.config.augmentation
     size, sizes = plan.spec.size, (model.input_size, model.output_sizes)
     schedule = BatchSchedule.for_training(
@@ -378,7 +404,9 @@ def make_loader(
     collate = Collate(augment, backend != "opencv", plan.spec.masks, model.color_order, device, memories)
     covariates = PoseCovariates.from_sides(sides, plan.config)
     points = TargetPoints.from_sides(sides, plan.config, covariates)
-    return TrainLoader(feed, sampler, collate, config, size, plan.step, matcher, schedule, points, light, covariates)
+    return TrainLoader(
+        feed, sampler, collate, config, size, plan.step, faces.matcher, schedule, points, faces.light, covariates
+    )
 
 
 def compare_poses(model: FaceAutoencoder, covariates: PoseCovariates | None, log: Log) -> None:

@@ -287,7 +287,7 @@ def signs(
     found = {"auc": auc, "distance": distance}
     found["recode"] = _correlation((code_a - code_a.mean(0)).ravel(), (code_swap - code_swap.mean(0)).ravel())
 
-    lit = np.minimum(b.faces * np.float32(light), 1)
+    lit = np.minimum(b.faces * np.asarray(light, np.float32), 1)
     colors = [mean_colors(*pair).mean(0) for pair in ((swaps, a.masks), (lit, b.masks), (a.faces, a.masks))]
     found["skin"] = float(np.sqrt(((colors[0] - colors[1]) ** 2).mean()))
     found["skin_a"] = float(np.sqrt(((colors[2] - colors[1]) ** 2).mean()))
