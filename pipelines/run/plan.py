@@ -145,12 +145,7 @@ def plan_run(
     if processes.is_first:
         state = None if checkpoint is None else {"step": checkpoint.step, **checkpoint.state}
         processes.publish("plan", {"config": config.checkpoint_dict(), "state": state})
-    check_masks(config, request.changes)
-    check_kernels(config, device)
-    check_code(config, request.changes)
-    lines += plan_schedule(config, request.changes)
-    choose_average(run.shown_weights, config.optimizer.half_lives, "this run")
-    pick_cuda_graph(run.cuda_graph, processes.device or device, config.optimizer, processes.world)
+    lines += check_settings(config, request.changes, device, processes)
     look = config.preview
     masks = needed_masks(config)
     samples = Samples(
@@ -167,16 +162,9 @@ def plan_run(
         lines += transfer.lines()
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
-    skip = read_skip_lists(run.skip_lists)
-    sources = [
-        without_tested(
-            scan_side(path, config.mask.mask_type, run.skip_bad, progress, run.cache_folder, skip), config.test
-        )
-        for path in run.inputs
-    ]
+    sources = scan_inputs(config, progress)
     for source in sources:
         lines += check_prepared(source, spec)
-        split_validation(source, config.validation)
     known_faces = KnownFaces()
     if processes.is_first:
         known_faces = know_faces(checkpoint, sources, config.validation, run.override)
@@ -202,6 +190,38 @@ def plan_run(
         known_faces,
         has_end="run.iterations" in request.changes,
     )
+
+
+def check_settings(
+    config: TrainConfig, changes: Mapping[str, object], device: torch.device, processes: Processes
+) -> list[str]:
+    """Raise SwapfastError where settings contradict each other or the device; return what a person is told of them.
+
+    changes: what was asked for.
+    """
+    check_masks(config, changes)
+    check_kernels(config, device)
+    check_code(config, changes)
+    lines = plan_schedule(config, changes)
+    choose_average(config.run.shown_weights, config.optimizer.half_lives, "this run")
+    pick_cuda_graph(config.run.cuda_graph, processes.device or device, config.optimizer, processes.world)
+    return lines
+
+
+def scan_inputs(config: TrainConfig, progress: ProgressFactory) -> list[FaceSource]:
+    """Return the faces of each side that may be trained on: all but those left out or held out for the test.
+
+    Raises SwapfastError where they are too few to hold out those for the validation.
+    """
+    run, masks = config.run, config.mask.mask_type
+    skip = read_skip_lists(run.skip_lists)
+    sources = [
+        without_tested(scan_side(path, masks, run.skip_bad, progress, run.cache_folder, skip), config.test)
+        for path in run.inputs
+    ]
+    for source in sources:
+        split_validation(source, config.validation)
+    return sources
 
 
 def check_code(config: TrainConfig, changes: Mapping[str, object]) -> None:
