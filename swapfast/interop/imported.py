@@ -58,9 +58,11 @@ class Imported:
     def summary(self, model_dir: Path) -> str:
         """Return what was made, in a line, and how to go on."""
         model, state = self.model, "with its optimizer's state" if self.optimizer else "without an optimizer's state"
+        flags = f"-A ... -B ... -m {shlex.quote(str(model_dir))}"
         return (
             f"{model.name} at {model.input_size} px, iteration {self.step}, {state}, in {model_dir}; go on with "
-            f"`swapfast train -A ... -B ... -m {shlex.quote(str(model_dir))}`"
+            f"`swapfast train {flags}`, or without training with `swapfast codes {flags}`, which measures both "
+            "people's codes for better swaps"
         )
 
 

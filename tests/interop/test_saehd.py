@@ -85,6 +85,7 @@ def test_an_imported_model_makes_the_recorded_pictures(name, recorded, golden, t
     assert cli.main(["import", str(source), "-m", str(model_dir)]) == 0
     said = capsys.readouterr().out
     assert "iteration 3, with its optimizer's state" in said and f"swapfast train -A ... -B ... -m {model_dir}" in said
+    assert f"swapfast codes -A ... -B ... -m {model_dir}" in said
     model, config, metadata = open_model(model_dir)
     assert (metadata.step, config.optimizer.optimizer, config.batch_size) == (3, "adabelief-dfl", 2)
     assert config.crop.centering == "legacy" and config.crop.coverage == 90
