@@ -222,13 +222,13 @@ def _copy_known(
             continue
         good = np.flatnonzero(~arrays["reasons"].any(1))
         row_of = {bytes(arrays["content"][row]): row for row in good}
-        known = [index for index in missing if bytes(contents[index]) in row_of]
-        for count, index in enumerate(known, 1):
+        copied_indices = [index for index in missing if bytes(contents[index]) in row_of]
+        for count, index in enumerate(copied_indices, 1):
             row = row_of[bytes(contents[index])]
             store.faces[index], store.extra_masks[index] = arrays["faces"][row], arrays["extra_masks"][row]
             if copying:
-                copying(count, len(known))
-        missing = np.setdiff1d(missing, known)
+                copying(count, len(copied_indices))
+        missing = np.setdiff1d(missing, copied_indices)
     return missing
 
 

@@ -284,8 +284,8 @@ class MultiDataset:
             self.shuffle()
         self._taken += 1
         position = np.array([self.epoch * len(self) + index])
-        chosen = [
+        faces_of_sides = [
             int(self.sampler.faces_at(side, position)[0]) if self.is_random else index % count
             for side, count in enumerate(self.sampler.counts)
         ]
-        return tuple(dataset[i] for dataset, i in zip(self.datasets, chosen))
+        return tuple(dataset[i] for dataset, i in zip(self.datasets, faces_of_sides))

@@ -195,8 +195,8 @@ def quality(
     folder_faces = scan_folder(folder)
     folder_faces.require_all_good(skip_bad=True)
     records = folder_faces.records
-    chosen = records.select(np.linspace(0, len(records) - 1, min(sample, len(records)), dtype=np.int64))
-    originals = [crop_and_masks(record, crop, mask, size) for record in chosen]
+    sample_records = records.select(np.linspace(0, len(records) - 1, min(sample, len(records)), dtype=np.int64))
+    originals = [crop_and_masks(record, crop, mask, size) for record in sample_records]
     table = []
     for encoding in FORMATS:
         encoded = [encode(*original, encoding) for original in originals]

@@ -78,24 +78,24 @@ def make_sheet(request: SheetRequest, progress: ProgressFactory = no_progress, l
     skip = read_skip_lists(config.run.skip_lists)
     source = scan_side(request.folder, config.mask.mask_type, request.skip_bad, progress, skip=skip)
     check_prepared(source, spec)
-    source, chosen, store = _decoded(source, spec, request)
+    source, shown_faces, store = _decoded(source, spec, request)
     for bad in source.folder.bad:
         log(f"{shown_name(bad.path)}: {bad.reason}; left out")
-    ordinals, seed = np.arange(len(chosen)), config.seed
+    ordinals, seed = np.arange(len(shown_faces)), config.seed
     if request.percentile is None:
         draws = draw(seed, ordinals, 0, spec.size, config.augmentation)
         noise = landmark_noise(seed, ordinals, np.zeros_like(ordinals))
         light = light_shares(seed, ordinals, 0)
     else:
         share = request.percentile / 100
-        draws = draw_at(share, len(chosen), spec.size, config.augmentation)
-        noise = landmark_noise_at(share, len(chosen))
-        light = np.full(len(chosen), share)
+        draws = draw_at(share, len(shown_faces), spec.size, config.augmentation)
+        noise = landmark_noise_at(share, len(shown_faces))
+        light = np.full(len(shown_faces), share)
     if request.landmarks_folder is None:
         targets, column = source, 1  # in its own folder the nearest face is the face itself
     else:
         targets, column = open_source(request.landmarks_folder, progress(f"reading {request.landmarks_folder}")), 0
-    bent, warped = with_landmarks(draws, _pairs(chosen, targets, column, spec), noise, config.augmentation)
+    bent, warped = with_landmarks(draws, _pairs(shown_faces, targets, column, spec), noise, config.augmentation)
     gains = _light_gains(source, targets, spec, config, light)
     sheet = contact_sheet(store.faces, store.extra_masks, spec.masks, draws, bent, gains)
     succeeded, encoded = cv2.imencode(request.out.suffix.lower(), sheet)
@@ -112,12 +112,12 @@ def _decoded(source: FaceSource, spec: StoreSpec, request: SheetRequest) -> tupl
     Raises SwapfastError naming what cannot be decoded unless ``request.skip_bad``; then other faces take its place.
     """
     while True:
-        chosen = _chosen(source, request.faces)
-        store = HostStore.in_memory(spec, len(chosen))
-        bad = fill_store(spec, chosen, store)
+        shown_faces = _chosen(source, request.faces)
+        store = HostStore.in_memory(spec, len(shown_faces))
+        bad = fill_store(spec, shown_faces, store)
         if not bad:
-            return source, chosen, store
-        source = source.without(bad_faces(chosen, bad))
+            return source, shown_faces, store
+        source = source.without(bad_faces(shown_faces, bad))
         source.folder.require_all_good(request.skip_bad)
 
 
@@ -143,15 +143,15 @@ def _light_gains(
     return None if light is None else light.gains(np.stack([shares, shares]))[0]
 
 
-def _pairs(chosen: FaceSource, targets: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:
+def _pairs(shown_faces: FaceSource, targets: FaceSource, column: int, spec: StoreSpec) -> np.ndarray:
     """Return the landmarks of the chosen faces and of their targets, (N, 2, 68, 2).
 
     column: 0 takes the nearest face of ``targets``, 1 the second nearest.
     """
     matcher = LandmarkMatcher.from_records(
-        [chosen.folder.records, targets.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
+        [shown_faces.folder.records, targets.folder.records], spec.size, spec.crop.centering, *crop_shares(spec.crop)
     )
     column = min(column, matcher.closest[0].shape[1] - 1)
-    ids = np.stack([np.arange(len(chosen)), np.zeros(len(chosen), np.int64)])
-    columns = np.stack([np.full(len(chosen), column), np.zeros(len(chosen), np.int64)])
-    return matcher.get_close_landmarks(ids, columns)[: len(chosen)]
+    ids = np.stack([np.arange(len(shown_faces)), np.zeros(len(shown_faces), np.int64)])
+    columns = np.stack([np.full(len(shown_faces), column), np.zeros(len(shown_faces), np.int64)])
+    return matcher.get_close_landmarks(ids, columns)[: len(shown_faces)]

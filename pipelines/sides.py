@@ -68,12 +68,12 @@ def scan_side(
     Raises SwapfastError listing every bad file unless ``skip_bad``, and if no face has such a mask.
     """
     index = None if cache is None else index_path(cache, path)
-    known = None if index is None else load_index(index, path)
-    source = open_source(path, progress(f"reading {path}"), known)
+    table = None if index is None else load_index(index, path)
+    source = open_source(path, progress(f"reading {path}"), table)
     if source.prepared is not None:
         return dataclasses.replace(source, folder=skip.apply(source.folder))
     folder = source.folder
-    if index is not None and folder.records is not known and index.parent.is_dir():
+    if index is not None and folder.records is not table and index.parent.is_dir():
         try_save_index(index, folder.records)
     folder = skip.apply(folder).with_mask(mask_type)
     folder.require_all_good(skip_bad)

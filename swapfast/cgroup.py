@@ -47,11 +47,11 @@ def core_limit(root: Path = ROOT, groups: Path = GROUPS) -> int | None:
     """Return the cores that the share of CPU time is worth, rounded up, None where there is no limit."""
     shares = []
     for folder in _folders("cpu", root, groups):
-        both = _numbers(_read(folder / "cpu.max"))
-        if not both:
-            both = _numbers(f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}")
-        if len(both) == 2 and min(both) > 0:
-            shares.append(both[0] / both[1])
+        numbers = _numbers(_read(folder / "cpu.max"))
+        if not numbers:
+            numbers = _numbers(f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}")
+        if len(numbers) == 2 and min(numbers) > 0:
+            shares.append(numbers[0] / numbers[1])
     return max(1, math.ceil(min(shares))) if shares else None
 
 

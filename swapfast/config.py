@@ -809,10 +809,10 @@ class TrainConfig(Config):
 def updated(config: TrainConfig, changes: Mapping[str, object], source: str = "--set") -> TrainConfig:
     """Return a copy with some settings changed, by their dotted names ('loss.eye_multiplier')."""
     values = config.to_dict()
-    known = settings(config)
+    by_name = settings(config)
     for name, value in changes.items():
-        if name not in known:
-            raise unknown_name(f"setting in {source}", name, known)
+        if name not in by_name:
+            raise unknown_name(f"setting in {source}", name, by_name)
         *parts, last = name.split(".")
         table: dict[str, Any] = values
         for part in parts:

@@ -52,14 +52,18 @@ def nearest_name(name: object, known: Iterable[str]) -> str | None:
     """
     names = sorted(known)
     wanted = _plain(str(name)[:_WIDEST])
-    plain = {_plain(each): each for each in reversed(names)}
+    plain = {_plain(candidate): candidate for candidate in reversed(names)}
     if wanted in plain:
         return plain[wanted]
-    longer = [each for each in plain if each.startswith(wanted)] if len(wanted.strip("_")) >= _LEAST_BEGUN else []
+    longer = (
+        [candidate for candidate in plain if candidate.startswith(wanted)]
+        if len(wanted.strip("_")) >= _LEAST_BEGUN
+        else []
+    )
     if longer:
         return plain[min(longer, key=len)]
     near, likeness = _closest(wanted, plain)
-    ends = {each.rpartition(".")[2]: each for each in plain}
+    ends = {candidate.rpartition(".")[2]: candidate for candidate in plain}
     near_end, likeness_of_ends = _closest(wanted.rpartition(".")[2], ends)
     if likeness < _LIKE <= likeness_of_ends:
         return plain[ends[near_end]]
@@ -68,7 +72,7 @@ def nearest_name(name: object, known: Iterable[str]) -> str | None:
 
 def _closest(name: str, names: Iterable[str]) -> tuple[str, float]:
     """Return the name that is most like another, the first of several, and how much it is: 0..1."""
-    likeness = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in sorted(names)}
+    likeness = {candidate: difflib.SequenceMatcher(None, candidate, name).ratio() for candidate in sorted(names)}
     nearest = max(likeness, key=likeness.__getitem__, default="")
     return nearest, likeness.get(nearest, 0.0)
 

@@ -156,10 +156,10 @@ class Config:
         if not isinstance(values, Mapping):
             raise SwapfastError(f"{source}: expected a table of settings, got {shortened(values)}")
         hints = typing.get_type_hints(cls)
-        known = {f.name for f in dataclasses.fields(cls)}
+        field_names = {f.name for f in dataclasses.fields(cls)}
         for name in values:
-            if name not in known:
-                raise unknown_name(f"setting in {source}", name, known, elsewhere=settings(cls()))
+            if name not in field_names:
+                raise unknown_name(f"setting in {source}", name, field_names, elsewhere=settings(cls()))
         parts = {
             name: hints[name].from_dict(value, f"{source}.{name}")
             if isinstance(hints[name], type) and issubclass(hints[name], Config)

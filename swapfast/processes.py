@@ -512,9 +512,9 @@ def _attempt(store: dist.Store, rank: int, world: int) -> str:
         store.set(f"swapfast came {rank}", token)
         answer = f"swapfast answer {token}"
         _poll(lambda: store.check([answer]), "no answer from rank 0")
-        chosen = store.get(answer).decode()
-        store.set(f"{chosen} known to {rank}", "1")
-        return chosen
+        answer_text = store.get(answer).decode()
+        store.set(f"{answer_text} known to {rank}", "1")
+        return answer_text
 
     def known_to_all() -> bool:
         for request in (f"swapfast came {rank}" for rank in range(1, world)):

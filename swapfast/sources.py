@@ -51,20 +51,20 @@ def choose(
     flags: settings by dotted name. texts: NAME=VALUE of --set. file: of --config. prefixes: which settings are read
     from the environment; the variables of others are left alone.
     """
-    known = settings(TrainConfig())
+    by_name = settings(TrainConfig())
     notes: list[str] = []
     layers = [
-        _file_values(file, known, notes) if file else {},
-        _variable_values(environment or {}, known, prefixes, notes),
-        _flag_values(flags or {}, known, notes) | _text_values(texts, known, notes),
+        _file_values(file, by_name, notes) if file else {},
+        _variable_values(environment or {}, by_name, prefixes, notes),
+        _flag_values(flags or {}, by_name, notes) | _text_values(texts, by_name, notes),
     ]
     changes: dict[str, object] = {}
     for layer in layers:
         if "loss.functions" in layer:
             layer.setdefault("loss.weights", [])  # 100 for each: those of a lower rank are of other functions
         changes |= _crop_of(layer) | layer
-    _check_crop(changes, known)
-    model = str(changes.get("model.name", known["model.name"].value))
+    _check_crop(changes, by_name)
+    model = str(changes.get("model.name", by_name["model.name"].value))
     usual = recipe_settings(str(changes.get("run.recipe", OWN)), model)
     return Choice(changes, updated(TrainConfig(), {**usual, **changes}), notes)
 
@@ -121,10 +121,10 @@ def variable_names(names: Iterable[str]) -> dict[str, str]:
 
 def require(config: TrainConfig, *names: str) -> None:
     """Raise SwapfastError where one of the settings of ``run`` is missing, with the three ways to give it."""
-    known = settings(config)
-    missing = [name for name in names if not known[name].value]
+    by_name = settings(config)
+    missing = [name for name in names if not by_name[name].value]
     if missing:
-        flags = ", ".join(known[name].option.flag for name in missing)
+        flags = ", ".join(by_name[name].option.flag for name in missing)
         variables = ", ".join(_variable(name.removeprefix("run.")) for name in missing)
         keys = ", ".join(name.removeprefix("run.") for name in missing)
         raise SwapfastError(
@@ -199,8 +199,8 @@ def _parsed(setting: Setting, variable: str, text: str) -> object:
             return [(setting.element or str)(item) for item in re.split(r"[\s,]+", text.strip()) if item]
         return setting.kind(text)
     except ValueError:
-        each = f", each {KINDS[setting.element or str]}" if setting.kind is list else ""
-        raise SwapfastError(f"{variable} {shortened(text)}: expected {KINDS[setting.kind]}{each}") from None
+        element_kind = f", each {KINDS[setting.element or str]}" if setting.kind is list else ""
+        raise SwapfastError(f"{variable} {shortened(text)}: expected {KINDS[setting.kind]}{element_kind}") from None
 
 
 def _truth(text: str) -> bool:

@@ -118,15 +118,15 @@ def _decoded(
     log: Log,
 ) -> SideFaces:
     """Return faces of a side, without those that cannot be read, of which ``log`` is told."""
-    chosen = source.select(np.unique(spread_indices(len(source), MOST_FACES)))
+    sample_faces = source.select(np.unique(spread_indices(len(source), MOST_FACES)))
     augment = make_augmenter("kornia", spec.size, model.input_size, model.output_sizes, device, NO_AUGMENTATION)
     collate = Collate(augment, True, (), model.color_order, device)
     path = source.folder.path
-    batches = [batch for _, batch in decoded_batches(0, chosen, spec, collate, progress(f"decoding {path}"), log)]
+    batches = [batch for _, batch in decoded_batches(0, sample_faces, spec, collate, progress(f"decoding {path}"), log)]
     if not batches:
         raise SwapfastError(f"{path}: no face of it can be read", EXIT_FAILED)
     members = np.concatenate([batch.ids[0] for batch in batches if batch.ids is not None])
-    return SideFaces(torch.cat([batch.inputs[0] for batch in batches]), chosen.folder.records.select(members))
+    return SideFaces(torch.cat([batch.inputs[0] for batch in batches]), sample_faces.folder.records.select(members))
 
 
 @torch.no_grad()

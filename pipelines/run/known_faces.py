@@ -55,8 +55,8 @@ def know_faces(
         checkpoint.state["overrides"] = [*overrides, change]
         lines.append("--override: the sides are exchanged, and each decoder learns the other's faces")
     remarks = {side: _remark(side, current, stored) for side in SIDES} if stored and not is_exchanged else {}
-    known = {side: np.union1d(keys, stored.get(side, keys)) for side, keys in current.items()}
-    return KnownFaces({side: torch.from_numpy(keys) for side, keys in known.items()}, remarks, lines)
+    keys_of_sides = {side: np.union1d(keys, stored.get(side, keys)) for side, keys in current.items()}
+    return KnownFaces({side: torch.from_numpy(keys) for side, keys in keys_of_sides.items()}, remarks, lines)
 
 
 def refuse_exchanged(sources: Mapping[str, FaceSource], known_faces: Mapping[str, torch.Tensor]) -> None:

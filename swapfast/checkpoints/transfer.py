@@ -67,8 +67,8 @@ class Transfer:
         kind = "weights" if self.weights == RAW else f"averaged weights ({self.weights})"
         lines = [f"{kind} from iteration {self.step} of {self.source}: {counts}"]
         if self.skipped:
-            rest = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
-            lines.append(f"not taken: {'; '.join(self.skipped[:3])}{rest}")
+            ending = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
+            lines.append(f"not taken: {'; '.join(self.skipped[:3])}{ending}")
         return lines
 
     def to_dict(self) -> dict:
@@ -197,11 +197,11 @@ def load_weights_from(model: FaceAutoencoder, path: Path, averaged: bool = True)
 
     Raises SwapfastError where nothing of the encoder fits: that is what is worth having.
     """
-    found = find_weights(path, averaged)
-    ours = roles(model) if found.model is not None else {}
-    theirs = {} if found.model is None else roles(found.model)
-    by_role = {theirs.get(name, name): weight for name, weight in found.weights.items()}
-    transfer, fitting = Transfer(found.source, found.step, weights=found.kind), {}
+    source = find_weights(path, averaged)
+    ours = roles(model) if source.model is not None else {}
+    theirs = {} if source.model is None else roles(source.model)
+    by_role = {theirs.get(name, name): weight for name, weight in source.weights.items()}
+    transfer, fitting = Transfer(source.source, source.step, weights=source.kind), {}
     for name, target in without_reader(dict(model.named_parameters())).items():
         part = part_of(name)
         transfer.total[part] += 1
@@ -230,11 +230,11 @@ def freeze(model: FaceAutoencoder, parts: list[str]) -> None:
 
     Raises SwapfastError for a part that the model has not, and where nothing is left to train.
     """
-    known = list(model.parts())
+    part_names = list(model.parts())
     for part in parts:
-        if part not in known:
-            raise unknown_name(f"-f/--freeze-weights: part of the model {model.name!r}", part, known)
-    if set(parts) >= set(known):
+        if part not in part_names:
+            raise unknown_name(f"-f/--freeze-weights: part of the model {model.name!r}", part, part_names)
+    if set(parts) >= set(part_names):
         raise SwapfastError(f"-f/--freeze-weights {' '.join(parts)}: nothing would be left to train; leave one out")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in parts)

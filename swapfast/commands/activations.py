@@ -76,9 +76,9 @@ def run(arguments: argparse.Namespace, _stop: StopRequest) -> int:
     for remark in metadata.remarks:
         complain(remark)
     pictures = np.stack([_crop(path, config.crop, model.input_size) for path in faces])
-    found = find_activations(model, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)), arguments.of)
+    activations = find_activations(model, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)), arguments.of)
     title = f"{model.name} at {model.input_size} px, iteration {metadata.step} of {arguments.model.resolve().name}"
-    sheet = draw_activations(found, pictures, [path.name for path in faces], title, arguments.channels)
+    sheet = draw_activations(activations, pictures, [path.name for path in faces], title, arguments.channels)
     succeeded, encoded = cv2.imencode(out.suffix.lower(), sheet)
     if not succeeded:
         height, width = sheet.shape[:2]

@@ -40,9 +40,9 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     """Let arguments say what completes them: their values, files or folders."""
     import shtab
 
-    known = settings(TrainConfig())
+    by_name = settings(TrainConfig())
     for action in parser._actions:
-        setting = known.get(action.dest)
+        setting = by_name.get(action.dest)
         if setting is not None and setting.option.choices and action.choices is None and action.nargs != 0:
             action.choices = setting.option.choices
         is_path = action.type is path or (setting is not None and setting.option.is_path)

@@ -66,5 +66,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 def examples_of(command: str) -> str:
     """Return the examples of a command as its help shows them, '' where it has none."""
     lines = EXAMPLES.get(command, ())
-    width = max((len(line) for line, what in lines if len(line) <= 60), default=0)
-    return "\n".join(["examples:", *(f"  {line:<{width}}  {what}".rstrip() for line, what in lines)]) if lines else ""
+    width = max((len(line) for line, purpose in lines if len(line) <= 60), default=0)
+    return (
+        "\n".join(["examples:", *(f"  {line:<{width}}  {purpose}".rstrip() for line, purpose in lines)])
+        if lines
+        else ""
+    )

@@ -154,14 +154,14 @@ def _request(arguments: argparse.Namespace) -> ExtractRequest:
     from swapfast.faces.alignment import CENTERINGS
     from swapfast.swap.chosen import FrameRanges
 
-    for flag, value, known in (
+    for flag, value, choices in (
         ("--backend", arguments.backend, BACKENDS),
         ("--turns", arguments.turns, TURNS),
         ("--folders", arguments.folders, FOLDERS),
         ("--centering", arguments.centering, CENTERINGS),
     ):
-        if value not in known:
-            raise unknown_name(flag, value, known)
+        if value not in choices:
+            raise unknown_name(flag, value, choices)
     for flag, value in (
         ("-i/--input, pictures or a video", arguments.input),
         ("-o/--out, a new folder", arguments.out),

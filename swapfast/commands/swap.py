@@ -159,11 +159,11 @@ def run(arguments: argparse.Namespace, _stop: StopRequest, open_decoder: OpenDec
 
     flags = {name: getattr(arguments, name) for name in settings(SwapSettings())}
     flags = {name: value for name, value in flags.items() if value is not None}
-    chosen = choose_settings(flags, arguments.config, arguments.preset)
+    given_settings = choose_settings(flags, arguments.config, arguments.preset)
     if arguments.print_config:
-        say(chosen.usual.to_toml().rstrip("\n"))
+        say(given_settings.usual.to_toml().rstrip("\n"))
         return EXIT_DONE
-    request = _request(arguments, chosen)
+    request = _request(arguments, given_settings)
     if is_video(request.input):
         if arguments.decoder is not None:
             raise SwapfastError("--decoder: is for pictures, and the input is a video; leave it away")
@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace, _stop: StopRequest, open_decoder: OpenDec
     return _check(arguments, request) if arguments.check else _swap(arguments, request, open_decoder)
 
 
-def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
+def _request(arguments: argparse.Namespace, given_settings: Any) -> SwapRequest:
     from swapfast.swap.chosen import FrameRanges
     from swapfast.swap.found_faces import FaceChoice
     from swapfast.swap.request import SwapRequest
@@ -195,7 +195,7 @@ def _request(arguments: argparse.Namespace, chosen: Any) -> SwapRequest:
         faces=arguments.faces,
         landmarks=arguments.landmarks,
         mask_dir=arguments.mask_dir,
-        settings=chosen,
+        settings=given_settings,
         to="a" if arguments.swap_model else arguments.to or "b",
         checkpoint=arguments.checkpoint,
         weights=arguments.weights,
@@ -280,8 +280,8 @@ def _sheet(arguments: argparse.Namespace, request: SwapRequest) -> int:
         raise SwapfastError(f"--sheet {request.input}: {error}; give another frame") from error
     frame = Frame(request.input.name, 0, None, pixels, origin=origin)
     swapper = plan.swapper(scale=1.0, wants_patches=False, is_transparent=False)
-    found = plan.find(frame)
-    faces, skipped = request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
+    frame_faces = plan.find(frame)
+    faces, skipped = request.choice(frame_faces, frame, [crop_edge(face, swapper) for face in frame_faces.faces])
     if not faces:
         reason = f" ({'; '.join(skipped)})" if skipped else ""
         raise SwapfastError(f"--sheet {request.input}: has no face to swap{reason}; give another frame")
@@ -372,9 +372,9 @@ def _video_sheet(arguments: argparse.Namespace, request: SwapRequest, settings: 
     check_new_file(arguments.out, "-o/--out", SHEET_SUFFIXES)
     with Bars() as bars:
         plan = plan_video(request, settings, bars(f"reading {request.input}, seconds"))
-    frame, found = sheet_of_video(plan, int(text))
+    frame, frame_faces = sheet_of_video(plan, int(text))
     swapper = plan.swapper()
-    face = max(found.faces, key=lambda f: crop_edge(f, swapper))
+    face = max(frame_faces.faces, key=lambda f: crop_edge(f, swapper))
     metadata = plan.opened.metadata
     title = (
         f"{request.input.name}, frame {text}, {plan.opened.model.name} at iteration {metadata.step}, to {request.to}"

@@ -49,11 +49,11 @@ def run(arguments: argparse.Namespace, stop: StopRequest) -> int:
 
     from swapfast.watch.start import Addresses, run_until, watch
 
-    def announce(found: Addresses, names: list[str]) -> None:
+    def announce(page_addresses: Addresses, names: list[str]) -> None:
         if arguments.json:
-            say(json.dumps(dataclasses.asdict(found)))
+            say(json.dumps(dataclasses.asdict(page_addresses)))
             return
-        for line in found.lines([shown_name(name) for name in names]):
+        for line in page_addresses.lines([shown_name(name) for name in names]):
             say(line)
 
     watch(arguments.models, arguments.host, arguments.port, run_until(stop), announce, leave_after_s)

@@ -134,8 +134,8 @@ class MeshBackend:
 
     def follow(self, frame: Frame, face: FoundPoints) -> FoundPoints | None:
         """Return the face, looked for where its mesh was in a neighbouring frame."""
-        found = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(face.state)))
-        return found if isinstance(found, FoundPoints) else None
+        face_or_reason = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(face.state)))
+        return face_or_reason if isinstance(face_or_reason, FoundPoints) else None
 
     def _verified(self, frame: Frame, detections: np.ndarray) -> tuple[list[FoundPoints], list[str]]:
         """Return the faces that detections are, and why others are none."""
@@ -144,11 +144,11 @@ class MeshBackend:
         for detection in detections:
             # The detector's square is coarse: a second pass sees what the first one found.
             mesh, _ = self._network(frame.pixels, Region.of_detection(detection))
-            found = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(mesh)))
-            if isinstance(found, str):
-                rejected.append(found)
+            face_or_reason = self._accepted(frame, *self._network(frame.pixels, Region.of_mesh(mesh)))
+            if isinstance(face_or_reason, str):
+                rejected.append(face_or_reason)
             else:
-                faces.append(found)
+                faces.append(face_or_reason)
         return faces, rejected
 
     def _accepted(self, frame: Frame, mesh: np.ndarray, confidence: float) -> FoundPoints | str:
@@ -215,15 +215,15 @@ class JsonBackend:
 
     def find(self, frame: Frame, is_thorough: bool = True) -> FrameFindings:
         """Return the faces that the file knows of."""
-        known = self._finder(frame)
+        points = self._finder(frame)
         faces: list[FoundPoints] = []
-        rejected = list(known.skipped)
-        for face in known.faces:
-            found = accepted(frame, face.landmarks, self._limits, track=face.track)
-            if isinstance(found, str):
-                rejected.append(found)
+        rejected = list(points.skipped)
+        for face in points.faces:
+            face_or_reason = accepted(frame, face.landmarks, self._limits, track=face.track)
+            if isinstance(face_or_reason, str):
+                rejected.append(face_or_reason)
             else:
-                faces.append(found)
+                faces.append(face_or_reason)
         return FrameFindings(faces, rejected)
 
     def follow(self, frame: Frame, face: FoundPoints) -> FoundPoints | None:

@@ -186,9 +186,9 @@ class Follower:
         track.number = face.track = self._number_of(points)
         track.changes.clear()
         for earlier in self._recent:
-            for known in earlier.faces:
-                if earlier.frame.index > former.last and known.track == former.number:
-                    known.track = track.number
+            for earlier_face in earlier.faces:
+                if earlier.frame.index > former.last and earlier_face.track == former.number:
+                    earlier_face.track = track.number
 
     def _look(self, entry: FollowedFrame) -> None:
         """Look for faces in a frame; those that are new begin a track, or go on with one that was lost."""
@@ -201,9 +201,9 @@ class Follower:
         self._since_look = 0
         self._looks_in_vain = 0 if findings.faces or entry.faces else self._looks_in_vain + 1
         entry.rejected = findings.rejected
-        known = [face.points for face in entry.faces]
+        face_points = [face.points for face in entry.faces]
         for points in findings.faces:
-            if self._backend.can_follow and is_among(points, known):
+            if self._backend.can_follow and is_among(points, face_points):
                 continue
             look = look_of(entry.frame, points)
             track = self._lost_track(entry, points, look)
@@ -264,9 +264,9 @@ class Follower:
         missing = []
         after = track.points, track.last
         for entry in self._before(last):
-            known = next((face for face in entry.faces if face.track == track.number), None)
-            if known is not None:
-                after = known.points, entry.frame.index
+            earlier_face = next((face for face in entry.faces if face.track == track.number), None)
+            if earlier_face is not None:
+                after = earlier_face.points, entry.frame.index
             else:
                 missing.append(entry)
         for entry in missing:

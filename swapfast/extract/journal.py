@@ -55,10 +55,10 @@ class Journal:
         with self._lock:
             while not self._known.get(key) and not self._is_read:
                 self._read_part()
-            known = self._known.get(key)
-            if known:
-                answer = known.popleft()
-                if not known:
+            kept_answer = self._known.get(key)
+            if kept_answer:
+                answer = kept_answer.popleft()
+                if not kept_answer:
                     del self._known[key]
                 self.recalled += 1
                 return answer
@@ -199,8 +199,8 @@ class RememberedBackend:
 
         def ask() -> FrameFindings | None:
             # Without its mesh, which a damaged journal may lack, a face is lost and found anew.
-            found = None if face.state is None else self._backend.follow(frame, face)
-            return None if found is None else FrameFindings([found])
+            points = None if face.state is None else self._backend.follow(frame, face)
+            return None if points is None else FrameFindings([points])
 
         answer = self._journal.answer((self._footage, frame.index, _FOLLOW), ask)
         return None if answer is None else answer.faces[0]

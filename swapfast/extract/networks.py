@@ -74,14 +74,14 @@ class Detector:
 
     def __call__(self, frame: np.ndarray, levels: Sequence[int] = (1,), turns: Sequence[int] = (0,)) -> np.ndarray:
         """Return the detections of a frame, best first, (n, 17). turns: quarter turns, anticlockwise, to look at."""
-        found = [np.zeros((0, 17))]
+        detections = [np.zeros((0, 17))]
         for square, to_frame, window in _squares(frame, levels):
             for turn in turns:
                 faces = self._in_square(np.ascontiguousarray(np.rot90(square, turn)))
                 if len(faces):
                     faces = _moved(_turned_back(faces, turn), to_frame)
-                    found.append(faces if window is None else faces[_is_inside(faces, window)])
-        return merge_detections(np.concatenate(found))
+                    detections.append(faces if window is None else faces[_is_inside(faces, window)])
+        return merge_detections(np.concatenate(detections))
 
     def _in_square(self, square: np.ndarray) -> np.ndarray:
         """Return the detections of an input of the network, (n, 17) in its px."""

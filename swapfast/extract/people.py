@@ -70,8 +70,8 @@ class TrackRecord:
         count = min(len(self._pictures), SHEET_FACES)
         if not count:
             return []
-        chosen = spread_indices(len(self._pictures), count)
-        return [decode_image(self._pictures[i].tobytes()) for i in chosen]
+        indices = spread_indices(len(self._pictures), count)
+        return [decode_image(self._pictures[i].tobytes()) for i in indices]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""

@@ -400,9 +400,9 @@ class _Run:
         self._rejected[TOO_SMALL] += len(faces) - len(kept)
         if limits.tracks:
             self._tracks_seen |= {face.track for _, face in kept if face.track is not None}
-            chosen = [pair for pair in kept if pair[1].track in limits.tracks]
-            self._rejected[OTHER_TRACK] += len(kept) - len(chosen)
-            kept = chosen
+            pairs = [pair for pair in kept if pair[1].track in limits.tracks]
+            self._rejected[OTHER_TRACK] += len(kept) - len(pairs)
+            kept = pairs
         if limits.max_faces and len(kept) > limits.max_faces:
             largest = sorted(kept, key=lambda pair: -edges[pair[0]])[: limits.max_faces]
             self._rejected[TOO_MANY] += len(kept) - limits.max_faces

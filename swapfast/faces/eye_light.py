@@ -45,8 +45,8 @@ def face_light(faces: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> FaceLig
     whites: list[np.ndarray] = []
     skins: list[np.ndarray] = []
     for image, landmarks, enlarged in faces:
-        found = [_white(image, landmarks[eye], enlarged) for eye in EYES]
-        whites += [white for white in found if white is not None]
+        of_eyes = [_white(image, landmarks[eye], enlarged) for eye in EYES]
+        whites += [white for white in of_eyes if white is not None]
         skins.append(_skin(image, landmarks))
     if len(whites) < LEAST_EYES:
         return None

@@ -157,13 +157,13 @@ def _faceswap_text(content: memoryview) -> bytes | None:
         return None
     if len(content) > 4 * MAX_CHARS:  # UTF-8 needs at most 4 bytes a character; checked before copying
         raise ValueError(f"a faceswap header longer than {MAX_CHARS} characters")
-    rest = bytes(content[len(_KEYWORD) + 1 :])
-    if len(rest) < 4:
+    payload = bytes(content[len(_KEYWORD) + 1 :])
+    if len(payload) < 4:
         raise ValueError("a faceswap header that is cut short")
-    if rest[0] != 0:
+    if payload[0] != 0:
         raise ValueError("a faceswap header that is compressed, which no version of faceswap writes")
-    _language, _, rest = rest[2:].partition(b"\0")
-    _translated, _, text = rest.partition(b"\0")
+    _language, _, payload = payload[2:].partition(b"\0")
+    _translated, _, text = payload.partition(b"\0")
     return text
 
 

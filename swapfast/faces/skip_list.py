@@ -95,8 +95,8 @@ def _lines(path: Path, flag: str) -> list[str]:
     return data.decode("utf-8", "surrogateescape").splitlines()
 
 
-def skip_list_text(folder: FaceFolder, chosen: Sequence[tuple[int, str]]) -> str:
-    """Return a list of some faces of a folder. chosen: index and reason of each."""
+def skip_list_text(folder: FaceFolder, entries: Sequence[tuple[int, str]]) -> str:
+    """Return a list of some faces of a folder. entries: index and reason of each face."""
     digests = folder.records.column("pixels").view(">u8")[:, 0]
-    lines = [f"{int(digests[i]):016x}\t{printable(folder.records.name(i))}\t{reason}\n" for i, reason in chosen]
+    lines = [f"{int(digests[i]):016x}\t{printable(folder.records.name(i))}\t{reason}\n" for i, reason in entries]
     return HEADER + "".join(lines)

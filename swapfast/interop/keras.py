@@ -235,14 +235,14 @@ def export_keras(opened: OpenedModel, template: Path | None, path: Path) -> list
     SwapfastError where there is neither, or it is of another network, and OSError where the file cannot be written.
     """
     folder = opened.metadata.path.parent
-    found = kept_template(folder) if template is None else read_template(template)
-    if found is None:
+    template_file = kept_template(folder) if template is None else read_template(template)
+    if template_file is None:
         raise SwapfastError(
             f"--to keras: {folder} was not imported from a .keras file, and faceswap needs more of it than the "
             "weights; give one of the same network, such as faceswap saves after an iteration: --template FILE.keras"
         )
-    write_keras(opened.model, found, path)
-    name = found.architecture.name
+    write_keras(opened.model, template_file, path)
+    name = template_file.architecture.name
     return [
         f"for faceswap call it {name}.keras, beside the {name}_state.json of a run; the optimizer begins anew there",
     ]

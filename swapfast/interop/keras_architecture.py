@@ -102,13 +102,13 @@ def _architecture(path: Path, model: Mapping[str, Any]) -> Architecture:
     shapes = [layer["config"]["batch_shape"] for layer in layers.values() if layer["class_name"] == "InputLayer"]
     if len(shapes) != 2 or shapes[0] != shapes[1] or shapes[0][1] != shapes[0][2] or shapes[0][3] != 3:
         raise SwapfastError(f"{path}: takes pictures of {shortened(shapes)}; two of the same square size belong there")
-    found: dict[Branch, KerasBranch] = {}
+    branches: dict[Branch, KerasBranch] = {}
     for part in PARTS:
         for kind, branch in _branches(path, layers[part]["config"], part).items():
-            found[part, kind] = branch
-    if len(found) == len(PARTS) + 1:
+            branches[part, kind] = branch
+    if len(branches) == len(PARTS) + 1:
         raise SwapfastError(f"{path}: one of its decoders makes a mask and one does not; give a .keras of faceswap's")
-    return Architecture(name, _whole(shapes[0][1]), found)
+    return Architecture(name, _whole(shapes[0][1]), branches)
 
 
 def _branches(path: Path, part: Mapping[str, Any], name: str) -> dict[str, KerasBranch]:

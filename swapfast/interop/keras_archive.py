@@ -110,18 +110,18 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     """Return a file of the archive. Raises SwapfastError where it is missing or has more than ``most`` bytes."""
-    found = [info for info in archive.infolist() if info.filename == name]
-    if len(found) != 1:
-        problem = "is in it twice" if found else "is missing"
+    members = [info for info in archive.infolist() if info.filename == name]
+    if len(members) != 1:
+        problem = "is in it twice" if members else "is missing"
         raise SwapfastError(f"{path}: {name} {problem}; give a .keras file as Keras 3 saves it")
-    if found[0].file_size > most:
+    if members[0].file_size > most:
         raise SwapfastError(
-            f"{path}: {name} has {found[0].file_size:,} bytes, where at most {most:,} belong; give a .keras file as "
+            f"{path}: {name} has {members[0].file_size:,} bytes, where at most {most:,} belong; give a .keras file as "
             "Keras 3 saves it"
         )
-    with archive.open(found[0]) as member:
+    with archive.open(members[0]) as member:
         # With a number: without one all that the entry holds is unpacked before what is too much of it is dropped.
-        return member.read(found[0].file_size)
+        return member.read(members[0].file_size)
 
 
 def _json(path: Path, name: str, content: bytes) -> dict[str, Any]:

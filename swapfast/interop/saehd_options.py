@@ -118,8 +118,8 @@ def _remarks(options: Mapping[str, object], face_type: str) -> list[str]:
     if face_type:
         lacking.append(f"face_type {shortened(face_type)}")
     if lacking:
-        rest = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
-        lines.append(f"options that swapfast lacks, kept for an export: {', '.join(lacking[:20])}{rest}")
+        ending = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
+        lines.append(f"options that swapfast lacks, kept for an export: {', '.join(lacking[:20])}{ending}")
     if not _is(options, "random_warp", True) and str(options["archi"]).startswith("liae"):
         lines.append("inter_both is frozen, as in DeepFaceLab where random_warp is off; train it with -f none")
     return lines
@@ -154,7 +154,7 @@ def options_of(config: TrainConfig, model: FaceAutoencoder, lines: list[str]) ->
     lines: is told where a setting has no option.
     """
     crop = config.crop
-    face_type = next((name for name, known in FACE_TYPES.items() if known == crop), "")
+    face_type = next((name for name, type_crop in FACE_TYPES.items() if type_crop == crop), "")
     if not face_type:
         face_type = {"legacy": "f", "head": "head"}.get(crop.centering, "wf")
         values = f"{crop.centering} {crop.coverage:g} {crop.vertical_offset:g}"

@@ -50,8 +50,8 @@ def read_saehd(path: Path) -> Imported:
     Raises SwapfastError where there is none, or several and no name; where a part is missing, damaged, of another
     size, or calls anything.
     """
-    found = _find(path)
-    data_path = found.path("data.dat")
+    files = _find(path)
+    data_path = files.path("data.dat")
     try:
         data_bytes = read_plain(data_path)
     except OSError as error:
@@ -66,16 +66,16 @@ def read_saehd(path: Path) -> Imported:
     except SwapfastError as error:
         raise SwapfastError(f"{data_path}: options that make no network: {error}") from error
     model = on_host(model)
-    read_weights(model, found)
-    optimizer, remark = read_averages(model, found, config)
+    read_weights(model, files)
+    optimizer, remark = read_averages(model, files, config)
     lines = [*([remark] if remark else []), *lines]
-    left = [file for file in _LEFT_BEHIND if found.path(file).exists()]
+    left = [file for file in _LEFT_BEHIND if files.path(file).exists()]
     if left:
         lines.append(f"left behind: {', '.join(left)}; DeepFaceLab draws these anew")
     kept: dict[str, bytes | memoryview] = {KEPT_DATA: data_bytes}
     means = _mean_faces(data.get("sample_for_preview"), config.model.input_size)
     losses = _losses(data.get("loss_history"))
-    return Imported("saehd", path, step, config, model, optimizer, means, {"name": found.name}, losses, kept, lines)
+    return Imported("saehd", path, step, config, model, optimizer, means, {"name": files.name}, losses, kept, lines)
 
 
 def read_kept_data(path: Path, config: TrainConfig) -> dict[str, object]:
@@ -147,13 +147,13 @@ def _table(value: object, source: str) -> dict[str, object]:
     return value
 
 
-def read_weights(model: FaceAutoencoder, found: _Found) -> None:
+def read_weights(model: FaceAutoencoder, files: _Found) -> None:
     """Fill a model with the weights of its parts' files; raise SwapfastError where one is not the model's."""
     named = places(model)
     parameters = dict(model.named_parameters())
-    paths = {part: found.path(f"{part}.npy") for part in PARTS[family_of(model)].values()}
+    paths = {part: files.path(f"{part}.npy") for part in PARTS[family_of(model)].values()}
     if missing := [path.name for path in paths.values() if not path.exists()]:
-        raise SwapfastError(f"{found.folder}: lacks {', '.join(missing)}; give a whole copy of the model")
+        raise SwapfastError(f"{files.folder}: lacks {', '.join(missing)}; give a whole copy of the model")
     for part, path in paths.items():
         arrays = _table(read_pickle_file(path), str(path))
         wanted = {name: place for name, place in named.items() if place.part == part}
@@ -183,12 +183,12 @@ def _taken(arrays: Mapping[str, object], key: str, place: Place, parameter: Tens
     return tensor
 
 
-def read_averages(model: FaceAutoencoder, found: _Found, config: TrainConfig) -> tuple[dict[str, Tensor], str]:
+def read_averages(model: FaceAutoencoder, files: _Found, config: TrainConfig) -> tuple[dict[str, Tensor], str]:
     """Return the optimizer's state, as ours is stored, and what to tell of it where there is none.
 
     Raises SwapfastError where a part of it is missing or another model's.
     """
-    path, optimizer = found.path(f"{OPTIMIZER}.npy"), config.optimizer.optimizer
+    path, optimizer = files.path(f"{OPTIMIZER}.npy"), config.optimizer.optimizer
     if not path.exists():
         return {}, f"there is no {path.name}: the optimizer begins anew"
     arrays = _table(read_pickle_file(path), str(path))

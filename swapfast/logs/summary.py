@@ -76,7 +76,7 @@ def functions(history: History) -> list[str]:
 def summarise(history: History) -> dict:
     """Return the summary as plain values. Losses are means of ``window`` steps; the best is the lowest such mean."""
     runs = [run for run in history.runs if run.lines]
-    rest = ["learning_rate", "gradient_norm", *sorted(key for key in history.columns if key.endswith("_mib"))]
+    columns = ["learning_rate", "gradient_norm", *sorted(key for key in history.columns if key.endswith("_mib"))]
     return {
         "iterations": history.steps[-1],
         "runs": len(runs),
@@ -91,7 +91,7 @@ def summarise(history: History) -> dict:
         **({"swap_quality": swap} if (swap := _course(history, "swap_quality", 1, is_loss=False)) else {}),
         **_gains(history),
         "speed": _speed(history),
-        **_latest(history, ["swap_leak", *rest]),
+        **_latest(history, ["swap_leak", *columns]),
     }
 
 
@@ -176,13 +176,13 @@ def describe(summary: dict, folder: Path) -> str:
                 f"waiting for data {_figure(100 * wait, 1)} %"
             )
     names = {"learning_rate": "learning rate", "gradient_norm": "gradient norm"}
-    rest = [f"{name} {summary[key]:.3g}" for key, name in names.items() if key in summary]
-    rest += [
+    figures = [f"{name} {summary[key]:.3g}" for key, name in names.items() if key in summary]
+    figures += [
         f"{key.removesuffix('_mib').replace('_', ' ')} {_figure(value, 0)} MiB"
         for key, value in summary.items()
         if key.endswith("_mib")
     ]
-    lines += [", ".join(rest)] if rest else []
+    lines += [", ".join(figures)] if figures else []
     if summary["void_steps"]:
         lines.append(f"{summary['void_steps']} steps were lost and done again")
     if summary["damaged_lines"]:

@@ -57,8 +57,8 @@ def measure(config: ModelConfig, purpose: str = "", cycles: bool = False) -> Mod
     with torch.device("meta"):
         model = plan_model(config, learn_mask=False)
     own, kept = _forward_work(model, cycles=False)
-    both, kept_of_both = _forward_work(model, cycles=True)
-    swap = both - 2 * own  # has no gradients; the way back takes as much as the way there
+    cycle_work, kept_of_both = _forward_work(model, cycles=True)
+    swap = cycle_work - 2 * own  # has no gradients; the way back takes as much as the way there
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelFigures(
         config.name,

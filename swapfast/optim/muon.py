@@ -87,9 +87,9 @@ class Muon(torch.optim.Optimizer):
             for weight in with_gradient:
                 if is_matrix(weight):
                     self._move_matrix(weight, group, found_inf, grad_scale)
-            others = [weight for weight in with_gradient if not is_matrix(weight)]
-            if others:
-                self._move_others(others, group, found_inf, grad_scale)
+            not_matrices = [weight for weight in with_gradient if not is_matrix(weight)]
+            if not_matrices:
+                self._move_others(not_matrices, group, found_inf, grad_scale)
 
     def _move_matrix(
         self, weight: Tensor, group: dict[str, Any], found_inf: Tensor | None, grad_scale: Tensor | None

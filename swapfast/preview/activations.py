@@ -154,17 +154,17 @@ def _move_shared(result: Activations) -> None:
 
 
 def draw_activations(
-    found: Activations, faces: np.ndarray, names: Sequence[str], title: str, channels: int = 9
+    activations: Activations, faces: np.ndarray, names: Sequence[str], title: str, channels: int = 9
 ) -> np.ndarray:
     """Return the sheet, (H, W, 3) uint8 BGR: a panel for each face, two of them side by side where they are not wide.
 
     faces: (n, S, S, 3) in 0..1 BGR, what the model was shown. names: of the faces. channels: of a stage to show, 1 to
     MOST_CHANNELS.
     """
-    shown = {id(stage): cells for stage, cells in _all_cells(found, channels)}
-    shared = [(_caption(stage, found.shared), shown[id(stage)]) for stage in found.shared]
-    rows = {side: [(_caption(s, stages), shown[id(s)]) for s in stages] for side, stages in found.sides.items()}
-    panels = [_panel(name, faces[index], index, shared, rows, found) for index, name in enumerate(names)]
+    shown = {id(stage): cells for stage, cells in _all_cells(activations, channels)}
+    shared = [(_caption(stage, activations.shared), shown[id(stage)]) for stage in activations.shared]
+    rows = {side: [(_caption(s, stages), shown[id(s)]) for s in stages] for side, stages in activations.sides.items()}
+    panels = [_panel(name, faces[index], index, shared, rows, activations) for index, name in enumerate(names)]
     blank = np.full_like(panels[0], _PAPER)
     columns = 2 if len(panels) > 1 and 2 * blank.shape[1] <= WIDEST else 1
     panels += [blank] * (-len(panels) % columns)
@@ -183,10 +183,10 @@ def _legend(channels: int) -> str:
     )
 
 
-def _all_cells(found: Activations, channels: int) -> Iterator[tuple[Stage, list[np.ndarray]]]:
+def _all_cells(activations: Activations, channels: int) -> Iterator[tuple[Stage, list[np.ndarray]]]:
     """Yield every stage with its picture for each face. Stages of one name share their channels and scales."""
     by_name: dict[str, list[Stage]] = {}
-    for stage in (*found.shared, *(stage for stages in found.sides.values() for stage in stages)):
+    for stage in (*activations.shared, *(stage for stages in activations.sides.values() for stage in stages)):
         by_name.setdefault(stage.name, []).append(stage)
     for stages in by_name.values():
         together = torch.cat([stage.values for stage in stages])
@@ -203,9 +203,9 @@ def _draw_maps(values: np.ndarray, channels: int) -> list[np.ndarray]:
     values: (n, C, H, W).
     """
     strength = values.std((0, 2, 3))
-    chosen = np.argsort(-strength, kind="stable")[:channels]
-    low, high = np.percentile(values[:, chosen], (_LOW, _HIGH), axis=(0, 2, 3))[:, :, None, None]
-    scaled = np.clip((values[:, chosen] - low) / np.maximum(high - low, 1e-12), 0, 1)
+    channel_indices = np.argsort(-strength, kind="stable")[:channels]
+    low, high = np.percentile(values[:, channel_indices], (_LOW, _HIGH), axis=(0, 2, 3))[:, :, None, None]
+    scaled = np.clip((values[:, channel_indices] - low) / np.maximum(high - low, 1e-12), 0, 1)
     edge = math.ceil(math.sqrt(channels))
     tile, inner = CELL // edge, CELL // edge - 2
     cells = []
@@ -264,15 +264,15 @@ def _panel(
     index: int,
     shared: Sequence[Captioned],
     rows: dict[str, list[Captioned]],
-    found: Activations,
+    activations: Activations,
 ) -> np.ndarray:
     """Return all that is shown of a face."""
     lines = [[((("face in"), name), _photo(face)), *((caption, cells[index]) for caption, cells in shared)]]
     for side, stages in rows.items():
         line = [(caption, cells[index]) for caption, cells in stages]
-        line.append((("face out", f"of {side.upper()}"), _photo(found.faces[side][index])))
-        if side in found.masks:
-            mask = cv2.cvtColor(np.ascontiguousarray(found.masks[side][index]), cv2.COLOR_GRAY2BGR)
+        line.append((("face out", f"of {side.upper()}"), _photo(activations.faces[side][index])))
+        if side in activations.masks:
+            mask = cv2.cvtColor(np.ascontiguousarray(activations.masks[side][index]), cv2.COLOR_GRAY2BGR)
             line.append((("mask", f"of {side.upper()}"), _photo(mask)))
         lines.append(line)
     columns = max(len(lines[0]), 1 + max(len(line) for line in lines[1:]))

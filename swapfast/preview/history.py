@@ -47,15 +47,19 @@ class KeptPreview:
 def kept_previews(model_dir: Path) -> list[KeptPreview]:
     """Return the previews that a model folder keeps, oldest first; none where there are none."""
     folder = model_dir / FOLDER
-    found: dict[int, dict[bool, Path]] = {}
+    files_of_step: dict[int, dict[bool, Path]] = {}
     try:
         names = os.listdir(folder)
     except OSError:
         return []
     for name in names:
         if match := _NAME.fullmatch(name):
-            found.setdefault(int(match[1]), {})[match[2] is not None] = folder / name
-    return [KeptPreview(step, kinds[False], kinds.get(True)) for step, kinds in sorted(found.items()) if False in kinds]
+            files_of_step.setdefault(int(match[1]), {})[match[2] is not None] = folder / name
+    return [
+        KeptPreview(step, kinds[False], kinds.get(True))
+        for step, kinds in sorted(files_of_step.items())
+        if False in kinds
+    ]
 
 
 def surplus(steps: Sequence[int], limit: int) -> list[int]:

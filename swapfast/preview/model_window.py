@@ -190,8 +190,8 @@ class ModelWindow:
         if not steps:
             return
         at = len(steps) - 1 if self.step not in steps else steps.index(self.step)
-        chosen = min(max(at + by, 0), len(steps) - 1)
-        self.show(None if chosen == len(steps) - 1 else steps[chosen])
+        place = min(max(at + by, 0), len(steps) - 1)
+        self.show(None if place == len(steps) - 1 else steps[place])
 
     def show(self, step: int | None) -> None:
         """Show an iteration that is kept, or from here on the newest (None)."""

@@ -124,9 +124,9 @@ def _degrees(angle: int, positive: str, negative: str) -> str:
 
 def _skipped_faces(axes: Axes, side: SurveyedSide) -> None:
     """Show faces to skip below a red line, those of near-duplicates under the face that stays."""
-    chosen = _examples(side.skipped)
+    examples = _examples(side.skipped)
     canvas = np.full((2 * _EDGE, _EDGE * _EXAMPLES, 3), 255, np.uint8)
-    for column, skip in enumerate(chosen):
+    for column, skip in enumerate(examples):
         x = column * _EDGE
         _put(canvas, side.read_face(skip.index), x, _EDGE)
         if skip.like is not None:
@@ -144,12 +144,12 @@ def _examples(skipped: Sequence[Skipped]) -> list[Skipped]:
     """Return some faces to skip, of every reason some, spread over the folder."""
     by_reason = [[skip for skip in skipped if skip.reason == reason] for reason in (DUPLICATE, BLURRED, SMALL)]
     filled = [members for members in by_reason if members]
-    chosen: list[Skipped] = []
+    examples: list[Skipped] = []
     for place, members in enumerate(filled):
-        room = (_EXAMPLES - len(chosen)) // (len(filled) - place)
+        room = (_EXAMPLES - len(examples)) // (len(filled) - place)
         places = np.unique(np.linspace(0, len(members) - 1, min(room, len(members))).round().astype(int))
-        chosen += [members[i] for i in places.tolist()]
-    return chosen
+        examples += [members[i] for i in places.tolist()]
+    return examples
 
 
 def _put(canvas: np.ndarray, face: np.ndarray | None, x: int, y: int) -> None:

@@ -32,21 +32,22 @@ def find_pictures(model_dir: Path, folder: Path | None = None, plain: bool = Fal
     """
     if plain:
         kept = [(preview.step, preview.plain) for preview in kept_previews(model_dir) if preview.plain is not None]
-        found: list[tuple[int, Path]] = [(step, path) for step, path in kept if path is not None]
-        if not found:
+        pictures: list[tuple[int, Path]] = [(step, path) for step, path in kept if path is not None]
+        if not pictures:
             raise SwapfastError(f"--no-mask: {model_dir / FOLDER} holds no preview without the mask; leave it out")
-        return found
+        return pictures
     folders = [folder] if folder is not None else [model_dir / FOLDER, model_dir / "timelapse"]
-    found = max((_listed(each) for each in folders), key=len)
-    if not found:
+    pictures = max((_listed(folder_path) for folder_path in folders), key=len)
+    if not pictures:
         where = f"--pictures {folder}" if folder is not None else str(model_dir)
         raise SwapfastError(
             f"{where}: holds no pictures such as 00000250.jpg; train with --preview-history, or name their folder by "
             "--pictures"
         )
-    if len(found) > MOST_PICTURES:
-        raise SwapfastError(f"{found[0][1].parent}: {len(found)} pictures; a film is made of up to {MOST_PICTURES}")
-    return found
+    if len(pictures) > MOST_PICTURES:
+        folder = pictures[0][1].parent
+        raise SwapfastError(f"{folder}: {len(pictures)} pictures; a film is made of up to {MOST_PICTURES}")
+    return pictures
 
 
 def _listed(folder: Path) -> list[tuple[int, Path]]:

@@ -130,8 +130,8 @@ class View:
         """Take the next larger (1) or smaller (-1) scale."""
         now = self.scale * 100
         larger, smaller = [s for s in SCALES if s > now + 0.5], [s for s in SCALES if s < now - 0.5]
-        chosen = (larger[:1] if steps > 0 else smaller[-1:]) or [SCALES[-1] if steps > 0 else SCALES[0]]
-        self.set_scale(f"{chosen[0]} %")
+        scales = (larger[:1] if steps > 0 else smaller[-1:]) or [SCALES[-1] if steps > 0 else SCALES[0]]
+        self.set_scale(f"{scales[0]} %")
         self._on_zoom(self.scale_name)
 
     def pan(self, x: float, y: float) -> None:

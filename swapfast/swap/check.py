@@ -48,7 +48,7 @@ def check_pictures(plan: PicturePlan, progress: Progress | None = None) -> dict[
 def count_faces(
     counts: SwapCounts,
     request: SwapRequest,
-    found: FacesOfFrame,
+    frame_faces: FacesOfFrame,
     frame: Frame,
     swapper: FrameSwapper,
     lacks_mask: bool,
@@ -57,7 +57,7 @@ def count_faces(
 
     lacks_mask: the folder of masks has none for this frame.
     """
-    faces, reasons = request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
+    faces, reasons = request.choice(frame_faces, frame, [crop_edge(face, swapper) for face in frame_faces.faces])
     counts.frames += 1
     counts.faces += len(faces)
     counts.frames_with_faces += bool(faces)

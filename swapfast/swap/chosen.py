@@ -84,13 +84,13 @@ class ChosenSettings:
 
     def of(self, number: int) -> SwapSettings:
         """Return the settings of the frame of this number. Where ranges overlap, the later one ranks higher."""
-        which = tuple(i for i, (frames, _) in enumerate(self.ranges) if number in frames)
-        if which not in self._made:
+        indices = tuple(i for i, (frames, _) in enumerate(self.ranges) if number in frames)
+        if indices not in self._made:
             values = self.values
-            for i in which:
+            for i in indices:
                 values = merged(values, self.ranges[i][1])
-            self._made[which] = SwapSettings.from_dict(values)
-        return self._made[which]
+            self._made[indices] = SwapSettings.from_dict(values)
+        return self._made[indices]
 
     def all(self) -> list[SwapSettings]:
         """Return the usual settings and those of each range by itself."""

@@ -164,9 +164,9 @@ def membrane(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
         sweeps = 4 * _SWEEPS
     else:
         half = size // 2 + size % 2
-        known = (~inside).astype(np.float32)
-        weight = cv2.resize(known, (half, half), interpolation=cv2.INTER_AREA)
-        sums = cv2.resize(values * known[..., None], (half, half), interpolation=cv2.INTER_AREA)
+        is_outside = (~inside).astype(np.float32)
+        weight = cv2.resize(is_outside, (half, half), interpolation=cv2.INTER_AREA)
+        sums = cv2.resize(values * is_outside[..., None], (half, half), interpolation=cv2.INTER_AREA)
         coarse = sums / np.maximum(weight, 1e-6)[..., None]
         solved = membrane(np.ascontiguousarray(coarse), weight < 1e-6)
         start = np.where(unknown, cv2.resize(solved, (size, size), interpolation=cv2.INTER_LINEAR), values)

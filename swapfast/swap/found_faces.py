@@ -88,10 +88,10 @@ class FaceTable:
         )
 
 
-def fitted(found: Sequence[FoundFace], frame: Frame) -> FacesOfFrame:
+def fitted(candidates: Sequence[FoundFace], frame: Frame) -> FacesOfFrame:
     """Return the faces that fit a frame, aligned."""
     placed, skipped = [], []
-    for face in sorted(found, key=lambda f: f.index)[:_MOST_FACES]:
+    for face in sorted(candidates, key=lambda f: f.index)[:_MOST_FACES]:
         try:
             placed.append(_placed(face, frame))
         except ValueError as error:
@@ -100,10 +100,10 @@ def fitted(found: Sequence[FoundFace], frame: Frame) -> FacesOfFrame:
     return FacesOfFrame(faces.faces, skipped + faces.skipped)
 
 
-def aligned(found: Sequence[FoundFace]) -> FacesOfFrame:
+def aligned(candidates: Sequence[FoundFace]) -> FacesOfFrame:
     """Return faces whose landmarks are px of their frame, aligned; those that cannot be a face are skipped."""
     faces, skipped = [], []
-    for face in found:
+    for face in candidates:
         masks = dict(face.stored_masks)
         try:
             faces.append(
@@ -217,25 +217,25 @@ class JsonBeside:
         if name is None:
             return FacesOfFrame([], [])
         try:
-            found = self._read(self._folder / name, frame)
+            faces = self._read(self._folder / name, frame)
         except ValueError as error:
             return FacesOfFrame([], [f"{shown_name(name)}: {error}"])
-        return fitted(found, frame)
+        return fitted(faces, frame)
 
     def _read(self, path: Path, frame: Frame) -> list[FoundFace]:
         description = parse_json(read_json(path), path)
         tables = description.get("faces", [description])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise ValueError('its "faces" are not a list of tables with landmarks')
-        found = []
+        faces = []
         for index, table in enumerate(tables[:_MOST_FACES]):
             points = landmarks_of(table)
             whole = {**description, **table}
             if isinstance(frame.origin, PictureOrigin):
                 points, _ = placed_landmarks(points, frame.origin.info, whole)
             track = table.get("track")
-            found.append(FoundFace(points, index, path.name, track=track if type(track) is int else None))
-        return found
+            faces.append(FoundFace(points, index, path.name, track=track if type(track) is int else None))
+        return faces
 
 
 # --- which of them ----------------------------------------------------------------------------------------
@@ -254,10 +254,10 @@ class FaceChoice:
     min_size: float = 0.0
     max_size: float = float("inf")
 
-    def __call__(self, found: FacesOfFrame, frame: Frame, edges: Sequence[float]) -> FacesOfFrame:
+    def __call__(self, frame_faces: FacesOfFrame, frame: Frame, edges: Sequence[float]) -> FacesOfFrame:
         """Return the chosen ones. edges: of each face's crop, px of the frame."""
-        faces, skipped = [], list(found.skipped)
-        for face, edge in zip(found.faces, edges, strict=True):
+        faces, skipped = [], list(frame_faces.skipped)
+        for face, edge in zip(frame_faces.faces, edges, strict=True):
             if self.indices and face.index not in self.indices:
                 skipped.append("another --face-index")
             elif edge < self.min_size:

@@ -110,13 +110,13 @@ def _eroded(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:
 def erode(mask: np.ndarray, px: int) -> np.ndarray:
     """Return a mask less a rim of ``px``, or with one more where negative. The crop's edge is no edge of the mask."""
     filtered = cv2.erode if px > 0 else cv2.dilate
-    rest = abs(px)
-    while rest:
-        radius = min(rest, _STROKE)
+    remaining_px = abs(px)
+    while remaining_px:
+        radius = min(remaining_px, _STROKE)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        passes = rest // radius
+        passes = remaining_px // radius
         mask = filtered(mask, disc, iterations=passes)
-        rest -= passes * radius
+        remaining_px -= passes * radius
     return mask
 
 

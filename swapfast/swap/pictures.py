@@ -96,8 +96,8 @@ def _check_picture(path: Path, flag: str) -> None:
 
 def frame_numbers(names: Sequence[str]) -> list[int]:
     """Return the last number in each name, or, where one has none or two share one, the place from 1."""
-    found = [_LAST_NUMBER.search(PurePath(name).stem) for name in names]
-    numbers = [int(match[1]) for match in found if match is not None and len(match[1]) < 19]
+    matches = [_LAST_NUMBER.search(PurePath(name).stem) for name in names]
+    numbers = [int(match[1]) for match in matches if match is not None and len(match[1]) < 19]
     return numbers if len(set(numbers)) == len(names) else list(range(1, len(names) + 1))
 
 

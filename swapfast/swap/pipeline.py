@@ -126,9 +126,9 @@ class SwapPipeline:
 
     def _prepare(self, frame: Frame) -> _Prepared:
         with self.clock("cut"):
-            found = self.find(frame)
-            edges = [self.edge(face) for face in found.faces]
-            faces, skipped = self.choose(found, frame, edges)
+            frame_faces = self.find(frame)
+            edges = [self.edge(face) for face in frame_faces.faces]
+            faces, skipped = self.choose(frame_faces, frame, edges)
             occlusion = self.occlusion(frame) if self.occlusion is not None and faces else None
             lacks_mask = self.occlusion is not None and bool(faces) and occlusion is None
             work = self.swapper.prepare(frame, faces, occlusion)

@@ -284,13 +284,13 @@ def signs(
         codes_of(model, inputs, of) for inputs, of in ((a.inputs, "a"), (b.inputs, "b"), (swap_inputs, "b"))
     )
     auc, distance = separability(code_a, code_b)
-    found = {"auc": auc, "distance": distance}
-    found["recode"] = _correlation((code_a - code_a.mean(0)).ravel(), (code_swap - code_swap.mean(0)).ravel())
+    figures = {"auc": auc, "distance": distance}
+    figures["recode"] = _correlation((code_a - code_a.mean(0)).ravel(), (code_swap - code_swap.mean(0)).ravel())
 
     lit = np.minimum(b.faces * np.asarray(light, np.float32), 1)
     colors = [mean_colors(*pair).mean(0) for pair in ((swaps, a.masks), (lit, b.masks), (a.faces, a.masks))]
-    found["skin"] = float(np.sqrt(((colors[0] - colors[1]) ** 2).mean()))
-    found["skin_a"] = float(np.sqrt(((colors[2] - colors[1]) ** 2).mean()))
+    figures["skin"] = float(np.sqrt(((colors[0] - colors[1]) ** 2).mean()))
+    figures["skin_a"] = float(np.sqrt(((colors[2] - colors[1]) ** 2).mean()))
     mean_b = np.broadcast_to(b.faces.mean(0), b.faces.shape)
     for name, images, faces, masks in (
         ("back", back, a.faces, a.masks),
@@ -298,8 +298,8 @@ def signs(
         ("again", again, b.faces, b.masks),
         ("mean", mean_b, b.faces, b.masks),
     ):
-        found[name] = float(masked_psnr(images, faces, masks).mean())
-        found[f"{name}_matched"] = float(masked_psnr(match_colors(images, faces, masks), faces, masks).mean())
+        figures[name] = float(masked_psnr(images, faces, masks).mean())
+        figures[f"{name}_matched"] = float(masked_psnr(match_colors(images, faces, masks), faces, masks).mean())
 
     plain = {"swaps": swaps, "again": again, "a": a.faces, "b": lit}
     masks_of = {"swaps": a.masks, "again": b.masks, "a": a.masks, "b": b.masks}
@@ -309,21 +309,21 @@ def signs(
     low: dict[str, np.ndarray] = {}
     points = None if a.points is None or b.points is None else (a.points, b.points)
     posed = _nearest(swaps, lit, b.masks, points)
-    found |= {"quality": posed[QUALITY], "pose_near": posed[NEAR], "pose_near_matched": posed[NEAR_MATCHED]}
+    figures |= {"quality": posed[QUALITY], "pose_near": posed[NEAR], "pose_near_matched": posed[NEAR_MATCHED]}
     for prefix, images, faces, masks in (
         ("", swaps, lit, b.masks),
         ("face_", again[halves], b.faces[~halves], b.masks[~halves]),
     ):
         nearest = _nearest(images, faces, masks)
-        found |= {f"{prefix}near": nearest[NEAR], f"{prefix}near_matched": nearest[NEAR_MATCHED]}
+        figures |= {f"{prefix}near": nearest[NEAR], f"{prefix}near_matched": nearest[NEAR_MATCHED]}
     for suffix, faces_of in (("", plain), ("_matched", grey)):
         low = {name: _low(faces, masks_of[name]) for name, faces in faces_of.items()}
-        known = np.concatenate([low["a"], low["b"]])
-        found[f"likeness{suffix}"] = float(direction_scores(known, is_b, low["swaps"]).mean())
-    found["structure"] = _correlation(_distances(low["a"]), _distances(low["swaps"]))
+        known_faces = np.concatenate([low["a"], low["b"]])
+        figures[f"likeness{suffix}"] = float(direction_scores(known_faces, is_b, low["swaps"]).mean())
+    figures["structure"] = _correlation(_distances(low["a"]), _distances(low["swaps"]))
     spread = [np.sqrt(((low[name] - low[name].mean(0)) ** 2).sum(1).mean()) for name in ("swaps", "again")]
-    found["spread"] = float(spread[0] / max(spread[1], 1e-12))
-    return found
+    figures["spread"] = float(spread[0] / max(spread[1], 1e-12))
+    return figures
 
 
 def _resized(images: np.ndarray, size: int) -> np.ndarray:

@@ -303,14 +303,14 @@ def _check_names(plan: PicturePlan) -> None:
 
 def needs_stored(request: SwapRequest) -> list[str]:
     """Return the stored masks that the settings name."""
-    known = (*DRAWN_TYPES, *LEARNED_TYPES, RECT, NO_MASK)
-    return sorted({s.mask.type for s in request.settings.all()} - set(known))
+    drawn_types = (*DRAWN_TYPES, *LEARNED_TYPES, RECT, NO_MASK)
+    return sorted({s.mask.type for s in request.settings.all()} - set(drawn_types))
 
 
 def faces_source(request: SwapRequest) -> str:
     """Return where the faces are known from, in words."""
-    chosen = request.faces or request.landmarks
-    return f"NAME.json in {request.input.resolve()}" if chosen is None else str(chosen.resolve())
+    path = request.faces or request.landmarks
+    return f"NAME.json in {request.input.resolve()}" if path is None else str(path.resolve())
 
 
 def faces_digest(find: FaceTable | JsonBeside, pictures: PictureFolder) -> str:

@@ -420,9 +420,9 @@ def sheet_of_video(plan: VideoPlan, number: int) -> tuple[Frame, FacesOfFrame]:
         raise SwapfastError(f"--sheet {number}: {video.path} has frames 1 to {video.frames}; give one of them")
     decoded = next(iter(video.reader.frames(number - 1)))
     frame = Frame(video.name_of(decoded.index), decoded.index, decoded.time_s, decoded.pixels(), origin=decoded)
-    found = plan.faces(frame)
-    chosen = plan.request.choice(found, frame, [crop_edge(face, swapper) for face in found.faces])
-    if not chosen.faces:
-        reason = f" ({'; '.join(chosen.skipped)})" if chosen.skipped else ""
+    frame_faces = plan.faces(frame)
+    chosen_faces = plan.request.choice(frame_faces, frame, [crop_edge(face, swapper) for face in frame_faces.faces])
+    if not chosen_faces.faces:
+        reason = f" ({'; '.join(chosen_faces.skipped)})" if chosen_faces.skipped else ""
         raise SwapfastError(f"--sheet {number}: that frame has no face to swap{reason}; give another one")
-    return frame, chosen
+    return frame, chosen_faces

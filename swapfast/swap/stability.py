@@ -161,24 +161,24 @@ def _moves(former: _Track, source: np.ndarray, swapped: np.ndarray) -> np.ndarra
     low, high = inner.min(0), inner.max(0)
     axes = [np.linspace(low[axis], high[axis], _GRID) for axis in (0, 1)]
     points = np.stack(np.meshgrid(*axes), -1).reshape(-1, 1, 2).astype(np.float32)
-    flows, known = [], np.ones(len(points), bool)
+    flows, is_known = [], np.ones(len(points), bool)
     for before, pixels in zip(former.grays, (source, swapped)):
         pair = [_reduced(gray, scale) for gray in (before, _gray(pixels, box))]
         if min(pair[0].shape) < _GRID:
             return None
-        there, found = _followed(pair[0], pair[1], points)
+        there, is_followed = _followed(pair[0], pair[1], points)
         back, returned = _followed(pair[1], pair[0], there)
-        known &= found & returned & (np.linalg.norm((back - points)[:, 0], axis=1) < 0.5)
+        is_known &= is_followed & returned & (np.linalg.norm((back - points)[:, 0], axis=1) < 0.5)
         flows.append((there - points)[:, 0] / scale)
-    if known.sum() < _GRID:
+    if is_known.sum() < _GRID:
         return None
-    return np.stack([np.median(flow[known], axis=0) for flow in flows]).astype(np.float64)
+    return np.stack([np.median(flow[is_known], axis=0) for flow in flows]).astype(np.float64)
 
 
 def _followed(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where (n, 1, 2) points of one gray picture lie in another, and which of them were found, (n,) bool."""
-    there, found, _ = cv2.calcOpticalFlowPyrLK(first, second, points, points.copy(), criteria=_FINE)
-    return np.asarray(there), np.asarray(found)[:, 0] == 1
+    there, status, _ = cv2.calcOpticalFlowPyrLK(first, second, points, points.copy(), criteria=_FINE)
+    return np.asarray(there), np.asarray(status)[:, 0] == 1
 
 
 def _reduced(gray: np.ndarray, scale: float) -> np.ndarray:

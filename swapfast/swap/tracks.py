@@ -46,9 +46,9 @@ class TrackFinder:
         gone = [track for track, seen in self._last_seen.items() if index - seen > LONGEST_GAP + 1]
         for track in gone:
             del self._boxes[track], self._last_seen[track]
-        found = [face_box(np.asarray(points)) for points in landmarks]
+        face_boxes = [face_box(np.asarray(points)) for points in landmarks]
         numbers = []
-        for number, box in zip(_matched(found, self._boxes), found, strict=True):
+        for number, box in zip(_matched(face_boxes, self._boxes), face_boxes, strict=True):
             if number is None:
                 number, self._count = self._count, self._count + 1
             numbers.append(number)
@@ -66,17 +66,17 @@ def find_tracks(landmarks: Mapping[int, Sequence[np.ndarray]], cuts: Collection[
     return {index: finder.add(index, landmarks[index]) for index in sorted(landmarks)}
 
 
-def _matched(found: list[np.ndarray], boxes: dict[int, np.ndarray]) -> list[int | None]:
+def _matched(face_boxes: list[np.ndarray], boxes: dict[int, np.ndarray]) -> list[int | None]:
     """Return which of the tracks each box goes on with; those that overlap most come first."""
-    numbers: list[int | None] = [None] * len(found)
-    if not found or not boxes:
+    numbers: list[int | None] = [None] * len(face_boxes)
+    if not face_boxes or not boxes:
         return numbers
-    known = list(boxes)
-    shares = overlaps(np.array(found), np.array([boxes[number] for number in known]))
+    track_numbers = list(boxes)
+    shares = overlaps(np.array(face_boxes), np.array([boxes[number] for number in track_numbers]))
     for flat in np.argsort(-shares, axis=None, kind="stable"):
-        face, track = divmod(int(flat), len(known))
+        face, track = divmod(int(flat), len(track_numbers))
         if shares[face, track] < LEAST_OVERLAP:
             break
-        if numbers[face] is None and known[track] not in numbers:
-            numbers[face] = known[track]
+        if numbers[face] is None and track_numbers[track] not in numbers:
+            numbers[face] = track_numbers[track]
     return numbers

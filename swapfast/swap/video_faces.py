@@ -59,23 +59,23 @@ class VideoFaces:
         """
         finder, scenes = TrackFinder(self._video.cuts), np.array(self._video.cuts)
         own_numbers = dict[tuple[int, int], int]()
-        starts, found, own, reason = array("q", [0]), array("q"), array("q"), ""
+        starts, tracks, own, reason = array("q", [0]), array("q"), array("q"), ""
         for index in range(self._video.frames):
             faces, skipped = self._placed(index)
             scene = int(np.searchsorted(scenes, index, side="right"))
-            found.extend(finder.add(index, [face.landmarks for face in faces]))
+            tracks.extend(finder.add(index, [face.landmarks for face in faces]))
             for face in faces:
                 key = (face.track or 0, scene)
                 own.append(_NO_TRACK if face.track is None else own_numbers.setdefault(key, len(own_numbers)))
-            starts.append(len(found))
+            starts.append(len(tracks))
             reason = reason or (skipped[0] if skipped else "")
-        if not found:
+        if not tracks:
             reason = reason or f"they are of other frames than the {self._video.frames} of {self._video.path}"
             raise SwapfastError(
                 f"{self._table.source}: none of its faces fits ({reason}); give the faces of this video"
             )
         has_own = _NO_TRACK not in own
-        return np.frombuffer(starts, np.int64), np.frombuffer(own if has_own else found, np.int64)
+        return np.frombuffer(starts, np.int64), np.frombuffer(own if has_own else tracks, np.int64)
 
     def _place(self, index: int) -> FacesOfFrame:
         """Return the faces that fit a frame, as they were found, and why others do not."""

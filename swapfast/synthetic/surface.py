@@ -135,8 +135,8 @@ class Head:
         t = self._walk(origin, coarse.reshape(-1, 3).T.copy(), near, far).reshape(coarse.shape[:2])
         t = cv2.erode(t, np.ones((3, 3), np.uint8))
         t = cv2.resize(t, (t.shape[1] * 2, t.shape[0] * 2), interpolation=cv2.INTER_LINEAR)[:h, :w].ravel()
-        chosen = np.flatnonzero(t < far - 0.01)
-        rays, t = rays.reshape(-1, 3)[chosen].T.copy(), t[chosen]
+        ray_indices = np.flatnonzero(t < far - 0.01)
+        rays, t = rays.reshape(-1, 3)[ray_indices].T.copy(), t[ray_indices]
         last_gap = self._outside(*_along(origin, rays, t))[0]
         step = last_gap
         for _ in range(3):
@@ -149,11 +149,11 @@ class Head:
         x, y, z = _along(origin, rays, t)
         outside, *egg, longitude = self._outside(x, y, z)
         hit = np.zeros(h * w, np.uint8)
-        hit[chosen] = (np.abs(outside) < 0.025) & (t < far - 1e-3)
+        hit[ray_indices] = (np.abs(outside) < 0.025) & (t < far - 1e-3)
         hit = cv2.morphologyEx(hit.reshape(h, w), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).ravel()
-        is_hit = hit[chosen] > 0
+        is_hit = hit[ray_indices] > 0
         t, x, y, longitude, *egg = (values[is_hit] for values in (t, x, y, longitude, *egg))
-        return Hits(chosen[is_hit], t, x, y, longitude, egg[2], self._normal(x, y, *egg, longitude))
+        return Hits(ray_indices[is_hit], t, x, y, longitude, egg[2], self._normal(x, y, *egg, longitude))
 
     def _walk(self, origin: np.ndarray, rays: np.ndarray, near: float, far: float) -> np.ndarray:
         t = np.full(rays.shape[1], near, np.float32)

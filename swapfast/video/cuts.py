@@ -50,10 +50,10 @@ def cuts_of(changes: np.ndarray) -> list[int]:
 
     Fast motion makes all frames differ, a cut one: it is compared with the median of the two on either side.
     """
-    found = []
+    indices = []
     for index in range(1, len(changes)):
         near = [changes[i] for i in (index - 2, index - 1, index + 1, index + 2) if 1 <= i < len(changes)]
         usual = float(np.median(near)) if near else 0.0
         if changes[index] >= LEAST and changes[index] >= TIMES * usual:
-            found.append(index)
-    return found
+            indices.append(index)
+    return indices

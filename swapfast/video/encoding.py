@@ -172,11 +172,11 @@ def choose_encoding(info: VideoInfo, out: Path, settings: EncodeSettings) -> Enc
         raise SwapfastError(f"--codec prores: .mp4 cannot hold it; give -o {out.with_suffix('.mov').name}")
     pix_fmt = _pix_fmt(format, encoder, info, is_exact=codec == "lossless")
     if pix_fmt is None:
-        what = "an alpha channel" if format.has_alpha else f"pixels of the kind {info.pix_fmt}"
+        feature = "an alpha channel" if format.has_alpha else f"pixels of the kind {info.pix_fmt}"
         way_out = f"-o {out.with_suffix('.mkv').name} --codec lossless"
         if format.has_alpha:
             way_out += f", or -o {out.with_suffix('.mov').name} --codec prores"
-        raise SwapfastError(f"--codec {codec}: {info.path} has {what}, which {encoder} cannot hold; give {way_out}")
+        raise SwapfastError(f"--codec {codec}: {info.path} has {feature}, which {encoder} cannot hold; give {way_out}")
     tags = info.tags
     if format.is_rgb and not working_format(pix_fmt).is_rgb:
         tags = replace(tags, matrix=_BT709, range=_LIMITED)
@@ -197,13 +197,13 @@ def _pix_fmt(format: PlaneFormat, encoder: str, info: VideoInfo, is_exact: bool)
     """
     from av import Codec
 
-    known = {f.name for f in Codec(encoder, "w").video_formats or ()}
+    format_names = {f.name for f in Codec(encoder, "w").video_formats or ()}
     if format.has_alpha and encoder not in _KEEPS_ALPHA:
         return None
     plain = format.name.replace("yuvj", "yuv")
     is_odd = (format.halves_x and info.width % 2) or (format.halves_y and info.height % 2)
     is_odd = bool(is_odd) and encoder in _NEEDS_EVEN
-    if plain in known and not is_odd:
+    if plain in format_names and not is_odd:
         return plain
     if is_exact and encoder == "ffv1" and format.is_rgb and format.bits == 8:
         return "bgra" if format.has_alpha else "bgr0"
@@ -217,9 +217,9 @@ def _pix_fmt(format: PlaneFormat, encoder: str, info: VideoInfo, is_exact: bool)
             continue
         for bits in depths:
             name = f"yuv{alpha}{subsampling}p{'' if bits == 8 else f'{bits}le'}"
-            if name in known and _keeps(chroma, subsampling):
+            if name in format_names and _keeps(chroma, subsampling):
                 return name
-        if chroma == "420" and format.bits > 8 and "p010le" in known:  # a card's
+        if chroma == "420" and format.bits > 8 and "p010le" in format_names:  # a card's
             return "p010le"
     return None
 

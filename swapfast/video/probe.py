@@ -183,8 +183,8 @@ def probe(path: Path, flag: str = "-i") -> VideoInfo:
                 f"{flag} {path}: frames of {context.width} x {context.height} px; up to {MOST_PIXELS} px are read"
             )
         frame = first_frame(container, stream, path, flag)
-        others = [s for s in container.streams if s.index != stream.index]
-        copied = [s for s in others if s.type in ("audio", "subtitle") and s.codec_context is not None]
+        other_streams = [s for s in container.streams if s.index != stream.index]
+        copied = [s for s in other_streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
         return VideoInfo(
             path=path,
             container=container.format.name,
@@ -201,7 +201,7 @@ def probe(path: Path, flag: str = "-i") -> VideoInfo:
             aspect=stream.sample_aspect_ratio or None,
             tags=_tags(frame, context),
             copied=tuple((s.index, s.type, s.codec_context.name) for s in copied),
-            ignored=tuple(sorted({s.type for s in others if s not in copied})),
+            ignored=tuple(sorted({s.type for s in other_streams if s not in copied})),
             hdr=_hdr(frame),
         )
 

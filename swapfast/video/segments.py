@@ -125,7 +125,7 @@ class SegmentFolder:
 
     def _finished(self) -> list[tuple[Path, np.ndarray]]:
         """Return the whole segments from the first frame on; what follows a gap or a damaged one is removed."""
-        found: list[tuple[Path, np.ndarray]] = []
+        segments: list[tuple[Path, np.ndarray]] = []
         count = 0
         for path in sorted(self.path.glob("*.segment")):
             try:
@@ -135,9 +135,9 @@ class SegmentFolder:
             if not len(packets):
                 path.unlink(missing_ok=True)
                 continue
-            found.append((path, packets))
+            segments.append((path, packets))
             count += len(packets)
-        return found
+        return segments
 
     @property
     def frames(self) -> int:

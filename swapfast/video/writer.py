@@ -177,12 +177,12 @@ class VideoWriter:
         info = self._reader.info
         with open_video(info.path) as source, _output(path, self._out) as target:
             stream = _add_pictures(target, self.encoding)
-            others = _add_copies(source, target, self._target, self.left_out)
+            copied_streams = _add_copies(source, target, self._target, self.left_out)
             _copy_metadata(source, target, comment)
             target.start_encoding()
             shift_s = self._shift()
             pictures = self._pictures(stream, shift_s)
-            copies = _copies(source, others, shift_s, self._span() if self._is_cut else None)
+            copies = _copies(source, copied_streams, shift_s, self._span() if self._is_cut else None)
             for _, packet in heapq.merge(pictures, copies, key=_decoding_time):
                 target.mux(packet)
 
@@ -296,14 +296,14 @@ def _add_pictures(target: Any, encoding: Encoding) -> Any:
 
 def _add_copies(source: Any, target: Any, info: VideoInfo, left_out: tuple[int, ...]) -> dict[int, Any]:
     """Add a stream for each that is copied: number in the source -> stream."""
-    others = {}
+    copied_streams = {}
     for index, _, _ in info.copied:
         if index not in left_out:
             template = source.streams[index]
-            others[index] = added = target.add_stream_from_template(template)
+            copied_streams[index] = added = target.add_stream_from_template(template)
             added.metadata.update(template.metadata)
             added.time_base = template.time_base
-    return others
+    return copied_streams
 
 
 def _check_streams(info: VideoInfo, out: Path) -> tuple[int, ...]:
@@ -341,7 +341,7 @@ def _copy_metadata(source: Any, target: Any, comment: str) -> None:
 
 
 def _copies(
-    source: Any, others: dict[int, Any], shift_s: Fraction, span: tuple[Fraction, Fraction] | None
+    source: Any, copied_streams: dict[int, Any], shift_s: Fraction, span: tuple[Fraction, Fraction] | None
 ) -> Iterator[tuple[Fraction, Any]]:
     """Yield the packets of the copied streams with their decoding times in seconds, for their new streams.
 
@@ -349,10 +349,10 @@ def _copies(
     """
     from av.error import FFmpegError
 
-    if not others:
+    if not copied_streams:
         return
     with contextlib.suppress(FFmpegError):  # the end of what can be read
-        for packet in source.demux([source.streams[index] for index in others]):
+        for packet in source.demux([source.streams[index] for index in copied_streams]):
             if packet.dts is None:
                 continue
             base = packet.time_base
@@ -361,5 +361,5 @@ def _copies(
             shift = round(shift_s / base)
             packet.dts += shift
             packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.stream = others[packet.stream_index]
+            packet.stream = copied_streams[packet.stream_index]
             yield packet.dts * base, packet

@@ -152,10 +152,10 @@ class Guard:
 
 def _cookie(text: str, name: str) -> str:
     try:
-        found = http.cookies.SimpleCookie(text).get(name)
+        cookie = http.cookies.SimpleCookie(text).get(name)
     except http.cookies.CookieError:
         return ""
-    return found.value if found is not None else ""
+    return cookie.value if cookie is not None else ""
 
 
 def _refused(code: int, text: str) -> PlainTextResponse:

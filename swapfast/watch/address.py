@@ -67,10 +67,10 @@ def start_page(folder: Path, port: str) -> list[str]:
         timer.cancel()
         process.stdout.close()
     try:
-        found = json.loads(line)
-        lines = [f"page: {found['address']}", f"for others, who may only look: {found['read_only']}"]
-        ssh = f"from another computer: {found['ssh']}   and open the same address there"
-        return [*lines, *([ssh] if found["ssh"] else []), f"it stays when the run has ended: kill {process.pid}"]
+        content = json.loads(line)
+        lines = [f"page: {content['address']}", f"for others, who may only look: {content['read_only']}"]
+        ssh = f"from another computer: {content['ssh']}   and open the same address there"
+        return [*lines, *([ssh] if content["ssh"] else []), f"it stays when the run has ended: kill {process.pid}"]
     except (ValueError, KeyError, TypeError):
         process.kill()
         process.wait()

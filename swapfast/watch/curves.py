@@ -59,7 +59,7 @@ class Curve:
 
     def points(self, since: int = 0) -> list[list[float]]:
         """Return [bucket, mean], or [bucket, mean, lowest, highest], of each bucket from ``since`` on."""
-        found: list[list[float]] = []
+        points: list[list[float]] = []
         for place in range(len(self.buckets) - 1, -1, -1):
             if self.buckets[place] < since:
                 break
@@ -67,8 +67,8 @@ class Curve:
             point = [self.buckets[place], mean]
             if self.count[place] > 1:
                 point += [_rounded(self.low[place]), _rounded(self.high[place])]
-            found.append(point)
-        return found[::-1]
+            points.append(point)
+        return points[::-1]
 
 
 def _rounded(value: float) -> float:

@@ -201,8 +201,8 @@ def _numbers(row: dict) -> dict[str, float]:
 
 def _sides(row: dict[str, float], prefix: str) -> str:
     """Return such as 'A 0.01234, B 0.01234' of a row's keys that begin with ``prefix``."""
-    found = sorted(key for key in row if key.startswith(prefix) and len(key) == len(prefix) + 1)
-    return ", ".join(f"{key[-1].upper()} {row[key]:.5g}" for key in found)
+    keys = sorted(key for key in row if key.startswith(prefix) and len(key) == len(prefix) + 1)
+    return ", ".join(f"{key[-1].upper()} {row[key]:.5g}" for key in keys)
 
 
 def _loss_line(step: int, time: float, row: dict[str, float]) -> str:

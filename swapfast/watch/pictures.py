@@ -67,16 +67,18 @@ class KeptPicture:
 def kept_pictures(folder: Path) -> dict[int, KeptPicture]:
     """Return the pictures that were kept, by their steps in order. Of very many an even choice."""
     for name in HISTORY:
-        found: dict[int, dict[bool, str]] = {}
+        files_of_step: dict[int, dict[bool, str]] = {}
         try:
             for entry in os.listdir(folder / name):
                 if match := _KEPT.fullmatch(entry):
-                    found.setdefault(int(match[1]), {})[match[2] is not None] = f"{name}/{entry}"
+                    files_of_step.setdefault(int(match[1]), {})[match[2] is not None] = f"{name}/{entry}"
         except OSError:
             continue
-        steps = sorted(step for step, kinds in found.items() if False in kinds)
+        steps = sorted(step for step, kinds in files_of_step.items() if False in kinds)
         if steps:
             stride = -(-len(steps) // MOST_KEPT)
-            chosen = steps[::-1][::stride][::-1]  # the newest is among them
-            return {step: KeptPicture(found[step][False], found[step].get(True)) for step in chosen}
+            chosen_steps = steps[::-1][::stride][::-1]  # the newest is among them
+            return {
+                step: KeptPicture(files_of_step[step][False], files_of_step[step].get(True)) for step in chosen_steps
+            }
     return {}

@@ -257,14 +257,14 @@ def make_app(hub: Hub, token: Token, hosts: frozenset[str]) -> Starlette:
         if not step or (step.isdecimal() and len(step) < 13):
             path = hub.folders[number].picture(int(step) if step else None, masked)
         loop = asyncio.get_running_loop()
-        found = None if path is None else await loop.run_in_executor(None, read_picture, path)
-        if found is None:
+        page_picture = None if path is None else await loop.run_in_executor(None, read_picture, path)
+        if page_picture is None:
             return PlainTextResponse("no such picture\n", 404)
-        tag = f'"{found.tag}"'
+        tag = f'"{page_picture.tag}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(found.data, media_type=found.kind, headers=headers)
+        return Response(page_picture.data, media_type=page_picture.kind, headers=headers)
 
     async def do(request: Request) -> Response:
         try:

@@ -165,11 +165,11 @@ def watch(
         token = Token.new()
         with contextlib.suppress(OSError, AttributeError):
             os.nice(_NICE)
-        found = addresses(host, listener.getsockname()[1], token)
+        page_addresses = addresses(host, listener.getsockname()[1], token)
         names = unique_names(folders)
-        with recorded(folders, found.address):
+        with recorded(folders, page_addresses.address):
             watched = [WatchedFolder(folder, name) for folder, name in zip(folders, names)]
-            announce(found, names)
+            announce(page_addresses, names)
             asyncio.run(serve(watched, listener, token, allowed_hosts(host), stop, leave_after_s))
 
 
