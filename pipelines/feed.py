@@ -70,9 +70,9 @@ class HostFeed:
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         if self.device is None:
-            stored = [(side.store, side.rows[side_ids]) for side, side_ids in zip(self.sets, ids, strict=True)]
-            faces = Rows([(store.faces, rows) for store, rows in stored])
-            return faces, Rows([(store.extra_masks, rows) for store, rows in stored]), ids
+            rows_of_stores = [(side.store, side.rows[side_ids]) for side, side_ids in zip(self.sets, ids, strict=True)]
+            faces = Rows([(store.faces, rows) for store, rows in rows_of_stores])
+            return faces, Rows([(store.extra_masks, rows) for store, rows in rows_of_stores]), ids
         shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.extra_masks_shape)]
         if len(self._pinned) < PINNED_BUFFERS:
             self._pinned.append(_Pinned(shapes))

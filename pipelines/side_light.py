@@ -82,12 +82,12 @@ def side_light(sides: Sequence[TrainSet], config: TrainConfig) -> SideLight | No
 
     Raises SwapfastError where it is asked for whatever it is, and the eyes of a side do not tell.
     """
-    wanted = config.augmentation.exchange_light
-    if wanted == OFF or len(sides) != len(SIDES):
+    setting = config.augmentation.exchange_light
+    if setting == OFF or len(sides) != len(SIDES):
         return None
     lights = [_light_of(side, config) for side in sides]
     for side, light in zip(sides, lights, strict=True):
-        if light is None and wanted == ALWAYS:
+        if light is None and setting == ALWAYS:
             raise SwapfastError(
                 f"--exchange-light {ALWAYS}: fewer than {LEAST_EYES} eyes in {side.source.folder.path} are open and "
                 "large enough to tell its light; give more or larger pictures, or --exchange-light off"
@@ -95,7 +95,7 @@ def side_light(sides: Sequence[TrainSet], config: TrainConfig) -> SideLight | No
     if lights[0] is None or lights[1] is None:
         return None
     ratio = np.clip(light_ratio(lights[0], lights[1]), *LIMITS)
-    if wanted == AUTO and not are_lit_differently(ratio):
+    if setting == AUTO and not are_lit_differently(ratio):
         return None
     return SideLight((float(ratio[0]), float(ratio[1]), float(ratio[2])))
 

@@ -51,20 +51,20 @@ def nearest_name(name: object, known: Iterable[str]) -> str | None:
     dotted one is known by its last part too: 'learning_rat' is near 'optimizer.learning_rate'.
     """
     names = sorted(known)
-    wanted = _plain(str(name)[:_WIDEST])
+    plain_name = _plain(str(name)[:_WIDEST])
     plain = {_plain(candidate): candidate for candidate in reversed(names)}
-    if wanted in plain:
-        return plain[wanted]
+    if plain_name in plain:
+        return plain[plain_name]
     longer = (
-        [candidate for candidate in plain if candidate.startswith(wanted)]
-        if len(wanted.strip("_")) >= _LEAST_BEGUN
+        [candidate for candidate in plain if candidate.startswith(plain_name)]
+        if len(plain_name.strip("_")) >= _LEAST_BEGUN
         else []
     )
     if longer:
         return plain[min(longer, key=len)]
-    near, likeness = _closest(wanted, plain)
+    near, likeness = _closest(plain_name, plain)
     ends = {candidate.rpartition(".")[2]: candidate for candidate in plain}
-    near_end, likeness_of_ends = _closest(wanted.rpartition(".")[2], ends)
+    near_end, likeness_of_ends = _closest(plain_name.rpartition(".")[2], ends)
     if likeness < _LIKE <= likeness_of_ends:
         return plain[ends[near_end]]
     return plain[near] if likeness >= _LEAST_LIKE else None

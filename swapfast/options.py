@@ -202,10 +202,10 @@ def _parts(config: Config) -> dict[str, Config]:
 
 def settings(config: Config, prefix: str = "") -> dict[str, Setting]:
     """Return every setting of all parts by its dotted name, such as 'loss.eye_multiplier'."""
-    named = {prefix + name: setting for name, setting in _own_settings(config).items()}
+    by_name = {prefix + name: setting for name, setting in _own_settings(config).items()}
     for name, part in _parts(config).items():
-        named |= settings(part, f"{prefix}{name}.")
-    return named
+        by_name |= settings(part, f"{prefix}{name}.")
+    return by_name
 
 
 def former_names(known: Mapping[str, Setting]) -> dict[str, str]:

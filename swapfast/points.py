@@ -15,5 +15,5 @@ def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """
     points, batch = np.asarray(points, np.float64), matrix.ndim - 2
     rows = points.reshape(*points.shape[:batch], math.prod(points.shape[batch:-1]), 2)
-    moved = rows @ matrix[..., :2, :2].swapaxes(-1, -2) + matrix[..., None, :2, 2]
-    return moved.reshape(points.shape)
+    result = rows @ matrix[..., :2, :2].swapaxes(-1, -2) + matrix[..., None, :2, 2]
+    return result.reshape(points.shape)

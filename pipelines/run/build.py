@@ -425,7 +425,7 @@ def make_preview(
     plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], tensorboard: TorchTensorBoard | None, warn: Log
 ) -> PreviewWriter:
     """Return the preview of some of the faces that are trained on. tensorboard: keeps some of its pictures."""
-    folder, kept = plan.checkpoints.folder, plan.config.preview.history
+    folder, history = plan.checkpoints.folder, plan.config.preview.history
 
     def keep(step: int, sheet: np.ndarray) -> None:
         if tensorboard is not None:
@@ -439,7 +439,7 @@ def make_preview(
         skip_bad=sides[0].store is None,
         folder=folder,
         log=keep,
-        history=PreviewHistory(folder, kept, warn) if kept else None,
+        history=PreviewHistory(folder, history, warn) if history else None,
     )
 
 

@@ -80,8 +80,8 @@ def measure_codes(
     averages = dict(tensors.get(FILE, {}))
     for half_life in stored_half_lives(averages):
         load_averages(model, averages, half_life, path)
-        measured = _statistics(model, faces, covariates)
-        averages |= {f"{half_life}/{name}": value for name, value in measured.items()}
+        statistics = _statistics(model, faces, covariates)
+        averages |= {f"{half_life}/{name}": value for name, value in statistics.items()}
     if averages:
         tensors[FILE] = averages
     state = {key: value for key, value in checkpoint.state.items() if key not in ("format", "step", "files")}

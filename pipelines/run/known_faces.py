@@ -39,8 +39,10 @@ def know_faces(
     Raises SwapfastError if they are exchanged and that is not accepted.
     """
     current = dict(zip(SIDES, map(keys_of, sources), strict=True))
-    stored = {} if checkpoint is None else read_keys(checkpoint.tensors.get(FILE, {}))
-    is_exchanged = _are_exchanged(current, stored) if stored else _have_exchanged_digests(checkpoint, sources, share)
+    earlier_keys = {} if checkpoint is None else read_keys(checkpoint.tensors.get(FILE, {}))
+    is_exchanged = (
+        _are_exchanged(current, earlier_keys) if earlier_keys else _have_exchanged_digests(checkpoint, sources, share)
+    )
     if is_exchanged and not override:
         a, b = (source.folder.path for source in sources)
         raise SwapfastError(
@@ -49,13 +51,15 @@ def know_faces(
         )
     lines = []
     if is_exchanged and checkpoint is not None:
-        stored = dict(zip(SIDES, (stored[side] for side in reversed(SIDES)))) if stored else {}
+        earlier_keys = dict(zip(SIDES, (earlier_keys[side] for side in reversed(SIDES)))) if earlier_keys else {}
         overrides = inherited_state(checkpoint).get("overrides", [])
         change = {"iteration": checkpoint.step, "changes": {"sides": ["A, B", "B, A"]}}
         checkpoint.state["overrides"] = [*overrides, change]
         lines.append("--override: the sides are exchanged, and each decoder learns the other's faces")
-    remarks = {side: _remark(side, current, stored) for side in SIDES} if stored and not is_exchanged else {}
-    keys_of_sides = {side: np.union1d(keys, stored.get(side, keys)) for side, keys in current.items()}
+    remarks = (
+        {side: _remark(side, current, earlier_keys) for side in SIDES} if earlier_keys and not is_exchanged else {}
+    )
+    keys_of_sides = {side: np.union1d(keys, earlier_keys.get(side, keys)) for side, keys in current.items()}
     return KnownFaces({side: torch.from_numpy(keys) for side, keys in keys_of_sides.items()}, remarks, lines)
 
 
@@ -64,8 +68,8 @@ def refuse_exchanged(sources: Mapping[str, FaceSource], known_faces: Mapping[str
 
     known_faces: of the checkpoint, see ``ModelMetadata``.
     """
-    stored = read_keys(known_faces)
-    if stored and _are_exchanged({side: keys_of(source) for side, source in sources.items()}, stored):
+    earlier_keys = read_keys(known_faces)
+    if earlier_keys and _are_exchanged({side: keys_of(source) for side, source in sources.items()}, earlier_keys):
         raise SwapfastError(
             f"-A {sources['a'].folder.path} -B {sources['b'].folder.path}: the sides are exchanged: side A has the "
             "faces that the model was trained on as side B, and side B those of side A. Exchange -A and -B"
@@ -78,10 +82,10 @@ def read_keys(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return keys if len(keys) == len(SIDES) and all(array.ndim == 1 for array in keys.values()) else {}
 
 
-def _are_exchanged(current: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> bool:
+def _are_exchanged(current: Mapping[str, np.ndarray], earlier_keys: Mapping[str, np.ndarray]) -> bool:
     """Return whether more of each side's faces are known as the other side's than as its own."""
     for side, opposite in zip(SIDES, reversed(SIDES)):
-        remaining, exchanged = (np.isin(current[side], stored[name]).mean() for name in (side, opposite))
+        remaining, exchanged = (np.isin(current[side], earlier_keys[name]).mean() for name in (side, opposite))
         if exchanged < EXCHANGED_SHARE or exchanged <= 2 * remaining:
             return False
     return True
@@ -97,11 +101,11 @@ def _have_exchanged_digests(checkpoint: Checkpoint | None, sources: Sequence[Fac
     return [hashlib.sha256(np.ascontiguousarray(content).tobytes()).hexdigest() for content in contents] == then[::-1]
 
 
-def _remark(side: str, current: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> str:
+def _remark(side: str, current: Mapping[str, np.ndarray], earlier_keys: Mapping[str, np.ndarray]) -> str:
     """Return how many of a side's faces are new to the model, and how many are known as the other side's."""
     opposite = SIDES[1 - SIDES.index(side)]
     keys = current[side]
-    is_new = ~np.isin(keys, stored[side])
+    is_new = ~np.isin(keys, earlier_keys[side])
     text = f"{int(is_new.sum())} of {len(keys)} faces are new to this model"
-    foreign = int(np.isin(keys[is_new], stored[opposite]).sum())
+    foreign = int(np.isin(keys[is_new], earlier_keys[opposite]).sum())
     return f"{text} on this side, and {foreign} of these are known as side {opposite.upper()}'s" if foreign else text

@@ -36,13 +36,13 @@ def mean_faces(
     same. data: as ``run_state`` has it. On a start that finds its store, means would else be most of the reading: a GiB
     a side.
     """
-    stored = stored_means(config, checkpoint, data)
+    earlier_means = stored_means(config, checkpoint, data)
     means: dict[str, Tensor] = {}
     for name, side in zip(SIDES, sides, strict=True):
         size, _, channels = side.spec.face_shape
         shapes = {f"mean_{name}": (size, size, 3)} | ({f"mean_mask_{name}": (size, size, 1)} if channels > 3 else {})
-        if all(key in stored and stored[key].shape == shape for key, shape in shapes.items()):
-            means |= {key: stored[key] for key in shapes}
+        if all(key in earlier_means and earlier_means[key].shape == shape for key, shape in shapes.items()):
+            means |= {key: earlier_means[key] for key in shapes}
         else:
             means |= zip(shapes, (part.contiguous() for part in mean_crop(side).split([3, channels - 3], dim=2)))
     return means
@@ -56,8 +56,8 @@ def stored_means(config: TrainConfig, checkpoint: Checkpoint | None, data: Mappi
     if before.crop != config.crop:
         return {}
     kinds = ("mean_", "mean_mask_") if before.mask == config.mask else ("mean_",)
-    named = {f"{kind}{side}" for kind in kinds for side in same_faces(checkpoint, data)}
-    return {name: mean for name, mean in checkpoint.tensors.get("faces", {}).items() if name in named}
+    names = {f"{kind}{side}" for kind in kinds for side in same_faces(checkpoint, data)}
+    return {name: mean for name, mean in checkpoint.tensors.get("faces", {}).items() if name in names}
 
 
 def mean_crop(side: TrainSet) -> Tensor:

@@ -248,12 +248,12 @@ def check_run_folders(run: RunConfig, is_first: bool) -> None:
 
     is_first: whether this is the process that writes the timelapse.
     """
-    written = {
+    output_folders = {
         "--model-dir": run.model_folder,
         "--cache-dir": run.cache_folder,
         "--timelapse-output": run.timelapse_folder,
     }
-    for flag, folder in written.items():
+    for flag, folder in output_folders.items():
         for path in (*run.inputs, *run.timelapse_inputs):
             if folder is not None and real_path(path) in (real_path(folder), *real_path(folder).parents):
                 raise SwapfastError(f"{flag} {folder}: lies in the faces' folder {path}; choose another")

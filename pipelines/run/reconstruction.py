@@ -108,12 +108,12 @@ def reconstruct(
         for line in check_prepared(sources[side], spec):
             warn(line)
         source = only_tested(sources[side], config.test)
-        measured: list[Tensor] = []
+        psnr_of_batches: list[Tensor] = []
         batches = decoded_batches(number, source, spec, collate, progress(f"decoding {folders[side]}"), warn)
-        values = validation_losses(model, loss, _with_psnr(model, batches, measured))
-        if not measured:
+        values = validation_losses(model, loss, _with_psnr(model, batches, psnr_of_batches))
+        if not psnr_of_batches:
             raise SwapfastError(f"{folders[side]}: no test face of it can be read", EXIT_FAILED)
-        psnr = torch.cat(measured)
+        psnr = torch.cat(psnr_of_batches)
         results[side] = SideReconstruction(len(psnr), values[f"validation_face_{side.upper()}"], float(psnr.mean()))
     return results
 
@@ -144,12 +144,14 @@ def decoded_batches(
             yield number, collate.batch(faces[good], extra_masks[good], draws, ids[None])
 
 
-def _with_psnr(model: FaceAutoencoder, batches: Iterable[OneSided], measured: list[Tensor]) -> Iterator[OneSided]:
+def _with_psnr(
+    model: FaceAutoencoder, batches: Iterable[OneSided], psnr_of_batches: list[Tensor]
+) -> Iterator[OneSided]:
     """Yield the batches, and add each face's PSNR to ``measured``, (B,) dB."""
     for number, batch in batches:
         with evaluating(model):
             outputs = model.swap(batch.inputs[0], to=SIDES[number], of=SIDES[number])
-        measured.append(_psnr(outputs[-2 if model.learns_mask else -1].float(), batch).cpu())
+        psnr_of_batches.append(_psnr(outputs[-2 if model.learns_mask else -1].float(), batch).cpu())
         yield number, batch
 
 

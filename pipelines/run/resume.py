@@ -36,10 +36,10 @@ def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfi
         )
     checkpoint, damaged = newest
     state_file = str(folder.path(checkpoint.step) / "state.json")
-    stored = TrainConfig.from_dict(checkpoint.state.get("config"), state_file)
-    config = dataclasses.replace(updated(stored, request.changes), run=run)
+    earlier_config = TrainConfig.from_dict(checkpoint.state.get("config"), state_file)
+    config = dataclasses.replace(updated(earlier_config, request.changes), run=run)
     lines = [f"{remark}; going on from {checkpoint.step}" for remark in damaged]
-    lines += _take_over(request, folder, checkpoint, stored, config)
+    lines += _take_over(request, folder, checkpoint, earlier_config, config)
     if run.recipe != OWN and not RECIPES[run.recipe].settings.keys() <= request.changes.keys():
         lines.append(
             f"--recipe {run.recipe}: not used, for the model has settings of its own already; flags change them"
@@ -85,13 +85,17 @@ def _with_code(config: TrainConfig, code: str) -> TrainConfig:
 
 
 def _take_over(
-    request: TrainRequest, folder: CheckpointFolder, checkpoint: Checkpoint, stored: TrainConfig, config: TrainConfig
+    request: TrainRequest,
+    folder: CheckpointFolder,
+    checkpoint: Checkpoint,
+    earlier_config: TrainConfig,
+    config: TrainConfig,
 ) -> list[str]:
     """Refuse fixed settings that differ, or note in ``checkpoint`` that they are overridden; a line for each."""
     current = settings(config)
     names = {
         name: "{} is {} there and {} now".format(*setting.as_given(name), current[name].as_given(name)[1])
-        for name, setting in settings(stored).items()
+        for name, setting in settings(earlier_config).items()
         if setting.option.fixed and current[name].value != setting.value
     }
     shapes = [text for name, text in names.items() if current[name].option.shapes]
@@ -108,7 +112,7 @@ def _take_over(
         )
     if not names:
         return []
-    changes = {name: [settings(stored)[name].value, current[name].value] for name in names}
+    changes = {name: [settings(earlier_config)[name].value, current[name].value] for name in names}
     overrides = inherited_state(checkpoint).get("overrides", [])
     checkpoint.state["overrides"] = [*overrides, {"iteration": checkpoint.step, "changes": changes}]
     lines = [f"--override: {text}" for text in names.values()]

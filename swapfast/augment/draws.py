@@ -141,8 +141,8 @@ class Draws:
 
     def move_points(self, points: np.ndarray) -> np.ndarray:
         """Return where points (N, ..., 2) of the faces, px (x, y), lie in the targets: moved and flipped."""
-        moved = transform_points(self.forward(), points).astype(np.result_type(points, np.float32), copy=False)
-        return flip_points(moved, self.flip, self.size)
+        result = transform_points(self.forward(), points).astype(np.result_type(points, np.float32), copy=False)
+        return flip_points(result, self.flip, self.size)
 
     def warp_nodes(self) -> np.ndarray:
         """Return where each node of the warp, [row, column], reads: (N, K, K, 2) px (x, y) of the target.

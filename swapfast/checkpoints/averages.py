@@ -48,8 +48,8 @@ def stored_half_lives(tensors: Mapping[str, Tensor], usual: Sequence[int] = ()) 
 
     tensors: what its file holds.
     """
-    stored = {int(match[1]) for match in map(_KEY.fullmatch, tensors) if match}
-    return [*(half_life for half_life in usual if half_life in stored), *sorted(stored.difference(usual))]
+    half_lives = {int(match[1]) for match in map(_KEY.fullmatch, tensors) if match}
+    return [*(half_life for half_life in usual if half_life in half_lives), *sorted(half_lives.difference(usual))]
 
 
 def averages_of(tensors: Mapping[str, Tensor], half_life: int) -> dict[str, Tensor]:

@@ -113,8 +113,8 @@ def _read_state(folder: Path) -> dict:
         )
     if not isinstance(state["files"], dict):
         raise ValueError("state.json has no table of files")
-    named = _STEP_IN_NAME.fullmatch(folder.name)  # a copy may have any name
-    if type(state["step"]) is not int or (named and int(named[1]) != state["step"]):
+    name_match = _STEP_IN_NAME.fullmatch(folder.name)  # a copy may have any name
+    if type(state["step"]) is not int or (name_match and int(name_match[1]) != state["step"]):
         raise ValueError(f"state.json has step {state['step']!r}")
     return state
 

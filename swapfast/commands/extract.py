@@ -87,15 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put what is left of the folders of FACES, once you have deleted some, into FACES itself, and stop",
     )
 
-    written = parser.add_argument_group("what is written")
-    written.add_argument("--size", type=positive, default=512, metavar="PX", help="edge of a face; default 512")
-    written.add_argument(
+    output = parser.add_argument_group("what is written")
+    output.add_argument("--size", type=positive, default=512, metavar="PX", help="edge of a face; default 512")
+    output.add_argument(
         "--centering", default="head", metavar="NAME", help="head (what faceswap reads), face or legacy; default head"
     )
-    written.add_argument("--no-faces", action="store_true", help="landmarks and contact sheets alone")
-    written.add_argument("--overwrite", action="store_true", help="replace the faces of another run")
-    written.add_argument("--workers", type=positive, metavar="N", help="threads; default: one a core")
-    written.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument("--no-faces", action="store_true", help="landmarks and contact sheets alone")
+    output.add_argument("--overwrite", action="store_true", help="replace the faces of another run")
+    output.add_argument("--workers", type=positive, metavar="N", help="threads; default: one a core")
+    output.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace, stop: StopRequest) -> int:

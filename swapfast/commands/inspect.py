@@ -156,11 +156,11 @@ def _write(arguments: argparse.Namespace, sides: list[_Side], limits: FaceLimits
     if arguments.out is not None:
         from swapfast.preview.survey_sheet import SurveyedSide, survey_sheet
 
-        drawn = [
+        pictures = [
             SurveyedSide(side.name, side.survey, side.skipped, side.survey.blur_limit(limits), _reader(side))
             for side in sides
         ]
-        write_file(arguments.out, survey_sheet(drawn))
+        write_file(arguments.out, survey_sheet(pictures))
 
 
 def _write_list(path: Path, content: bytes) -> None:

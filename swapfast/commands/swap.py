@@ -317,13 +317,13 @@ def _video_settings(arguments: argparse.Namespace) -> VideoSettings:
     from swapfast.swap.run_video import VideoSettings
     from swapfast.video.encoding import EncodeSettings
 
-    given = {name: value for name in _VIDEO_FLAGS if (value := getattr(arguments, name)) is not None}
+    settings = {name: value for name in _VIDEO_FLAGS if (value := getattr(arguments, name)) is not None}
     encode = {
-        new: given.pop(name)
+        new: settings.pop(name)
         for name, new in (("codec", "codec"), ("crf", "crf"), ("encoder_preset", "preset"))
-        if name in given
+        if name in settings
     }
-    return VideoSettings(**given, encode=EncodeSettings(**encode))
+    return VideoSettings(**settings, encode=EncodeSettings(**encode))
 
 
 def _video(arguments: argparse.Namespace, request: SwapRequest) -> int:

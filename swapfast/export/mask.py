@@ -25,14 +25,14 @@ def constant_masks(export: Export) -> tuple[dict[str, np.ndarray], list[str]]:
 
     They are the mean training masks, blurred, or the outline of an average face where the model keeps none.
     """
-    kept = export.opened.metadata.mean_masks
-    if kept:
-        return {side: blurred(mask) for side, mask in kept.items()}, []
-    drawn = blurred(average_outline(export.opened.config.crop, export.opened.model.output_sizes[-1]))
+    mean_masks = export.opened.metadata.mean_masks
+    if mean_masks:
+        return {side: blurred(mask) for side, mask in mean_masks.items()}, []
+    outline = blurred(average_outline(export.opened.config.crop, export.opened.model.output_sizes[-1]))
     note = (
         "the model keeps no mean mask (one that is trained on with masks will): its mask is an average face's outline"
     )
-    return dict.fromkeys(SIDES, drawn), [note]
+    return dict.fromkeys(SIDES, outline), [note]
 
 
 def blurred(mask: np.ndarray) -> np.ndarray:
@@ -52,9 +52,9 @@ def average_outline(crop: CropConfig, size: int) -> np.ndarray:
 
 def crop_distance(crop: CropConfig, other: CropConfig) -> float:
     """Return how far apart the corners of two crops of an average face are, in the other's edges, on average."""
-    corners, wanted = _corners(crop), _corners(other)
-    edge = np.linalg.norm(wanted[1] - wanted[0])
-    return float(np.linalg.norm(corners - wanted, axis=1).mean() / edge)
+    corners, other_corners = _corners(crop), _corners(other)
+    edge = np.linalg.norm(other_corners[1] - other_corners[0])
+    return float(np.linalg.norm(corners - other_corners, axis=1).mean() / edge)
 
 
 def crop_note(crop: CropConfig) -> list[str]:

@@ -186,11 +186,11 @@ def accepted(
 
 def _once_each(faces: list[FoundPoints]) -> list[FoundPoints]:
     """Return faces without those that are another one seen less surely."""
-    kept: list[FoundPoints] = []
+    faces_once: list[FoundPoints] = []
     for face in sorted(faces, key=lambda face: -face.confidence):
-        if not is_among(face, kept):
-            kept.append(face)
-    return kept
+        if not is_among(face, faces_once):
+            faces_once.append(face)
+    return faces_once
 
 
 def is_among(face: FoundPoints, others: Sequence[FoundPoints]) -> bool:

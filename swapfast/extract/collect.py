@@ -23,24 +23,24 @@ def collect(folder: Path) -> tuple[int, int]:
         raise not_a_folder(folder, f"{FLAG} {folder}", "a folder that extract made")
     report = _report(folder)
     names = {track["track"]: _folder_name(track, folder) for track in report["tracks"]}
-    kept = {number for number, name in names.items() if name is not None}
-    if not kept:
+    named_people = {number for number, name in names.items() if name is not None}
+    if not named_people:
         raise SwapfastError(
             f"{FLAG} {folder}: holds no folder of a track or person; extract with --folders track, then delete some"
         )
     try:
-        lines = _kept_lines(folder / LANDMARKS, kept)
+        lines = _kept_lines(folder / LANDMARKS, named_people)
         faces = _move(folder, {name for name in names.values() if name is not None})
     except OSError as error:
         raise cannot_write(folder, error) from error
     write_file(folder / LANDMARKS, lines)
-    for number in names.keys() - kept:
+    for number in names.keys() - named_people:
         (folder / SHEETS / f"{track_folder(number)}.jpg").unlink(missing_ok=True)
-    report["tracks"] = [track for track in report["tracks"] if track["track"] in kept]
+    report["tracks"] = [track for track in report["tracks"] if track["track"] in named_people]
     report["written"] = faces
     report["is_collected"] = True  # what was chosen by hand is not gone on with
     write_file(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
-    return len(kept), faces
+    return len(named_people), faces
 
 
 def _report(folder: Path) -> dict[str, Any]:

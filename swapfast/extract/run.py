@@ -374,9 +374,9 @@ class _Run:
             followed.faces.sort(key=lambda face: (face.track is None, face.track))
         faces = list(enumerate(followed.faces))
         edges = {index: crop_edge(face.points) for index, face in faces}
-        kept = self._within_limits(faces, edges)
-        self._frames_with_faces += bool(kept)
-        for index, face in kept:
+        pairs = self._within_limits(faces, edges)
+        self._frames_with_faces += bool(pairs)
+        for index, face in pairs:
             self._found += 1
             self._filled += face.is_filled
             self._lines.append(self._line(part, frame, index, face))
@@ -510,11 +510,11 @@ class _Run:
         missing = sorted(set(self._request.limits.tracks) - self._tracks_seen)
         if not missing or self._was_stopped:
             return ""
-        seen = sorted(self._tracks_seen)
-        known = f"the tracks are {', '.join(map(str, seen[:_MOST_NAMED]))}{' ...' if len(seen) > _MOST_NAMED else ''}"
-        if not seen:
-            known = "these pictures have no tracks; give --sequence where they are frames of a film"
-        return f"--tracks {', '.join(map(str, missing))}: there is no such track; {known}"
+        numbers = sorted(self._tracks_seen)
+        way_out = f"the tracks are {', '.join(map(str, numbers[:_MOST_NAMED]))}{' ...' * (len(numbers) > _MOST_NAMED)}"
+        if not numbers:
+            way_out = "these pictures have no tracks; give --sequence where they are frames of a film"
+        return f"--tracks {', '.join(map(str, missing))}: there is no such track; {way_out}"
 
     def _write_descriptions(self) -> None:
         (self._folder / LANDMARKS).write_text("\n".join([self._header(), *self._lines]) + "\n")

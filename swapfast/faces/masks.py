@@ -97,16 +97,16 @@ def face_mask(record: FaceRecord, crop: CropConfig, mask: MaskConfig, size: int,
     if kind in FRAME_TYPES:
         return face_mask_in(record, record, crop, mask, size, margin)
     check_mask_type(record, kind)
-    stored = record.stored_masks[kind]
+    stored_mask = record.stored_masks[kind]
     try:
-        pixels = stored.pixels()
+        pixels = stored_mask.pixels()
     except ValueError as error:
         raise SwapfastError(f"{record.path}: mask {kind!r}: {error}") from error
-    matrix = record.alignment.matrix(stored.stored_size, stored.stored_centering)
+    matrix = record.alignment.matrix(stored_mask.stored_size, stored_mask.stored_centering)
     if fault := mask_fault(pixels, transform_points(matrix, record.landmarks)):
         raise SwapfastError(f"{record.path}: its mask {kind!r} does not show the face: {fault}")
     cleaned = clean_stored(pixels, mask.dilation, mask.threshold, mask.blur_kernel)
-    return crop_stored(cleaned, stored, record, crop, size, margin)
+    return crop_stored(cleaned, stored_mask, record, crop, size, margin)
 
 
 def face_mask_in(
@@ -224,7 +224,7 @@ def clean_stored(pixels: np.ndarray, dilation: float, threshold: float, blur_ker
 
 
 def crop_stored(
-    pixels: np.ndarray, stored: StoredMask, record: FaceRecord, crop: CropConfig, size: int, margin: int = 0
+    pixels: np.ndarray, stored_mask: StoredMask, record: FaceRecord, crop: CropConfig, size: int, margin: int = 0
 ) -> np.ndarray:
     """Return the training crop of a stored mask, (size, size), 0 outside what was stored.
 
@@ -234,13 +234,13 @@ def crop_stored(
     Peer: skips the crop if the centerings agree at full coverage, so the vertical offset misplaces the mask.
     Ours: always crops.
     """
-    x0, y0, edge = aligned_window(record, crop, stored.stored_size, stored.stored_centering)
+    x0, y0, edge = aligned_window(record, crop, stored_mask.stored_size, stored_mask.stored_centering)
     if margin:
         to_crop = shifted(resize_matrix(edge, size), margin - size / edge * x0, margin - size / edge * y0)
         return sample_square(pixels, to_crop, size + 2 * margin, border=cv2.BORDER_CONSTANT)
     square = _cut_or_zero(pixels, x0, y0, edge)
     # As in faceswap, the stored edge decides, not the edge of the window cut from it.
-    interpolation = cv2.INTER_CUBIC if stored.stored_size < size else cv2.INTER_AREA
+    interpolation = cv2.INTER_CUBIC if stored_mask.stored_size < size else cv2.INTER_AREA
     return square if edge == size else cv2.resize(square, (size, size), interpolation=interpolation)
 
 

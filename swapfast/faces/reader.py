@@ -285,8 +285,8 @@ def _is_size_of(description: dict, info: PictureInfo, orientation: int) -> bool:
     edges = [size, size] if isinstance(size, int) else size
     if not isinstance(edges, list) or len(edges) != 2 or not all(type(edge) is int for edge in edges):
         return True
-    stored = [info.width, info.height]
-    return edges == stored or (orientation >= 5 and edges == stored[::-1])
+    stored_size = [info.width, info.height]
+    return edges == stored_size or (orientation >= 5 and edges == stored_size[::-1])
 
 
 def read_json(path: Path) -> bytes:

@@ -54,9 +54,13 @@ class SkipList:
                 f"{flag}: names every face of {shown_name(folder.path)}; take some lines out of the list"
             )
         bad = [face for face in folder.bad if face.path.name not in self.names]
-        kept = records.select(np.array(keep, np.int64))
+        kept_records = records.select(np.array(keep, np.int64))
         return dataclasses.replace(
-            folder, records=kept, bad=bad, notes=kept.note_counts(), skipped=folder.skipped + len(records) - len(kept)
+            folder,
+            records=kept_records,
+            bad=bad,
+            notes=kept_records.note_counts(),
+            skipped=folder.skipped + len(records) - len(kept_records),
         )
 
 

@@ -176,16 +176,16 @@ def near_duplicates(survey: Survey, difference: float, skipped: frozenset[int] =
     if difference <= 0 or not len(survey):
         return {}
     neighbours = _near_pairs(survey, difference, skipped)
-    kept: set[int] = set()
+    kept_rows: set[int] = set()
     duplicates: dict[int, int] = {}
     for index in np.argsort(-survey.sharpness, kind="stable").tolist():
         if index in skipped:
             continue
-        like = [other for other in neighbours.get(index, ()) if other in kept]
+        like = [other for other in neighbours.get(index, ()) if other in kept_rows]
         if like:
             duplicates[index] = min(like)
         else:
-            kept.add(index)
+            kept_rows.add(index)
     return duplicates
 
 

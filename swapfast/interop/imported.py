@@ -101,8 +101,8 @@ def write_model(imported: Imported, checkpoints: CheckpointFolder) -> None:
                 _write_losses(imported, checkpoints.folder / "logs")
                 checkpoints.save(_checkpoint(imported))
             except BaseException:
-                for made in (KEPT, "logs"):
-                    shutil.rmtree(checkpoints.folder / made, ignore_errors=True)
+                for folder_name in (KEPT, "logs"):
+                    shutil.rmtree(checkpoints.folder / folder_name, ignore_errors=True)
                 raise
     except BaseException:
         if not existed:

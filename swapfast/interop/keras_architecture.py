@@ -178,9 +178,9 @@ def _convolution(path: Path, config: Mapping[str, Any]) -> Step:
     kernel, strides = list(config["kernel_size"]), list(config["strides"])
     usual = {"padding": "same", "dilation_rate": [1, 1], "groups": 1, "data_format": "channels_last"}
     for key, value in usual.items():
-        stored = config.get(key, value)
-        if (list(stored) if isinstance(stored, (list, tuple)) else stored) != value:
-            raise _unknown(path, str(config["name"]), f"{key.replace('_', ' ')} {shortened(stored)}")
+        stored_value = config.get(key, value)
+        if (list(stored_value) if isinstance(stored_value, (list, tuple)) else stored_value) != value:
+            raise _unknown(path, str(config["name"]), f"{key.replace('_', ' ')} {shortened(stored_value)}")
     if len(set(kernel)) != 1 or len(set(strides)) != 1:
         raise _unknown(path, str(config["name"]), f"a kernel of {shortened(kernel)}, strides of {shortened(strides)}")
     return ("convolution", _whole(kernel[0]), _whole(strides[0]), _whole(config["filters"]))

@@ -212,8 +212,8 @@ def _name_of(file: h5py.File, path: str) -> str:
     attributes = _child(file, path).attrs
     if "name" not in attributes:
         raise ValueError(f"{path} has no name, as an early Keras 3 wrote it")
-    stored = attributes.get_id("name")
-    if stored.shape != () or stored.get_storage_size() > MOST_NAME:
+    name_id = attributes.get_id("name")
+    if name_id.shape != () or name_id.get_storage_size() > MOST_NAME:
         raise ValueError(f"the name of {path} is too long")
     name = attributes["name"]
     if not isinstance(name, str) or len(name) > MOST_NAME:

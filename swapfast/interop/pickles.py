@@ -321,20 +321,20 @@ class _Reader:
     def _global(self, module: object, name: object) -> None:
         if type(module) is not str or type(name) is not str:
             raise ValueError("a name that is no text")
-        named = _Global(module, name)
-        if named not in _MAKERS:
-            raise _Refusal(f"the name {shortened(str(named))}, where only numpy's arrays are read")
-        self._push(named)
+        named_global = _Global(module, name)
+        if named_global not in _MAKERS:
+            raise _Refusal(f"the name {shortened(str(named_global))}, where only numpy's arrays are read")
+        self._push(named_global)
 
     def _stack_global(self) -> None:
         name, module = self._pop(), self._pop()
         self._global(module, name)
 
     def _reduce(self) -> None:
-        arguments, named = self._pop(), self._pop()
-        if type(named) is not _Global or type(arguments) is not tuple:
+        arguments, named_global = self._pop(), self._pop()
+        if type(named_global) is not _Global or type(arguments) is not tuple:
             raise ValueError("a value that is called")
-        self._push(_MAKERS[named](*arguments))
+        self._push(_MAKERS[named_global](*arguments))
 
     def _build(self) -> None:
         state, target = self._pop(), self._stack[-1]

@@ -74,12 +74,12 @@ def family_of(model: FaceAutoencoder) -> str:
 
 def places(model: FaceAutoencoder) -> dict[str, Place]:
     """Return where each weight of a df or liae lies, in the order of the files."""
-    named = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters()]
     parts, deep = PARTS[family_of(model)], "t" in model.name.partition("-")[2]
     return {
         name: Place(part, _key(name.removeprefix(f"{ours}."), deep), "upscale" in name)
         for ours, part in parts.items()
-        for name in named
+        for name in names
         if name.startswith(f"{ours}.")
     }
 
@@ -127,8 +127,8 @@ def to_theirs(tensor: Tensor, place: Place) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def averages_of(optimizer: str, named: dict[str, Place]) -> Iterator[tuple[str, str, Place, str]]:
+def averages_of(optimizer: str, place_of: dict[str, Place]) -> Iterator[tuple[str, str, Place, str]]:
     """Give each average that an optimizer keeps: the weight, our name of it, the weight's place, and its key."""
     for prefix, quantity in AVERAGES[optimizer].items():
-        for name, place in named.items():
+        for name, place in place_of.items():
             yield name, quantity, place, place.average_key(prefix)

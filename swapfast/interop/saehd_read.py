@@ -69,13 +69,15 @@ def read_saehd(path: Path) -> Imported:
     read_weights(model, files)
     optimizer, remark = read_averages(model, files, config)
     lines = [*([remark] if remark else []), *lines]
-    left = [file for file in _LEFT_BEHIND if files.path(file).exists()]
-    if left:
-        lines.append(f"left behind: {', '.join(left)}; DeepFaceLab draws these anew")
-    kept: dict[str, bytes | memoryview] = {KEPT_DATA: data_bytes}
+    files_left_behind = [file for file in _LEFT_BEHIND if files.path(file).exists()]
+    if files_left_behind:
+        lines.append(f"left behind: {', '.join(files_left_behind)}; DeepFaceLab draws these anew")
+    kept_files: dict[str, bytes | memoryview] = {KEPT_DATA: data_bytes}
     means = _mean_faces(data.get("sample_for_preview"), config.model.input_size)
     losses = _losses(data.get("loss_history"))
-    return Imported("saehd", path, step, config, model, optimizer, means, {"name": files.name}, losses, kept, lines)
+    return Imported(
+        "saehd", path, step, config, model, optimizer, means, {"name": files.name}, losses, kept_files, lines
+    )
 
 
 def read_kept_data(path: Path, config: TrainConfig) -> dict[str, object]:
@@ -108,8 +110,10 @@ def _find(path: Path) -> _Found:
     if len(names) == 1:
         return _Found(path, names[0])
     if names:
-        given = ", ".join(names[:20])
-        raise SwapfastError(f"{path}: holds {len(names)} models; give one, as in {path / names[0]}. There are {given}")
+        names_text = ", ".join(names[:20])
+        raise SwapfastError(
+            f"{path}: holds {len(names)} models; give one, as in {path / names[0]}. There are {names_text}"
+        )
     raise SwapfastError(f"{path}: {_what_else(path)}")
 
 
@@ -149,17 +153,17 @@ def _table(value: object, source: str) -> dict[str, object]:
 
 def read_weights(model: FaceAutoencoder, files: _Found) -> None:
     """Fill a model with the weights of its parts' files; raise SwapfastError where one is not the model's."""
-    named = places(model)
+    place_of = places(model)
     parameters = dict(model.named_parameters())
     paths = {part: files.path(f"{part}.npy") for part in PARTS[family_of(model)].values()}
     if missing := [path.name for path in paths.values() if not path.exists()]:
         raise SwapfastError(f"{files.folder}: lacks {', '.join(missing)}; give a whole copy of the model")
     for part, path in paths.items():
         arrays = _table(read_pickle_file(path), str(path))
-        wanted = {name: place for name, place in named.items() if place.part == part}
-        if unknown := sorted(arrays.keys() - {place.key for place in wanted.values()}):
+        places_of_part = {name: place for name, place in place_of.items() if place.part == part}
+        if unknown := sorted(arrays.keys() - {place.key for place in places_of_part.values()}):
             raise SwapfastError(f"{path}: has weights that a {model.name} has not: {_few(unknown)}; give another copy")
-        for name, place in wanted.items():
+        for name, place in places_of_part.items():
             weight = _taken(arrays, place.key, place, parameters[name], path)
             parameters[name].data = weight
 

@@ -38,9 +38,11 @@ def write_saehd(export: Export, path: Path) -> list[str]:
     lines: list[str] = []
     name = _name(export)
     path.mkdir()
-    named, weights = places(model), dict(model.named_parameters())
+    place_of, weights = places(model), dict(model.named_parameters())
     for part in PARTS[family_of(model)].values():
-        arrays = {place.key: to_theirs(weights[n].detach(), place) for n, place in named.items() if place.part == part}
+        arrays = {
+            place.key: to_theirs(weights[n].detach(), place) for n, place in place_of.items() if place.part == part
+        }
         _write(path / f"{name}{MARK}{part}.npy", arrays)
     averages = _averages(export, lines)
     if averages:

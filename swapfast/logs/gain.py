@@ -40,25 +40,25 @@ def gain_of(steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.nd
     steps: (n,) ascending, iterations at which the values were measured. values: (n,) dB; those that are not finite are
     left out. None where there are less than two.
     """
-    measured, figures = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    measured_steps, figures = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     is_finite = np.isfinite(figures)
-    measured, figures = measured[is_finite], figures[is_finite]
-    if len(measured) < 2:
+    measured_steps, figures = measured_steps[is_finite], figures[is_finite]
+    if len(measured_steps) < 2:
         return None
-    first = _first_of_window(measured)
-    span = measured[-1] - measured[first]
-    before = slice(int(np.searchsorted(measured, measured[first] - span)), first + 1)
-    has_before = first > 0 and measured[before][0] < measured[first]
+    first = _first_of_window(measured_steps)
+    span = measured_steps[-1] - measured_steps[first]
+    before = slice(int(np.searchsorted(measured_steps, measured_steps[first] - span)), first + 1)
+    has_before = first > 0 and measured_steps[before][0] < measured_steps[first]
     return Gain(
         int(span),
-        _slope(measured[first:], figures[first:]),
-        _slope(measured[before], figures[before]) if has_before else None,
+        _slope(measured_steps[first:], figures[first:]),
+        _slope(measured_steps[before], figures[before]) if has_before else None,
     )
 
 
-def _first_of_window(measured: np.ndarray) -> int:
-    first = int(np.searchsorted(measured, measured[-1] * (1 - WINDOW)))
-    return max(0, min(first, len(measured) - LEAST))
+def _first_of_window(measured_steps: np.ndarray) -> int:
+    first = int(np.searchsorted(measured_steps, measured_steps[-1] * (1 - WINDOW)))
+    return max(0, min(first, len(measured_steps) - LEAST))
 
 
 def _slope(steps: np.ndarray, values: np.ndarray) -> float:
@@ -71,13 +71,13 @@ def _slope(steps: np.ndarray, values: np.ndarray) -> float:
 
 def best_step(steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> int | None:
     """Return the step of the highest value where AFTER_BEST measurements or more have not got above it since."""
-    measured, figures = np.asarray(steps), np.asarray(values, np.float64)
+    measured_steps, figures = np.asarray(steps), np.asarray(values, np.float64)
     is_finite = np.isfinite(figures)
-    measured, figures = measured[is_finite], figures[is_finite]
+    measured_steps, figures = measured_steps[is_finite], figures[is_finite]
     if not len(figures):
         return None
     best = int(figures.argmax())
-    return int(measured[best]) if len(figures) - 1 - best >= AFTER_BEST else None
+    return int(measured_steps[best]) if len(figures) - 1 - best >= AFTER_BEST else None
 
 
 def describe_gains(gains: Mapping[str, Gain], not_better_since: int | None) -> str:

@@ -37,9 +37,9 @@ class Measurements:
         """Add a measurement; those of ``step`` and later are void."""
         self.forget_after(step - 1)
         if len(self.steps) >= _MOST:
-            kept = spread(self.steps, max(range(len(self.values)), key=self.values.__getitem__))
-            self.steps = array("q", [self.steps[place] for place in kept])
-            self.values = array("d", [self.values[place] for place in kept])
+            places = spread(self.steps, max(range(len(self.values)), key=self.values.__getitem__))
+            self.steps = array("q", [self.steps[place] for place in places])
+            self.values = array("d", [self.values[place] for place in places])
         self.steps.append(step)
         self.values.append(value)
 
@@ -67,15 +67,15 @@ class Verdict:
     warns: bool = False
 
     @classmethod
-    def of(cls, measured: Mapping[str, Measurements]) -> Verdict:
+    def of(cls, measurements: Mapping[str, Measurements]) -> Verdict:
         """Return the verdict on what was measured, by key of steps.jsonl, see ``is_held_out``."""
-        if not measured:
+        if not measurements:
             return cls()
         from swapfast.logs.gain import best_step  # and with it numpy, which the page has no other need of
 
-        matches = [match for match in map(_PSNR.fullmatch, sorted(measured)) if match]
-        parts = [_short(match[1].upper(), measured[match[0]]) for match in matches]
-        swap, leaks = measured.get(_QUALITY), measured.get(_LEAK)
+        matches = [match for match in map(_PSNR.fullmatch, sorted(measurements)) if match]
+        parts = [_short(match[1].upper(), measurements[match[0]]) for match in matches]
+        swap, leaks = measurements.get(_QUALITY), measurements.get(_LEAK)
         if swap is not None:
             since = best_step(swap.steps, swap.values)
             parts.append(_short("the swap", swap) if since is None else f"the swap has not got better since {since:,}")
@@ -93,11 +93,11 @@ def describe_leak(leak: float) -> str:
     return f"{'warning: ' if leak >= LEAK_WARNING else ''}the swap keeps {number} % of A's skin"
 
 
-def _short(name: str, measured: Measurements) -> str:
+def _short(name: str, measurements: Measurements) -> str:
     """Return such as 'A gains 0.31 dB in 1,000 iterations, 0.62 before'; '' where there is one measurement."""
     from swapfast.logs.gain import gain_of
 
-    gain = gain_of(measured.steps, measured.values)
+    gain = gain_of(measurements.steps, measurements.values)
     if gain is None:
         return ""
     verb = "gains" if gain.per_1000 >= 0 else "loses"

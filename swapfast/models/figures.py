@@ -91,10 +91,10 @@ def _forward_work(model: FaceAutoencoder, cycles: bool) -> tuple[int, int]:
     return counter.get_total_flops(), kept
 
 
-def _largest_batch(gib: int, parameters: int, kept: int) -> int:
-    """Return how many faces of each side fit. kept: numbers that one of each keeps for the gradients."""
+def _largest_batch(gib: int, parameters: int, kept_numbers: int) -> int:
+    """Return how many faces of each side fit. kept_numbers: numbers that one of each keeps for the gradients."""
     room = (gib - _CONTEXT_GIB) * 2**30 - parameters * (_TRAINED_BYTES + _COPY_BYTES)
-    return max(0, int(room / (kept * _KEPT_BYTES * _BESIDE)))
+    return max(0, int(room / (kept_numbers * _KEPT_BYTES * _BESIDE)))
 
 
 def all_figures() -> list[ModelFigures]:

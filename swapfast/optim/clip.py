@@ -37,12 +37,12 @@ class NormHistory:
         self._sorted = self._ring.clone()
         self._places = torch.arange(capacity, device=device)
 
-    def _fill(self, norms: Tensor, seen: Tensor | int) -> None:
-        """Put ``norms`` at the beginning of the ring. seen: how many there have been."""
+    def _fill(self, norms: Tensor, count: Tensor | int) -> None:
+        """Put ``norms`` at the beginning of the ring. count: how many there have been."""
         self._ring.fill_(torch.inf)
         self._ring[: len(norms)] = norms
         self._sorted.copy_(self._ring.sort().values)
-        self._seen.copy_(torch.as_tensor(seen))
+        self._seen.copy_(torch.as_tensor(count))
 
     @property
     def device(self) -> torch.device:
@@ -52,9 +52,9 @@ class NormHistory:
     def add(self, norm: Tensor, calls: int) -> None:
         """Add ``norm``, a scalar, if it is finite. calls: at least the norms so far, this one included."""
         while self._length == 0 and calls > len(self._ring):
-            norms, seen = self._ring, self._seen.clone()
+            norms, count = self._ring, self._seen.clone()
             self._allocate(2 * len(norms))
-            self._fill(norms, seen)
+            self._fill(norms, count)
         finite = norm.isfinite()
         slot = (self._seen % len(self._ring)).reshape(1)
         oldest = self._ring[slot]

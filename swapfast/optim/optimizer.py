@@ -90,9 +90,9 @@ def _lacking(entry: str) -> SwapfastError:
     )
 
 
-def _grouped(named: dict[str, Parameter]) -> dict[Group, list[str]]:
-    ids = get_parameter_group_ids(named.items())
-    names = list(named)
+def _grouped(parameter_of: dict[str, Parameter]) -> dict[Group, list[str]]:
+    ids = get_parameter_group_ids(parameter_of.items())
+    names = list(parameter_of)
     groups: dict[Group, list[str]] = {"decay": [], "no_decay": []}
     for index, group in ids.items():
         groups[group].append(names[index])
@@ -123,14 +123,17 @@ class Optimizer:
     ) -> None:
         if config.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer (--optimizer)", config.optimizer, OPTIMIZERS)
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        groups = _grouped(named)
+        parameter_of = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups = _grouped(parameter_of)
         if not groups:
             raise SwapfastError("the model has no weight left to train: freeze fewer of them (--freeze-weights)")
         decay = {"decay": config.weight_decay, "no_decay": 0.0}
-        self._parameters = {name: named[name] for members in groups.values() for name in members}
+        self._parameters = {name: parameter_of[name] for members in groups.values() for name in members}
         self._torch = OPTIMIZERS[config.optimizer](
-            [{"params": [named[n] for n in names], "weight_decay": decay[group]} for group, names in groups.items()],
+            [
+                {"params": [parameter_of[n] for n in names], "weight_decay": decay[group]}
+                for group, names in groups.items()
+            ],
             config,
         )
         self._device = next(iter(self._parameters.values())).device
@@ -474,10 +477,10 @@ class Optimizer:
                 by_index.setdefault(indices[name], {})[quantity] = value
         names, kinds = list(self._parameters), [self._kind_of(p) for p in self._parameters.values()]
         quantities: dict[str, set[str]] = {}
-        for index, stored in by_index.items():
-            quantities.setdefault(kinds[index], set()).update(stored)
-        for index, stored in by_index.items():
-            if missing := sorted(quantities[kinds[index]] - stored.keys()):
+        for index, averages in by_index.items():
+            quantities.setdefault(kinds[index], set()).update(averages)
+        for index, averages in by_index.items():
+            if missing := sorted(quantities[kinds[index]] - averages.keys()):
                 raise _lacking(f"{names[index]}.{missing[0]}")
         if not self._overwrite_averages(by_index):
             self._replace_averages(by_index)
@@ -490,10 +493,10 @@ class Optimizer:
         """Copy averages and counters into those in use; False, and nothing done, where these are others."""
         pairs: list[tuple[Tensor, Tensor]] = []
         for index, parameter in enumerate(self._parameters.values()):
-            in_use, stored = self._torch.state.get(parameter, {}), by_index.get(index, {})
-            if in_use.keys() != stored.keys():
+            in_use, stored_averages = self._torch.state.get(parameter, {}), by_index.get(index, {})
+            if in_use.keys() != stored_averages.keys():
                 return False
-            pairs += [(in_use[quantity], value) for quantity, value in stored.items()]
+            pairs += [(in_use[quantity], value) for quantity, value in stored_averages.items()]
             if any(average.ndim and average.device != parameter.device for average in in_use.values()):
                 return False
         if any(average.shape != value.shape for average, value in pairs):

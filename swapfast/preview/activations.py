@@ -161,9 +161,12 @@ def draw_activations(
     faces: (n, S, S, 3) in 0..1 BGR, what the model was shown. names: of the faces. channels: of a stage to show, 1 to
     MOST_CHANNELS.
     """
-    shown = {id(stage): cells for stage, cells in _all_cells(activations, channels)}
-    shared = [(_caption(stage, activations.shared), shown[id(stage)]) for stage in activations.shared]
-    rows = {side: [(_caption(s, stages), shown[id(s)]) for s in stages] for side, stages in activations.sides.items()}
+    cells_of_stage = {id(stage): cells for stage, cells in _all_cells(activations, channels)}
+    shared = [(_caption(stage, activations.shared), cells_of_stage[id(stage)]) for stage in activations.shared]
+    rows = {
+        side: [(_caption(s, stages), cells_of_stage[id(s)]) for s in stages]
+        for side, stages in activations.sides.items()
+    }
     panels = [_panel(name, faces[index], index, shared, rows, activations) for index, name in enumerate(names)]
     blank = np.full_like(panels[0], _PAPER)
     columns = 2 if len(panels) > 1 and 2 * blank.shape[1] <= WIDEST else 1

@@ -53,10 +53,10 @@ def _lit(images: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
     return np.rint((images * gains[:, None, None]).clip(0, 255)).astype(np.uint8)
 
 
-def _tinted(images: np.ndarray, drawn: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+def _tinted(images: np.ndarray, masks: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return images (N, S, S, 3) with each of their (N, M, S, S) masks as a veil of its own colour."""
     result = images.astype(np.float32)
-    for name, mask in zip(names, drawn.transpose(1, 0, 2, 3)):
+    for name, mask in zip(names, masks.transpose(1, 0, 2, 3)):
         veil = mask[..., None].astype(np.float32) * (0.45 / 255)
         result += (np.array(TINTS[name], np.float32) - result) * veil
     return np.rint(result).astype(np.uint8)

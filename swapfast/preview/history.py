@@ -106,13 +106,13 @@ class PreviewHistory:
             self._warned = True
 
     def _prune(self, newest: int) -> None:
-        kept = kept_previews(self._model_dir)
-        given_up = [preview for preview in kept if preview.step > newest]
-        kept = kept[: len(kept) - len(given_up)]
-        sizes = {preview.step: sum(path.stat().st_size for path in preview.files) for preview in kept}
+        previews = kept_previews(self._model_dir)
+        given_up = [preview for preview in previews if preview.step > newest]
+        previews = previews[: len(previews) - len(given_up)]
+        sizes = {preview.step: sum(path.stat().st_size for path in preview.files) for preview in previews}
         limit = min(self._limit, max(1, int(MOST_BYTES / max(1.0, sum(sizes.values()) / len(sizes)))))
         dropped = set(surplus(list(sizes), limit))
-        for preview in (*given_up, *(preview for preview in kept if preview.step in dropped)):
+        for preview in (*given_up, *(preview for preview in previews if preview.step in dropped)):
             for path in preview.files:
                 path.unlink(missing_ok=True)
 

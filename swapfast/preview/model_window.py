@@ -199,26 +199,26 @@ class ModelWindow:
         self._refresh()
 
     def _slide(self, value: str) -> None:
-        kept = self.pictures.kept
+        previews = self.pictures.kept
         index = round(float(value))
-        if index < len(kept):
-            self.step = None if index == len(kept) - 1 else kept[index].step
+        if index < len(previews):
+            self.step = None if index == len(previews) - 1 else previews[index].step
             self._refresh(moves_slider=False)
 
     def _refresh(self, moves_slider: bool = True) -> None:
         """Show the picture that is chosen, and say which one it is."""
-        kept = self.pictures.kept
-        index = next((i for i, preview in enumerate(kept) if preview.step == self.step), None)
+        previews = self.pictures.kept
+        index = next((i for i, preview in enumerate(previews) if preview.step == self.step), None)
         if index is None:
             self.step = None
             sheet = self.pictures.newest(self.tinted)
         else:
-            sheet = self.pictures.sheet(kept[index], self.tinted)
+            sheet = self.pictures.sheet(previews[index], self.tinted)
         if sheet is not None:
             self._buffer.add_image(self._folder.resolve().name or "preview", sheet)
-        self.slider.configure(to=max(len(kept) - 1, 0))
+        self.slider.configure(to=max(len(previews) - 1, 0))
         if moves_slider:
-            position = len(kept) - 1 if index is None else index
+            position = len(previews) - 1 if index is None else index
             self.slider.configure(command="")
             self.slider.set(max(position, 0))
             self.slider.configure(command=self._slide)

@@ -112,15 +112,15 @@ class Samples:
 
         What has that size, to the px that coverage rounds, stays as it is.
         """
-        counts = {len(faces) for faces in targets} | {len(made) for row in predictions for made in row}
+        counts = {len(faces) for faces in targets} | {len(face) for row in predictions for face in row}
         if len(counts) != 1:
             raise ValueError(f"sides of different numbers of faces: {sorted(counts)}")
         size = max(faces.shape[1] for faces in targets)
         trained = 2 * round(size * self.coverage_ratio / 2)
-        near = [made.shape[1] for row in predictions for made in row if abs(made.shape[1] - trained) <= 2]
+        near = [face.shape[1] for row in predictions for face in row if abs(face.shape[1] - trained) <= 2]
         trained = near[0] if near else trained
         return (
-            [[_resized(made, trained) for made in row] for row in predictions],
+            [[_resized(face, trained) for face in row] for row in predictions],
             [_resized(faces, size) for faces in targets],
         )
 

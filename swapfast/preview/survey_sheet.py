@@ -136,8 +136,8 @@ def _skipped_faces(axes: Axes, side: SurveyedSide) -> None:
     axes.set_xticks([])
     axes.set_yticks([_EDGE / 2, 1.5 * _EDGE], ["stays", "skipped"], size=7)
     counts = {reason: sum(skip.reason == reason for skip in side.skipped) for reason in (DUPLICATE, BLURRED, SMALL)}
-    named = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) or "none"
-    axes.set_title(printable(f"{side.title}, to skip: {named}"), size=9, parse_math=False)
+    reasons_text = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count) or "none"
+    axes.set_title(printable(f"{side.title}, to skip: {reasons_text}"), size=9, parse_math=False)
 
 
 def _examples(skipped: Sequence[Skipped]) -> list[Skipped]:

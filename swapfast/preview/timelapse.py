@@ -116,14 +116,14 @@ def write_film(
     return len(pictures) + stays - 1
 
 
-def _write_mp4(path: Path, shown: Iterator[np.ndarray], rate: float) -> None:
+def _write_mp4(path: Path, frames: Iterator[np.ndarray], rate: float) -> None:
     """Write H.264 that every player takes: yuv420p, the index in front."""
     import av
 
     options = {"movflags": "+faststart"}
     with av.open(f"file:{path.absolute()}", "w", format="mp4", container_options=options) as target:
         stream = None
-        for index, frame in enumerate(shown):
+        for index, frame in enumerate(frames):
             if stream is None:
                 stream = target.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
                 stream.height, stream.width = frame.shape[:2]
@@ -136,7 +136,7 @@ def _write_mp4(path: Path, shown: Iterator[np.ndarray], rate: float) -> None:
         target.mux(stream.encode(None))
 
 
-def _write_gif(path: Path, shown: Iterator[np.ndarray], rate: float) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], rate: float) -> None:
     """Write a GIF with colours of its own for each frame, that begins again and again."""
     from PIL import Image
 
@@ -144,7 +144,7 @@ def _write_gif(path: Path, shown: Iterator[np.ndarray], rate: float) -> None:
 
     def palette_images() -> Iterator[Image.Image]:
         last = None
-        for frame in shown:
+        for frame in frames:
             if frame is not last:  # one that stays is the same again and again
                 picture, last = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).quantize(256, method=0), frame
             yield picture

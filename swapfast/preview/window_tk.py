@@ -284,10 +284,10 @@ class PreviewTk(PreviewBase):
         keep = ttk.Button(self._taskbar, text="Save picture", takefocus=False, command=lambda: self._keep("."))
         status = ttk.Label(self._taskbar, textvariable=self._status)
         captions = [ttk.Label(self._taskbar, text=text) for text in ("Scale", "Interpolation")]
-        shown = [captions[0], scale, captions[1], method, keep, status]
-        for widget in shown:
+        controls = [captions[0], scale, captions[1], method, keep, status]
+        for widget in controls:
             widget.pack(side="left", padx=(0, 6))
-        return [self._names, *shown]
+        return [self._names, *controls]
 
     def _choice(
         self, variable: tk.StringVar, values: list[str], width: int, answer: Callable[[], None]

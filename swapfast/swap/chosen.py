@@ -119,12 +119,12 @@ def choose_settings(
         SwapSettings.from_dict(table, str(file))
         values = merged(values, table)
         ranges = _ranges(entries, file)
-    given: dict[str, Any] = {}
+    given_values: dict[str, Any] = {}
     for name, value in (flags or {}).items():
         part, _, key = name.partition(".")
-        given.setdefault(part, {})[key] = value
-    SwapSettings.from_dict(given, "flags")
-    return ChosenSettings(merged(values, given), tuple(ranges))
+        given_values.setdefault(part, {})[key] = value
+    SwapSettings.from_dict(given_values, "flags")
+    return ChosenSettings(merged(values, given_values), tuple(ranges))
 
 
 def _ranges(entries: object, file: Path) -> list[tuple[FrameRanges, Mapping[str, Any]]]:

@@ -17,10 +17,10 @@ _LEAST_VARIANCE = 1e-6  # of colours in 0..1: a tenth of a level of 255
 _SWEEPS, _COARSEST = 12, 8  # of the membrane, and px of the grid that is solved first
 
 
-def measure(settings: ColorSettings, made: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> Statistics | None:
+def measure(settings: ColorSettings, face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> Statistics | None:
     """Return what has to be known of a made face and of what it replaces; None where nothing is measured.
 
-    made, reference: (S, S, 3) float32 BGR in 0..1. weights: (S, S) float32, how much each pixel counts.
+    face, reference: (S, S, 3) float32 BGR in 0..1. weights: (S, S) float32, how much each pixel counts.
     """
     inside = weights > 0
     if settings.type in ("none", "seamless", "manual") or not inside.any():
@@ -28,35 +28,35 @@ def measure(settings: ColorSettings, made: np.ndarray, reference: np.ndarray, we
     w = weights[inside].astype(np.float64)
     w /= w.sum()
     if settings.type == "histogram":
-        return np.concatenate([_histograms(picture[inside], w) for picture in (made, reference)])
+        return np.concatenate([_histograms(picture[inside], w) for picture in (face, reference)])
     if settings.type == "reinhard":
-        made, reference = _to_lab(made), _to_lab(reference)
-    return np.concatenate([_moments(picture[inside].astype(np.float64), w) for picture in (made, reference)])
+        face, reference = _to_lab(face), _to_lab(reference)
+    return np.concatenate([_moments(picture[inside].astype(np.float64), w) for picture in (face, reference)])
 
 
 def adjust(
-    settings: ColorSettings, made: np.ndarray, reference: np.ndarray, weights: np.ndarray, statistics: Statistics | None
+    settings: ColorSettings, face: np.ndarray, reference: np.ndarray, weights: np.ndarray, statistics: Statistics | None
 ) -> np.ndarray:
     """Return the made face with its colours fitted, (S, S, 3) float32; ``made`` itself where there is nothing to fit.
 
     Arguments as of ``measure``, whose result, or a mean of several, is ``statistics``.
     """
     if settings.type == "manual":
-        return _by_hand(made, settings)
+        return _by_hand(face, settings)
     if settings.type == "seamless":
-        return _seamless(made, reference, weights > 0)
+        return _seamless(face, reference, weights > 0)
     if statistics is None:
-        return made
+        return face
     of_made, of_reference = np.split(statistics, 2)
     if settings.type == "histogram":
-        return _match_histograms(made, of_made, of_reference, settings.threshold / 100)
+        return _match_histograms(face, of_made, of_reference, settings.threshold / 100)
     (mean, covariance), (target_mean, target_covariance) = _unpack(of_made), _unpack(of_reference)
     if settings.type == "mean":
-        return made + (target_mean - mean).astype(np.float32)
+        return face + (target_mean - mean).astype(np.float32)
     if settings.type == "linear":
-        return _affine(made, _monge_kantorovich(covariance, target_covariance), mean, target_mean)
+        return _affine(face, _monge_kantorovich(covariance, target_covariance), mean, target_mean)
     spreads = np.sqrt(np.maximum(np.diag(target_covariance), 0) / np.maximum(np.diag(covariance), 1e-4))
-    return _from_lab(_affine(_to_lab(made), np.diag(spreads), mean, target_mean))
+    return _from_lab(_affine(_to_lab(face), np.diag(spreads), mean, target_mean))
 
 
 def _moments(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -108,10 +108,10 @@ def _histograms(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.concatenate([np.bincount(levels[:, c], weights, _BINS) for c in range(3)])
 
 
-def _match_histograms(made: np.ndarray, source: np.ndarray, target: np.ndarray, share: float) -> np.ndarray:
+def _match_histograms(face: np.ndarray, source: np.ndarray, target: np.ndarray, share: float) -> np.ndarray:
     levels = np.arange(_BINS) / (_BINS - 1)
     channels = []
-    for channel, of_made, of_reference in zip(cv2.split(made), source.reshape(3, -1), target.reshape(3, -1)):
+    for channel, of_made, of_reference in zip(cv2.split(face), source.reshape(3, -1), target.reshape(3, -1)):
         low, high = (1 - share) / 2, (1 + share) / 2
         shares = np.clip(_middles(of_made), low, high)
         mapped = np.interp(shares, *_rising(_middles(of_reference), levels))
@@ -136,7 +136,7 @@ def _rising(shares: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndar
 # --- seamless ---------------------------------------------------------------------------------------------
 
 
-def _seamless(made: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _seamless(face: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return the made face plus the edge's difference, spread inwards like a membrane.
 
     This solves Poisson's equation of cloning (Perez and others, 2003): the details are the made face's, the edge the
@@ -144,7 +144,7 @@ def _seamless(made: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np
     """
     inside = inside.copy()
     inside[0], inside[-1], inside[:, 0], inside[:, -1] = False, False, False, False
-    return made + membrane(reference - made, inside)
+    return face + membrane(reference - face, inside)
 
 
 def membrane(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -186,8 +186,8 @@ _SPACES = {
 }  # to and from it, each channel's range and lowest value
 
 
-def _by_hand(made: np.ndarray, settings: ColorSettings) -> np.ndarray:
-    result = np.clip(made, 0, 1)
+def _by_hand(face: np.ndarray, settings: ColorSettings) -> np.ndarray:
+    result = np.clip(face, 0, 1)
     if any(settings.balance):
         if settings.colorspace == "bgr":
             result = _balanced(result, settings.balance)

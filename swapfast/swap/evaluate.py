@@ -182,14 +182,14 @@ def read_pairs(
     pairs = true_records(truth)
     edge = max(input_size, output_size)
     inputs = np.empty((len(SIDES), len(pairs), input_size, input_size, 3), np.float32)
-    shown = np.empty((len(SIDES), len(pairs), output_size, output_size, 3), np.float32)
-    own_b = np.empty_like(shown[1])
+    faces_of_sides = np.empty((len(SIDES), len(pairs), output_size, output_size, 3), np.float32)
+    own_b = np.empty_like(faces_of_sides[1])
     for index, (a, b) in enumerate(pairs):
         for side, record in enumerate((a, b)):
             # As in training: cropped once, at the largest size, and shrunk to the others.
             picture = _picture(record)
             crop = crop_with(a, record, picture, config.crop, edge)
-            inputs[side, index], shown[side, index] = shrink(crop, input_size), shrink(crop, output_size)
+            inputs[side, index], faces_of_sides[side, index] = shrink(crop, input_size), shrink(crop, output_size)
             if record is b:
                 own_b[index] = shrink(crop_with(b, b, picture, config.crop, edge), output_size)
             if progress is not None:
@@ -199,7 +199,7 @@ def read_pairs(
         for reference in (0, 1)
     )
     inputs_a, inputs_b = np.ascontiguousarray(inputs.transpose(0, 1, 4, 2, 3)) / 255
-    true_a, true_b = shown / 255
+    true_a, true_b = faces_of_sides / 255
     return TruePairs(inputs_a, inputs_b, true_a, true_b, masks, own_b / 255, own_masks)
 
 

@@ -76,8 +76,8 @@ def mean_colors(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def match_colors(images: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Return the images moved so that their mean colours inside the masks are those expected; 0..1 may be left."""
-    moved = mean_colors(expected, masks) - mean_colors(images, masks)
-    return images + moved[:, None, None]
+    shift = mean_colors(expected, masks) - mean_colors(images, masks)
+    return images + shift[:, None, None]
 
 
 def color_errors(images: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -118,21 +118,20 @@ def aligned(candidates: Sequence[FoundFace]) -> FacesOfFrame:
 
 def _placed(face: FoundFace, frame: Frame) -> FoundFace:
     """Return the face with landmarks in px of the frame as it is shown. Raises ValueError where they are of another."""
-    shown = frame.size
-    stored = shown[::-1] if frame.turned in (90, 270) else shown
-    measured = face.frame_size
+    shown_size = frame.size
+    stored_size = shown_size[::-1] if frame.turned in (90, 270) else shown_size
+    measured_size = face.frame_size
     is_stored = face.is_stored
-    if is_stored is None and measured is not None and frame.turned in (90, 270) and shown[0] != shown[1]:
-        is_stored = measured == stored
-    if measured is not None and measured != (stored if is_stored else shown):
-        raise ValueError(
-            f"landmarks of a frame of {measured[0]}x{measured[1]} px, but the frame has {shown[0]}x{shown[1]}"
-        )
+    if is_stored is None and measured_size is not None and frame.turned in (90, 270) and shown_size[0] != shown_size[1]:
+        is_stored = measured_size == stored_size
+    if measured_size is not None and measured_size != (stored_size if is_stored else shown_size):
+        sizes = [f"{width}x{height}" for width, height in (measured_size, shown_size)]
+        raise ValueError(f"landmarks of a frame of {sizes[0]} px, but the frame has {sizes[1]}")
     if not is_stored or not frame.turned:
         return face
     # Where a picture is turned to be shown, points of the stored one go the way back of EXIF's.
     back = {90: 8, 180: 3, 270: 6}[frame.turned]
-    return replace(face, landmarks=stored_landmarks(face.landmarks, back, shown[0], shown[1]))
+    return replace(face, landmarks=stored_landmarks(face.landmarks, back, shown_size[0], shown_size[1]))
 
 
 # --- headers of face PNGs ---------------------------------------------------------------------------------
@@ -230,9 +229,9 @@ class JsonBeside:
         faces = []
         for index, table in enumerate(tables[:_MOST_FACES]):
             points = landmarks_of(table)
-            whole = {**description, **table}
+            full_table = {**description, **table}
             if isinstance(frame.origin, PictureOrigin):
-                points, _ = placed_landmarks(points, frame.origin.info, whole)
+                points, _ = placed_landmarks(points, frame.origin.info, full_table)
             track = table.get("track")
             faces.append(FoundFace(points, index, path.name, track=track if type(track) is int else None))
         return faces

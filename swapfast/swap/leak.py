@@ -69,8 +69,8 @@ class LeakMeter:
 
     def _moved(self, faces: Tensor, images: Tensor) -> float:
         """Return how far the images lie from the faces on the way to B, 0..1 and beyond."""
-        moved = (_low(faces.double()) - _low(images.double())).mean(0).cpu()
-        return float((self.weights * self.way * moved).sum() / (self.weights * self.way.square()).sum())
+        way = (_low(faces.double()) - _low(images.double())).mean(0).cpu()
+        return float((self.weights * self.way * way).sum() / (self.weights * self.way.square()).sum())
 
 
 def _low(images: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ def kept_of_png(data: bytes) -> bytes:
     for kind, content in walk_chunks(data):
         if kind in _PNG_KEPT:
             chunks.setdefault(kind, png_chunk(kind, bytes(content)))
-    kept = b"".join(chunks[kind] for kind in _PNG_KEPT if kind in chunks)
-    return kept if len(kept) <= _MOST_KEPT else b""
+    kept_bytes = b"".join(chunks[kind] for kind in _PNG_KEPT if kind in chunks)
+    return kept_bytes if len(kept_bytes) <= _MOST_KEPT else b""
 
 
 def kept_of_jpeg(data: bytes, keeps_profile: bool = True) -> bytes:
@@ -53,12 +53,12 @@ def kept_of_jpeg(data: bytes, keeps_profile: bool = True) -> bytes:
 
     keeps_profile: not where the colours were converted, as those of four inks are.
     """
-    kept = b""
+    kept_bytes = b""
     for marker, content in _segments(data):
         is_exif = marker == _APP1 and content.startswith(_EXIF)
         if is_exif or (keeps_profile and marker == _APP2 and content.startswith(_PROFILE)):
-            kept += _segment(marker, content)
-    return kept if len(kept) <= _MOST_KEPT else b""
+            kept_bytes += _segment(marker, content)
+    return kept_bytes if len(kept_bytes) <= _MOST_KEPT else b""
 
 
 def subsampling(data: bytes) -> int:

@@ -60,10 +60,10 @@ def base_mask(
             f"-M/--mask-type {kind}: {face.name or 'a face'} has no such mask (it has {offers}); give extended, which "
             "is drawn from the landmarks"
         )
-    stored = face.stored_masks[kind]
-    to_stored = np.vstack([face.alignment.matrix(stored.stored_size, stored.stored_centering), (0, 0, 1)])
+    stored_mask = face.stored_masks[kind]
+    to_stored = np.vstack([face.alignment.matrix(stored_mask.stored_size, stored_mask.stored_centering), (0, 0, 1)])
     matrix = frame_matrix(face, crop, size) @ np.linalg.inv(to_stored)
-    pixels = push_to_extremes(stored.pixels(), settings.threshold)
+    pixels = push_to_extremes(stored_mask.pixels(), settings.threshold)
     return sample_square(pixels, matrix, size, border=cv2.BORDER_CONSTANT)
 
 

@@ -79,12 +79,12 @@ def _shown(pixels: np.ndarray, region: tuple[float, float, float]) -> np.ndarray
         pixels = (pixels >> 8).astype(np.uint8)
     left, top, right, bottom = (round(v) for v in (x, y, x + edge, y + edge))
     height, width = pixels.shape[:2]
-    whole = np.full((max(1, bottom - top), max(1, right - left), 3), _PAPER, np.uint8)
+    canvas = np.full((max(1, bottom - top), max(1, right - left), 3), _PAPER, np.uint8)
     x0, y0, x1, y1 = max(0, left), max(0, top), min(width, right), min(height, bottom)
     if x0 < x1 and y0 < y1:
-        whole[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1, :3]
-    shrinks = len(whole) > CELL
-    return cv2.resize(whole, (CELL, CELL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        canvas[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1, :3]
+    shrinks = len(canvas) > CELL
+    return cv2.resize(canvas, (CELL, CELL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _with_mask(
@@ -92,11 +92,11 @@ def _with_mask(
 ) -> np.ndarray:
     """Return the frame's cell with a mask as a green veil."""
     values = merged(settings.to_dict(), {"mask": {"type": mask}, "color": {"type": "none"}})
-    drawn = copy(swapper)
-    drawn.wants_alpha = True
+    masked_swapper = copy(swapper)
+    masked_swapper.wants_alpha = True
     face = copy(work.faces[0])
     face.settings = SwapSettings.from_dict(values)
-    alpha = drawn.compose(drawn.measure(FrameInWork(work.frame, [face], work.occlusion))).alpha
+    alpha = masked_swapper.compose(masked_swapper.measure(FrameInWork(work.frame, [face], work.occlusion))).alpha
     assert alpha is not None
     veil = _shown(cv2.merge([alpha] * 3), region).astype(np.float32) * (0.5 / 255)
     green = np.array((80, 200, 80), np.float32)

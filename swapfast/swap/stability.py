@@ -69,8 +69,8 @@ class Stability:
         state = _Track(index, face.landmarks, grays, origin)
         if goes_on and former is not None:
             state.colours = [*former.colours[-2:], colours]
-            moved = _moves(former, source, swapped)
-            state.moves = [*former.moves[-1:], moved] if moved is not None else []
+            moves = _moves(former, source, swapped)
+            state.moves = [*former.moves[-1:], moves] if moves is not None else []
             self._note(state)
         else:
             state.colours = [colours]

@@ -56,9 +56,9 @@ def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray
         window = camera.window(body.centre, reach)
         rays, samples = camera.rays(*window).reshape(-1, 3), buffer.numbers(window)
         distance = body.intersect(camera.eye, rays)
-        seen = buffer.nearer(samples, distance)
-        samples, distance = samples[seen], distance[seen]
-        unit, normal = body.surface(camera.eye.astype(np.float32) + rays[seen] * distance[:, None])
+        is_seen = buffer.nearer(samples, distance)
+        samples, distance = samples[is_seen], distance[is_seen]
+        unit, normal = body.surface(camera.eye.astype(np.float32) + rays[is_seen] * distance[:, None])
         if keep is not None:
             part = keep(unit)
             samples, distance, unit, normal = samples[part], distance[part], unit[part], normal[part]

@@ -210,12 +210,12 @@ def light_direction(light: Light) -> np.ndarray:
     return np.array([np.sin(azimuth) * across, -np.sin(elevation), np.cos(azimuth) * across])
 
 
-def _lit(buffer: Buffer, seen: np.ndarray, light: Light) -> np.ndarray:
+def _lit(buffer: Buffer, pixels: np.ndarray, light: Light) -> np.ndarray:
     """Return the linear light of the visible samples ``seen``, (n, 3).
 
     It is wrapped diffuse light, wrapped further in red as in skin, plus a Blinn-Phong highlight and the sky.
     """
-    normal, colour, opened = buffer.normal[seen], buffer.colour[seen], buffer.open[seen]
+    normal, colour, opened = buffer.normal[pixels], buffer.colour[pixels], buffer.open[pixels]
     direction = light_direction(light)
     halfway = direction + (0, 0, 1)
     facing, shine = (normal @ np.stack([direction, halfway / np.linalg.norm(halfway)], axis=1).astype(np.float32)).T

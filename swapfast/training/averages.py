@@ -59,9 +59,9 @@ class WeightAverages:
         number: of the step, from 1, as the host counts. left_out: whether the weights were not moved, a bool on the
         device.
         """
-        moved = ~left_out
-        self._steps += moved
-        self._waiting += moved
+        is_moved = ~left_out
+        self._steps += is_moved
+        self._waiting += is_moved
         if number > DENSE_STEPS and number % EVERY:
             return
         reach = torch.minimum(self._reach, RAMP * self._steps.clamp(min=1))
@@ -107,15 +107,15 @@ class WeightAverages:
         An average that is not there begins with the weights as they are, and so does a weight that was frozen.
         path: of the checkpoint, for errors. Raises SwapfastError where something does not fit the model.
         """
-        stored = stored_half_lives(state)
+        half_lives = stored_half_lives(state)
         self._waiting.fill_(_count(state, _WAITING))
         for index, (half_life, averages) in enumerate(self._averages.items()):
             earlier = averages_of(state, half_life)
             require_fitting(earlier, self._model.state_dict(), path)
             for name, average in averages.items():
                 average.copy_(earlier.get(name, self._weights[name]))
-            self._steps[index] = _count(state, f"{half_life}/{_STEPS}") if half_life in stored else 0
-        return [average_name(half_life) for half_life in self.half_lives if half_life not in stored]
+            self._steps[index] = _count(state, f"{half_life}/{_STEPS}") if half_life in half_lives else 0
+        return [average_name(half_life) for half_life in self.half_lives if half_life not in half_lives]
 
 
 def _count(state: Mapping[str, Tensor], name: str) -> int:

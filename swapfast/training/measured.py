@@ -53,12 +53,12 @@ class Measured:
 
     def verdict(self) -> Verdict:
         """Return when it is done, in short sentences."""
-        measured: dict[str, Measurements] = {}
+        measurements: dict[str, Measurements] = {}
         for tag in _FIGURES:
-            figures = measured[tag.replace("/", "_")] = Measurements()
+            figures = measurements[tag.replace("/", "_")] = Measurements()
             for step, value in zip(*self.column(tag)):
                 figures.add(step, value)
-        return Verdict.of(measured)
+        return Verdict.of(measurements)
 
     def column(self, tag: str) -> tuple[list[int], list[float]]:
         """Return the steps and the values of a figure, NaN where it was not measured."""

@@ -83,11 +83,11 @@ class Validation(Observer):
         values = {tag: value for tag, value in values.items() if isfinite(value)}
         gains = self._measured.add(training.step, values)
         sides = {side: values.get(f"validation_face_{side.upper()}", nan) for side in SIDES}
-        shown = {side.upper(): gains[tag] for side, tag in GAINS.items() if tag in gains}
+        shown_gains = {side.upper(): gains[tag] for side, tag in GAINS.items() if tag in gains}
         if SWAP_GAIN in gains:
-            shown["swap"] = gains[SWAP_GAIN]
+            shown_gains["swap"] = gains[SWAP_GAIN]
         verdict = self._measured.verdict().gains
-        self.progress.validation(training.step, sides, values.get(QUALITY), values.get(LEAK), shown, verdict)
+        self.progress.validation(training.step, sides, values.get(QUALITY), values.get(LEAK), shown_gains, verdict)
         self._warn_of_leak(training.step, values.get(LEAK, 0.0))
         training.report(values | gains)
 

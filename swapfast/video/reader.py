@@ -44,8 +44,8 @@ class VideoFrame:
         uint8, or uint16 over the whole 0..65535 where the video has more than 8 bits. box: what of the upright picture
         is converted, the rest is black; None for all.
         """
-        stored = None if box is None else self._stored_box(box)
-        return turned(self.conversion.to_pixels(self.planes, stored), self.rotation, box)
+        stored_box = None if box is None else self._stored_box(box)
+        return turned(self.conversion.to_pixels(self.planes, stored_box), self.rotation, box)
 
     def changed(self, pixels: np.ndarray, old: np.ndarray | None = None, box: Box | None = None) -> list[np.ndarray]:
         """Return the planes as stored, changed where ``pixels`` differs from ``pixels(box)``; the rest is as it was.
@@ -53,11 +53,15 @@ class VideoFrame:
         old: what ``pixels(box)`` gave, if it is still there; otherwise it is made again.
         """
         place = None if box is None else self._stored_box(box)
-        stored = self.conversion.to_pixels(self.planes, place) if old is None else turned(old, -self.rotation, place)
+        stored_pixels = (
+            self.conversion.to_pixels(self.planes, place) if old is None else turned(old, -self.rotation, place)
+        )
         new = np.ascontiguousarray(turned(pixels, -self.rotation, place))
-        if new.shape != stored.shape or new.dtype != stored.dtype:
-            raise ValueError(f"pixels {new.shape} {new.dtype}, the frame has {stored.shape} {stored.dtype}")
-        return self.conversion.changed(self.planes, stored, new, place)
+        if new.shape != stored_pixels.shape or new.dtype != stored_pixels.dtype:
+            raise ValueError(
+                f"pixels {new.shape} {new.dtype}, the frame has {stored_pixels.shape} {stored_pixels.dtype}"
+            )
+        return self.conversion.changed(self.planes, stored_pixels, new, place)
 
     def _stored_box(self, box: Box) -> Box:
         """Return the box of the stored picture that a box of the upright one shows."""

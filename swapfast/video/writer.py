@@ -227,13 +227,13 @@ class VideoWriter:
         until_next = np.append(np.diff(stamps), last_duration)[np.searchsorted(stamps, packets["pts"])]
         decoded_at = decoding_times(packets["pts"])
         for number, data in enumerate(self._folder.contents()):
-            made = AVPacket(data)
-            made.pts, made.dts = int(packets["pts"][number]) + shift, int(decoded_at[number]) + shift
-            made.duration = int(until_next[number])
+            packet = AVPacket(data)
+            packet.pts, packet.dts = int(packets["pts"][number]) + shift, int(decoded_at[number]) + shift
+            packet.duration = int(until_next[number])
             if len(packets) - 1 == number and self._container != "matroska":
-                made.duration = last_duration  # with which the decoding times end
-            made.time_base, made.is_keyframe, made.stream = base, bool(packets["is_key"][number]), stream
-            yield made.dts * base, made
+                packet.duration = last_duration  # with which the decoding times end
+            packet.time_base, packet.is_keyframe, packet.stream = base, bool(packets["is_key"][number]), stream
+            yield packet.dts * base, packet
 
     def _last_duration(self, last: np.void) -> int:
         """Return how long the last frame is shown: until the source ends, where it is the source's last too."""

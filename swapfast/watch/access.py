@@ -53,9 +53,9 @@ class Token:
         """The cookie's name, another one for each server: browsers give all ports of a host the same cookies."""
         return f"swapfast-{hashlib.sha256(self.read.encode()).hexdigest()[:12]}"
 
-    def rights(self, given: str) -> str:
+    def rights(self, token: str) -> str:
         """Return 'write', 'read' or '' for what somebody gives as a token."""
-        data = given.encode("utf-8", "replace")
+        data = token.encode("utf-8", "replace")
         if secrets.compare_digest(data, self.whole.encode()):
             return "write"
         return "read" if secrets.compare_digest(data, self.read.encode()) else ""
@@ -141,11 +141,11 @@ class Guard:
         """Return what the request may do; note the cookie to be set where the page is opened with a token."""
         if scope["path"] == "/" and scope["method"] == "GET":
             query = urllib.parse.parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
-            given = query.get("token", [""])[0]
-            rights = self.token.rights(given)
+            token = query.get("token", [""])[0]
+            rights = self.token.rights(token)
             if rights:
-                scope["sets_cookie"] = f"{self.token.cookie}={given}; Path=/; HttpOnly; SameSite=Strict"
-            if rights or given:  # a wrong one is not passed over for the cookie of a right one
+                scope["sets_cookie"] = f"{self.token.cookie}={token}; Path=/; HttpOnly; SameSite=Strict"
+            if rights or token:  # a wrong one is not passed over for the cookie of a right one
                 return rights
         return self.token.rights(_cookie(headers.get("cookie", ""), self.token.cookie))
 

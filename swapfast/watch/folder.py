@@ -78,15 +78,15 @@ class WatchedFolder:
         return has_changed
 
     def _list_checkpoints(self) -> None:
-        kept: dict[str, list[int]] = {}
+        steps_of_kind: dict[str, list[int]] = {}
         try:
             names = os.listdir(self.folder)
         except OSError:
             return
         for match in filter(None, map(_KEPT_STATE.fullmatch, names)):
-            kept.setdefault(match[1], []).append(int(match[2]))
-        before, self._kept = self._kept, {kind: sorted(steps) for kind, steps in kept.items()}
-        newest = max(kept.get("checkpoint", []), default=None)
+            steps_of_kind.setdefault(match[1], []).append(int(match[2]))
+        before, self._kept = self._kept, {kind: sorted(steps) for kind, steps in steps_of_kind.items()}
+        newest = max(steps_of_kind.get("checkpoint", []), default=None)
         if newest != self._checkpoint:
             self._checkpoint = newest
             self._checkpoint_age = self._age_of(newest), time.monotonic()
@@ -111,16 +111,16 @@ class WatchedFolder:
         """Return what the page shows as text. What only time changes is left out; see ``ages``."""
         log = self.follower
         iterations = log.about.get("iterations")
-        left = None
+        seconds_left = None
         if self._status == "training" and isinstance(iterations, int) and log.rate and log.step is not None:
-            left = round(max(0, iterations - log.step) / log.rate)
+            seconds_left = round(max(0, iterations - log.step) / log.rate)
         return {
             "status": self._status,
             "step": log.step,
             "about": log.about,
             "latest": dict(log.latest),
             "verdict": {"text": "; ".join(log.verdict.gains), "warning": log.verdict.leak if log.verdict.warns else ""},
-            "time_left_s": left,
+            "time_left_s": seconds_left,
             "checkpoint": self._checkpoint,
             "backup": max(self._kept.get("backup", []), default=None),
             "snapshots": len(self._kept.get("snapshot", [])),

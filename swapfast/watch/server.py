@@ -166,11 +166,11 @@ class Hub:
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what ``make`` returns, made once between two messages."""
-        number, made = self._cached.get(name, (-1, b""))
+        number, content = self._cached.get(name, (-1, b""))
         if number != self._number:
-            made = make()
-            self._cached[name] = self._number, made
-        return made
+            content = make()
+            self._cached[name] = self._number, content
+        return content
 
     async def stream(self, last_id: str) -> AsyncIterator[bytes]:
         """Return what one page is told, from where it was (the id of a message, or '') or from the start."""
@@ -268,8 +268,8 @@ def make_app(hub: Hub, token: Token, hosts: frozenset[str]) -> Starlette:
 
     async def do(request: Request) -> Response:
         try:
-            wanted = json.loads(await _body(request))
-            number, what = wanted["run"], wanted["do"]
+            asked_action = json.loads(await _body(request))
+            number, what = asked_action["run"], asked_action["do"]
             if type(number) is not int or not 0 <= number < len(hub.folders) or what not in REQUESTS:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError, ClientDisconnect):

@@ -64,8 +64,8 @@ def _augment_stored(
 ) -> Augmented:
     if not isinstance(faces, StoredRows):
         return augment(faces, extra_masks, draws, **options)
-    stored = extra_masks.stored if isinstance(extra_masks, StoredRows) else extra_masks
-    return augment(faces.stored, stored, draws, rows=faces.rows, **options)
+    mask_rows = extra_masks.stored if isinstance(extra_masks, StoredRows) else extra_masks
+    return augment(faces.stored, mask_rows, draws, rows=faces.rows, **options)
 
 
 class VerifiedAugmenter:
@@ -104,10 +104,10 @@ class VerifiedAugmenter:
 
     def _choose(self, faces: Pixels, extra_masks: Pixels | None, draws: Draws) -> Augment:
         batch = faces[:FACES], None if extra_masks is None else extra_masks[:FACES], draws[:FACES]
-        wanted = _augment_gathered(self.reference, *batch)
+        reference_batch = _augment_gathered(self.reference, *batch)
         try:
             fused = self._make_fused()
-            comparison = compare(_augment_stored(fused, *batch), wanted)
+            comparison = compare(_augment_stored(fused, *batch), reference_batch)
         except Exception as error:  # Triton, its compiler, the driver: whatever it is, the slower way is there
             self._warn(f"--backend triton: {reason(error)}; augmenting by kornia")
             return self.reference
