@@ -37,7 +37,7 @@ def measure(settings: ColorSettings, face: np.ndarray, reference: np.ndarray, we
 def adjust(
     settings: ColorSettings, face: np.ndarray, reference: np.ndarray, weights: np.ndarray, statistics: Statistics | None
 ) -> np.ndarray:
-    """Return the made face with its colours fitted, (S, S, 3) float32; ``made`` itself where there is nothing to fit.
+    """Return the made face with its colours fitted, (S, S, 3) float32; ``face`` itself where there is nothing to fit.
 
     Arguments as of ``measure``, whose result, or a mean of several, is ``statistics``.
     """
