@@ -54,7 +54,7 @@ def measure_codes(
     """Put each side's statistics of these faces into the newest checkpoint of a model folder, which must be locked.
 
     folders: of the faces of each side. Of averaged weights the same is done. Faces are taken as they are, not varied.
-    comparable_poses: of ``ModelConfig``; the model keeps it as a setting.
+    comparable_poses: of ``ModelConfig``; the model keeps it as a setting, and that its swaps exchange mean codes.
     Returns the checkpoint's iteration and the faces of each side. Raises SwapfastError where there is no model, the
     sides are exchanged, no face of a side can be read, or the model normalises by its statistics.
     """
@@ -80,12 +80,14 @@ def measure_codes(
     averages = dict(tensors.get(FILE, {}))
     for half_life in stored_half_lives(averages):
         load_averages(model, averages, half_life, path)
+        compare_poses(model, covariates, no_log)  # averages bring along where the sides looked in training
         statistics = _statistics(model, faces, covariates)
         averages |= {f"{half_life}/{name}": value for name, value in statistics.items()}
     if averages:
         tensors[FILE] = averages
     state = {key: value for key, value in checkpoint.state.items() if key not in ("format", "step", "files")}
-    settings = dataclasses.replace(config, model=dataclasses.replace(config.model, comparable_poses=comparable_poses))
+    model_settings = dataclasses.replace(config.model, comparable_poses=comparable_poses, exchange_codes=True)
+    settings = dataclasses.replace(config, model=model_settings)
     checkpoints.replace(Checkpoint(checkpoint.step, tensors, state | {"config": settings.checkpoint_dict()}))
     return checkpoint.step, {side: len(of_side.images) for side, of_side in faces.items()}
 

@@ -30,10 +30,11 @@ SLOPES, SIDE_MEANS = "statistics.encoder_5.slopes", "statistics.encoder_5.side_m
 @pytest.fixture
 def imported(tmp_path) -> CheckpointFolder:
     """A model as an import leaves it: weights without statistics, with averages of them, and no word of its faces."""
-    config = TrainConfig(model=ModelConfig(name="tiny"))
+    config = TrainConfig(model=ModelConfig(name="tiny", exchange_codes=False))
     weights = dict(build_model(config.model, False, 1).named_parameters())
     averages = {f"500/{name}": 1.01 * weight.detach() for name, weight in weights.items()}
     averages |= {f"500/{MOMENTS}": torch.zeros(2, 2, 128), f"500/{STEPS}": torch.zeros(2), "@steps": torch.tensor(4)}
+    averages[f"500/{SIDE_MEANS}"] = torch.full((2, 3), 7.0)  # of other faces
     faces = {f"mean_{side}": torch.full((64, 64, 3), 0.5) for side in "ab"}
     folder = CheckpointFolder(tmp_path / "m")
     tensors = {"model": weights, "optimizer": {}, "faces": faces, "ema": averages}
@@ -92,7 +93,8 @@ def test_codes_are_exchanged_at_the_same_pose(imported, made_faces, within):
     error = np.abs(weights[SLOPES].numpy() - expected).max()
     within("slopes, of the largest", error / np.abs(expected).max(), 0.02)
     np.testing.assert_allclose(weights[SIDE_MEANS], covariates.side_means, rtol=1e-5)
-    assert checkpoint.state["config"]["model"]["comparable_poses"] == "always", "training goes on with it"
+    settings = checkpoint.state["config"]["model"]
+    assert settings["comparable_poses"] == "always" and settings["exchange_codes"], "training goes on with it"
     averages = checkpoint.tensors["ema"]
     assert averages[f"500/{SLOPES}"].any() and torch.equal(averages[f"500/{SIDE_MEANS}"], weights[SIDE_MEANS])
     _measure(imported, made_faces, "off")
