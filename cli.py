@@ -8,8 +8,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from swapfast import __version__
 from swapfast.bars import Bars
@@ -89,7 +90,9 @@ _AUGMENT_SETTINGS = ("crop.", "mask.", "augmentation.", "seed", "run.face_type",
 class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors that answer an unknown flag with the nearest known one."""
 
-    def error(self, message: str) -> None:
+    commands: Mapping[str, argparse.ArgumentParser]  # of the program, by their names
+
+    def error(self, message: str) -> NoReturn:
         words = " ".join(message.removeprefix("argument ").split())
         raise SwapfastError(words if len(words) <= _LONGEST_LINE else f"{words[:_LONGEST_LINE]} ...")
 

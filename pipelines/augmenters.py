@@ -22,7 +22,7 @@ def make_augmenter(
     threads: int | None = None,
     callers: int = 1,
     warn: Callable[[str], None] = complain,
-):
+) -> Augment:
     """Return the augmentation of ``backend``, 'opencv', 'kornia' or 'triton', for batches that end on ``device``.
 
     On the way to a GPU OpenCV's results stay bytes, a quarter of the copy; for the CPU its threads make the floats.

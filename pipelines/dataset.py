@@ -182,7 +182,13 @@ class TrainSet:
 
     @classmethod
     def from_source(
-        cls, side: str, source: FaceSource, spec: StoreSpec, store, rows: np.ndarray | None = None, share: float = 0.0
+        cls,
+        side: str,
+        source: FaceSource,
+        spec: StoreSpec,
+        store: HostStore | None,
+        rows: np.ndarray | None = None,
+        share: float = 0.0,
     ) -> TrainSet:
         """Return the training set of a source and its store.
 
@@ -224,6 +230,12 @@ class TrainSet:
         faces, extra_masks = self.take(np.array([index]))
         return np.concatenate([faces[0], extra_masks[0].transpose(1, 2, 0)], axis=2), index
 
+    @property
+    def host_store(self) -> HostStore:
+        """The store of a side whose faces lie in host memory."""
+        assert self.store is not None, "the faces of this side are decoded anew for each step"
+        return self.store
+
     def take(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return some training faces from a store in host memory.
 
@@ -231,7 +243,7 @@ class TrainSet:
         """
         faces = np.empty((len(ids), *self.spec.face_shape), np.uint8)
         extra_masks = np.empty((len(ids), *self.spec.extra_masks_shape), np.uint8)
-        self.store.take(self.rows[ids], faces, extra_masks)
+        self.host_store.take(self.rows[ids], faces, extra_masks)
         return faces, extra_masks
 
 

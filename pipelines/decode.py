@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from swapfast.faces.jpeg import CMYK_CONVERTED
 from swapfast.faces.png import LONG_TEXT_IGNORED, PROFILE_IGNORED
 from swapfast.faces.prepared import PreparedSet
 from swapfast.threads import PATIENCE_S, ThreadPool
+
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
 
 Decoded = np.ndarray | str  # (H, W, 3) uint8 BGR, or the reason of a failure in one phrase
 
@@ -162,7 +165,7 @@ class BatchDecoder:
         self.sources, self.members_of = sources, members_of
         self.threads, self.device_id = threads, device_id
         self.use_dali = dali_version() is not None if use_dali is None else use_dali
-        self._pipelines: dict[bool, tuple[int, object]] = {}  # is prepared -> next step, pipeline
+        self._pipelines: dict[bool, tuple[int, Pipeline]] = {}  # is prepared -> next step, pipeline
         self._pool = ThreadPool(threads, "decode")
         self._outputs: list = []  # kept alive, since a device may still read them
         self._dummy: str | None = None
@@ -202,9 +205,9 @@ class BatchDecoder:
             faces, masks = pipeline.run() if self.device_id is None else pipeline.run(torch.cuda.current_stream())
         except RuntimeError:
             return None
-        faces, masks = (torch.from_dlpack(out.as_tensor()) for out in (faces, masks))
-        self._outputs = [*self._outputs[-2:], faces, masks]
-        return faces, masks.reshape(len(members), 3, *faces.shape[1:3])
+        pixels, extra = (torch.from_dlpack(output.as_tensor()) for output in (faces, masks))
+        self._outputs = [*self._outputs[-2:], pixels, extra]
+        return pixels, extra.reshape(len(members), 3, *pixels.shape[1:3])
 
     def _for_dali(self, member: Member, prepared: bool) -> bool:
         """Return whether DALI decodes this face in the pipeline of prepared faces, or in that of files."""
@@ -245,7 +248,7 @@ class BatchDecoder:
             weakref.finalize(self, Path(file.name).unlink, missing_ok=True)
         return self._dummy
 
-    def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list | None:
+    def _by_dali(self, step: int, members: list[Member], prepared: bool) -> list:
         pipeline = self._pipeline(step, prepared)
         damage = [self._damage(member) if prepared else None for member in members]
         try:
@@ -264,14 +267,14 @@ class BatchDecoder:
             for i, (reason, size) in enumerate(zip(damage, sizes))
         ]
 
-    def _pipeline(self, step: int, prepared: bool):
+    def _pipeline(self, step: int, prepared: bool) -> Pipeline:
         """Return a pipeline whose next run is ``step``: the last one if steps are consecutive, otherwise a new one.
 
         Its batch has room for all faces of a step, since the number that DALI decodes differs from step to step.
         """
         size = len(self.members_of(step))
         next_step, pipeline = self._pipelines.get(prepared, (None, None))
-        if next_step != step:
+        if pipeline is None or next_step != step:
             pipeline = (self._encoded_from if prepared else self._files_from)(step, size)
         self._pipelines[prepared] = step + 1, pipeline
         return pipeline
@@ -279,7 +282,7 @@ class BatchDecoder:
     def _damage(self, member: Member) -> str | None:
         return self.sources[member[0]].prepared.damage(self._row(member))
 
-    def _files_from(self, step: int, size: int):
+    def _files_from(self, step: int, size: int) -> Pipeline:
         from pipelines.graph import decoding_pipeline
 
         def paths_of(run: int) -> list[str]:
@@ -288,7 +291,7 @@ class BatchDecoder:
 
         return decoding_pipeline(paths_of, size, self.threads, self.device_id)
 
-    def _encoded_from(self, step: int, size: int):
+    def _encoded_from(self, step: int, size: int) -> Pipeline:
         from pipelines.graph import encoded_pipeline
 
         def bytes_of(run: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

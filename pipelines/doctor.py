@@ -73,12 +73,12 @@ def _microseconds(call: Callable[[], object], device: torch.device, repeats: int
 def examine() -> dict:
     """Return what this machine has and what will be used, as plain values."""
     device = pick_device("auto")
-    have = versions()
+    have, memory = versions(), memory_gib()
     kornia_problem = import_problem("kornia")
     return {
         "system": platform.platform(),
         "cores": available_cores(),
-        "memory_gib": memory_gib() and round(memory_gib(), 1),
+        "memory_gib": memory and round(memory, 1),
         "gpus": gpus(),
         "versions": have,
         "numba_problem": import_problem("numba"),

@@ -70,7 +70,8 @@ class HostFeed:
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         if self.device is None:
-            rows_of_stores = [(side.store, side.rows[side_ids]) for side, side_ids in zip(self.sets, ids, strict=True)]
+            sides = zip(self.sets, ids, strict=True)
+            rows_of_stores = [(side.host_store, side.rows[side_ids]) for side, side_ids in sides]
             faces = Rows([(store.faces, rows) for store, rows in rows_of_stores])
             return faces, Rows([(store.extra_masks, rows) for store, rows in rows_of_stores]), ids
         shapes = [(ids.size, *self.spec.face_shape), (ids.size, *self.spec.extra_masks_shape)]
@@ -87,7 +88,7 @@ class HostFeed:
         size = ids.shape[1]
         for number, (side, side_ids) in enumerate(zip(self.sets, ids, strict=True)):
             part = slice(number * size, (number + 1) * size)
-            side.store.take(side.rows[side_ids], faces[part], extra_masks[part])
+            side.host_store.take(side.rows[side_ids], faces[part], extra_masks[part])
 
 
 class DeviceFeed:
@@ -98,7 +99,7 @@ class DeviceFeed:
 
     def __init__(self, sets: Sequence[TrainSet], device: torch.device, gathers: bool = True) -> None:
         self.sets, self.device, self.gathers = sets, device, gathers
-        self.store = DeviceStore([side.store for side in sets], device)
+        self.store = DeviceStore([side.host_store for side in sets], device)
 
     def __call__(self, step: int, ids: np.ndarray) -> tuple[Pixels, Pixels, np.ndarray]:
         sides = zip(self.store.first, self.sets, ids, strict=True)
@@ -173,7 +174,8 @@ class DecodeFeed:
                 read_unchanged(record)
                 self.spec.put(record, decoded, face, extra_masks)
             else:
-                put_prepared(self.spec, source.prepared, record, *decoded, face, extra_masks)
+                picture, masks = decoded
+                put_prepared(self.spec, source.prepared, record, picture, masks, face, extra_masks)
         except UNUSABLE as error:
             return str(error).removeprefix(f"{record.path}: ")
         return None

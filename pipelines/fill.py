@@ -8,7 +8,7 @@ decodes slightly differently, and the content of a store must not depend on the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,12 +190,14 @@ def _fill_by_dali(
                 read_unchanged(record)
                 spec.put(record, decoded, store.faces[index], store.extra_masks[index])
             else:
-                put_prepared(spec, prepared, record, *decoded, store.faces[index], store.extra_masks[index])
+                picture, masks = decoded
+                put_prepared(spec, prepared, record, picture, masks, store.faces[index], store.extra_masks[index])
         except UNUSABLE as error:
             return _reason(error, record)
         good[index] = 1
         return None
 
+    batches: Iterator[Sequence[Any]]
     if prepared is None:
         batches = decode_pictures([records[i].path for i in indices], threads)
     else:

@@ -8,6 +8,7 @@ there can a pipeline go on after a bad picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
@@ -20,7 +21,7 @@ def decode(encoded: DataNode, device: str, gray: bool = False, hw_decoder_load: 
     device: "cpu" or "mixed"
     hw_decoder_load: the share of a batch that the GPU's JPEG engine gets with "mixed": all is fastest with few cores
     """
-    load = {} if device == "cpu" else {"hw_decoder_load": hw_decoder_load}
+    load: dict[str, Any] = {} if device == "cpu" else {"hw_decoder_load": hw_decoder_load}
     kind = types.GRAY if gray else types.BGR
     return fn.decoders.image(encoded, device=device, output_type=kind, adjust_orientation=False, **load)
 
@@ -44,7 +45,7 @@ def decoding_pipeline(
         return [as_bytes(path) for path in paths_of(iteration)]
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=2)
-    def graph():
+    def graph() -> DataNode:
         paths = fn.external_source(source, batch=True, dtype=types.UINT8, ndim=1)
         return decode(fn.io.file.read(paths), "cpu" if device_id is None else "mixed")
 
@@ -59,7 +60,7 @@ def fed_pipeline(batch_size: int, threads: int, device_id: int | None = None) ->
     """
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
-    def graph():
+    def graph() -> DataNode:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
         return decode(encoded, "cpu" if device_id is None else "mixed")
 
@@ -77,7 +78,7 @@ def encoded_pipeline(
     """Return a pipeline whose run k decodes the colour and gray pictures ``bytes_of(k)``; see ``decoding_pipeline``."""
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=2)
-    def graph():
+    def graph() -> tuple[DataNode, DataNode]:
         device = "cpu" if device_id is None else "mixed"
         faces, masks = fn.external_source(bytes_of, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
         return decode(faces, device), decode(masks, device, gray=True)

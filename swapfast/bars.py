@@ -7,9 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from swapfast.printing import printable, write_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 INTERVAL_S = 10.0  # between two plain lines
 
@@ -47,17 +50,17 @@ class Bars:
         self._enabled = enabled
         self._stream = sys.stderr if stream is None else stream
         self._interval_s, self._clock = interval_s, clock
-        self._active_bar = None
+        self._active_bar: Bar | None = None
 
     def __enter__(self) -> Bars:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._active_bar is not None:
             with contextlib.suppress(*_UNSHOWN):
                 self._active_bar.stop()
 
-    def _activate(self, bar) -> None:
+    def _activate(self, bar: Bar) -> None:
         if self._active_bar is not bar:
             self.__exit__()
             self._active_bar = bar
@@ -115,10 +118,10 @@ class PlainLines:
         elif time_s - self._last_line_s >= self._interval_s:
             self._last_line_s = time_s
             self._has_written = True
-            self._write(f"{completed:,} of {total:,}{self._pace(completed, total, time_s)}")
+            self._write(f"{completed:,} of {total:,}{self._pace(*self._start, completed, total, time_s)}")
 
-    def _pace(self, completed: int, total: int, time_s: float) -> str:
-        start_s, start_count = self._start
+    @staticmethod
+    def _pace(start_s: float, start_count: int, completed: int, total: int, time_s: float) -> str:
         if completed <= start_count or time_s <= start_s:
             return ""
         rate = (completed - start_count) / (time_s - start_s)

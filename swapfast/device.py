@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
 from swapfast.errors import SwapfastError
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -44,13 +46,13 @@ def pick_backend(name: str, device: torch.device) -> str:
     return "triton" if device.type == "cuda" and find_spec("triton") else "kornia"
 
 
-def pick_precision(name: str, device: torch.device) -> str:
+def pick_precision(name: str, device: torch.device) -> Precision:
     """Return the precision of a name; 'auto' is 'bf16' on a GPU that computes in it, 'fp32' elsewhere.
 
     A GPU that only emulates bf16 does not count.
     """
     if name != "auto":
-        return name
+        return cast(Precision, name)
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 

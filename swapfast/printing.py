@@ -14,7 +14,10 @@ import re
 import select
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 PATIENCE_S = 1.0  # for a reader that stands still, once nobody may be kept waiting
 _CHUNK = 4096  # bytes that a pipe takes at once where it takes any, as POSIX has it
@@ -95,7 +98,7 @@ class GuardedOutput(io.RawIOBase):
         except (OSError, ValueError):
             return False
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         """Write ``data`` as far as possible; return its length."""
         view = memoryview(data).cast("B")
         position = 0
@@ -139,13 +142,16 @@ def _open_descriptors() -> None:
 def _guarded(stream: TextIO | None) -> TextIO:
     """Return the stream to print on in place of ``stream``; itself where it is no file."""
     if stream is None:
-        raw: io.RawIOBase = open(os.devnull, "wb", buffering=0)  # noqa: SIM115  # it lasts as long as the process
-        encoding = "utf-8"
-    else:
-        buffer = getattr(stream, "buffer", None)
-        raw, encoding = getattr(buffer, "raw", buffer), stream.encoding
+        null = open(os.devnull, "wb", buffering=0)  # noqa: SIM115  # it lasts as long as the process
+        return _text_on(null, "utf-8")
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
     if not isinstance(raw, io.RawIOBase) or isinstance(raw, GuardedOutput):
         return stream
+    return _text_on(raw, stream.encoding)
+
+
+def _text_on(raw: io.RawIOBase, encoding: str) -> TextIO:
     buffered = io.BufferedWriter(GuardedOutput(raw))
     return io.TextIOWrapper(buffered, encoding, errors="backslashreplace", line_buffering=True)
 

@@ -30,6 +30,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast, no_type_check
 
 import torch
 import torch.distributed as dist
@@ -79,6 +80,12 @@ class Processes:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    @property
+    def _shared_store(self) -> dist.Store:
+        """The store of several processes; one alone has none."""
+        assert self.store is not None, "a process alone waits for no other"
+        return self.store
+
     # --- before the first step ---------------------------------------------------------------------------------------
 
     def publish(self, key: str, value: object) -> None:
@@ -91,20 +98,20 @@ class Processes:
 
         Raises FailedElsewhere where a process fails or ``by`` leaves, SwapfastError where ``by`` has no heartbeat.
         """
-        last_beat, beat_time = None, time.monotonic()
-        while not self.store.check([key]):
-            has_left = self.store.check([f"left {by}"])
-            if self.store.check(["failure"]):
-                raise FailedElsewhere(json.loads(self.store.get("failure"))["code"])
-            if has_left and not self.store.check([key]):
+        store, last_beat, beat_time = self._shared_store, None, time.monotonic()
+        while not store.check([key]):
+            has_left = store.check([f"left {by}"])
+            if store.check(["failure"]):
+                raise FailedElsewhere(json.loads(store.get("failure"))["code"])
+            if has_left and not store.check([key]):
                 raise FailedElsewhere
-            beat = self.store.check([f"alive {by}"]) and self.store.get(f"alive {by}")
+            beat = store.check([f"alive {by}"]) and store.get(f"alive {by}")
             if beat != last_beat:
                 last_beat, beat_time = beat, time.monotonic()
             elif time.monotonic() - beat_time > TIMEOUT.total_seconds():
                 raise SwapfastError(f"rank {by} is gone: not a word in {TIMEOUT}; {_WAY_OUT}", EXIT_FAILED)
             time.sleep(_POLL_S)
-        return json.loads(self.store.get(key))
+        return json.loads(store.get(key))
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -213,7 +220,8 @@ class Processes:
         # The model's buffers come to the same on all processes by themselves; torch 2.13 has another word for that.
         words = inspect.signature(parallel.__init__).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers"
-        wrapped = parallel(model, gradient_as_bucket_view=True, **{buffers: False})
+        settings: dict[str, Any] = {"gradient_as_bucket_view": True, buffers: False}
+        wrapped = parallel(model, **settings)
         if exchange == "bf16":
             wrapped.register_comm_hook(None, _send_bf16)
         return wrapped
@@ -222,7 +230,7 @@ class Processes:
     def gradient_sync(self, wrapped: nn.Module, is_last_batch: bool) -> Iterator[None]:
         """Average the gradients of the block's backward pass if ``is_last_batch`` of a step, else add them up."""
         defers = not is_last_batch and isinstance(wrapped, nn.parallel.DistributedDataParallel)
-        with wrapped.no_sync() if defers else contextlib.nullcontext():
+        with cast(nn.parallel.DistributedDataParallel, wrapped).no_sync() if defers else contextlib.nullcontext():
             yield
 
     def mean_over_processes(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -255,7 +263,7 @@ class Processes:
         for part, tensors in received[0].items():
             result[part] = {}
             for name, (dtype, shape) in tensors.items():
-                if self.is_first:
+                if self.is_first and parts is not None:
                     tensor = parts[part][name].detach().cpu().contiguous()
                 else:
                     tensor = torch.empty(shape, dtype=dtype)
@@ -277,26 +285,27 @@ class Processes:
             self.publish(f"left {self.rank}", True)
             if self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 keys = [f"left {rank}" for rank in range(1, self.world)]
-                _poll(lambda: self.store.check(keys), "not all have left")
+                _poll(lambda: self._shared_store.check(keys), "not all have left")
 
     def claim_failure(self, code: int) -> bool:
         """Return whether this process is the first to fail, and so the one to say why."""
-        if self.store.add("failures", 1) != 1:
+        if self._shared_store.add("failures", 1) != 1:
             return False
         self.publish("failure", {"code": code, "rank": self.rank})
         return True
 
     def _failed_elsewhere(self, patience_s: float) -> int | None:
         """Return the code with which another process failed, or None if none has said so within that time."""
-        end = time.monotonic() + patience_s
-        while not self.store.check(["failure"]):
+        store, end = self._shared_store, time.monotonic() + patience_s
+        while not store.check(["failure"]):
             if time.monotonic() > end:
                 return None
             time.sleep(_POLL_S)
-        return json.loads(self.store.get("failure"))["code"]
+        return json.loads(store.get("failure"))["code"]
 
 
-def _send_bf16(group, bucket):  # torch compares annotations with its types, and ours are texts
+@no_type_check  # torch compares annotations with its types, and ours are texts
+def _send_bf16(group, bucket):
     """Send gradients in bfloat16. torch takes its own hook by that name with NCCL only; gloo can do it as well."""
     return bf16_compress_hook(group, bucket)
 
@@ -528,7 +537,7 @@ def _attempt(store: dist.Store, rank: int, world: int) -> str:
 
 def error_to_raise(processes: Processes, error: BaseException) -> BaseException:
     """Return ``error``, or FailedElsewhere where another process failed before or is the reason."""
-    cause = FailedElsewhere()
+    cause: BaseException = FailedElsewhere()
     with contextlib.suppress(KeyboardInterrupt):  # from torchrun, once it has seen another process leave
         cause = root_cause(processes, error)
         if isinstance(cause, FailedElsewhere):

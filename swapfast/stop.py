@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from swapfast.errors import EXIT_FAILED, SwapfastError, shortened
 from swapfast.printing import hurry
@@ -30,6 +31,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone: a dropped ssh 
 _LONGEST_DAYS = 36525  # a hundred years
 _LONGEST_TEXT = 60  # characters of a duration
 _TORCH = "/torch/"  # in the path of each of its files
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # of a signal
 _COMPILER = ("/torch/_dynamo/", "/torch/_inductor/")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
@@ -147,7 +149,9 @@ class StopRequest:
         """Ask for what a signal asks for, from another thread than the main one: also where that waits."""
         self._limit = reason
         if self._listens and WAKE_SIGNAL is not None:
-            signal.pthread_kill(threading.main_thread().ident, WAKE_SIGNAL)  # it may wait for a file or a compiler
+            main = threading.main_thread().ident
+            assert main is not None, "the main thread has started"
+            signal.pthread_kill(main, WAKE_SIGNAL)  # it may wait for a file or a compiler
         else:
             self.request(reason)
 
@@ -232,7 +236,7 @@ class StopRequest:
         self._is_put_off = True
         signal.setitimer(signal.ITIMER_REAL, _PUT_OFF_S)
 
-    def _on_unraisable(self, former: Callable, unraisable) -> None:
+    def _on_unraisable(self, former: Callable, unraisable: sys.UnraisableHookArgs) -> None:
         """Raise once more what was raised where Python lets nothing through, such as in a ``__del__``."""
         if WAKE_SIGNAL is None or not isinstance(unraisable.exc_value, Stopped):
             former(unraisable)
@@ -240,7 +244,7 @@ class StopRequest:
         self._raised_at = float("-inf")
         self._put_off()
 
-    def _install(self) -> dict[int, object]:
+    def _install(self) -> dict[signal.Signals, Handler]:
         """Install the handlers; return the former ones."""
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL, WAKE_SIGNAL) if n is not None]
         if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # nohup lets it be ignored
@@ -309,10 +313,11 @@ class StopRequest:
             thread.join()
 
     def _watch(self, stop_file: Path | None, max_time_s: float | None, end: threading.Event) -> None:
-        deadline = float("inf") if max_time_s is None else self.started + max_time_s
+        limit_s = float("inf") if max_time_s is None else max_time_s
+        deadline = self.started + limit_s
         while not end.wait(max(0.0, min(POLL_S, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                self.request_from_thread(f"--max-time {shown_duration(max_time_s)}")
+                self.request_from_thread(f"--max-time {shown_duration(limit_s)}")
             elif stop_file is not None and _exists(stop_file):
                 self.request_from_thread(f"--stop-file {stop_file}")
             else:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -77,12 +77,13 @@ from swapfast.training.averages import WeightAverages
 from swapfast.training.core_watch import CoreWatch
 from swapfast.training.graphed import CudaGraphs
 from swapfast.training.measured import Measured
+from swapfast.training.nonfinite import NanPolicy
 from swapfast.training.observers import Observer
 from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.saver import FolderCheck
-from swapfast.training.trainer import Trainer
+from swapfast.training.trainer import Exchange, Trainer
 from swapfast.training.validation import Validation
 
 
@@ -110,7 +111,7 @@ def build_trainer(
     set_products(plan.precision, device)
     if config.run.deterministic:
         set_deterministic(device)
-    model = plan.model.to(device, memory_format=torch.channels_last)
+    model = plan.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
     optimizer = make_optimizer(plan, model)
     sampler = make_sampler(plan, sides)
     threads = max(1, available_cores() // processes.local_world)
@@ -146,7 +147,7 @@ def build_trainer(
         tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
         saved_step=None if plan.checkpoint is None else plan.step,
         drawn_before=sampler.drawn_before,
-        nan=config.nan,
+        nan=cast(NanPolicy, config.nan),
         observers=observers,
         progress=loss_line,
         stop=stop,
@@ -162,7 +163,7 @@ def build_trainer(
         processes,
         config.batch_size,
         CudaGraphs(device) if plan.uses_cuda_graph else None,
-        config.run.gradient_exchange,
+        cast(Exchange, config.run.gradient_exchange),
         averages,
         evaluated,
     )
@@ -237,8 +238,8 @@ def make_optimizer(plan: Plan, model: FaceAutoencoder) -> Optimizer:
     optimizer = Optimizer(
         model, config.optimizer, plan.precision == "fp16", config.optimizer.warmup, processes, config.seed
     )
-    if plan.checkpoint is not None:
-        tensors = processes.broadcast_tensors(plan.checkpoint.tensors)
+    tensors = None if plan.checkpoint is None else processes.broadcast_tensors(plan.checkpoint.tensors)
+    if tensors is not None:
         optimizer.load_state_dict(trained_state(model, tensors["optimizer"]))
     if plan.has_end:
         optimizer.plan_end(config.run.iterations - plan.step)
@@ -499,6 +500,7 @@ def find_rate(plan: Plan, trainer: Trainer, log: Log, progress: Callable[[int, i
     if trainer.run.stop:
         return
     finder = trainer.optimizer.finder
+    assert finder is not None, "it has looked"
     graph = "" if options.mode == "set" or not finder.curve.rates else f"; look at {folder / GRAPH}"
     if not has_rate:
         reason = "the loss did not fall" if finder.curve.rates else "the first loss was not finite"

@@ -72,7 +72,7 @@ def _train(request: TrainRequest, stop: StopRequest, processes: Processes) -> in
             return exit_code_when_stopped() if stop else EXIT_DONE
         ended = False
         try:
-            with keys(trainer, progress) if processes.is_first else contextlib.nullcontext():
+            with keys(trainer, progress, plan.checkpoints.folder) if processes.is_first else contextlib.nullcontext():
                 trainer.train()
             ended = True
         finally:
@@ -100,9 +100,9 @@ def pick_progress(run: RunConfig) -> ProgressLine:
     return ProgressLine(iterations=run.iterations)
 
 
-def keys(trainer: Trainer, progress: ProgressLine) -> TerminalKeys:
+def keys(trainer: Trainer, progress: ProgressLine, folder: Path) -> TerminalKeys:
     """Return what answers keys while training, where there is a terminal: Enter, S and P."""
-    stop, preview = trainer.stop, trainer.run.checkpoints.folder / "preview.png"
+    stop, preview = trainer.stop, folder / "preview.png"
 
     def leave() -> None:
         progress.log("Enter: saves and leaves after this iteration")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def plan_run(
     if processes.is_first:
         known_faces = know_faces(checkpoint, sources, config.validation, run.override)
         lines += known_faces.lines
-    timelapse_sources = []
+    timelapse_sources: list[FaceSource] = []
     if processes.is_first:
         timelapse_sources, remarks = scan_timelapse(config, spec, dict(zip(run.inputs, sources)), progress)
         lines += remarks
@@ -298,6 +299,6 @@ def describe_model(request: TrainRequest) -> str:
 
 def followed(processes: Processes, run: RunConfig) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
     """Return what ``resumed`` found for rank 0. The checkpoint's tensors come later, through ``Processes.spread``."""
-    plan = processes.wait_for("plan")
+    plan = cast(Mapping[str, Any], processes.wait_for("plan"))
     config = dataclasses.replace(TrainConfig.from_dict(plan["config"], "the plan of rank 0"), run=run)
     return config, plan["state"] and Checkpoint(plan["state"]["step"], {}, plan["state"]), []

@@ -13,7 +13,7 @@ from pipelines.store import StoreSpec
 from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
 from swapfast.checkpoints.transfer import Transfer
 from swapfast.config import TrainConfig
-from swapfast.device import pick_device, pick_precision
+from swapfast.device import Precision, pick_device, pick_precision
 from swapfast.losses import LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.preview.samples import Samples
@@ -82,7 +82,7 @@ class Plan:
         return self.processes.device or pick_device(self.config.run.device)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """What the model computes in: 'fp32', 'bf16' or 'fp16'."""
         return pick_precision(self.config.precision, self.device)
 

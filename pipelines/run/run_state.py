@@ -111,7 +111,9 @@ def inherited_metrics(
     """
     metrics = {} if checkpoint is None else checkpoint.state.get("metrics")
     numbers = metrics.items() if isinstance(metrics, dict) else ()
-    inherited = {name: value for name, value in numbers if isinstance(value, float) and math.isfinite(value)}
+    inherited: dict[str, float | None] = {
+        name: value for name, value in numbers if isinstance(value, float) and math.isfinite(value)
+    }
     if checkpoint is not None and TrainConfig.from_dict(checkpoint.state.get("config")).loss != config.loss:
         inherited.pop("lowest_average_loss", None)  # of other functions or weights: it might never be reached again
     if not config.validation or is_relit or not _holds_out_the_same(checkpoint, data):

@@ -34,7 +34,7 @@ def check_inputs(faces: Any, extra_masks: Any, draws: Draws, size: int, kinds: t
     for name, array in (("faces", faces), ("extra_masks", extra_masks)):
         if array is None and name == "extra_masks":
             continue
-        if not isinstance(array, kinds) or array.dtype != uint8:
+        if not isinstance(array, kinds) or getattr(array, "dtype", None) != uint8:
             raise ValueError(
                 f"{name}: expected a {kinds[0].__module__}.{kinds[0].__name__} of bytes, got {type(array)} "
                 f"{getattr(array, 'dtype', '')}"

@@ -19,6 +19,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -103,7 +104,8 @@ class Draws:
             if index.ndim != 1:
                 raise TypeError("Draws take a slice or a one-dimensional array of indices")
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Draws(**{name: v[index] if isinstance(v, np.ndarray) else v for name, v in values.items()})
+        parts: dict[str, Any] = {name: value[index] for name, value in values.items() if isinstance(value, np.ndarray)}
+        return dataclasses.replace(self, **parts)
 
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.

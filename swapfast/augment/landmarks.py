@@ -114,7 +114,7 @@ def landmark_nodes(
 
 def _within_reach(points: np.ndarray, size: int) -> np.ndarray:
     """Return (N,) bool: all points are numbers, and none lies farther outside than the image is wide."""
-    return ((points >= -size) & (points <= 2 * size)).all((1, 2))  # NaN is neither
+    return np.all((points >= -size) & (points <= 2 * size), axis=(1, 2))  # NaN is neither
 
 
 def _has_area(points: np.ndarray, size: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def _is_apart(points: np.ndarray) -> np.ndarray:
     of 96.
     """
     x, y = np.moveaxis(points.astype(np.float32), -1, 0)
-    apart = (np.diff(np.sort(x, axis=1), axis=1) >= _SAME_PLACE).all(1)  # most faces, and soon known
+    apart = np.all(np.diff(np.sort(x, axis=1), axis=1) >= _SAME_PLACE, axis=1)  # most faces, and soon known
     x, y = x[~apart], y[~apart]
     near = np.abs(x[:, :, None] - x[:, None]) < _SAME_PLACE
     near &= np.abs(y[:, :, None] - y[:, None]) < _SAME_PLACE
@@ -210,6 +210,6 @@ def _delaunay_edges(points: np.ndarray, size: int) -> np.ndarray:
     # OpenCV starts from a triangle three times as wide as this field. Were it near, it would take the edge between two
     # anchors away where a landmark is close to it, and the rim would move; wide costs nothing.
     subdivision = cv2.Subdiv2D((-_FIELD * size, -_FIELD * size, 2 * _FIELD * size, 2 * _FIELD * size))
-    subdivision.insert(points)
-    edges = subdivision.getEdgeList()  # which is all it tells about the points
+    subdivision.insert(points)  # type: ignore[call-overload]  # the stubs lack the array
+    edges = np.asarray(subdivision.getEdgeList())  # which is all it tells about the points
     return edges[(np.abs(edges[:, ::2]) <= 2 * size).all(1)]  # the rest lead to the first triangle, by x alone

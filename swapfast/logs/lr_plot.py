@@ -20,14 +20,12 @@ def draw_curve(
     diverging loss leaves the picture.
     """
     title = "no learning rate was found" if best_rate is None else f"learning rate found: {best_rate:.3g}"
-    losses, smoothed = (
-        np.clip(np.nan_to_num(part, nan=_LARGEST_LOSS), 0, _LARGEST_LOSS) for part in (losses, smoothed)
-    )
-    low, high = 0.95 * losses.min(), min(smoothed.max(), 2 * smoothed[0])
+    jagged, smooth = (np.clip(np.nan_to_num(part, nan=_LARGEST_LOSS), 0, _LARGEST_LOSS) for part in (losses, smoothed))
+    low, high = 0.95 * jagged.min(), min(smooth.max(), 2 * smooth[0])
     with default_style():
         figure, axes = make_axes(title, "learning rate (logarithmic)", "loss")
-        axes.plot(rates, losses, color=BLUE, alpha=0.4, linewidth=1, label="loss of each step")
-        axes.plot(rates, smoothed, color=BLUE, linewidth=2, label="smoothed loss")
+        axes.plot(rates, jagged, color=BLUE, alpha=0.4, linewidth=1, label="loss of each step")
+        axes.plot(rates, smooth, color=BLUE, linewidth=2, label="smoothed loss")
         if best_rate is not None:
             axes.axvline(min(max(best_rate, rates[0]), rates[-1]), color=RED, linewidth=2, label="learning rate found")
         axes.set_xlim(rates[0], max(rates[-1], rates[0] * (1 + 1e-3)))

@@ -127,7 +127,7 @@ def _speed(history: History) -> dict[str, dict]:
     return {key: {"latest": value, "mean": _mean(history, key)} for key, value in latest.items()}
 
 
-def _mean(history: History, key: str) -> float:
+def _mean(history: History, key: str) -> float | None:
     """Return the mean over the reports, each weighted by the seconds that it covers."""
     values, rates = np.array(history.column(key)), np.array(history.column("iterations_per_s"))
     is_finite = np.isfinite(values) & np.isfinite(rates)

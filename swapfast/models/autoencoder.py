@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class FaceAutoencoder(nn.Module):
         output_sizes: tuple[int, ...],
         encoder: nn.Module,
         decoders: Mapping[str, Decoder],
-        color_order: str = "bgr",
+        color_order: Literal["bgr", "rgb"] = "bgr",
         standardise: bool = False,
         glorot: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class FaceAutoencoder(nn.Module):
         self.name = name
         self.input_size = input_size
         self.output_sizes = output_sizes
-        self.color_order = color_order
+        self.color_order: Literal["bgr", "rgb"] = color_order
         self.standardise = standardise
         self.glorot = glorot
         self.encoder = encoder

@@ -30,6 +30,7 @@ GAP, LABEL, TITLE = 8, 34, 30  # px
 MOST_CHANNELS, MOST_FACES = 64, 16
 WIDEST = 3600  # px, of two panels side by side
 _PAPER, _INK, _PALE = 24, (235, 235, 235), (165, 165, 165)
+_POSITIVE, _NEGATIVE = np.array((60, 60, 235), np.float32), np.array((235, 130, 50), np.float32)  # BGR
 _LOW, _HIGH = 1, 99  # percentiles between which a map's colours lie
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -228,7 +229,7 @@ def _draw_code(values: np.ndarray, _channels: int) -> list[np.ndarray]:
     scaled = np.clip(values / max(float(np.percentile(np.abs(values), _HIGH)), 1e-12), -1, 1)
     colors = np.full((len(values), edge * edge, 3), _PAPER, np.float32)
     amount = np.abs(scaled)[..., None]
-    ends = np.where(scaled[..., None] > 0, np.float32((60, 60, 235)), np.float32((235, 130, 50)))  # BGR
+    ends = np.where(scaled[..., None] > 0, _POSITIVE, _NEGATIVE)
     colors[:, : values.shape[1]] = 245 + (ends - 245) * amount
     pictures = np.rint(colors).astype(np.uint8).reshape(len(values), edge, edge, 3)
     return [_resized(picture, CELL) for picture in pictures]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from swapfast.augment.draws import Draws
 from swapfast.augment.host.augmenter import OpenCVAugmenter
@@ -41,7 +42,7 @@ def contact_sheet(
     return _sheet(columns, size)
 
 
-def _pixels(images) -> np.ndarray:
+def _pixels(images: Tensor) -> np.ndarray:
     """Return the augmenter's (N, 3, H, W) bytes as (N, H, W, 3)."""
     return images.permute(0, 2, 3, 1).numpy()
 

@@ -52,8 +52,8 @@ def survey_sheet(sides: Sequence[SurveyedSide]) -> bytes:
             figure.add_subplot(plots[2]), [(side.survey.edges, None) for side in sides], "width of the face's crop, px"
         )
         halves = outer[1].subgridspec(1, len(sides), wspace=0.17)
-        for cell, side in zip(halves, sides, strict=True):
-            parts = cell.subgridspec(2, 1, height_ratios=(len(_PITCHES), 2), hspace=0.34)
+        for number, side in enumerate(sides):
+            parts = halves[number].subgridspec(2, 1, height_ratios=(len(_PITCHES), 2), hspace=0.34)
             _faces_by_pose(figure.add_subplot(parts[0]), side)
             _skipped_faces(figure.add_subplot(parts[1]), side)
         return png_of(figure)
@@ -81,7 +81,7 @@ def _histogram(axes: Axes, columns: Sequence[tuple[np.ndarray, float | None]], l
     if len(values):
         edges = np.linspace(min(0, values.min()), max(values.max(), 1e-6), 41)
         for (column, limit), colour in zip(columns, _COLOURS):
-            axes.hist(column, edges, color=colour, alpha=0.6)
+            axes.hist(column, edges.tolist(), color=colour, alpha=0.6)
             if limit is not None:
                 axes.axvline(limit, color=RED if len(columns) == 1 else colour, linewidth=1.2, linestyle="--")
     axes.set_xlabel(label)

@@ -20,6 +20,6 @@ def paint_backdrop(seed: int, size: int) -> np.ndarray:
             cv2.circle(shape, (x, y), radius, colour, -1, cv2.LINE_AA)
         else:
             cv2.rectangle(shape, (x - radius, y - radius * 2), (x + radius // 2, y + radius), colour, -1)
-        sheet += (shape - sheet) * np.float32(rng.uniform(0.3, 0.9))
+        sheet = sheet + (shape - sheet) * np.float32(rng.uniform(0.3, 0.9))
     sheet = cv2.GaussianBlur(sheet, (0, 0), float(rng.uniform(1.5, 5.0)))
     return np.clip(cv2.resize(sheet, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 LEFT, TOP, RIGHT, BOTTOM = -1.4, -1.9, 1.4, 2.25  # the part of the face plane a sheet covers
+Window = tuple[slice, slice]  # rows and columns
+Pair = tuple[float, float]  # x and y
 _SHIFT = 6  # OpenCV draws with this many fractional bits
 _ONE = 1 << _SHIFT
 _ROW = 1024  # cv2.remap needs positions as a sheet narrower than 32768
@@ -22,18 +25,18 @@ def lookup(sheet: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     rows = -(-count // _ROW)
     positions = np.zeros((2, rows * _ROW), np.float32)
     positions[0, :count], positions[1, :count] = x, y
-    positions = positions.reshape(2, rows, _ROW)
-    samples = cv2.remap(sheet, positions[0], positions[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    columns, lines = positions.reshape(2, rows, _ROW)
+    samples = cv2.remap(sheet, columns, lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return samples.reshape(rows * _ROW, *sheet.shape[2:])[:count]
 
 
-def smoothstep(x, low: float, high: float):
+def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return a smooth ramp of ``x`` from 0 at ``low`` to 1 at ``high``, which may be below ``low``."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def spline(points, steps: int = 6, closed: bool = False) -> np.ndarray:
+def spline(points: ArrayLike, steps: int = 6, closed: bool = False) -> np.ndarray:
     """Return a Catmull-Rom curve through ``points`` (n, 2) with ``steps`` segments between neighbours, (m, 2)."""
     points = np.asarray(points, dtype=np.float64)
     ends = (points[-1:], points[:2]) if closed else (points[:1], points[-1:])
@@ -69,18 +72,18 @@ class Canvas:
         """Return the rows' positions in the face plane, (h, 1)."""
         return (np.arange(self.height, dtype=np.float32)[:, None] + 0.5) / self.scale + TOP
 
-    def pixel(self, points) -> np.ndarray:
+    def pixel(self, points: ArrayLike) -> np.ndarray:
         """Return face-plane points as pixel positions, pixel centres at integers."""
         return (np.asarray(points, dtype=np.float64) - (LEFT, TOP)) * self.scale - 0.5
 
-    def window(self, points, margin: float) -> tuple[slice, slice]:
+    def window(self, points: ArrayLike, margin: float) -> Window:
         """Return the rows and columns within ``margin`` of ``points``."""
         pixels = self.pixel(points)
         low = np.maximum(np.floor(pixels.min(axis=0) - margin * self.scale - 2), 0).astype(int)
         high = np.ceil(pixels.max(axis=0) + margin * self.scale + 3).astype(int)
         return slice(low[1], max(high[1], low[1] + 1)), slice(low[0], max(high[0], low[0] + 1))
 
-    def cover(self, points, window, soft: float = 0.0, width: float = 0.0) -> np.ndarray:
+    def cover(self, points: ArrayLike, window: Window, soft: float = 0.0, width: float = 0.0) -> np.ndarray:
         """Return the cover of a polygon or, with a ``width``, of the line along ``points``, within ``window``."""
         mask = np.zeros(self.image[window].shape[:2], np.uint8)
         pixels = self.pixel(points) - (window[1].start, window[0].start)
@@ -94,12 +97,19 @@ class Canvas:
         sigma = soft * self.scale
         return cv2.GaussianBlur(cover, (0, 0), sigma) if sigma > 0.3 else cover
 
-    def blend(self, window, cover: np.ndarray, colour) -> None:
+    def blend(self, window: Window, cover: np.ndarray, colour: ArrayLike) -> None:
         """Blend the window's pixels with ``colour`` by ``cover``."""
         patch = self.image[window]
         patch += (np.asarray(colour, np.float32) - patch) * cover[..., None]
 
-    def fill(self, points, colour, strength: float = 1.0, soft: float = 0.0, within=None) -> None:
+    def fill(
+        self,
+        points: ArrayLike,
+        colour: ArrayLike,
+        strength: float = 1.0,
+        soft: float = 0.0,
+        within: ArrayLike | None = None,
+    ) -> None:
         """Fill a polygon with edges blurred by ``soft``, only inside the polygon ``within`` if given."""
         window = self.window(points, 3 * soft)
         cover = self.cover(points, window, soft) * strength
@@ -107,13 +117,15 @@ class Canvas:
             cover *= self.cover(within, window)
         self.blend(window, cover, colour)
 
-    def line(self, points, colour, width: float, strength: float = 1.0, soft: float = 0.0) -> None:
+    def line(
+        self, points: ArrayLike, colour: ArrayLike, width: float, strength: float = 1.0, soft: float = 0.0
+    ) -> None:
         """Draw a line of ``width``. A line thinner than a pixel is drawn one pixel wide and fainter."""
         window = self.window(points, width + 3 * soft)
         strength *= min(1.0, width * self.scale)
         self.blend(window, self.cover(points, window, soft, width) * strength, colour)
 
-    def spot(self, centre, radius, colour, strength: float = 1.0) -> None:
+    def spot(self, centre: Pair | np.ndarray, radius: Pair, colour: ArrayLike, strength: float = 1.0) -> None:
         """Draw a Gaussian spot. radius: (x, y), one standard deviation."""
         reach = np.asarray(radius) * 3.2
         window = self.window(np.array([centre - reach, centre + reach]), 0)

@@ -54,7 +54,8 @@ class Spread:
         """Return the spread of at least one scene."""
         angles = np.array([(s.pose.yaw, s.pose.pitch, s.pose.roll) for s in scenes])
         azimuths = [s.light.azimuth for s in scenes]
-        return cls(len(scenes), *angles.std(axis=0).tolist(), min(azimuths), max(azimuths))
+        yaw, pitch, roll = angles.std(axis=0).tolist()
+        return cls(len(scenes), yaw, pitch, roll, min(azimuths), max(azimuths))
 
     def __str__(self) -> str:
         return (

@@ -115,12 +115,14 @@ _LONG_CUTS = {
 
 
 def _mixed(first: Colour, second: Colour, amount: float) -> Colour:
-    return tuple(float(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
+    blue, green, red = (float(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
+    return blue, green, red
 
 
 def skin_tone(depth: float) -> Colour:
     """Return the skin colour at ``depth``, from 0 (pale) to 1 (deep)."""
-    return tuple(float(np.interp(depth, _SKIN_DEPTH, _SKIN_TONES[:, channel])) for channel in range(3))
+    blue, green, red = (float(np.interp(depth, _SKIN_DEPTH, _SKIN_TONES[:, channel])) for channel in range(3))
+    return blue, green, red
 
 
 def _apart_shapes(rng: np.random.Generator) -> tuple[Shape, Shape]:
@@ -133,7 +135,10 @@ def _apart_shapes(rng: np.random.Generator) -> tuple[Shape, Shape]:
 
 def _marks(rng: np.random.Generator, masculine: bool, dark: bool) -> dict:
     """Return the marks on the skin, at most one strong feature of each kind, so that a person stays plausible."""
-    marks = {"blush": float(rng.uniform(0.1, 0.5)), "age": float(rng.uniform(0, 0.85) ** 2.5)}
+    marks: dict[str, float | tuple[float, float]] = {
+        "blush": float(rng.uniform(0.1, 0.5)),
+        "age": float(rng.uniform(0, 0.85) ** 2.5),
+    }
     if masculine:
         growth = rng.choice(("none", "stubble", "beard"), p=(0.3, 0.4, 0.3))
         if growth != "none":

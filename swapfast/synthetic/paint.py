@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import template
 from .canvas import Canvas, smoothstep, spline
@@ -19,11 +20,11 @@ from .scene import Scene
 _SKIN_GLOSS = 0.30
 
 
-def _shade(colour, factor: float) -> np.ndarray:
+def _shade(colour: ArrayLike, factor: float) -> np.ndarray:
     return np.clip(np.asarray(colour, np.float32) * factor, 0, 1)
 
 
-def _glossy(colour, gloss: float) -> np.ndarray:
+def _glossy(colour: ArrayLike, gloss: float) -> np.ndarray:
     return np.append(np.asarray(colour, np.float32), np.float32(gloss))
 
 
@@ -239,9 +240,11 @@ def _paint_eye(sheet: Canvas, identity: Identity, scene: Scene, lids: np.ndarray
     sheet.line(lower, _glossy(lid * 0.5, 0.3), 0.016, 0.45 + 0.3 * identity.makeup, 0.006)
 
 
-def _eyeball(identity: Identity, scene: Scene, lids, upper, x, y) -> np.ndarray:
+def _eyeball(
+    identity: Identity, scene: Scene, lids: np.ndarray, upper: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     """Return the eye as it would look without lids, (h, w, 4)."""
-    width = np.linalg.norm(lids[0] - lids[3])
+    width = float(np.linalg.norm(lids[0] - lids[3]))
     open_centre = (lids[0] + lids[3]) / 2 + (0, -0.012)
     radius = 0.215 * width / 0.45 * 0.5
     iris = open_centre + np.array(scene.expression.gaze) * (0.085, 0.035)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .canvas import smoothstep
 from .identity import Identity
 from .scene import Scene
 
+if TYPE_CHECKING:
+    from .render import Buffer, Camera
+
+Triple = tuple[float, float, float]
+Painted = tuple[np.ndarray, ArrayLike, ArrayLike]  # colour and gloss (n, 4), openness to the sky and to the key light
+Paint = Callable[[np.ndarray], Painted]  # of points on the unit ball, (n, 3)
+Keep = Callable[[np.ndarray], np.ndarray]  # which of them are there, (n,)
 _HAIR_GLOSS = 0.35
 
 
@@ -43,15 +53,29 @@ class Ellipsoid:
         return unit, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
+class Put(Protocol):
+    """Draws a body where it is seen."""
+
+    def __call__(self, body: Ellipsoid, paint: Paint, keep: Keep | None = None) -> None: ...
+
+
+class OnHead(Protocol):
+    """Makes an ellipsoid that turns with the head, of a place and a frame in head space."""
+
+    def __call__(self, centre: Triple, axes: Triple, frame: np.ndarray | None = None) -> Ellipsoid: ...
+
+
 def _about_y(angle: float) -> np.ndarray:
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
 
 
-def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray, place: np.ndarray) -> None:
+def put_parts(
+    buffer: Buffer, camera: Camera, identity: Identity, scene: Scene, turn: np.ndarray, place: np.ndarray
+) -> None:
     """Draw what surrounds the head into ``buffer``, behind everything that is nearer."""
 
-    def put(body: Ellipsoid, paint, keep=None) -> None:
+    def put(body: Ellipsoid, paint: Paint, keep: Keep | None = None) -> None:
         reach = np.abs(body.frame * body.axes).sum(axis=1)[:2]
         window = camera.window(body.centre, reach)
         rays, samples = camera.rays(*window).reshape(-1, 3), buffer.numbers(window)
@@ -67,7 +91,7 @@ def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray
         opened = np.stack(np.broadcast_arrays(sky, key, distance)[:2], axis=1)
         buffer.put(samples, distance, normal, colour, opened, np.float32(0))
 
-    def on_head(centre, axes, frame=None) -> Ellipsoid:
+    def on_head(centre: Triple, axes: Triple, frame: np.ndarray | None = None) -> Ellipsoid:
         return Ellipsoid(
             turn @ np.asarray(centre) + place, np.asarray(axes), turn @ (np.eye(3) if frame is None else frame)
         )
@@ -82,11 +106,11 @@ def put_parts(buffer, camera, identity: Identity, scene: Scene, turn: np.ndarray
         put(on_head((0, -1.85, -0.4), (0.48, 0.42, 0.48)), _hair_paint(identity))
 
 
-def _put_ears(put, on_head, identity: Identity) -> None:
+def _put_ears(put: Put, on_head: OnHead, identity: Identity) -> None:
     size = 1 + 0.16 * identity.shape.ears
     half = 1.13 * (1 + 0.055 * identity.shape.face_width)
 
-    def paint(unit):
+    def paint(unit: np.ndarray) -> Painted:
         v, w = unit[:, 1], unit[:, 2]
         rim = np.sqrt((w + 0.05) ** 2 + (v + 0.05) ** 2)
         bowl = np.exp(-0.5 * (((w - 0.12) / 0.32) ** 2 + ((v - 0.05) / 0.42) ** 2))
@@ -102,18 +126,18 @@ def _put_ears(put, on_head, identity: Identity) -> None:
         put(on_head((side * (half + 0.02), 0.30, -0.12), (0.085, 0.37 * size, 0.25 * size), frame), paint)
 
 
-def _put_neck(put, identity: Identity, scene: Scene, follow: np.ndarray) -> None:
+def _put_neck(put: Put, identity: Identity, scene: Scene, follow: np.ndarray) -> None:
     thick = 0.70 * (1 + 0.10 * identity.shape.neck)
     skin = np.append(np.asarray(identity.skin, np.float32) * (0.94, 0.95, 0.97), np.float32(0.22))
     cloth = np.append(np.asarray(scene.cloth, np.float32), np.float32(0.05))
 
-    def neck(unit):
+    def neck(unit: np.ndarray) -> Painted:
         y = unit[:, 1]
         shade = 0.42 + 0.5 * smoothstep(y, -0.26, 0.14)
         cords = 1 - 0.12 * np.exp(-(((np.abs(unit[:, 0]) - 0.35 + 0.4 * y) / 0.12) ** 2))
         return skin * np.ones_like(y)[:, None], shade * cords, shade
 
-    def shoulders(unit):
+    def shoulders(unit: np.ndarray) -> Painted:
         x, y, z = unit[:, 0], unit[:, 1], unit[:, 2]
         wide = 0.24 + 0.12 * scene.neckline
         hole = np.sqrt((x / wide) ** 2 + (np.minimum(y + 1, 2) / (0.05 + 0.16 * scene.neckline)) ** 2)
@@ -129,11 +153,11 @@ def _put_neck(put, identity: Identity, scene: Scene, follow: np.ndarray) -> None
     put(Ellipsoid(settle, np.array([2.75, 2.45, 1.25]), upright), shoulders)
 
 
-def _hair_paint(identity: Identity, waves: float = 0.0):
+def _hair_paint(identity: Identity, waves: float = 0.0) -> Paint:
     colour = np.append(np.asarray(identity.hair_colour, np.float32), np.float32(_HAIR_GLOSS))
     phases = np.random.default_rng(identity.key + 9).uniform(0, 6.28, 4)
 
-    def paint(unit):
+    def paint(unit: np.ndarray) -> Painted:
         across = np.arctan2(unit[:, 0], np.abs(unit[:, 2]) + 0.25) + 0.08 * waves * np.sin(unit[:, 1] * 11)
         strands = sum(
             amount * np.sin(across * count + phase + unit[:, 1] * bend)
@@ -145,13 +169,13 @@ def _hair_paint(identity: Identity, waves: float = 0.0):
     return paint
 
 
-def _put_long_hair(put, on_head, identity: Identity) -> None:
+def _put_long_hair(put: Put, on_head: OnHead, identity: Identity) -> None:
     """Draw a curtain of hair behind the neck and a lock on either side, with a ragged edge."""
     paint = _hair_paint(identity, identity.hair.curl)
     full = 1 + identity.hair.thickness
     low = 0.75 + 1.55 * identity.hair.length  # height of its end
 
-    def hang(x, z, thick, deep, top: float, tilt: float) -> None:
+    def hang(x: float, z: float, thick: float, deep: float, top: float, tilt: float) -> None:
         middle = low - 0.6
         body = on_head((x, middle, z), (thick, middle - top, deep), np.array([[1, -tilt, 0], [tilt, 1, 0], [0, 0, 1]]))
         edge = 0.6 / (middle - top)

@@ -11,9 +11,10 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .backdrop import paint_backdrop
-from .canvas import lookup, smoothstep
+from .canvas import Canvas, lookup, smoothstep
 from .hair import HairMap
 from .identity import Identity
 from .paint import paint_face
@@ -115,7 +116,15 @@ class Buffer:
         """Return which of ``samples`` are visible at ``distance``, (n,) bool."""
         return distance < self.distance[samples]
 
-    def put(self, samples, distance, normal, colour, opened, mask) -> None:
+    def put(
+        self,
+        samples: np.ndarray,
+        distance: np.ndarray,
+        normal: np.ndarray,
+        colour: np.ndarray,
+        opened: np.ndarray,
+        mask: ArrayLike,
+    ) -> None:
         """Write visible samples."""
         self.distance[samples] = distance
         self.normal[samples] = normal
@@ -156,7 +165,16 @@ def render(identity: Identity, scene: Scene, size: int = 256) -> RenderedFace:
     return RenderedFace(image, landmarks.astype(np.float32), mask)
 
 
-def _put_head(buffer, camera, head: Head, identity, scene, scale, turn, place) -> None:
+def _put_head(
+    buffer: Buffer,
+    camera: Camera,
+    head: Head,
+    identity: Identity,
+    scene: Scene,
+    scale: float,
+    turn: np.ndarray,
+    place: np.ndarray,
+) -> None:
     reach = 1 + identity.hair.thickness * 1.5
     middle = turn @ np.array([0, (head.chin - 1.72) / 2, 0.2]) + place
     window = camera.window(middle, np.array([1.32, 1.95]) * reach + 0.25 * abs(np.sin(scene.pose.roll)))
@@ -171,12 +189,12 @@ def _put_head(buffer, camera, head: Head, identity, scene, scale, turn, place) -
     buffer.put(buffer.numbers(window)[hits.rays], hits.t, normal, colour, opened, mask)
 
 
-def _head_colour(hits: Hits, head: Head, sheet, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
+def _head_colour(hits: Hits, head: Head, sheet: Canvas, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
     """Return linear BGR and gloss, (n, 4), and the share of hair of each sample, (n,)."""
     colour = lookup(sheet.image, *sheet.pixel(np.stack([hits.x, hits.y], axis=1)).T)
     cover = head.hair.lookup(head.hair.cover, hits.longitude, hits.y)
     tone = head.hair.lookup(head.hair.tone, hits.longitude, hits.y)
-    strands = tone[:, None] * np.append(np.float32(identity.hair_colour), np.float32(0.35))
+    strands = tone[:, None] * np.append(np.asarray(identity.hair_colour, np.float32), np.float32(0.35))
     colour += (strands - colour) * cover[:, None]
     colour[:, :3] *= colour[:, :3]
     return np.clip(colour, 0, 1), cover
@@ -194,9 +212,10 @@ def _openness(head: Head, light: np.ndarray) -> np.ndarray:
     blocked = np.zeros_like(head.front)
     for step in (0.07, 0.13, 0.2, 0.28, 0.38, 0.5):
         dx, dy = light[0] * step * scale, light[1] * step * scale
-        move = np.float32([[1, 0, -dx], [0, 1, -dy]])
+        move = np.array([[1, 0, -dx], [0, 1, -dy]], np.float32)
+        height, width = head.front.shape
         shifted = cv2.warpAffine(
-            head.front, move, head.front.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            head.front, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         blocked = np.maximum(blocked, (shifted - head.front - light[2] * step) / (0.05 + 0.35 * step))
     lit = 1 - 0.65 * smoothstep(cv2.GaussianBlur(blocked, (0, 0), 0.02 * scale), 0.0, 1.0)
@@ -236,8 +255,8 @@ def _develop(buffer: Buffer, scene: Scene, size: int) -> tuple[np.ndarray, np.nd
     layer = np.zeros((buffer.side**2, 4), np.float32)  # light and cover
     layer[seen, :3] = np.sqrt(np.clip(_lit(buffer, seen, scene.light) * _EXPOSURE, 0, 1))
     layer[seen, 3] = 1
-    layer = cv2.resize(layer.reshape(buffer.side, buffer.side, 4), (size, size), interpolation=cv2.INTER_AREA)
-    light, seen = layer[..., :3], layer[..., 3]
+    picture_layer = cv2.resize(layer.reshape(buffer.side, buffer.side, 4), (size, size), interpolation=cv2.INTER_AREA)
+    light, cover = picture_layer[..., :3], picture_layer[..., 3]
     mask = cv2.resize(buffer.mask.reshape(buffer.side, buffer.side), (size, size), interpolation=cv2.INTER_AREA)
-    picture = light + paint_backdrop(scene.backdrop, size) * (1 - seen[..., None])
+    picture = light + paint_backdrop(scene.backdrop, size) * (1 - cover[..., None])
     return np.round(picture * 255).clip(0, 255).astype(np.uint8), np.round(mask * 255).clip(0, 255).astype(np.uint8)

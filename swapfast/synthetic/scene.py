@@ -89,7 +89,8 @@ def _draw_expression(rng: np.random.Generator) -> Expression:
     pucker = rng.uniform(0.2, 0.8) if rng.random() < 0.12 and smile < 0.3 else 0.0
     gaze = np.clip(rng.normal(0, (0.4, 0.25)), -1, 1)
     brows = np.clip(rng.normal(0, 0.45), -1, 1)
-    return Expression(*map(float, (mouth_open, smile, pucker, brows, blink)), gaze=tuple(gaze.tolist()))
+    across, down = gaze.tolist()
+    return Expression(float(mouth_open), float(smile), float(pucker), float(brows), float(blink), (across, down))
 
 
 def _draw_light(rng: np.random.Generator) -> Light:

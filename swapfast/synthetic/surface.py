@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from . import template
-from .canvas import LEFT, TOP, Canvas, lookup, smoothstep
+from .canvas import LEFT, TOP, Canvas, Pair, lookup, smoothstep
 from .hair import HairMap
 from .identity import Shape
 from .scene import Expression
@@ -132,9 +132,10 @@ class Head:
         """
         h, w = rays.shape[:2]
         coarse = rays[::2, ::2]
-        t = self._walk(origin, coarse.reshape(-1, 3).T.copy(), near, far).reshape(coarse.shape[:2])
-        t = cv2.erode(t, np.ones((3, 3), np.uint8))
-        t = cv2.resize(t, (t.shape[1] * 2, t.shape[0] * 2), interpolation=cv2.INTER_LINEAR)[:h, :w].ravel()
+        starts = self._walk(origin, coarse.reshape(-1, 3).T.copy(), near, far).reshape(coarse.shape[:2])
+        starts = cv2.erode(starts, np.ones((3, 3), np.uint8))
+        doubled = (2 * coarse.shape[1], 2 * coarse.shape[0])
+        t = cv2.resize(starts, doubled, interpolation=cv2.INTER_LINEAR)[:h, :w].ravel()
         ray_indices = np.flatnonzero(t < far - 0.01)
         rays, t = rays.reshape(-1, 3)[ray_indices].T.copy(), t[ray_indices]
         last_gap = self._outside(*_along(origin, rays, t))[0]
@@ -147,13 +148,15 @@ class Head:
             last_gap, step = gap, gap * gain
         t = np.clip(t + step, near, far)
         x, y, z = _along(origin, rays, t)
-        outside, *egg, longitude = self._outside(x, y, z)
+        outside, big_x, big_y, big_z, longitude = self._outside(x, y, z)
         hit = np.zeros(h * w, np.uint8)
         hit[ray_indices] = (np.abs(outside) < 0.025) & (t < far - 1e-3)
         hit = cv2.morphologyEx(hit.reshape(h, w), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).ravel()
         is_hit = hit[ray_indices] > 0
-        t, x, y, longitude, *egg = (values[is_hit] for values in (t, x, y, longitude, *egg))
-        return Hits(ray_indices[is_hit], t, x, y, longitude, egg[2], self._normal(x, y, *egg, longitude))
+        t, x, y, longitude = (values[is_hit] for values in (t, x, y, longitude))
+        big_x, big_y, big_z = (values[is_hit] for values in (big_x, big_y, big_z))
+        normal = self._normal(x, y, big_x, big_y, big_z, longitude)
+        return Hits(ray_indices[is_hit], t, x, y, longitude, big_z, normal)
 
     def _walk(self, origin: np.ndarray, rays: np.ndarray, near: float, far: float) -> np.ndarray:
         t = np.full(rays.shape[1], near, np.float32)
@@ -161,7 +164,15 @@ class Head:
             t = np.minimum(t + 0.85 * self._outside(*_along(origin, rays, t))[0], np.float32(far))
         return t
 
-    def _normal(self, x, y, big_x, big_y, big_z, longitude) -> np.ndarray:
+    def _normal(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        big_x: np.ndarray,
+        big_y: np.ndarray,
+        big_z: np.ndarray,
+        longitude: np.ndarray,
+    ) -> np.ndarray:
         """Return the normalised gradient of the distance in ``_outside``."""
         width = np.polyval(self.width, np.clip(y, -1.9, self.chin))
         slope = self.sample(self.relief_slope, x, y)
@@ -181,7 +192,7 @@ def _along(origin: np.ndarray, rays: np.ndarray, t: np.ndarray) -> tuple[np.ndar
     return tuple(np.float32(origin[axis]) + rays[axis] * t for axis in range(3))
 
 
-def _bump(x, y, centre, radius, height: float) -> np.ndarray:
+def _bump(x: np.ndarray, y: np.ndarray, centre: Pair | np.ndarray, radius: Pair, height: float) -> np.ndarray:
     return (
         np.float32(height)
         * np.exp(-0.5 * ((y - centre[1]) / radius[1]) ** 2)
@@ -189,7 +200,7 @@ def _bump(x, y, centre, radius, height: float) -> np.ndarray:
     )
 
 
-def _relief(x, y, points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
+def _relief(x: np.ndarray, y: np.ndarray, points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
     """Return how far the face stands out of the egg, (h, w), in eye distances."""
     relief = _nose(x, y, points, shape) + _mouth(x, y, points)
     smile = max(expression.smile, 0.0)
@@ -207,7 +218,7 @@ def _relief(x, y, points: np.ndarray, shape: Shape, expression: Expression) -> n
     return relief
 
 
-def _nose(x, y, points: np.ndarray, shape: Shape) -> np.ndarray:
+def _nose(x: np.ndarray, y: np.ndarray, points: np.ndarray, shape: Shape) -> np.ndarray:
     root, tip, base = points[27, 1], points[30, 1], points[33, 1]
     wing = abs(points[31, 0])
     along = (y - root) / (tip - root)
@@ -221,7 +232,7 @@ def _nose(x, y, points: np.ndarray, shape: Shape) -> np.ndarray:
     return cv2.GaussianBlur(nose.astype(np.float32), (0, 0), 1.0)
 
 
-def _mouth(x, y, points: np.ndarray) -> np.ndarray:
+def _mouth(x: np.ndarray, y: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the relief of the muzzle, the two lips and the line or opening between them, (h, w)."""
     half = abs(points[54, 0] - points[48, 0]) / 2
     upper, lower = (points[51, 1] + points[62, 1]) / 2, (points[57, 1] + points[66, 1]) / 2

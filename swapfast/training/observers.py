@@ -43,7 +43,7 @@ class Training(Protocol):
         """Give scalars of this iteration, by TensorBoard's tag, to all observers."""
 
 
-class Observer(Protocol):
+class Observer:
     """Something that watches a run. A subclass overrides the methods it needs; the others do nothing.
 
     Observers are called in the order of ``Run.observers``. ``on_step`` is called in every process that has the

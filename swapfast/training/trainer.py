@@ -18,6 +18,7 @@ from torch import Tensor
 from swapfast.batch import SIDES, Batch
 from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
 from swapfast.checkpoints.transfer import trained_state
+from swapfast.device import Precision
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
 from swapfast.optim.optimizer import Optimizer
@@ -43,6 +44,7 @@ from swapfast.training.run import Run
 from swapfast.training.saver import Saver
 from swapfast.training.step_values import step_values
 
+Exchange = Literal["fp32", "bf16"]  # what processes send gradients in
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -91,11 +93,11 @@ class Trainer:
         batches: Iterable[Batch],
         run: Run | None = None,
         step: int = 0,
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        precision: Precision = "fp32",
         processes: Processes = SINGLE_PROCESS,
         batch_size: int | None = None,
         capturing: Capturing | None = None,
-        exchange: Literal["fp32", "bf16"] = "fp32",
+        exchange: Exchange = "fp32",
         averages: WeightAverages | None = None,
         evaluated: FaceAutoencoder | None = None,
     ) -> None:

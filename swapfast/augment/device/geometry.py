@@ -39,7 +39,8 @@ def control_map(nodes: Tensor, size: int) -> Tensor:
 
 def move(images: Tensor, matrix: Tensor) -> Tensor:
     """Return images moved by (N, 2, 3) matrices, px of the image -> px of the result."""
-    return warp_affine(images, matrix, images.shape[-2:], padding_mode="border", align_corners=True)
+    height, width = images.shape[-2:]
+    return warp_affine(images, matrix, (height, width), padding_mode="border", align_corners=True)
 
 
 def read(images: Tensor, positions: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def table(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
 
     @cache
     @wraps(make)
-    def on_device(*values) -> Tensor:
+    def on_device(*values: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(make(*values[:-1]))).to(values[-1])
 
     return on_device

@@ -172,7 +172,7 @@ def _geometry(
         masks,
         ONE_BITS,
         **constants,
-        num_warps=Tiling(height, width, constants["ONE_CELL"]).warps,
+        num_warps=Tiling(height, width, bool(constants["ONE_CELL"])).warps,
     )
 
 

@@ -86,7 +86,9 @@ def read_warped(image: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: n
     for pixel_rows, node_range in bands(size, len(rows)):
         buffer = scratch("map", pixel_rows.stop - pixel_rows.start, 2 * size, kind=np.float32)
         positions = fill_rows(rows[node_range], weights[pixel_rows, node_range], buffer)
-        cv2.remap(image, positions, None, cv2.INTER_LINEAR, dst=out[pixel_rows], borderMode=cv2.BORDER_REPLICATE)
+        target = out[pixel_rows]
+        mode = cv2.BORDER_REPLICATE
+        cv2.remap(image, positions, None, cv2.INTER_LINEAR, target, mode)  # type: ignore[call-overload]  # no map2
 
 
 def warp_all(images: np.ndarray, nodes: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:

@@ -82,7 +82,7 @@ class Scratch:
 
     def __call__(self, name: str, *shape: int, kind: DTypeLike = np.uint8) -> np.ndarray:
         """Return the array of that name and shape; its content is whatever the last use left."""
-        key = (name, *shape)
+        key: tuple[str | int, ...] = (name, *shape)
         if key not in self._arrays:
             self._arrays[key] = np.zeros(shape, kind)
         return self._arrays[key]

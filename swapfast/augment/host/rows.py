@@ -45,6 +45,6 @@ class Rows:
             offset += len(rows)
         return out
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         gathered = self.take(slice(0, len(self)), np.empty(self.shape, self.dtype))
         return gathered if dtype is None else gathered.astype(dtype, copy=False)

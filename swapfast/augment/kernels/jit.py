@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 from swapfast.requirements import check_import
 
@@ -23,7 +24,7 @@ def load_kernels(name: str) -> ModuleType:
     return importlib.import_module(f"swapfast.augment.kernels.{name}")
 
 
-def kernel(*signature, **options) -> Callable:
+def kernel(*signature: Any, **options: Any) -> Callable:
     """Return ``numba.njit`` with the options that all kernels share.
 
     A product and a sum may become one operation. Nothing else is reordered, so results keep their bits. The
@@ -48,7 +49,7 @@ def inline(function: Callable) -> Callable:
     return kernel(inline="always")(function)
 
 
-def read(kind, dimensions: int = 1):
+def read(kind: Any, dimensions: int = 1) -> Any:
     """Return the type of a contiguous array that is only read; arrays that may not be written to are accepted."""
     from numba import types
 
