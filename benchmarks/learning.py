@@ -17,7 +17,7 @@ measurement. The same command goes on where it was cut off, and leaves alone wha
     pose_error                    mean of yaw and pitch, degrees, and pose_error_floor
     yaw_turn, pitch_turn          degrees that swaps are turned too far to the right or down on average, see turned.py
     expression_error              mean of mouth, smile, brows, 0..1, and expression_error_floor
-    signs                         what can be told without the truth, see swapfast/swap/quality.py; auc and distance
+    signs                         what can be told without the truth, see signs.py; auc and distance
                                   among them say how well the sides are told apart by their codes
     faces                         each pair's own swap_psnr, matched, landmark error
     other_weights                 the first figures with the other weights that the checkpoint keeps (--ema, raw)
@@ -47,6 +47,7 @@ from torch import Tensor
 from benchmarks.common import ROOT, environment
 from benchmarks.landmark_net import LandmarkNet, landmark_errors, landmark_net
 from benchmarks.people import AMOUNTS, COUNTS, PAIRS, SETS, Pair, draw_pair
+from benchmarks.signs import signs
 from benchmarks.turned import TurnedPictures, draw_turned
 from pipelines.run.build import build_trainer
 from pipelines.run.light import STATE as LIGHT
@@ -71,7 +72,7 @@ from swapfast.stop import StopRequest
 from swapfast.swap.apply import swap_faces
 from swapfast.swap.evaluate import TruePairs, face_mask_for, read_pairs, true_records
 from swapfast.swap.figures import each_distance
-from swapfast.swap.quality import SideFaces, signs
+from swapfast.swap.quality import SideFaces
 from swapfast.training.progress import ProgressLine
 
 FORMAT = 1  # of the JSON files
