@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.augmenters import make_augmenter
 from pipelines.cache import store_path
@@ -107,11 +108,8 @@ def build_trainer(
     if processes.is_first:
         Snapshots(folder).set_aside_newer_than(plan.step)
     faces = read_faces(plan, backend, log, progress)
-    sides, state = faces.sides, faces.state
-    set_products(plan.precision, device)
-    if config.run.deterministic:
-        set_deterministic(device)
-    model = plan.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
+    sides = faces.sides
+    model = model_on_device(plan)
     optimizer = make_optimizer(plan, model)
     sampler = make_sampler(plan, sides)
     threads = max(1, available_cores() // processes.local_world)
@@ -126,7 +124,7 @@ def build_trainer(
         loss_line = ProgressLine(iterations=config.run.iterations) if processes.is_first else NoProgress()
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
-    means = mean_faces(sides, config, plan.checkpoint, state["data"]) if processes.is_first else None
+    means = mean_faces(sides, config, plan.checkpoint, faces.state["data"]) if processes.is_first else None
     meter = make_leak_meter(plan, means, faces.light, log)
     validation = None
     if config.validation:
@@ -137,21 +135,8 @@ def build_trainer(
     if config.optimizer.schedule == "plateau":
         # Behind the validation, which comes first, and in front of what shows a rate.
         observers.insert(bool(config.validation), make_plateau_watch(plan, optimizer, loss_line))
-    metrics = inherited_metrics(plan.checkpoint, config, state["data"], faces.is_relit)
-    run = Run(
-        checkpoints=folder,
-        iterations=config.run.iterations,
-        save_interval=config.run.save_interval,
-        snapshot_interval=config.run.snapshot_interval,
-        state=state | {"metrics": metrics},
-        tensors={} if means is None else {"faces": means, FILE: dict(plan.known.tensors)},
-        saved_step=None if plan.checkpoint is None else plan.step,
-        drawn_before=sampler.drawn_before,
-        nan=cast(NanPolicy, config.nan),
-        observers=observers,
-        progress=loss_line,
-        stop=stop,
-    )
+    tensors = {} if means is None else {"faces": means, FILE: dict(plan.known.tensors)}
+    run = make_run(plan, faces, tensors, sampler, observers, loss_line, stop)
     return Trainer(
         model,
         plan.loss,
@@ -166,6 +151,42 @@ def build_trainer(
         cast(Exchange, config.run.gradient_exchange),
         averages,
         evaluated,
+    )
+
+
+def model_on_device(plan: Plan) -> FaceAutoencoder:
+    """Return the model where it trains, with torch set to the products and the order of sums that are asked for."""
+    set_products(plan.precision, plan.device)
+    if plan.config.run.deterministic:
+        set_deterministic(plan.device)
+    return plan.model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
+
+
+def make_run(
+    plan: Plan,
+    faces: RunFaces,
+    tensors: dict[str, dict[str, Tensor]],
+    sampler: Sampler,
+    observers: list[Observer],
+    loss_line: ProgressLine,
+    stop: StopRequest,
+) -> Run:
+    """Return how long to train, what is saved beside the model, and who watches. tensors: more of it, by file."""
+    config = plan.config
+    metrics = inherited_metrics(plan.checkpoint, config, faces.state["data"], faces.is_relit)
+    return Run(
+        checkpoints=plan.checkpoints,
+        iterations=config.run.iterations,
+        save_interval=config.run.save_interval,
+        snapshot_interval=config.run.snapshot_interval,
+        state=faces.state | {"metrics": metrics},
+        tensors=tensors,
+        saved_step=None if plan.checkpoint is None else plan.step,
+        drawn_before=sampler.drawn_before,
+        nan=cast(NanPolicy, config.nan),
+        observers=observers,
+        progress=loss_line,
+        stop=stop,
     )
 
 

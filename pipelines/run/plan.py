@@ -23,9 +23,9 @@ from pipelines.sides import (
 )
 from pipelines.store import StoreSpec
 from swapfast.checkpoints.averages import RAW, choose_average
-from swapfast.checkpoints.folder import Checkpoint, model_folder
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder, model_folder
 from swapfast.checkpoints.trained import load_weights
-from swapfast.checkpoints.transfer import freeze, load_weights_from
+from swapfast.checkpoints.transfer import Transfer, freeze, load_weights_from
 from swapfast.config import LossConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.errors import SwapfastError
@@ -154,13 +154,10 @@ def plan_run(
     )
     model = training_model(config)
     loss = loss_collator(config, model)
-    if checkpoint is not None and processes.is_first:
-        load_weights(model, checkpoint, checkpoints.path(checkpoint.step))
-        lines.append(f"going on from iteration {checkpoint.step} in {checkpoints.folder}")
     transfer = None
-    if checkpoint is None and run.load_weights and processes.is_first:
-        transfer = load_weights_from(model, Path(run.load_weights), run.shown_weights != RAW)
-        lines += transfer.lines()
+    if processes.is_first:
+        transfer, remarks = fill_weights(model, config, checkpoint, checkpoints)
+        lines += remarks
     freeze(model, config.model.freeze)
     spec = StoreSpec(max(model.input_size, *model.output_sizes), config.crop, config.mask, masks)
     sources = scan_inputs(config, progress)
@@ -191,6 +188,19 @@ def plan_run(
         known_faces,
         has_end="run.iterations" in request.changes,
     )
+
+
+def fill_weights(
+    model: FaceAutoencoder, config: TrainConfig, checkpoint: Checkpoint | None, checkpoints: CheckpointFolder
+) -> tuple[Transfer | None, list[str]]:
+    """Give the model the weights of its checkpoint, or those that -l names; return what -l gave it, and remarks."""
+    if checkpoint is not None:
+        load_weights(model, checkpoint, checkpoints.path(checkpoint.step))
+        return None, [f"going on from iteration {checkpoint.step} in {checkpoints.folder}"]
+    if not config.run.load_weights:
+        return None, []
+    transfer = load_weights_from(model, Path(config.run.load_weights), config.run.shown_weights != RAW)
+    return transfer, transfer.lines()
 
 
 def check_settings(

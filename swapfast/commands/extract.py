@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i", "--input", type=path, nargs="+", metavar="IN", help="folders of pictures, pictures, videos"
     )
     parser.add_argument("-o", "--out", type=path, metavar="FACES", help="a new folder for the faces")
+    _add_models(parser)
+    _add_frames(parser)
+    _add_faces(parser)
+    _add_people(parser)
+    _add_output(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group("the networks (fetched once, not part of swapfast)")
     models.add_argument(
         "--get-models",
@@ -46,11 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with json: points as JSON lines, see docs/swap.md; default: NAME.json beside each picture",
     )
 
-    which = parser.add_argument_group("which frames")
-    which.add_argument("-n", "--every", type=positive, default=1, metavar="N", help="each n-th frame; default 1")
-    which.add_argument("-R", "--frame-ranges", nargs="+", metavar="N-M", help="such as 10-50 90-; the first frame is 1")
-    which.add_argument("--sequence", action="store_true", help="pictures are frames of a film, by their names")
 
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    frames = parser.add_argument_group("which frames")
+    frames.add_argument("-n", "--every", type=positive, default=1, metavar="N", help="each n-th frame; default 1")
+    frames.add_argument(
+        "-R", "--frame-ranges", nargs="+", metavar="N-M", help="such as 10-50 90-; the first frame is 1"
+    )
+    frames.add_argument("--sequence", action="store_true", help="pictures are frames of a film, by their names")
+
+
+def _add_faces(parser: argparse.ArgumentParser) -> None:
     faces = parser.add_argument_group("which faces")
     faces.add_argument("--min-size", type=amount, default=0.0, metavar="PX", help="of a face's crop in the frame")
     faces.add_argument("--max-faces", type=index, default=0, metavar="N", help="of a frame, the largest; default: all")
@@ -75,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faces.add_argument("--turns", default="auto", metavar="WHEN", help="quarter turns: auto, always, never")
     faces.add_argument("--interval", type=positive, metavar="N", help="look for new faces each n-th frame; default 10")
 
+
+def _add_people(parser: argparse.ArgumentParser) -> None:
     people = parser.add_argument_group("several people")
     people.add_argument("--tracks", metavar="0,3", help="only these tracks, by the numbers of FACES/tracks")
     people.add_argument(
@@ -87,6 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put what is left of the folders of FACES, once you have deleted some, into FACES itself, and stop",
     )
 
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("what is written")
     output.add_argument("--size", type=positive, default=512, metavar="PX", help="edge of a face; default 512")
     output.add_argument(
