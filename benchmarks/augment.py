@@ -58,6 +58,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import local
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -85,6 +86,7 @@ from swapfast.faces.image import read_image
 from swapfast.faces.masks import training_masks
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.record import FaceRecord
+from swapfast.faces.table import FaceTable
 from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
 
@@ -110,6 +112,7 @@ STEPS = (
 PEER = "peer_loop"
 
 Call = Callable[[], object]
+Whole = TypeVar("Whole")  # what a backend makes of a batch
 
 
 # ---- what all start from -------------------------------------------------------------------------------------
@@ -147,13 +150,13 @@ class Data:
         return np.concatenate([self.faces, self.extra_masks.transpose(0, 2, 3, 1)], axis=3)
 
 
-def make_records(folder: Path, faces: int) -> list[list[FaceRecord]]:
+def make_records(folder: Path, faces: int) -> list[FaceTable]:
     """Of each side: made-up faces in plain pictures."""
     synthesize(folder / "made", faces=faces, size=PICTURE, pairs=0, seed=SEED, workers=1)
     return [scan_folder(folder / "made" / side).records for side in SIDES]
 
 
-def make_data(records: list[list[FaceRecord]], size: int, batch: int) -> Data:
+def make_data(records: Sequence[Sequence[FaceRecord]], size: int, batch: int) -> Data:
     """A batch of crops; where it is larger than there are faces, they come again."""
     crop, half = CropConfig(), batch // 2
     samples = []
@@ -177,7 +180,11 @@ def peer_calls(data: Data, threads: int) -> dict[str, Call]:
     bgr = np.ascontiguousarray(six[..., :3])
     lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in bgr])
     pairs = data.draw().move_points(data.pairs)
-    calls = {
+    wholes: dict[str, Callable[[], list[Tensor]]] = {
+        "whole": lambda: peer.augment(six.copy(), rng),
+        "whole_landmarks": lambda: peer.augment_to_landmarks(six.copy(), pairs, rng),
+    }
+    calls: dict[str, Call] = {
         "color": lambda: peer.color_adjust(bgr.copy(), rng),
         "clahe": lambda: peer.clahe(lab.copy(), rng),
         "transform": lambda: peer.transform(six, rng),
@@ -185,22 +192,21 @@ def peer_calls(data: Data, threads: int) -> dict[str, Call]:
         "warp_landmarks": lambda: peer.warp_landmarks(bgr, pairs, rng),
         "masks_targets": lambda: peer.shrink(six, data.size // 2),
         "to_float": lambda: [peer.to_tensor(part) for part in (bgr, six[..., :3], six[..., 3:])],
-        "whole": lambda: peer.augment(six.copy(), rng),
-        "whole_landmarks": lambda: peer.augment_to_landmarks(six.copy(), pairs, rng),
+        **wholes,
     }
     if torch.cuda.is_available():
-        calls |= copied(calls, lambda parts: [part.to("cuda") for part in parts])
+        calls |= copied(wholes, lambda parts: [part.to("cuda") for part in parts])
     return {name: partial(with_opencv_threads, threads, call) for name, call in calls.items()}
 
 
-def copied(calls: dict[str, Call], copy: Callable[[object], object]) -> dict[str, Call]:
+def copied(wholes: dict[str, Callable[[], Whole]], copy: Callable[[Whole], object]) -> dict[str, Call]:
     """The wholes of a backend of the CPU, their results copied to the GPU, and the copy by itself."""
-    made = calls["whole"]()
-    wholes = {name: calls[name] for name in ("whole", "whole_landmarks")}
-    return {"to_device": lambda: copy(made)} | {
-        name: lambda call=call: copy(call())
-        for name, call in wholes.items()  # each of its own
-    }
+    made = wholes["whole"]()
+
+    def make_and_copy(call: Callable[[], Whole]) -> object:
+        return copy(call())
+
+    return {"to_device": lambda: copy(made)} | {name: partial(make_and_copy, call) for name, call in wholes.items()}
 
 
 def with_opencv_threads(threads: int, call: Call) -> object:
@@ -252,7 +258,11 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         for plane, mask in zip(moved_masks, masks[1:]):
             mask[strip] = host_geometry.shrink(plane[strip], half, scratch)
 
-    calls = {
+    wholes: dict[str, Callable[[], Augmented]] = {
+        "whole": lambda: augment(faces, extra_masks, data.draw()),
+        "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
+    }
+    calls: dict[str, Call] = {
         "color": partial(run, recolor),
         "clahe": partial(run, equalize),
         "transform": partial(run, transform),
@@ -260,10 +270,9 @@ def opencv_calls(data: Data, threads: int) -> dict[str, Call]:
         "warp_landmarks": lambda: warp(data.to_landmarks(draws)),
         "masks_targets": partial(run, shrink),
         "to_float": as_bytes.to_float,
-        "whole": lambda: augment(faces, extra_masks, data.draw()),
-        "whole_landmarks": lambda: augment(faces, extra_masks, data.draw_landmarks()),
+        **wholes,
     }
-    return calls | (copied(calls, floats_on_gpu) if on_gpu else {})
+    return calls | (copied(wholes, floats_on_gpu) if on_gpu else {})
 
 
 def floats_on_gpu(batch: Augmented) -> Augmented:
@@ -272,7 +281,8 @@ def floats_on_gpu(batch: Augmented) -> Augmented:
     def copy(parts: Sequence[Tensor]) -> list[Tensor]:
         return [send_tensor(part, "cuda") for part in parts]
 
-    return Augmented(*copy([batch.feed]), copy(batch.targets), copy(batch.masks)).to_float()
+    masks = None if batch.masks is None else copy(batch.masks)
+    return Augmented(send_tensor(batch.feed, "cuda"), copy(batch.targets), masks).to_float()
 
 
 def in_strips(
@@ -433,9 +443,9 @@ def used_memory(call: Call, backend: Backend) -> dict[str, float]:
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # what others have freed must not serve this one unseen
     reset_peak()
-    bytes_before = peak_mib(False)
+    mib_before = peak_mib(False)
     call()
-    return {"peak_mib": round(peak_mib(False), 1), "added_mib": round(peak_mib(False) - bytes_before, 1)}
+    return {"peak_mib": round(peak_mib(False), 1), "added_mib": round(peak_mib(False) - mib_before, 1)}
 
 
 def device_ms(call: Call, repeats: int) -> float:
@@ -518,15 +528,16 @@ def step_rows(
     theirs = next((timing for backend, timing in times.items() if backend.name == PEER), None)
     rows = []
     for backend, timing in times.items():
-        extra = {} if theirs is None else {"ratio_to_peer": ratio(theirs, timing)}
+        extra: dict[str, object] = {} if theirs is None else {"ratio_to_peer": ratio(theirs, timing)}
         if backend.name == PEER and "landmarks" in name:
             extra["triangles"] = "opencv" if peer.griddata is None else "scipy"
-        extra |= gpu_times(name, backend, calls[backend], repeats)
-        if backend.device == "cpu" and "host_ms" in extra:
+        gpu_ms = gpu_times(name, backend, calls[backend], repeats)
+        extra |= gpu_ms
+        if backend.device == "cpu" and "host_ms" in gpu_ms:
             extra["copied"] = True
-        if backend.device == "cuda" and "device_ms" in extra and name.startswith("whole"):
+        if backend.device == "cuda" and "device_ms" in gpu_ms and name.startswith("whole"):
             floor = FLOOR_BYTES * len(data) * data.size**2 / speed / 1e6
-            extra.update(floor_ms=significant(floor), floor_fraction=significant(floor / extra["device_ms"]))
+            extra.update(floor_ms=significant(floor), floor_fraction=significant(floor / gpu_ms["device_ms"]))
         labels = {"name": name, "size": data.size, **backend.labels(threads), **extra}
         rows.append(summary(timing, len(data), **labels) | memory[backend])
     return rows

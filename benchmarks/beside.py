@@ -34,7 +34,7 @@ from swapfast.training.core_watch import WINDOW_S, WINDOWS, runnable_wait_s
 BATCH = 16  # faces per side
 WARM_UP_S = 3.0
 # libgomp's count where nothing is set and there are no more threads than cores.
-WAYS = {
+WAYS: dict[str, dict[str, str]] = {
     "ours": {},
     "spinning": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
@@ -65,6 +65,7 @@ def training(faces: Path, model: Path, variables: dict[str, str]) -> Iterator[su
     command += ["-t", "tiny", "-b", BATCH, "-i", 10**6, "-s", 10**6, "--device", "cpu", "--preview-images", 2]
     environment = {name: value for name, value in os.environ.items() if name not in _UNSET} | variables
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
     try:
         while "[#" not in process.stdout.readline():
             if process.poll() is not None:
@@ -76,6 +77,14 @@ def training(faces: Path, model: Path, variables: dict[str, str]) -> Iterator[su
         process.communicate()
 
 
+def wait_s(process: int) -> float:
+    """Return what ``runnable_wait_s`` does. Raises RuntimeError where nothing is known."""
+    seconds = runnable_wait_s(process)
+    if seconds is None:
+        raise RuntimeError("nobody tells for how long threads had no core: the run has ended, or this is not Linux")
+    return seconds
+
+
 def window(faces: Path, way: str, state: str, before_s: float, seconds: float) -> tuple[float, float]:
     """Return the mean seconds of a step of a window, and the cores that the threads lacked in it.
 
@@ -85,9 +94,9 @@ def window(faces: Path, way: str, state: str, before_s: float, seconds: float) -
         model = Path(folder) / "model"
         with training(faces, model, WAYS[way]) as process:
             time.sleep(before_s)
-            start, waited = time.time(), runnable_wait_s(process.pid)
+            start, waited = time.time(), wait_s(process.pid)
             time.sleep(seconds)
-            end, lacking = time.time(), runnable_wait_s(process.pid) - waited
+            end, lacking = time.time(), wait_s(process.pid) - waited
         steps = sum(start <= at <= end for at in load_history(model).column("time"))
     return (end - start) / max(steps, 1), lacking / (end - start)
 

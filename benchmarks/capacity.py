@@ -21,6 +21,7 @@ import itertools
 import shutil
 import statistics
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -149,6 +150,7 @@ def train(network: Network, data: Path, folder: Path, steps: int, seed: int) -> 
     trainer = build_trainer(plan, StopRequest(), no_log)
     trainer.run.progress = ProgressLine(io.StringIO())
     live, losses, start = trainer.batches, [], time.process_time()
+    assert isinstance(live, Generator)
     for step in range(steps):
         if step == round((1 - LAST_STEPS) * steps):
             trainer.optimizer.set_lr(LAST_RATE)

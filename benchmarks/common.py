@@ -20,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import torch
@@ -31,6 +32,9 @@ import torch
 from pipelines.doctor import gpus, memory_gib
 from pipelines.run.run_state import versions
 from swapfast.system import available_cores
+
+Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)  # of a call: a string, or whatever tells it from the others
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_GPU = 3  # exit code of a benchmark whose figures are of a GPU, where there is none
@@ -115,9 +119,10 @@ def _status_mib(*names: str) -> float | None:
     """Return the sum of some entries of /proc/self/status, None if they are missing."""
     try:
         status = Path("/proc/self/status").read_text()
-        return sum(int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in names) / 1024
-    except (OSError, TypeError):
+    except OSError:
         return None
+    entries = [re.search(rf"{name}:\s+(\d+)", status) for name in names]
+    return sum(int(entry[1]) for entry in entries if entry) / 1024 if all(entries) else None
 
 
 def peak_mib(on_gpu: bool | None = None) -> float:
@@ -139,7 +144,7 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def alone(call: Callable, *arguments):
+def alone(call: Callable[..., Result], *arguments: object) -> Result:
     """Return the result of ``call`` in a new process, forked from one that has only done the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -151,7 +156,7 @@ def alone(call: Callable, *arguments):
 class Timing:
     """The seconds of each run of one call, and the largest memory during them, None if not measured."""
 
-    seconds: list[float]
+    seconds: Sequence[float]
     peak_mib: float | None
 
 
@@ -170,8 +175,8 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def compare(
-    calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2, in_a_row: bool = False
-) -> dict[str, Timing]:
+    calls: Mapping[Name, Callable[[], object]], repeats: int, warm_up: int = 2, in_a_row: bool = False
+) -> dict[Name, Timing]:
     """Time all calls in turn, so that a change of the machine's speed affects all of them.
 
     in_a_row: runs each call once untimed right before, so that it finds its own data in the caches, as in a run that
@@ -183,7 +188,7 @@ def compare(
         for _ in range(warm_up):
             call()
         peaks[name] = peak_mib()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             if in_a_row:
@@ -197,7 +202,7 @@ def significant(value: float, digits: int = 5) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def summary(timing: Timing, faces: int, /, **labels) -> dict:
+def summary(timing: Timing, faces: int, /, **labels: object) -> dict:
     """Return one result: labels, median and interquartile range in ms, faces per second at the median."""
     seconds = timing.seconds
     low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3

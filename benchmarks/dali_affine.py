@@ -7,6 +7,7 @@ the target and its masks from the same amounts as every other backend, in the or
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -68,6 +69,9 @@ def affine_calls(
         built.build()
         return built
 
+    def run_on_stream(built: Pipeline) -> object:
+        return built.run(torch.cuda.current_stream())
+
     graphs = {
         "transform": (lambda pixels, matrix: moved(pixels, matrix, types.UINT8), lambda: matrices),
         "masks_targets": (
@@ -82,5 +86,5 @@ def affine_calls(
     }
     pipelines = {name: pipeline(*parts) for name, parts in graphs.items()}
     if on_gpu:
-        return {name: lambda p=p: p.run(torch.cuda.current_stream()) for name, p in pipelines.items()}
+        return {name: partial(run_on_stream, p) for name, p in pipelines.items()}
     return {name: p.run for name, p in pipelines.items()}

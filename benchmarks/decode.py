@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -41,13 +42,17 @@ from swapfast.faces.image import read_image
 from swapfast.faces.prepared import PreparedSet, open_prepared
 from swapfast.system import available_cores, on_all_cores
 
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
+    from nvidia.dali.data_node import DataNode
+
 HEAD = 512
 MIXED_BATCHES = (16, 64, 256)
 THREADS = available_cores()
 QUEUED = 3  # DALI's batches that may be ready or under way when a run begins
 SETTLE_S = 0.3  # until it has made the batches that it makes ahead
 
-Decode = Callable[[object], np.ndarray]
+Decode = Callable[[Any], np.ndarray]  # of one of a kind's items: a path, encoded bytes or a set's row
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Pool:
     """A decoder that is called for one file at a time, on all cores; by threads or by processes."""
 
     def __init__(self, name: str, files: Files, decode: Decode, processes: bool) -> None:
-        self.labels = {"decoder": f"{name}_{'processes' if processes else 'threads'}"}
+        self.labels: dict[str, object] = {"decoder": f"{name}_{'processes' if processes else 'threads'}"}
         self.files, self.decode, self.processes = files, decode, processes
 
     def all(self) -> list[np.ndarray]:
@@ -89,7 +94,7 @@ class Pool:
             for _ in pool.map(self._decode_only, items):
                 pass
 
-    def _decode_only(self, item) -> None:
+    def _decode_only(self, item: object) -> None:
         self.decode(item)  # what it gives would have to travel back
 
 
@@ -99,7 +104,7 @@ class Dali:
     def __init__(
         self, files: Files, batch: int, mixed: bool = False, fetch: bool = False, hw_decoder_load: float = 1.0
     ) -> None:
-        self.labels = {"decoder": "dali_mixed" if mixed else "dali_cpu", "decode_batch": batch}
+        self.labels: dict[str, object] = {"decoder": "dali_mixed" if mixed else "dali_cpu", "decode_batch": batch}
         if mixed:
             self.labels |= {"pixels_on": "host" if fetch else "gpu", "hw_decoder_load": hw_decoder_load}
         self.files, self.batch, self.mixed, self.fetch = files, batch, mixed, fetch
@@ -108,12 +113,12 @@ class Dali:
 
     def all(self) -> list[np.ndarray]:
         count = len(self.files.items)
-        pictures: list[np.ndarray] = [None] * count
+        pictures: dict[int, np.ndarray] = {}
         for _ in range(-(-count // self.batch)):
             first = self.runs * self.batch
             for place, picture in enumerate(self._run(fetch=True)):
                 pictures[(first + place) % count] = np.array(picture)
-        return pictures
+        return [pictures[index] for index in range(count)]
 
     def ready(self) -> None:
         """Wait until it works at its own pace, the batches that it made ahead being gone."""
@@ -134,7 +139,7 @@ class Dali:
         return [output.at(i) for i in range(len(output))]
 
 
-def _pipeline(files: Files, batch: int, device_id: int | None, hw_decoder_load: float):
+def _pipeline(files: Files, batch: int, device_id: int | None, hw_decoder_load: float) -> Pipeline:
     """pipelines/graph.py's, for one kind of file."""
     from nvidia.dali import fn, pipeline_def, types
 
@@ -147,7 +152,7 @@ def _pipeline(files: Files, batch: int, device_id: int | None, hw_decoder_load: 
         return decoding_pipeline(lambda run: list(map(str, some(run))), batch, THREADS, device_id)
 
     @pipeline_def(batch_size=batch, num_threads=THREADS, device_id=device_id, prefetch_queue_depth=2)
-    def graph():
+    def graph() -> DataNode:
         encoded = fn.external_source(some, batch=True, dtype=types.UINT8, ndim=1)
         device = "cpu" if device_id is None else "mixed"
         return decode(encoded, device, files.kind == "mask_jpeg", hw_decoder_load)
@@ -157,7 +162,9 @@ def _pipeline(files: Files, batch: int, device_id: int | None, hw_decoder_load: 
 
 def with_opencv(mode: int, item: Path | np.ndarray) -> np.ndarray:
     data = np.fromfile(item, np.uint8) if isinstance(item, Path) else item
-    return cv2.imdecode(data, mode)
+    picture = cv2.imdecode(data, mode)
+    assert picture is not None
+    return picture
 
 
 def joined(face: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -195,6 +202,7 @@ def raw_files(opened: PreparedSet, folder: Path) -> Files:
 def decoders_of(files: Files, opened: PreparedSet | None = None) -> list[Pool | Dali]:
     """Everything that decodes this kind of file here."""
     if files.kind == "raw":
+        assert opened is not None
         read = partial(read_row, opened)
         return [Pool("set", files, read, processes) for processes in (False, True)]
     mode = cv2.IMREAD_GRAYSCALE if files.kind == "mask_jpeg" else cv2.IMREAD_COLOR
@@ -223,7 +231,7 @@ def differences(files: Files, decoded: Sequence[np.ndarray]) -> dict[str, float]
     return {"max_difference": largest, "mean_difference": significant(total / count)}
 
 
-def measured(files: Files, decoders: list[Pool | Dali], faces: int, repeats: int) -> list[dict]:
+def measured(files: Files, decoders: Sequence[Pool | Dali], faces: int, repeats: int) -> list[dict]:
     """Each decoder's pixels looked at, then all of them timed in turn."""
     errors, peaks = [], []
     for decoder in decoders:

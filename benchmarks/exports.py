@@ -35,10 +35,8 @@ QUICK_MODELS = [("tiny", 64, True, ("dfm", "safetensors"))]
 
 def make_model(folder: Path, name: str, size: int, learn_mask: bool) -> None:
     """Save a checkpoint of a model that has not been trained."""
-    sizes = {} if name == "tiny" else {"input_size": size}
-    config = TrainConfig(
-        model=ModelConfig(name=name, **sizes), loss=LossConfig(learn_mask=learn_mask), crop=FACE_TYPES["wf"]
-    )
+    model = ModelConfig(name=name) if name == "tiny" else ModelConfig(name=name, input_size=size)
+    config = TrainConfig(model=model, loss=LossConfig(learn_mask=learn_mask), crop=FACE_TYPES["wf"])
     weights = build_model(config.model, learn_mask, config.seed).state_dict()
     averages = {
         f"{key}.{part}": torch.zeros_like(value) for key, value in weights.items() for part in ("exp_avg", "exp_avg_sq")

@@ -59,7 +59,7 @@ def put_on_frame(
     rng = np.random.default_rng(seed)
     points = face.landmarks.astype(np.float64)
     scale = share * HEIGHT / np.ptp(points[:, 1])
-    turn = cv2.getRotationMatrix2D((0, 0), roll, scale)
+    turn: np.ndarray = cv2.getRotationMatrix2D((0, 0), roll, scale)
     place = np.array([rng.uniform(0.35, 0.65) * WIDTH, rng.uniform(0.45, 0.55) * HEIGHT])
     turn[:, 2] = place - turn[:, :2] @ points.mean(0)
     coarse = rng.integers(40, 216, (9, 16, 3), np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
     head = np.clip(head + rng.normal(0, 2, head.shape), 0, 255).astype(np.uint8)
     mask = np.zeros((128, 128), np.uint8)
     cv2.ellipse(mask, (64, 64), (40 + int(rng.integers(8)), 52), 0, 0, 360, 255, -1, cv2.LINE_AA)
-    mask = zlib.compress(cv2.GaussianBlur(mask, (0, 0), 2).tobytes())
+    compressed_mask = zlib.compress(cv2.GaussianBlur(mask, (0, 0), 2).tobytes())
     matrix = record.alignment.matrix(128, "face").tolist()
     payload = {
         "alignments": {
@@ -41,7 +42,7 @@ def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
             "landmarks_xy": record.landmarks.astype(float).tolist(),
             "mask": {
                 name: {
-                    "mask": mask,
+                    "mask": compressed_mask,
                     "affine_matrix": matrix,
                     "interpolator": 3,
                     "stored_size": 128,
@@ -64,7 +65,7 @@ def head_png(record: FaceRecord, size: int, rng: np.random.Generator) -> bytes:
 
 
 @contextmanager
-def head_folders(faces: int, size: int = 512, seed: int = 1):
+def head_folders(faces: int, size: int = 512, seed: int = 1) -> Iterator[list[Path]]:
     """Two temporary folders of ``faces`` head PNGs each."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "made"

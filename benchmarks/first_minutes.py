@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -49,7 +50,14 @@ WARPS = (4, 8)
 Call = Callable[[], object]
 
 
-def times(call: Call, device: torch.device, repeats: int) -> dict[str, float | None]:
+class Times(TypedDict):
+    """Medians of a call."""
+
+    device_ms: float | None  # None on a CPU
+    host_ms: float
+
+
+def times(call: Call, device: torch.device, repeats: int) -> Times:
     """Return device_ms and host_ms of a call, medians; on a CPU there is only the host."""
     on_device, on_host = [], []
     for _ in range(min(2, repeats - 1)):
@@ -120,9 +128,9 @@ class Work:
     def labels(self) -> dict:
         return {"size": self.size, "batch": len(self.rows), "device": self.device.type}
 
-    def timed(self, name: str, call: Call, **labels) -> dict:
+    def timed(self, name: str, call: Call, **labels: object) -> dict:
         """Return the row of a call."""
-        return {"name": name, **self.labels, **labels} | times(call, self.device, self.repeats)
+        return {"name": name, **self.labels, **labels, **times(call, self.device, self.repeats)}
 
     def gathered(self) -> tuple[Tensor, Tensor]:
         return self.faces.index_select(0, self.rows), self.extra_masks.index_select(0, self.rows)
@@ -209,6 +217,7 @@ def machine(results: Results, repeats: int) -> None:
     device = torch.device("cuda")
     halves = torch.zeros((2, COPIED), dtype=torch.uint8, device=device)
     copy = times(lambda: halves[0].copy_(halves[1]), device, repeats)
+    assert copy["device_ms"] is not None
     results.add({"name": "copy", **copy, "gb_per_s": significant(2 * COPIED / copy["device_ms"] / 1e6)})
     little = torch.zeros(8, device=device)
     launches = times(lambda: [little.add_(1) for _ in range(LAUNCHES)], device, repeats)
@@ -251,7 +260,9 @@ def fused(work: Work, wanted: Augmented, dtype: torch.dtype, results: Results) -
         results.add(work.timed("kernel", kernels.graph.replay, kernel="graph", **labels))
 
 
-def tiles(work: Work, results: Results, shapes=TILES, warps=WARPS) -> None:
+def tiles(
+    work: Work, results: Results, shapes: Sequence[tuple[int, int]] = TILES, warps: Sequence[int] = WARPS
+) -> None:
     """Add the rows of the geometry kernel by other tiles."""
     kernels = Kernels(work, torch.float32)
     usual = kernels.out.targets[0].clone()
@@ -274,7 +285,7 @@ def main() -> None:
     results = Results(options.json)
     failed = False
 
-    def attempt(name: str, measure: Callable, *arguments) -> None:
+    def attempt(name: str, measure: Callable[..., object], *arguments: object) -> None:
         nonlocal failed
         try:
             measure(*arguments)

@@ -14,10 +14,13 @@ number that is written and one for each 16 bytes, is less than the fused kernels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -32,7 +35,7 @@ _FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe
 
 def _is_sent(name: str, args: tuple, result: object) -> bool:
     """Whether an operation is the copy of a batch's amounts from the host, which is no kernel."""
-    return name == "_to_copy" and args[0].device != result.device
+    return name == "_to_copy" and isinstance(result, torch.Tensor) and args[0].device != result.device
 
 
 class Operations(TorchDispatchMode):
@@ -43,7 +46,9 @@ class Operations(TorchDispatchMode):
         self.launches: list[str] = []
         self.bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not func.is_view and name not in _FREE and not _is_sent(name, args, result):
@@ -118,7 +123,9 @@ def cost(
     arch: the GPU whose instructions are counted. Without Triton there is no row of the fused kernels.
     """
     config = config or AugmentationConfig()
-    counts = {"kornia": (*operations(size, batch, masks, config, torch.device(device)), None)}
+    counts: dict[str, tuple[int, int, float | None]] = {
+        "kornia": (*operations(size, batch, masks, config, torch.device(device)), None)
+    }
     if find_spec("triton"):
         instructions = fused_instructions(size, masks, config, arch)
         counts["triton"] = (*fused_operations(size, batch, masks, config), instructions)

@@ -104,7 +104,10 @@ def in_tf32(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         mantissa, exponent = torch.frexp(values)
         return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
 
-    kornia_xyz._apply_linear_transformation = lambda image, kernel: exact(rounded(image), rounded(kernel))
+    def mix_rounded(image: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        return exact(rounded(image), rounded(kernel), bias)
+
+    kornia_xyz._apply_linear_transformation = mix_rounded
     try:
         return function(images)
     finally:
@@ -123,12 +126,12 @@ def color_rows(faces: np.ndarray) -> list[Row]:
     cv_lab = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2LAB) for image in bgr]) * SCALE + SHIFT
     back = ((changed - SHIFT) / SCALE).astype(np.float32)
     cv_bgr = 255 * np.stack([cv2.cvtColor(image, cv2.COLOR_LAB2BGR) for image in back]).clip(0, 1)
-    to_lab = {
+    to_lab: dict[str, Callable[[Tensor], Tensor]] = {
         "`rgb_to_linear_rgb`, then ours": color.bgr_to_lab,
         "not: `rgb_to_lab`, on a CPU": kornia_lab,
         "not: `rgb_to_lab`, on a GPU (TF32)": partial(in_tf32, kornia_lab),
     }
-    to_bgr = {
+    to_bgr: dict[str, Callable[[Tensor], Tensor]] = {
         "ours, then `linear_rgb_to_rgb`": color.lab_to_bgr,
         "not: `lab_to_rgb`, on a CPU": kornia_bgr,
         "not: `lab_to_rgb`, on a GPU (TF32)": partial(in_tf32, kornia_bgr),
@@ -180,11 +183,8 @@ def geometry_rows(faces: np.ndarray) -> list[Row]:
     corner = np.array([0, 0, 1.0])  # where a matrix is off most
 
     exact = np.stack([bilinear(face, *affine_positions(m, x, y)) for face, m in zip(faces, inverse)])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    opencv = [
-        cv2.warpAffine(face, m, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        for face, m in zip(floats, inverse)
-    ]
+    flags, mode = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
+    opencv = [cv2.warpAffine(face, m, (size, size), flags=flags, borderMode=mode) for face, m in zip(floats, inverse)]
     moved = array_of(geometry.move(images, torch.from_numpy(draws.matrix()).float()))
 
     maps = np.stack([np.stack(node_positions(node, x, y, size), -1) for node in nodes])
@@ -192,8 +192,8 @@ def geometry_rows(faces: np.ndarray) -> list[Row]:
     positions = geometry.control_map(relative, size)
     warped_exactly = np.stack([bilinear(face, at[..., 0], at[..., 1]) for face, at in zip(faces, maps)])
     remapped = [
-        cv2.remap(face, at.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for face, at in zip(floats, maps)
+        cv2.remap(face, at, None, cv2.INTER_LINEAR, borderMode=mode)  # type: ignore[call-overload]  # no map2
+        for face, at in zip(floats, maps.astype(np.float32))
     ]
     warped = array_of(geometry.read(images, positions))
     px = torch.from_numpy(maps).float()

@@ -59,7 +59,9 @@ def human_samples(folder: Path) -> Iterator[Sample]:
         if entry["group"] in "ab" and entry["origin"].startswith("human"):
             path = folder / "aligned" / entry["group"] / entry["name"]
             points = json.loads(path.with_suffix(".json").read_text())["landmarks"]
-            yield cv2.imread(str(path.with_suffix(".jpg"))), np.array(points, np.float64)
+            picture = cv2.imread(str(path.with_suffix(".jpg")))
+            assert picture is not None, path
+            yield picture, np.array(points, np.float64)
 
 
 def mirrored(samples: Iterator[Sample]) -> Iterator[Sample]:

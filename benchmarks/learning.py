@@ -79,7 +79,7 @@ FORMAT = 1  # of the JSON files
 SHEET_FACES = 8  # of each run, kept for the sheets
 
 TINY = {"model.name": "tiny", "batch_size": 16}
-PLAIN = {"run.recipe": "faceswap"}  # what each but the model's own changes
+PLAIN: dict[str, object] = {"run.recipe": "faceswap"}  # what each but the model's own changes
 CONTROL = "control"  # a setting of this benchmark alone: statistics over both sides together
 KNOWN = [*settings_of(TrainConfig()), CONTROL]
 RECIPES: dict[str, dict[str, object]] = {

@@ -166,7 +166,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])  # equal ones share the mean of their ranks
     if min(rank.std() for rank in ranks) == 0:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 TRUTHS = {

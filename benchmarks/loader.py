@@ -19,7 +19,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ from benchmarks.common import (
 )
 from benchmarks.faces import head_folders, link_faces
 from pipelines.cache import cached_store
-from pipelines.collate import Collate, collate
+from pipelines.collate import Collate, Pixels, collate
 from pipelines.dataset import TrainSet
 from pipelines.decode import dali_version, decode_pictures
 from pipelines.loader import PREFETCH, BatchSchedule, TrainLoader
@@ -53,6 +53,8 @@ from pipelines.run.build import make_augmenter
 from pipelines.sampler import Sampler
 from pipelines.sides import make_feed, no_log, scan_side, try_save_index
 from pipelines.store import StoreSpec
+from swapfast.augment.draws import Draws
+from swapfast.augment.fused.verified import Augment
 from swapfast.augment.host.augmenter import OpenCVAugmenter
 from swapfast.batch import MASK_NAMES, SIDES, Batch
 from swapfast.config import AugmentationConfig, CropConfig, MaskConfig
@@ -106,7 +108,7 @@ ON_GPU = (
 class BytesCollate(Collate):
     """A ``Collate`` that returns the augmenter's bytes instead of floats."""
 
-    def batch(self, faces, extra_masks, draws, ids, step=0) -> Batch:
+    def batch(self, faces: Pixels, extra_masks: Pixels, draws: Draws, ids: np.ndarray, step: int = 0) -> Batch:
         return collate(self.augment(faces, extra_masks, draws), ids, self.masks, self.color_order, step)
 
 
@@ -131,9 +133,8 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
     sampler = Sampler(1, tuple(map(len, sets)), batch)
     schedule = BatchSchedule.prefetched(way.cache_mode, way.backend, THREADS)
     if way.state == "warm_uint8":
-        batch_collate = BytesCollate(
-            OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers), False, MASK_NAMES
-        )
+        as_bytes: Augment = OpenCVAugmenter(size, size, (size,), THREADS, callers=schedule.workers)
+        batch_collate: Collate = BytesCollate(as_bytes, False, MASK_NAMES)
     else:
         augment = make_augmenter(
             way.backend, size, size, (size,), device, AugmentationConfig(), THREADS, callers=schedule.workers
@@ -144,7 +145,7 @@ def make_loader(sets: list[TrainSet], batch: int, way: Way = WARM) -> TrainLoade
 
 
 @contextmanager
-def batches_of(sets: list[TrainSet], batch: int, way: Way) -> Iterator[Iterator[Batch]]:
+def batches_of(sets: list[TrainSet], batch: int, way: Way) -> Iterator[Generator[Batch, None, None]]:
     """Yield a loader's batches, then free its threads and memory before the next loader."""
     loader = make_loader(sets, batch, way)
     batches = iter(loader)
@@ -201,8 +202,9 @@ def fill_memory(folders: list[Path], size: int) -> tuple[float, float | None]:
     start_mib = own_mib()
     with TemporaryDirectory() as cache:
         sets = stored_sets(read_sides(folders, Path(cache)), size, Path(cache))
-        store_mib = sum(side.store.nbytes for side in sets) / 2**20
-        return store_mib, None if start_mib is None else own_mib() - start_mib
+        store_mib = sum(side.host_store.nbytes for side in sets) / 2**20
+        end_mib = own_mib()
+        return store_mib, None if start_mib is None or end_mib is None else end_mib - start_mib
 
 
 def end_to_end(
@@ -244,7 +246,7 @@ def end_to_end(
     def ratio(seconds: list[float]) -> float:
         return significant(statistics.median(their / our for their, our in zip(theirs, seconds)))
 
-    row = {"name": "end_to_end", "size": size}
+    row: dict[str, object] = {"name": "end_to_end", "size": size}
     rows = []
     for way in ways:
         extra = memory if way is WARM else {}
@@ -253,8 +255,18 @@ def end_to_end(
     labels = Way("cold").labels()
     rows.append(summary(Timing(first, peaks["cold"]), faces, **row, **labels, ratio_to_peer=ratio(first), **parts))
     # The peer's memory is in its own processes and not measured here.
-    labels = {"backend": "peer_loop", "state": "warm", "device": "cpu", "published": PUBLISHED.get(size)}
-    return [*rows, summary(Timing(theirs, None), faces, **row, **labels)]
+    peer_labels = {"backend": "peer_loop", "state": "warm", "device": "cpu", "published": PUBLISHED.get(size)}
+    return [*rows, summary(Timing(theirs, None), faces, **row, **peer_labels)]
+
+
+def decoded_pictures(paths: list[Path]) -> list[np.ndarray]:
+    """Return the pixels of pictures, all of which can be decoded."""
+    images = []
+    for pictures in decode_pictures(paths, THREADS):
+        for picture in pictures:
+            assert not isinstance(picture, str), picture
+            images.append(picture.copy())
+    return images
 
 
 def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
@@ -262,7 +274,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
     size = sets[0].spec.size
     mixed = [record for side in sets for record in side.source.folder.records[:batch]]
     paths = [record.path for record in mixed]
-    images = [p.copy() for pictures in decode_pictures(paths, THREADS) for p in pictures]
+    images = decoded_pictures(paths)
     loader = make_loader(sets, batch)
     faces, extra_masks = map(np.asarray, loader.feed(0, loader.sampler.ids(0))[:2])
     draws, _ = loader.draws(loader.sampler.ordinals(0), loader.sampler.ids(0))
@@ -277,7 +289,7 @@ def stages(sets: list[TrainSet], batch: int, repeats: int) -> list[dict]:
             training_masks(record, CropConfig(), MaskConfig(), size, MASK_NAMES)
 
     # How many faces a call is for, and the call. A folder of fewer than a batch is drawn from more than once.
-    calls = {
+    calls: dict[tuple[str, str], tuple[int, Callable[[], object]]] = {
         ("decode", "dali"): (len(paths), lambda: list(decode_pictures(paths, THREADS, use_dali=True))),
         ("decode", "host"): (len(paths), lambda: list(decode_pictures(paths, THREADS, use_dali=False))),
         ("crop_and_masks", "opencv"): (len(paths), crop_and_masks),
@@ -315,7 +327,10 @@ def headers(folders: list[Path], repeats: int) -> list[dict]:
             for index, folder in zip(indexes, folders):
                 assert scan_folder(folder, known=load_index(index, folder)).read == 0
 
-        calls = {"read_headers": lambda: [scan_folder(folder) for folder in folders], "index_again": rescan}
+        calls: dict[str, Callable[[], object]] = {
+            "read_headers": lambda: [scan_folder(folder) for folder in folders],
+            "index_again": rescan,
+        }
         times = compare(calls, repeats, warm_up=1)
     return [summary(times[name], faces, name=name, size=HEAD, backend="opencv", state="warm") for name in calls]
 

@@ -50,7 +50,7 @@ def module(name: str, *, without_package: bool = False) -> types.ModuleType | No
     package = name.partition(".")[0]
     if without_package and package not in sys.modules:
         library = importlib.util.find_spec(package)
-        if library is None:
+        if library is None or library.submodule_search_locations is None:
             return None
         sys.modules[package] = types.ModuleType(package)
         sys.modules[package].__path__ = list(library.submodule_search_locations)
@@ -71,7 +71,7 @@ def pytorch_msssim(size: int) -> dict[str, Loss]:
     if library is None:
         return {}
     # It refuses images that four halvings leave no more than four pixels beyond the window's: 64 px at window 3 is one.
-    calls = {"ssim": lambda true, pred: 1 - library.ssim(pred, true, data_range=1.0)}
+    calls: dict[str, Loss] = {"ssim": lambda true, pred: 1 - library.ssim(pred, true, data_range=1.0)}
     if size > (window(size) - 1) * 16:
         win = window(size)
         calls["ms_ssim"] = lambda true, pred: 1 - library.ms_ssim(pred, true, data_range=1.0, win_size=win)
@@ -83,7 +83,7 @@ def torchmetrics(size: int) -> dict[str, Loss]:
     if library is None:
         return {}
     single, multi = library.structural_similarity_index_measure, library.multiscale_structural_similarity_index_measure
-    calls = {"ssim": lambda true, pred: 1 - single(pred, true, data_range=1.0)}
+    calls: dict[str, Loss] = {"ssim": lambda true, pred: 1 - single(pred, true, data_range=1.0)}
     if size // 16 >= 11:  # it takes its window's size from sigma, whatever it is told
         calls["ms_ssim"] = lambda true, pred: 1 - multi(pred, true, data_range=1.0)
     return calls
@@ -106,7 +106,10 @@ def piq(size: int) -> dict[str, Loss]:
     def multi(true: Tensor, pred: Tensor) -> Tensor:
         return 1 - ms_ssim.multi_scale_ssim(pred.clamp(0, 1), true, kernel_size=win)
 
-    calls = {"ssim": lambda true, pred: 1 - ssim.ssim(pred.clamp(0, 1), true, downsample=False), "gmsd": each_color}
+    calls: dict[str, Loss] = {
+        "ssim": lambda true, pred: 1 - ssim.ssim(pred.clamp(0, 1), true, downsample=False),
+        "gmsd": each_color,
+    }
     return calls | {"ms_ssim": multi} if win >= 3 else calls
 
 
@@ -152,15 +155,15 @@ def added_mib(call: Callable[[], None], on_gpu: bool) -> float:
     call()  # filters and kernels are made and kept
     if on_gpu:
         torch.cuda.synchronize()
-        bytes_before = torch.cuda.memory_allocated() / 2**20
+        mib_before = torch.cuda.memory_allocated() / 2**20
     else:
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)  # what others have freed must not serve this one unseen
     reset_peak()
     if not on_gpu:
-        bytes_before = peak_mib(False)
+        mib_before = peak_mib(False)
     call()
-    return round(peak_mib(on_gpu) - bytes_before, 1)
+    return round(peak_mib(on_gpu) - mib_before, 1)
 
 
 def ratio(theirs: Timing, ours: Timing) -> float:
@@ -179,12 +182,18 @@ def rows_of(name: str, size: int, batch: int, device: torch.device, repeats: int
     ratios = {backend: ratio(timing, times["swapfast"]) for backend, timing in times.items()}
     rows = []
     for backend, timing in times.items():
-        labels = {"name": name, "size": size, "backend": backend, "device": device.type, "ratio": ratios[backend]}
+        labels: dict[str, object] = {
+            "name": name,
+            "size": size,
+            "backend": backend,
+            "device": device.type,
+            "ratio": ratios[backend],
+        }
         if backend in PACKAGES:
             labels["version"] = importlib.metadata.version(PACKAGES[backend])
         if backend == "swapfast":
             peers = {peer: value for peer, value in ratios.items() if peer != "swapfast"}
-            labels["fastest_other"] = min(peers, key=peers.get)
+            labels["fastest_other"] = min(peers, key=peers.__getitem__)
             labels["ratio_to_fastest"] = min(peers.values())
         rows.append(summary(timing, batch, **labels, threads=torch.get_num_threads()) | {"added_mib": memory[backend]})
     return rows

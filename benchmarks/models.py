@@ -15,6 +15,7 @@ On a GPU the product and the model are in --precision. Small models come first.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import statistics
@@ -37,7 +38,7 @@ from benchmarks.common import (
 )
 from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import ModelConfig, OptimizerConfig
-from swapfast.device import pick_device
+from swapfast.device import Precision, pick_device
 from swapfast.losses import LossCollator
 from swapfast.models import MODELS, build_model
 from swapfast.models.figures import measure
@@ -58,12 +59,13 @@ class Setup:
     config: ModelConfig
     batch: int
     device: str
-    precision: str
+    precision: Precision
 
     def trainer(self, layout: str) -> Trainer:
         """Return a trainer that has the same batch for ever."""
         format = LAYOUTS[layout]
-        model = build_model(self.config, False, 1).to(self.device, memory_format=format)
+        model = build_model(self.config, False, 1)
+        model.to(self.device, memory_format=format)  # type: ignore[call-overload]  # torch has it
         loss = LossCollator(["ssim", "mse"], [1.0, 1.0], model.color_order, True, 1, 1, min(model.output_sizes))
         size = model.input_size
         inputs = [torch.rand(self.batch, 3, size, size, device=self.device).to(memory_format=format) for _ in SIDES]
@@ -149,9 +151,9 @@ def main() -> None:
     sizes = [(size, name) for name in arguments.model for size in MODELS[name].sizes if size <= arguments.largest]
     for size, name in sorted(sizes, key=lambda pair: pair[0]):
         entry = MODELS[name]
-        config = ModelConfig(
-            name=entry.example or name, **({"input_size": size} if "input_size" in entry.options else {})
-        )
+        config = ModelConfig(name=entry.example or name)
+        if "input_size" in entry.options:
+            config = dataclasses.replace(config, input_size=size)
         gflop = len(SIDES) * measure(config).gflop
         batch = max(1, min(MOST_FACES, int(arguments.gflop / gflop)))
         repeats = HEAVY_REPEATS if batch * gflop > HEAVY_GFLOP else REPEATS

@@ -27,7 +27,7 @@ from benchmarks.common import Results, Timing, compare, parser, significant, sum
 from pipelines.run.plan import loss_collator
 from swapfast.batch import SIDES, Batch, BatchMeta
 from swapfast.config import OPTIMIZER_NAMES, ModelConfig, OptimizerConfig, TrainConfig
-from swapfast.device import pick_device
+from swapfast.device import pick_device, pick_precision
 from swapfast.models import FaceAutoencoder, build_model
 from swapfast.optim.clip import METHODS
 from swapfast.optim.optimizer import Optimizer
@@ -51,8 +51,9 @@ def make_batch(model: FaceAutoencoder, per_side: int, device: torch.device) -> B
 def train_step(model: FaceAutoencoder, batch: Batch, config: TrainConfig) -> Call:
     """A whole step as training makes it."""
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=RATE), config.precision == "fp16")
-    loss = loss_collator(config, model).to(batch.inputs[0].device)
-    trainer = Trainer(model, loss, optimizer, itertools.repeat(batch), precision=config.precision)
+    device = batch.inputs[0].device
+    loss, precision = loss_collator(config, model).to(device), pick_precision(config.precision, device)
+    trainer = Trainer(model, loss, optimizer, itertools.repeat(batch), precision=precision)
     return trainer.train_one_batch
 
 
@@ -115,7 +116,8 @@ def measure(
     model_name: str, per_side: int, device: torch.device, config: TrainConfig, repeats: int, names: Sequence[str]
 ) -> Iterator[dict]:
     """Yield all rows."""
-    model = build_model(ModelConfig(name=model_name), False, 1).to(device, memory_format=torch.channels_last)
+    model = build_model(ModelConfig(name=model_name), False, 1)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
     faces = 2 * per_side
     labels = {"model": model_name, "size": model.output_sizes[-1], "device": device.type}
     step = compare({"step": train_step(model, make_batch(model, per_side, device), config)}, repeats, 1)["step"]

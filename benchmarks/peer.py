@@ -35,6 +35,7 @@ def read_face(path: Path) -> tuple[np.ndarray, FaceRecord]:
     """Decode the whole PNG and evaluate its whole header."""
     data = path.read_bytes()
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
     start = data.index(b"iTXt")
     length = int.from_bytes(data[start - 4 : start], "big")
     header = ast.literal_eval(data[start + 4 + len("faceswap") + 5 : start + 4 + length].decode("utf-8"))
@@ -96,7 +97,8 @@ def warp(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for source, target in zip(images, result):
         grid = nodes + rng.normal(0, 5 / 256 * size, (2, 5, 5)).astype(np.float32)
         maps = [cv2.resize(axis, (padded, padded))[inner, inner] for axis in grid]
-        cv2.remap(source, *(np.ascontiguousarray(m) for m in maps), cv2.INTER_LINEAR, dst=target)
+        map_x, map_y = (np.ascontiguousarray(m) for m in maps)
+        cv2.remap(source, map_x, map_y, cv2.INTER_LINEAR, dst=target)
     return result
 
 
@@ -144,15 +146,17 @@ def warp_landmarks(images: np.ndarray, pairs: np.ndarray, rng: np.random.Generat
             for i in range(17)
         ]
         active = [i for i in range(68) if i >= 17 or not inside[i]]
-        at = landmark_map(
-            *(np.concatenate([points[active], anchors]).astype(np.float32) for points in (origin, match)), size
+        origin_points, match_points = (
+            np.concatenate([points[active], anchors]).astype(np.float32) for points in (origin, match)
         )
-        cv2.remap(source, at.astype(np.float32), None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_TRANSPARENT)
+        at = landmark_map(origin_points, match_points, size).astype(np.float32)
+        mode = cv2.BORDER_TRANSPARENT
+        cv2.remap(source, at, None, cv2.INTER_LINEAR, target, mode)  # type: ignore[call-overload]  # no map2
     return result
 
 
 def landmark_map(origin: np.ndarray, match: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 2): where each pixel reads: at the points ``match`` (P, 2) those of ``own``.
+    """(size, size, 2): where each pixel reads: at the points ``match`` (P, 2) those of ``origin``.
 
     The peer has it from scipy's griddata. Where there is no scipy, OpenCV triangulates, the triangles are painted with
     their numbers, and each pixel goes through its triangle's matrix: the same map, worked out for all pixels as well.
@@ -162,8 +166,8 @@ def landmark_map(origin: np.ndarray, match: np.ndarray, size: int) -> np.ndarray
         return griddata(match, origin, (x, y), method="linear", fill_value=0)
     far = 1000 * size
     subdivision = cv2.Subdiv2D((-far, -far, 2 * far, 2 * far))
-    subdivision.insert(match)
-    corners = subdivision.getTriangleList().reshape(-1, 3, 2)
+    subdivision.insert(match)  # type: ignore[call-overload]  # the stubs lack the array
+    corners = np.asarray(subdivision.getTriangleList()).reshape(-1, 3, 2)
     corners = corners[(np.abs(corners) <= 2 * size).all((1, 2))]  # the others lead to the frame around it all
     number = {point.tobytes(): i for i, point in enumerate(match)}
     places = np.array([[number[point.tobytes()] for point in corner] for corner in corners])

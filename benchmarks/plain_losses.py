@@ -6,6 +6,7 @@ The yardstick of benchmarks/losses.py, and the reference of tests/losses. All ta
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -110,12 +111,13 @@ def sensitivity(parts: list[tuple[float, float]]) -> Tensor:
     radius = math.ceil(3 * math.sqrt(0.04 / (2 * math.pi**2)) * PIXELS_PER_DEGREE)
     at = torch.arange(-radius, radius + 1, dtype=torch.float64) / PIXELS_PER_DEGREE
     squares = at[:, None] ** 2 + at**2
-    kernel = sum(a * math.sqrt(math.pi / b) * torch.exp(-(math.pi**2) * squares / b) for a, b in parts)
+    bells = (a * math.sqrt(math.pi / b) * torch.exp(-(math.pi**2) * squares / b) for a, b in parts)
+    kernel = reduce(torch.add, bells)
     return kernel / kernel.sum()
 
 
 def seen_lab(opponent: Tensor) -> Tensor:
-    kernels = [sensitivity(p) for p in ([(1, 0.0047)], [(1, 0.0053)], [(34.1, 0.04), (13.5, 0.025)])]
+    kernels = [sensitivity(p) for p in ([(1.0, 0.0047)], [(1.0, 0.0053)], [(34.1, 0.04), (13.5, 0.025)])]
     kernel = torch.stack(kernels).unsqueeze(1).to(opponent)
     pad = kernel.shape[-1] // 2
     seen = F.conv2d(F.pad(opponent, (pad, pad, pad, pad), mode="replicate"), kernel, groups=3)

@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -240,8 +241,8 @@ def draw(results: list[dict], file: Path) -> None:
         raise SystemExit("no loader or decode results in these files")
     heights = [loader_inches(loaders)] if loaders else []
     heights += [headline_inches(1) + sum(rows_inches(result)) for result in decodes]
-    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout=layout)
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if loaders:
         loader_part(parts.pop(0), loaders)

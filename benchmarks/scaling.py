@@ -19,6 +19,8 @@ import os
 import socket
 import statistics
 import time
+from collections.abc import Callable
+from multiprocessing.queues import Queue
 
 import torch
 import torch.distributed as dist
@@ -83,6 +85,7 @@ def estimates(model: str = "original") -> list[dict]:
 
 def _share(batch: Batch, sampler: Sampler) -> Batch:
     mine = slice(sampler.first, sampler.stop)
+    assert batch.meta.mask_face is not None
     masks = [mask[mine] for mask in batch.meta.mask_face]
     targets = [target[mine] for target in batch.targets]
     return Batch([images[mine] for images in batch.inputs], targets, BatchMeta(masks, masks, masks), 0)
@@ -92,12 +95,13 @@ def _median_ms(seconds: list[float]) -> float:
     return significant(1000 * statistics.median(seconds))
 
 
-def measure(processes: Processes, device: str, model_name: str, per_side: int, repeats: int) -> dict | None:
+def measure(processes: Processes, device: str, model_name: str, per_side: int, repeats: int) -> dict:
     """Measure in one of the processes. Returns times, memory and sizes."""
     on = processes.device or torch.device(device)
     if on.type == "cpu":
         torch.set_num_threads(max(1, available_cores() // processes.world))
-    model = build_model(ModelConfig(name=model_name), False, 1).to(on, memory_format=torch.channels_last)
+    model = build_model(ModelConfig(name=model_name), False, 1)
+    model.to(on, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
     sampler = Sampler(1, (per_side, per_side), per_side, processes.rank, processes.world)
     batch = _share(make_batch(model, per_side, on), sampler)
     optimizer = Optimizer(model, OptimizerConfig(learning_rate=RATE), processes=processes)
@@ -106,7 +110,7 @@ def measure(processes: Processes, device: str, model_name: str, per_side: int, r
     trainer = Trainer(model, loss, optimizer, batches, processes=processes, batch_size=per_side)
     flat = torch.zeros(sum(p.numel() for p in model.parameters()), device=on)
 
-    def synced(call) -> float:
+    def synced(call: Callable[[], object]) -> float:
         if on.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
@@ -137,17 +141,19 @@ def measure(processes: Processes, device: str, model_name: str, per_side: int, r
     }
 
 
-def _one(rank: int, world: int, port: int, results, device: str, *arguments) -> None:
+def _one(
+    rank: int, world: int, port: int, results: Queue, device: str, model_name: str, per_side: int, repeats: int
+) -> None:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({key: str(value) for key, value in places.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     with join_processes(device) as processes:
-        result = measure(processes, device, *arguments)
+        result = measure(processes, device, model_name, per_side, repeats)
     if rank == 0:
         results.put(result)
 
 
-def run_processes(world: int, *arguments) -> dict:
+def run_processes(world: int, device: str, model_name: str, per_side: int, repeats: int) -> dict:
     """Return what rank 0 of ``world`` processes measured."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "benchmarks.optimizers", "swapfast.training.trainer"])
@@ -155,7 +161,10 @@ def run_processes(world: int, *arguments) -> dict:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     results = context.Queue()
-    workers = [context.Process(target=_one, args=(rank, world, port, results, *arguments)) for rank in range(world)]
+    workers = [
+        context.Process(target=_one, args=(rank, world, port, results, device, model_name, per_side, repeats))
+        for rank in range(world)
+    ]
     for worker in workers:
         worker.start()
     try:

@@ -8,7 +8,11 @@ for the optimizer's. Casts are those between float32 and bfloat16; their bytes a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch._ops import OpOverload
 
 from benchmarks.common import parser, save, show
 from benchmarks.graph_cost import Operations
@@ -26,7 +30,9 @@ class Casts(Operations):
         super().__init__()
         self.casts = self.cast_bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
         is_copy = func.overloadpacket.__name__ == "_to_copy"
         if is_copy and {args[0].dtype, result.dtype} == {torch.float32, torch.bfloat16}:
@@ -37,7 +43,8 @@ class Casts(Operations):
 
 def step_cost(name: str) -> list[dict]:
     """Return a row for each part of a step of the model after its first, with one face a side."""
-    model = build_model(ModelConfig(name=name), False, 1).to(memory_format=torch.channels_last)
+    model = build_model(ModelConfig(name=name), False, 1)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it
     optimizer = Optimizer(model, OptimizerConfig())
     loss = LossCollator(["ssim", "mse"], [1.0, 1.0], "bgr", False, 1, 1, min(model.output_sizes))
     inputs = [torch.rand(1, 3, model.input_size, model.input_size) for _ in range(2)]

@@ -121,10 +121,17 @@ def run_pipeline(model: FaceAutoencoder, footage: Footage, out: Path, clock: Sto
         pipeline.run(source, sink)
 
 
+def read_frame(path: Path) -> np.ndarray:
+    """Return a frame as OpenCV decodes it."""
+    pixels = cv2.imread(str(path))
+    assert pixels is not None
+    return pixels
+
+
 def run_loop(model: FaceAutoencoder, footage: Footage, out: Path, suffix: str) -> None:
     """Swap frame after frame, with floats of the whole frame."""
     for name, face in zip(footage.names, footage.faces):
-        pixels = swap_whole_frame(model, cv2.imread(str(footage.folder / name)), face)
+        pixels = swap_whole_frame(model, read_frame(footage.folder / name), face)
         cv2.imwrite(str(out / name), pixels, _QUALITY[suffix])
 
 
@@ -201,7 +208,7 @@ def measure(model: FaceAutoencoder, footage: Footage, suffix: str, repeats: int,
     }
     sizes: dict[str, float] = {}
     if suffix == "png":
-        frames = [cv2.imread(str(footage.folder / name)) for name in footage.names[:_ENCODED]]
+        frames = [read_frame(footage.folder / name) for name in footage.names[:_ENCODED]]
         for way, encode in (("encoder", encode_pixels), ("opencv png", opencv_png)):
             sizes[way] = run_encoder(frames, encode)
             calls[way] = partial(run_encoder, frames, encode)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -133,7 +134,7 @@ def run_loop(model: FaceAutoencoder, clip: Clip, out: Path) -> None:
         decoded = source.streams.video[0]
         decoded.thread_type = "AUTO"
         encoding = choose_encoding(VideoReader(clip.path).info, out, EncodeSettings())
-        stream = target.add_stream(encoding.encoder, rate=RATE)
+        stream = cast(av.VideoStream, target.add_stream(encoding.encoder, rate=RATE))
         encoding.set_up(stream.codec_context)
         for frame, face in zip(source.decode(decoded), clip.faces, strict=True):
             pixels = swap_whole_frame(model, frame.to_ndarray(format="bgr24", src_colorspace="ITU709"), face)
@@ -246,7 +247,8 @@ def measure_memory(folder: Path, name: str, clip: Clip, times: int) -> list[dict
 
     All are longer than what lies between decoder and encoder, and than what x264 looks ahead.
     """
-    model, rows = str(folder / f"{name}-model"), []
+    model = str(folder / f"{name}-model")
+    rows: list[dict] = []
     for number in (times, 2 * times, 4 * times, 8 * times):
         path = repeat_clip(clip, number, folder / f"long{number}.mp4")
         peak = alone(measure_peak, model, str(path), f"{path}.mp4")

@@ -25,10 +25,11 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -51,6 +52,7 @@ from pipelines.run.build import build_trainer
 from pipelines.run.plan import plan_run
 from pipelines.run.request import TrainRequest
 from pipelines.sides import no_log
+from swapfast.batch import Batch
 from swapfast.config import ModelConfig, RunConfig, TrainConfig
 from swapfast.device import pick_backend, pick_device
 from swapfast.models import MODELS
@@ -59,6 +61,9 @@ from swapfast.synthetic import synthesize
 from swapfast.system import available_cores
 from swapfast.training.progress import ProgressLine
 from swapfast.training.trainer import Trainer
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 FACES = 256  # a side
 LOGGED_S = 10.0  # between loss lines that go to no terminal
@@ -113,11 +118,17 @@ class Setup:
         }
 
 
+def live_batches(trainer: Trainer) -> Generator[Batch, None, None]:
+    """Return the batches that a run's loader makes; closing them ends its threads."""
+    assert isinstance(trainer.batches, Generator)
+    return trainer.batches
+
+
 @contextlib.contextmanager
-def opened(setup: Setup, name: str, **options) -> Iterator[Trainer]:
+def opened(setup: Setup, name: str, **options: bool) -> Iterator[Trainer]:
     """A run whose threads end with the block."""
     trainer = setup.open(name, **options)
-    live = trainer.batches
+    live = live_batches(trainer)
     try:
         yield trainer
     finally:
@@ -132,10 +143,12 @@ class Stopwatch:
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._events: dict[str, list[tuple]] = defaultdict(list)
 
-    def around(self, name: str, call: Callable, on_host: bool = False) -> Callable:
+    def around(
+        self, name: str, call: Callable[Arguments, Result], on_host: bool = False
+    ) -> Callable[Arguments, Result]:
         """``call``, watched. on_host: never by events."""
 
-        def watched(*arguments, **options):
+        def watched(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
             if self._on_gpu and not on_host:
                 first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 first.record()
@@ -161,14 +174,14 @@ class Stopwatch:
 class _Watched:
     """Batches whose coming is watched."""
 
-    def __init__(self, batches: Iterator, watch: Stopwatch) -> None:
+    def __init__(self, batches: Generator[Batch, None, None], watch: Stopwatch) -> None:
         self._batches = batches
         self._next = watch.around("data_wait", lambda: next(batches), on_host=True)
 
     def __iter__(self) -> _Watched:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Batch:
         return self._next()
 
     def close(self) -> None:
@@ -181,10 +194,14 @@ def parts(setup: Setup, steps: int) -> dict:
         for _ in range(WARM_UP):
             trainer.train_one_step()
         watch = Stopwatch(torch.device(setup.device).type == "cuda")
-        trainer.batches = _Watched(trainer.batches, watch)
-        trainer._forward = watch.around("forward", trainer._forward)
-        trainer.optimizer.add_gradients = watch.around("backward", trainer.optimizer.add_gradients)
-        trainer.optimizer.move_weights = watch.around("optimizer", trainer.optimizer.move_weights)
+        trainer.batches = _Watched(live_batches(trainer), watch)
+        places: list[tuple[object, str, str]] = [
+            (trainer, "_forward", "forward"),
+            (trainer.optimizer, "add_gradients", "backward"),
+            (trainer.optimizer, "move_weights", "optimizer"),
+        ]
+        for owner, method, name in places:
+            setattr(owner, method, watch.around(name, getattr(owner, method)))
         reset_peak()
         seconds = [timed(trainer.train_one_step) for _ in range(steps)]
         row = summary(Timing(seconds, peak_mib()), 2 * setup.batch, name="parts", **setup.labels(trainer))
@@ -210,7 +227,7 @@ def live(setup: Setup, steps: int, pairs: int, cuda_graph: str = "auto") -> list
     with opened(setup, "live", graphed=cuda_graph == "auto") as trainer:
         batches = trainer.batches
         # The fixed batch may be written over by live ones, where these lie in a few memories in turn: the same work.
-        sources = {"live": batches, "fixed": itertools.repeat(next(batches))}
+        sources: dict[str, Iterator[Batch]] = {"live": batches, "fixed": itertools.repeat(next(batches))}
         blocks_of: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
         reset_peak()
         for turn in range(pairs + 1):
@@ -232,7 +249,11 @@ def live(setup: Setup, steps: int, pairs: int, cuda_graph: str = "auto") -> list
         return rows
 
 
-FASTER = {"graphed": {}, "compiled": {"compiled": True, "graphed": False}, "both": {"compiled": True}}
+FASTER: dict[str, dict[str, bool]] = {
+    "graphed": {},
+    "compiled": {"compiled": True, "graphed": False},
+    "both": {"compiled": True},
+}
 
 
 def faster(setup: Setup, name: str, steps: int, pairs: int) -> dict:
@@ -265,13 +286,18 @@ def logging(setup: Setup, steps: int, repeats: int) -> dict:
         trainer.run.progress.interval_s = float("inf")
         trainer.run.save_interval = trainer.run.snapshot_interval = 10**9  # a checkpoint is no log
         (setup.folder / "logged").mkdir(exist_ok=True)
-        preview = next(observer for observer in trainer.run.observers if isinstance(observer, PreviewWriter))
+        writer = next(observer for observer in trainer.run.observers if isinstance(observer, PreviewWriter))
         trainer.train_one_step()
         reports, previews, step_seconds = [], [], []
+
+        def some_steps() -> None:
+            for _ in range(steps):
+                trainer.train_one_step()
+
         for _ in range(repeats):
-            step_seconds.append(timed(lambda: [trainer.train_one_step() for _ in range(steps)]) / steps)
+            step_seconds.append(timed(some_steps) / steps)
             reports.append(timed(lambda: trainer._show_losses(wait=True)))
-            previews.append(timed(lambda: preview.on_save(trainer.step)))
+            previews.append(timed(lambda: writer.on_save(trainer.step)))
         step, report, preview = map(statistics.median, (step_seconds, reports, previews))
         per_step = report / steps + preview / SAVES  # a report writes a line of the log for every step
         row = summary(Timing(step_seconds, peak_mib()), 2 * setup.batch, name="logging", **setup.labels(trainer))

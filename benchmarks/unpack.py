@@ -15,6 +15,10 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 DONE = ".unpacked"  # written last, with the names of what was unpacked
 
@@ -29,7 +33,7 @@ class Pieces(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill ``buffer`` with what comes next; 0 at the end."""
         while self._files:
             count = self._files[0].readinto(buffer)

@@ -26,7 +26,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,9 +69,10 @@ def page(model: Path) -> Iterator[tuple[subprocess.Popen, str]]:
 def streams(address: str, count: int) -> Iterator[list[int]]:
     """Read ``count`` streams as open pages do; the list has the bytes of each."""
     url = urllib.parse.urlsplit(address)
+    assert url.hostname is not None
     opened, read = [], [0] * count
 
-    def follow(place: int, answer) -> None:
+    def follow(place: int, answer: HTTPResponse) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError, HTTPException):
             while data := answer.read1(1 << 16):
                 read[place] += len(data)
@@ -91,7 +92,7 @@ def streams(address: str, count: int) -> Iterator[list[int]]:
     finally:
         for answer in opened:
             with contextlib.suppress(OSError, ValueError):
-                answer.fp.raw._sock.shutdown(2)
+                answer.fp.raw._sock.shutdown(2)  # type: ignore[attr-defined]  # ``raw`` is a SocketIO
 
 
 def cpu_seconds(pid: int) -> float:

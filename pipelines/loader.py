@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -282,16 +282,16 @@ class TrainLoader:
         self.start = step
         return iter(self)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the batches from ``start`` on."""
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Return an iterator over the batches from ``start`` on; closing it ends its workers."""
         return self._prefetched() if self.schedule.prefetch else self._between_steps()
 
-    def _between_steps(self) -> Iterator[Batch]:
+    def _between_steps(self) -> Generator[Batch, None, None]:
         count = self.schedule.batches_per_call
         for first in itertools.count(self.start, count):
             yield from self.batches(first, count)
 
-    def _prefetched(self) -> Iterator[Batch]:
+    def _prefetched(self) -> Generator[Batch, None, None]:
         worker = ThreadPool(self.schedule.workers, "swapfast-loader")
         # None: an iteration that begins behind this one must not meet its last batch. A request to stop needs no batch.
         patience_s: float | None = None
