@@ -26,6 +26,7 @@ measurement. The same command goes on where it was cut off, and leaves alone wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -33,7 +34,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -63,7 +64,7 @@ from swapfast.errors import SwapfastError, unknown_name
 from swapfast.faces.crop import crop_face, crop_landmarks, crop_matrix, shrink
 from swapfast.faces.folder import scan_folder
 from swapfast.faces.image import read_image
-from swapfast.models import FaceAutoencoder, build_model
+from swapfast.models import FaceAutoencoder, build_model, lightweight, original
 from swapfast.models.side_statistics import Rows, SideStatistics, normalised
 from swapfast.options import settings as settings_of
 from swapfast.points import transform_points
@@ -81,7 +82,18 @@ SHEET_FACES = 8  # of each run, kept for the sheets
 TINY = {"model.name": "tiny", "batch_size": 16}
 PLAIN: dict[str, object] = {"run.recipe": "faceswap"}  # what each but the model's own changes
 CONTROL = "control"  # a setting of this benchmark alone: statistics over both sides together
-KNOWN = [*settings_of(TrainConfig()), CONTROL]
+NARROWER = "narrower"  # likewise: how many times narrower the decoders of original and lightweight are
+BENCHMARK_SETTINGS = (CONTROL, NARROWER)
+KNOWN = [*settings_of(TrainConfig()), *BENCHMARK_SETTINGS]
+NARROW_ORIGINAL = {
+    "model.name": "original",
+    NARROWER: 4,
+    "model.encoder_width": 32,
+    "model.dense": 256,
+    "model.bottleneck": "4x4x256",
+    "batch_size": 8,
+    "optimizer.learning_rate": 4e-4,
+}
 RECIPES: dict[str, dict[str, object]] = {
     "own": {"run.recipe": "own"},
     "faceswap": PLAIN,
@@ -97,6 +109,9 @@ RECIPES: dict[str, dict[str, object]] = {
     "own-without-light": {"run.recipe": "own", "augmentation.exchange_light": "off"},
     "own-adam": {"run.recipe": "own", "optimizer.optimizer": "adam"},
     "own-color": {"run.recipe": "own", "augmentation.color": True},
+    "narrow-original": {"run.recipe": "own", **NARROW_ORIGINAL},
+    "narrow-original-faceswap": {**PLAIN, **NARROW_ORIGINAL},
+    "narrow-original-one-code": {"run.recipe": "one-code", **NARROW_ORIGINAL},
     "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
     "linear": {**PLAIN, "optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
     "together": {
@@ -127,6 +142,21 @@ def use_control(model: FaceAutoencoder) -> None:
     """Let a model that normalises its code by each side's statistics do so by both sides' together."""
     for statistics in model.statistics.values():
         statistics.__class__ = StatisticsOfBoth
+
+
+@contextlib.contextmanager
+def narrower_decoders(times: int) -> Iterator[None]:
+    """Divide the widths of ``original`` and ``lightweight`` that no setting makes narrower, while the block runs."""
+    named = [(original, ("CODE_CHANNELS", "UP_WIDTHS")), (lightweight, ("CODE_CHANNELS", "UP_WIDTHS"))]
+    whole = [(module, name, getattr(module, name)) for module, names in named for name in names]
+    try:
+        for module, name, value in whole:
+            narrow = value // times if isinstance(value, int) else tuple(width // times for width in value)
+            setattr(module, name, narrow)
+        yield
+    finally:
+        for module, name, value in whole:
+            setattr(module, name, value)
 
 
 def recipe_of(text: str) -> tuple[str, dict[str, object]]:
@@ -330,7 +360,7 @@ class RunOf:
         """Return the settings of the program. faces: of ``draw_pair``."""
         given = {
             **TINY,
-            **{name: value for name, value in self.settings.items() if name != CONTROL},
+            **{name: value for name, value in self.settings.items() if name not in BENCHMARK_SETTINGS},
             "seed": self.seed,
             "run.input_a": str(faces / "train" / "a"),
             "run.input_b": str(faces / "train" / "b"),
@@ -490,7 +520,8 @@ def main(texts: list[str] | None = None) -> int:
         benches: dict[tuple, Bench] = {}
         for run in _runs(arguments):
             faces = draw_pair(run.pair, arguments.cache, tuple(arguments.faces), arguments.workers)
-            train_pair(run, faces, benches, arguments)
+            with narrower_decoders(int(str(run.settings.get(NARROWER, 1)))):
+                train_pair(run, faces, benches, arguments)
         if arguments.report:
             from benchmarks.learning_report import report
 

@@ -207,3 +207,17 @@ def test_the_control_keeps_one_pair_of_statistics_for_both_sides():
     assert torch.allclose(made[:4], torch.tensor(-1.0), atol=1e-4) and torch.allclose(
         made[4:], torch.tensor(1.0), atol=1e-4
     )
+
+
+def test_a_narrow_original_is_narrow_while_it_is_trained_and_measured():
+    config = ModelConfig(name="original", encoder_width=32, dense=256, bottleneck="4x4x256")
+
+    def widths() -> list[int]:
+        model = build_model(config, False, 1)
+        return [layer.out_channels for layer in model.decoders["a"].modules() if isinstance(layer, torch.nn.Conv2d)]
+
+    whole = widths()
+    with learning.narrower_decoders(4):
+        # A convolution in front of a pixel shuffle makes four times what is left of it; the last one makes the picture.
+        assert widths() == [width // 4 for width in whole[:-1]] + [3]
+    assert widths() == whole == [1024, 512, 256, 3]
