@@ -18,7 +18,7 @@ DEMO_FLAGS := --mask-color '\#202020' --mask-opacity 70
 # Some machines tell Python to keep no compiled modules. Then each worker of the tests compiles all of them at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo film test quick cases check lint types clean
+.PHONY: demo film test long quick cases check lint types clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,7 +53,12 @@ film: $(READY)
 
 # Three tests at a time on two cores: some wait, for other processes or for a time to pass.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long"
+
+# What make test leaves out, each more than a few seconds: benchmarks as programs, former faults, hostile files, kills,
+# full disks, kernels compiled for GPUs.
+long: $(READY)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m long
 
 # The tests that are not marked slow: under a minute on two cores.
 quick: $(READY)
@@ -70,7 +75,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test long
 
 clean:
 	rm -rf $(VENV) demo film build *.egg-info

@@ -53,6 +53,12 @@ def pytest_ignore_collect(collection_path, config):
     return "\npytestmark = pytest.mark.slow" in collection_path.read_text() or None
 
 
+def pytest_itemcollected(item):
+    """Let what takes long count as slow."""
+    if item.get_closest_marker("long"):
+        item.add_marker("slow")
+
+
 def pytest_collection_modifyitems(config, items):
     """Let each of several processes (pytest-xdist) begin with its share of the whole programs.
 

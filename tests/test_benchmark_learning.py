@@ -52,7 +52,7 @@ def test_unbalanced_sides_show_what_they_should():
     assert max(map(abs, still[0])) <= 0.1 and max(map(abs, still[1])) > 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_how_far_pictures_are_turned_is_found(tmp_path, within):
     """Pictures of B that were drawn turned are told so, blurred as swaps are and of another colour as well."""
     pair = PAIRS["raised"]
@@ -146,7 +146,7 @@ def test_rank_correlation():
     assert rank_correlation([1, 2, 3], [9, 4, 1]) == pytest.approx(-1) and np.isnan(rank_correlation([1, 1], [1, 2]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, capsys):
     """Measured on the way, cut off and gone on with, a run ends as one that is measured at its end alone."""
 

@@ -28,6 +28,7 @@ def content(tmp_path_factory) -> dict:
     return json.loads(file.read_text())
 
 
+@pytest.mark.long
 def test_there_is_a_row_for_every_loss_and_batch_of_every_rival(content):
     assert content["environment"]["processor"] and "torch" in content["environment"]["versions"]
     rows = content["results"]
@@ -42,6 +43,7 @@ def test_there_is_a_row_for_every_loss_and_batch_of_every_rival(content):
         assert row["faces_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"], rel=0.01, abs=0.051)
 
 
+@pytest.mark.long
 def test_ours_names_the_fastest_rival(content):
     rows = content["results"]
     for row in (row for row in rows if row["backend"] == "swapfast"):

@@ -26,7 +26,7 @@ def test_networks_of_other_sizes_make_pictures_of_their_size(network):
     assert dense == [network.dense, network.channels * network.edge**2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_is_trained_and_measured(tmp_path):
     synthesize(tmp_path / "data", faces=5, size=96, pairs=2, seed=1, workers=1)
     row = train(USUAL, tmp_path / "data", tmp_path / "run", steps=2, seed=1)
@@ -35,7 +35,7 @@ def test_a_network_is_trained_and_measured(tmp_path):
     assert len(list((tmp_path / "run" / "faces" / "a").glob("*.png"))) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_is_beside_its_work_and_the_rate_of_a_product(tmp_path):
     file = written(tmp_path, "models", "--model", "tiny", "--gflop", 2)
     rows = rows_of(file)

@@ -44,6 +44,7 @@ def train(tmp_path_factory) -> dict:
     return _quick(tmp_path_factory.mktemp("train"), "train", *arguments)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["scaling", "train"])
 def test_a_row_says_what_it_measured(name, request):
     content = request.getfixturevalue(name)
@@ -54,6 +55,7 @@ def test_a_row_says_what_it_measured(name, request):
             assert row["faces_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"], rel=0.01, abs=0.051)
 
 
+@pytest.mark.long
 def test_the_scaling_benchmark_has_a_step_for_every_number_of_processes(scaling):
     rows = scaling["results"]
     steps = {row["processes"]: row for row in rows if row["name"] == "step"}
@@ -76,6 +78,7 @@ def test_what_is_reckoned_and_not_measured_says_so(scaling):
     assert ring_seconds(10**9, 1000, 100.0, 0.0) == pytest.approx(0.02, rel=2e-3)
 
 
+@pytest.mark.long
 def test_the_train_benchmark_splits_a_step(train):
     (row,) = [row for row in train["results"] if row["name"] == "parts"]
     names = ("data_wait", "forward", "backward", "optimizer", "rest")

@@ -77,6 +77,7 @@ def rows_of(file: Path) -> list[dict]:
     return json.loads(file.read_text())["results"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["loader", "decode", "scale", "augment", "optimizers"])
 def test_a_benchmark_says_where_it_ran_and_gives_numbers_that_fit_together(name, request):
     content = json.loads(request.getfixturevalue(name).read_text())
@@ -100,6 +101,7 @@ def test_short_and_long_times_are_told_equally_exactly(seconds):
     assert row["iqr_ms"] == pytest.approx(300 * seconds, rel=ROUNDED)  # quartiles of three: the outer ones
 
 
+@pytest.mark.long
 def test_the_loader_benchmark_has_every_stage_and_every_way(loader):
     rows = rows_of(loader)
     stages = {"read_headers", "index_again", "decode", "crop_and_masks", "augment", "to_tensor", "end_to_end"}
@@ -118,6 +120,7 @@ def test_the_loader_benchmark_has_every_stage_and_every_way(loader):
     assert all(row["ratio_to_peer"] > 0 for row in ours)
 
 
+@pytest.mark.long
 def test_the_decode_benchmark_compares_pixels(decode):
     rows = rows_of(decode)
     assert {row["file"] for row in rows} == {"png", "jpeg", "mask_jpeg", "raw"}
@@ -126,6 +129,7 @@ def test_the_decode_benchmark_compares_pixels(decode):
     assert all(row["cpu_ms_per_face"] > 0 for row in rows)
 
 
+@pytest.mark.long
 def test_the_scale_benchmark_has_a_row_for_every_number_of_faces(scale):
     rows = rows_of(scale)
     starts = ["first_start", "restart", "restart_to_landmarks"]
@@ -136,6 +140,7 @@ def test_the_scale_benchmark_has_a_row_for_every_number_of_faces(scale):
     assert [row["state"] for row in rows if row["name"] == "memory"] == starts
 
 
+@pytest.mark.long
 def test_the_augment_benchmark_has_every_step_of_every_backend(augment):
     rows = [row for row in rows_of(augment) if row["device"] == "cpu"]
     found = {(row["name"], row["backend"]) for row in rows}
@@ -166,6 +171,7 @@ def test_the_augment_benchmark_speaks_of_a_gpu_measured_or_estimated(augment):
             assert counted["triton"]["launches"] == 3 and counted["triton"]["instructions_per_pixel"] > 300
 
 
+@pytest.mark.long
 def test_the_augment_benchmark_measures_the_whole_alone_and_without_the_peer(tmp_path):
     tiny = ("--sizes", 32, "--batch", 2, "--faces", 1, "--threads", 1, "--repeats", 1)
     chosen = ("--steps", "whole", "--peer-up-to", 31, "--backends", "opencv", "dali_affine")
@@ -215,6 +221,7 @@ def test_the_backends_that_are_compared_do_the_same_work(name, tmp_path, at_leas
     assert 0.2 < float(feed.mean()) / float(opencv.feed.mean()) < 5
 
 
+@pytest.mark.long
 def test_augment_results_become_a_table_and_a_diagram(augment, tmp_path):
     content = json.loads(augment.read_text())
     opencv = [row for row in content["results"] if row.get("backend") == "opencv" and row["name"] == "whole"]
@@ -268,6 +275,7 @@ def test_a_plot_of_nothing_is_refused(scale, tmp_path):
     assert result.returncode == 1 and "no loader or decode results" in result.stderr
 
 
+@pytest.mark.long
 def test_every_function_of_kornia_that_is_used_is_right(tmp_path):
     rows = rows_of(written(tmp_path, "kornia_errors"))
     used = [row for row in rows if not row["function"].startswith("not")]

@@ -88,7 +88,7 @@ def make_programs(tmp_path_factory):
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", QUICK)
 def test_a_former_fault_is_gone(name, make_programs):
     script = CASES / name

@@ -172,7 +172,7 @@ def test_a_learning_rate_is_found_kept_and_used(faces, tmp_path, run, device):
         _same(*(m / "checkpoint-00000005" / f"{name}.safetensors" for m in (model, plain)), device)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
     search = [
         "-r",
@@ -198,7 +198,7 @@ def test_a_learning_rate_can_be_looked_for_alone(faces, tmp_path, run):
         assert all(path.read_bytes() == content for path, content in contents.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("policy", "said"),
     [

@@ -36,7 +36,7 @@ def _another(name: str) -> object:
     return {"run.max_time": "3h30m", "run.watch": "8420", "optimizer.ema": "500,4000"}.get(name, 'a "b" \\ é 😀\x7f')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_of_another_value_for_everything_comes_back_unchanged(tmp_path):
     """One by one, so that no two settings have to get along."""
     for name in KNOWN:

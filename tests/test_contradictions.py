@@ -44,6 +44,7 @@ def _change_masks(source: Path, target: Path, change, count: int) -> Path:
     return target
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", ["host", "off"])
 def test_masks_that_do_not_show_the_face_are_bad_files(faces, tmp_path, train, cache):
     wrong = _change_masks(faces / "a", tmp_path / "a", lambda mask: (mask > 127).astype(np.uint8), 3)

@@ -503,7 +503,7 @@ def try_seeds(
     return [*faults, f"{added / 2**30:.1f} GiB of memory were taken"] if added > MEMORY else faults
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_damaged_files_are_refused_in_one_line_or_do_not_matter(tmp_path):
     faults = try_seeds(range(SEEDS), make_whole(tmp_path))
     assert not faults, f"{len(faults)} of {SEEDS} seeds:\n" + "\n".join(faults[:5])

@@ -139,6 +139,7 @@ def test_a_name_that_is_no_part_is_refused(bare):
     assert result.returncode == 2 and "unknown part 'everything'" in result.stderr
 
 
+@pytest.mark.long
 def test_the_first_minutes_measure_what_a_cpu_can_and_carry_the_commit(bare, tmp_path):
     file = tmp_path / "first.json"
     command = ["-m", "benchmarks.first_minutes", "--quick", "--json", file, "--sizes", "32", "--batch", "1"]

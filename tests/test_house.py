@@ -96,7 +96,7 @@ def test_every_name_of_the_api_is_where_the_table_says():
             assert hasattr(owner, method), f"{names[0]} has no {method}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_library_loads_without_dali_and_the_rest():
     """``import swapfast`` parts in a process where DALI, pipelines and cli cannot be imported."""
     program = (

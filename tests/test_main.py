@@ -25,7 +25,7 @@ def other_project(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("start", [["-m", "swapfast"], ["-c", PROGRAM]])
 @pytest.mark.parametrize("words", [["--version"], ["doctor", "--json"]])
 def test_somebody_elses_cli_is_not_run(other_project, start, words):

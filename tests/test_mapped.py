@@ -122,6 +122,7 @@ def small(tmp_path) -> tuple[Path, bytes]:
     return path, path.read_bytes()
 
 
+@pytest.mark.long
 def test_a_file_cut_anywhere_is_refused(small):
     path, whole = small
     for length in range(len(whole)):
@@ -134,7 +135,7 @@ def test_a_file_cut_anywhere_is_refused(small):
             open_arrays(path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bit_flipped_anywhere_is_refused(small):
     """In the header too. Only one that strikes the name of the checksum turns the file into one that has none."""
     path, whole = small
@@ -215,6 +216,7 @@ def test_what_is_no_such_file_is_refused(tmp_path, what):
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_noise_is_refused(tmp_path):
     rng = np.random.default_rng(5)
     for size in rng.integers(0, 3000, 200):

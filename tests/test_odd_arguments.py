@@ -187,6 +187,7 @@ def refused(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("argument", PATHS)
 def test_a_path_that_no_file_can_have_is_refused(argument, refused):
     prefix, suffix = PATHS[argument]
@@ -213,6 +214,7 @@ def test_no_command_takes_a_path_that_is_not_tried_here():
     assert count == len(PATHS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("words", "number"), NUMBERS, ids=[f"{w[0]} {w[-1]} {n[:6]}" for w, n in NUMBERS])
 def test_an_absurd_number_is_refused(words, number, refused):
     message = refused([*words[:-1], f"{words[-1]}={number}"])

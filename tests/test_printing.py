@@ -176,7 +176,7 @@ def weights(faces, tmp_path_factory) -> bytes:
     return (model / "checkpoint-00000003" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("streams", "variables"),
     [
@@ -194,7 +194,7 @@ def test_training_comes_to_the_same(faces, weights, tmp_path, streams, variables
     assert (model / "checkpoint-00000003" / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("streams", [{"closed": (1,)}, {"closed": (2,)}, {"full": (1, 2)}, {"gone": (1,)}])
 @pytest.mark.parametrize("words", [["inspect", "FACES", "--json"], ["inspect", "FACES"], ["--help"], ["inspect", "no"]])
 def test_results_that_nobody_takes_leave_the_code_alone(faces, streams, words):
@@ -249,7 +249,7 @@ def test_a_reader_that_stands_still_does_not_keep_a_stop_waiting(faces, tmp_path
     os.close(reader)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_terminal_gone(faces, tmp_path):
     master, slave = pty.openpty()
     process = _start(
@@ -304,7 +304,7 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "insists"),
     [
@@ -338,7 +338,7 @@ def test_a_signal_within_an_import(faces, tmp_path, module, insists):
     assert complaints.count("\n") == 1 and "stopped by SIGTERM before anything new was saved" in complaints, complaints
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_of_a_run_that_is_leaving(faces, tmp_path, number):
     process = _start(

@@ -425,7 +425,7 @@ def test_all_look_at_one_curve_for_a_learning_rate(tmp_path):
     assert one == other == pytest.approx(rate) and wrote and not also
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["killed", "failed"])
 def test_a_process_that_dies_ends_the_run(how, tmp_path):
     """In seconds, with one reason, and a checkpoint to go on from."""
@@ -554,7 +554,7 @@ def _flags(faces, model):
             "--set", f"optimizer.epsilon_exponent={EPSILON}"]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(faces, tmp_path, capsys, within):
     several, alone = tmp_path / "several", tmp_path / "alone"
     process = _torchrun(2, *_flags(faces, several), "-i", 10**6, "-s", 5)
@@ -585,7 +585,7 @@ def test_a_wrong_request_is_answered_once(faces, tmp_path):
     assert "-b/--batch-size 1: 2 processes need at least one face each" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_run_may_be_started_again(faces, tmp_path):
     """As a cluster does that gives a job back: rank 0 says so and leaves, and the others do not wait for its faces."""
     flags = [*_flags(faces, tmp_path / "model"), "-i", 3]
@@ -595,7 +595,7 @@ def test_a_finished_run_may_be_started_again(faces, tmp_path):
     assert process.returncode == 0 and out.count("3 iterations are trained already") == 1, out + err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tmp_path):
     copied, limit = tmp_path / "copied", tmp_path / "limit"
     process = _torchrun(
@@ -610,7 +610,7 @@ def test_a_run_at_its_limit_is_not_restarted_and_its_last_copy_is_made(faces, tm
     assert copied.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_was_killed_is_restarted(faces, tmp_path):
     model = tmp_path / "model"
     process = _torchrun(2, *_flags(faces, model), "-i", 20, "-s", 5, restarts=1)
@@ -676,7 +676,7 @@ def _alone(rank, faces, model, *flags, address="127.0.0.1"):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rank", "how"), [(0, "SIGTERM"), (1, "SIGTERM"), (1, "--max-time")])
 def test_whoever_waits_for_the_others_hears_a_request_to_stop(rank, how, faces, tmp_path):
     process = _alone(rank, faces, tmp_path / "model", "--max-time", "12" if how == "--max-time" else "500")

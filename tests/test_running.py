@@ -92,6 +92,7 @@ def test_sigusr1_saves_and_the_run_goes_on(faces, tmp_path, device):
     assert CheckpointFolder(tmp_path / "m").steps() == [3, 6]
 
 
+@pytest.mark.long
 def test_a_stop_file_and_a_time_limit(faces, tmp_path, device):
     """Each ends with code 3 and a checkpoint; a file that is left over is refused."""
     stop = tmp_path / "STOP"
@@ -112,6 +113,7 @@ def test_a_stop_file_and_a_time_limit(faces, tmp_path, device):
     assert re.search(r"stopped by --max-time 3s (and saved at iteration \d+|before anything new)", started.output())
 
 
+@pytest.mark.long
 def test_a_limit_interrupts_the_compiler(faces, tmp_path, device):
     """Compiling takes a quarter of a minute and more; nothing was trained, so nothing is saved."""
     stop_file = tmp_path / "STOP"
@@ -128,6 +130,7 @@ def test_a_limit_interrupts_the_compiler(faces, tmp_path, device):
     assert CheckpointFolder(tmp_path / "m").steps() == []
 
 
+@pytest.mark.long
 def test_going_back_to_a_snapshot_and_on_again(faces, tmp_path, run):
     """The same weights as before, exactly; what came after is still there."""
     model = tmp_path / "m"
@@ -198,7 +201,7 @@ def test_mean_faces_are_computed_once(faces, tmp_path, run):
     assert torch.equal(means["mean_b"], marked["mean_b"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_batch_size_goes_on_with_the_next_faces(faces, tmp_path, run):
     """Every second batch is accumulated, so -b 4 by two is what -b 8 is at once: faces drawn again would differ.
 
@@ -227,6 +230,7 @@ def test_another_batch_size_goes_on_with_the_next_faces(faces, tmp_path, run):
     assert apart < 0.05 * moved, f"{apart:.2e} of {moved:.2e}"
 
 
+@pytest.mark.long
 def test_the_state_tells_what_was_done(faces, tmp_path, run):
     model = tmp_path / "m"
     assert run(*_train(faces, model, "-i", 4, "-s", 2))[0] == 0
@@ -250,6 +254,7 @@ def test_the_state_tells_what_was_done(faces, tmp_path, run):
     assert "side B: its faces" not in out
 
 
+@pytest.mark.long
 def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path, run):
     model = tmp_path / "m"
     assert run(*_train(faces, model, "-i", 2))[0] == 0
@@ -268,6 +273,7 @@ def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path
     assert _state(model, 5)["overrides"] == state["overrides"]
 
 
+@pytest.mark.long
 def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_path, run):
     begin = ["train", "-A", faces / "a", "-B", faces / "b", "-t", "tiny", "-b", 4, "-i", 1]
     for code in ("plain", "bottleneck"):
@@ -284,6 +290,7 @@ def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_
     assert _state(tmp_path / "asked", 1)["config"]["model"]["code"] == "encoder"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "code"), [("saehd-finish", "bottleneck"), ("faceswap", "plain"), ("one-code", "encoder")]
 )
@@ -295,6 +302,7 @@ def test_a_recipe_ranks_over_the_code_of_the_weights_only_where_it_has_one(faces
     assert _state(tmp_path / "new", 1)["config"]["model"]["code"] == code
 
 
+@pytest.mark.long
 def test_a_new_model_begins_with_anothers_weights_and_a_frozen_encoder(faces, tmp_path, run, device):
     old, new = tmp_path / "old", tmp_path / "new"
     assert run(*_train(faces, old, "-i", 2))[0] == 0
@@ -341,6 +349,7 @@ def test_a_command_after_every_save(faces, tmp_path, run):
     assert code == 0 and "warning: --after-save ended with code 3 for iteration 7: full" in out
 
 
+@pytest.mark.long
 def test_a_full_disk_in_the_middle_of_a_run(faces, tmp_path, device):
     """One line, code 1; the checkpoint before is whole and the run goes on from it when there is room again."""
     model = tmp_path / "m"
@@ -374,6 +383,7 @@ def test_out_of_memory_is_one_line_with_ways_out(faces, tmp_path, device):
     assert len(lines) == 1 and re.match(said, lines[0]) and "Traceback" not in started.output(), started.output()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["SIGTERM", "--stop-file"])
 def test_a_picture_that_never_comes_keeps_nobody_from_saving(how, faces, tmp_path, device):
     """Without a cache a network share that is away stalls the reads of whoever trains: a pipe does the same."""

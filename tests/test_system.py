@@ -30,7 +30,7 @@ dataset.synthesize(Path(sys.argv[1]), faces=1, size=64, pairs=0)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_cores_are_those_granted_and_not_those_there(tmp_path):
     assert available_cores() == len(os.sched_getaffinity(0))

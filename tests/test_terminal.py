@@ -215,7 +215,7 @@ def test_training_answers_keys(faces, tmp_path):
         os.close(slave)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_terminal_and_without_a_place_to_write(faces, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TERM"}
     words = ["nohup", "setsid", "--wait", sys.executable, "-m", "swapfast", *_train(faces, tmp_path / "m", "-i", "2")]

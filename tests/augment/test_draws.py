@@ -125,7 +125,7 @@ def test_amounts_fill_their_ranges_evenly(within):
     within("largest correlation of two slots", np.abs(correlation).max(), 5 / np.sqrt(n))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_noise_of_landmarks_is_normal(within):
     """N(0, 2/256 of the size), the peer's, over a hundred thousand draws: each number, and any two, x and y too."""
     n, size = 100_000, 512

@@ -43,7 +43,7 @@ def cases() -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def results(device, tmp_path_factory) -> dict[str, list[np.ndarray]]:
-    """Feed, targets and masks of each case, from one process."""
+    """Feed, targets and masks of each case, from one process, whose interpreter takes a minute."""
     folder = tmp_path_factory.mktemp("fused")
     command = [sys.executable, "-m", "tests.augment.fused_process", folder / "results.pt"]
     interpreted = {} if device.type == "cuda" else {"TRITON_INTERPRET": "1"}
@@ -68,7 +68,7 @@ def _bgr_of_lab(lab: np.ndarray) -> np.ndarray:
     return 255 * np.clip(srgb, 0, 1)[..., ::-1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @triton
 def test_color_is_that_of_float64(cases, results, device, within):
     case = cases["color"]
@@ -107,7 +107,7 @@ def _moved(case: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(still), np.stack(warped)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @triton
 @pytest.mark.parametrize("name", ["odd", "smaller", "landmarks"])
 def test_geometry_is_that_of_float64(cases, results, within, name):
@@ -124,7 +124,7 @@ def test_geometry_is_that_of_float64(cases, results, within, name):
         within(f"{name}: masks of {size} px, levels", np.abs(others[len(sizes) + k] - small[:, 3:]).max(), FLOAT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @triton
 def test_a_batch_is_that_of_the_other_device_backend(cases, results, device, at_least):
     case = cases["whole"]
@@ -142,14 +142,14 @@ def test_a_batch_is_that_of_the_other_device_backend(cases, results, device, at_
         at_least(f"{name} of the two device backends, dB", psnr(ours, theirs.double().cpu().numpy() * 255), floor)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @triton
 def test_floats_in_give_what_their_bytes_give(results):
     for ours, of_bytes in zip(results["float"], results["small"]):
         np.testing.assert_array_equal(ours, of_bytes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @triton
 def test_bf16_is_the_same_but_rounded(results, within):
     """A GPU rounds to the nearest, half a level; the interpreter cuts off, a whole one."""

@@ -26,26 +26,28 @@ def _check(within, what: str, arch: int, used: kernels.Resources, most_instructi
 ARCHITECTURES = [pytest.param(arch, marks=() if arch == 90 else pytest.mark.slow) for arch in kernels.ARCHITECTURES]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_curves_and_color_fit_the_registers(within, arch):
     _check(within, "curves", arch, kernels.compiled_curves(256, arch), 167)
     _check(within, "color", arch, kernels.compiled_color(256, arch), 239)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", kernels.TYPES)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_geometry_fits_the_registers(within, arch, dtype):
     _check(within, f"geometry in {dtype}", arch, kernels.compiled_geometry(256, arch, dtype), 277)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [64, 128, 256, 512])
 def test_a_pixel_of_each_size_takes_few_instructions(within, size):
     """On average with CLAHE for half of the faces, on an H200."""
     within(f"{size} px: instructions a px", fused_instructions(size, 3, AugmentationConfig(), 90), 480)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_other_case_fits_the_registers(within):
     """Three channels, no CLAHE, sizes that four do not divide, nodes of landmarks, smaller results: each compiles."""
     _check(within, "curves of 3 channels", 90, kernels.compiled_curves(250, 90, channels=3), 171)

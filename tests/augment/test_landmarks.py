@@ -303,7 +303,7 @@ def test_golden_landmarks_land(golden, within, size):
     landing(within, f"{size} px", g[f"src_{size}"], g[f"dst_{size}"], size)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_landmarks_of_photographs_land(photographs, within):
     """Of real faces, each warped to the most similar face of another picture."""
     size = 256
@@ -331,7 +331,7 @@ def test_ordinary_faces_are_warped_at_the_ends_of_all_settings(photographs):
         assert narrowed == 1 or (np.maximum(-origin, origin - size + 1).max((1, 2)) > 0.1 * size).mean() > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_random_landmarks_land(within, size):
     landing(within, f"{size} px", faces_like(16, size, 5), faces_like(16, size, 6), size)

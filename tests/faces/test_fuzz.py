@@ -533,12 +533,14 @@ def paths(fuzzed, tmp_path_factory):
     return result, _through_the_path(good, place / "good.npz")
 
 
+@pytest.mark.long
 def test_what_was_not_damaged_is_good(paths):
     _, (told, _) = paths
     assert told["bad"] == told["extended"] == told["file"] == {} and len(told["extended names"]) >= 4
     assert not told["differing"]
 
 
+@pytest.mark.long
 def test_every_file_ends_in_one_clean_line_or_as_a_face(fuzzed, paths):
     _, cases, _, marker = fuzzed
     (told, _), _ = paths
@@ -629,6 +631,7 @@ def _plain_colour(edge: int, depth: int, colour: tuple[int, int, int], extra: by
     return SIGNATURE + ihdr + extra + _chunk(b"IDAT", _repeated(row, edge)) + _chunk(b"IEND", b"")
 
 
+@pytest.mark.long
 def test_giants_end_in_a_line_or_as_the_right_face_within_a_gib(tmp_path, within):
     """The largest pictures there may be, one of 16 bits that is larger, and 1 MiB of text that unpacks to 1 GiB."""
     folder, out = tmp_path / "faces", tmp_path / "told.json"
@@ -667,6 +670,7 @@ def _clean(done: subprocess.CompletedProcess, code: int) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.long
 def test_inspect_names_every_bad_file(fuzzed, paths):
     damaged, cases, _, marker = fuzzed
     (told, _), _ = paths
@@ -681,6 +685,7 @@ def test_inspect_names_every_bad_file(fuzzed, paths):
     assert report["faces"] + len(report["bad"]) == len(cases) and not marker.exists()
 
 
+@pytest.mark.long
 def test_training_leaves_the_bad_ones_out_or_says_what_they_are(fuzzed, tmp_path, capsys):
     damaged, cases, good, marker = fuzzed
     train = ["cli.py", "train", "-A", damaged, "-B", good, "-t", "tiny", "-b", "2", "-i", "1", "--preview-images", "2"]
@@ -694,6 +699,7 @@ def test_training_leaves_the_bad_ones_out_or_says_what_they_are(fuzzed, tmp_path
     assert not (tmp_path / "none").exists() and not marker.exists()
 
 
+@pytest.mark.long
 def test_training_without_a_store_goes_on_too(fuzzed, tmp_path, capsys):
     damaged, _, good, marker = fuzzed
     train = ["train", "-A", damaged, "-B", good, "-t", "tiny", "-b", "2", "-i", "1", "--preview-images", "2", "-n"]

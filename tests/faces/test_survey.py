@@ -156,7 +156,7 @@ def test_a_list_of_every_face_is_refused(faces):
         SkipList(names=names).apply(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_a_picture_and_a_list(faces, tmp_path, capsys):
     sheet, skip = tmp_path / "sheet.png", tmp_path / "skip.txt"
     assert cli.main(["inspect", str(faces), "-o", str(sheet), "--skip-list", str(skip), "--min-size", "60"]) == 0

@@ -298,7 +298,7 @@ def test_many_random_changes_leave_the_index_right(folder, indexed):
 # --- an index that is none --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_index_is_none(folder, indexed):
     indexed()
     whole = indexed.path.read_bytes()
@@ -358,7 +358,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", FOREIGN)
 def test_an_index_that_another_program_wrote_is_none(folder, indexed, what):
     """Its checksum is right."""

@@ -202,7 +202,7 @@ def test_an_imported_model_begins_one_of_another_size(imported):
     assert torch.equal(model.encoder[6].bias, torch.from_numpy(NUMBERS["encoder", "dense"][1]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_lightweight_goes_both_ways(tmp_path, capsys):
     """Of its real size: 51 M parameters."""
     from tests.interop.keras_files import PLANS

@@ -79,7 +79,7 @@ def _read(path, plan):
     return model, KerasTemplate(archive, architecture, read_numbers(model, archive, architecture))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 @pytest.mark.parametrize("name", PLANS)
 def test_outputs_are_those_of_keras_in_both_directions(name, keras, load, tmp_path, within):

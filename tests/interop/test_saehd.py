@@ -451,6 +451,7 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.long
 def test_changed_files_are_read_or_refused(model_copy):
     """Whatever the bytes of one file, the answer is a model whose weights are finite, or one line."""
     folder = model_copy("df_64")

@@ -86,7 +86,7 @@ def _random_line(draws: random.Random, step: int) -> bytes:
     return line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(30))
 def test_random_logs_are_summed_up_and_drawn(tmp_path, seed):
     draws = random.Random(seed)

@@ -53,7 +53,7 @@ def _lines(model):
     return [json.loads(line) for line in (model / "logs" / "steps.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_and_gone_on_with_has_every_step_once(run, tmp_path):
     """The newest checkpoint is damaged, so that the second run goes on from the one before."""
     model = tmp_path / "model"
@@ -90,7 +90,7 @@ def test_a_run_killed_and_gone_on_with_has_every_step_once(run, tmp_path):
     assert code == 2 and not out and "--out" in err and f"there is no folder {tmp_path / 'no'}" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_measuring_does_not_change_what_is_trained_whatever_the_cache(run, tmp_path, device):
     """Weights bit for bit, and the same validation losses from every cache."""
     losses, weights = {}, {}

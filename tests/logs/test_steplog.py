@@ -265,7 +265,7 @@ def test_a_users_style_does_not_change_the_plot(tmp_path):
     assert cv2.imread(str(tmp_path / "plot.png")).mean() > 240
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_does_not_import_what_only_a_plot_needs():
     program = (
         "import sys, pipelines.run.build, swapfast.optim.lr_finder\n"

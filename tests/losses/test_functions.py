@@ -132,7 +132,7 @@ def test_where_the_peer_is_wrong_ours_is_what_it_meant(golden, device, within, n
         assert abs(ours / wrong - 1) > 1e-4, f"{key}: the peer's defect, reproduced"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.golden
 @pytest.mark.parametrize("key", ["64", "128", "256"])
 def test_ms_ssim_is_the_peers(golden, device, within, key):
@@ -389,7 +389,7 @@ def test_pictures_stay_as_they_were_and_the_target_gets_no_gradient(device, name
     assert true.grad is None and pred.grad.abs().sum() > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "gmsd", "flip", "laploss", "ffl"])
 def test_a_compiled_step_gets_the_same(device, name):
     """Not fused by the compiler's second half, which takes long and is not ours."""

@@ -56,6 +56,7 @@ def narrow(monkeypatch):
             monkeypatch.setattr(module, name, smaller)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_swap_comes_nearer_to_the_truth_than_the_mean_of_b(name, faces, tmp_path, capsys, at_least):
     """The measured distance is 0.9 to 2.3 dB, over three seeds of the training.

@@ -182,7 +182,7 @@ def rows() -> list[ModelFigures]:
     return all_figures()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures_of_every_model(rows):
     figures = {(row.name, row.size): row for row in rows}
     assert {name.partition("-")[0] for name, _ in figures} == set(MODELS)
@@ -214,7 +214,7 @@ def test_a_training_with_cycles_has_room_for_fewer_faces():
     assert 0.4 < cycled.largest_batch[24] / plain.largest_batch[24] < 0.5  # more than twice as much is kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_figures_are_a_command(capsys):
     import cli
 

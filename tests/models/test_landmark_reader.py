@@ -108,7 +108,7 @@ def test_the_error_is_added_to_the_loss():
         torch.testing.assert_close(loss.total, loss.weighted[-1]["mae"].mean() + WEIGHT * expected.mean())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_code_learns_what_the_landmarks_tell(tmp_path):
     """And one layer reads it off both people's codes: without the weight they say nothing to it."""
     errors = {}

@@ -90,7 +90,7 @@ def test_pixel_shuffle_is_torchs_and_keeps_the_layout(shuffle_by, memory_format,
     assert ours.is_contiguous(memory_format=memory_format)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "learn_mask"), [("lightweight", True), ("original", True), ("tiny", True), ("tiny", False)]
 )

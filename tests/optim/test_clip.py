@@ -66,7 +66,7 @@ def test_a_broken_norm_is_neither_remembered_nor_clipped(golden, device, within)
     within("norms kept", np.abs(norms / peers - 1).max(), 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("length", [0, 1, 5, 64])
 @pytest.mark.parametrize("percent", [0.0, 10.0, 33.0, 100.0])
 def test_percentiles_are_numpys(length, percent, device, within):
@@ -101,7 +101,7 @@ def test_a_history_goes_on_where_it_was(device):
         assert torch.equal(resized.newest(), history.newest()[-min(length or 8, 8) :])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["none", "autoclip", "global_norm", "norm", "value"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_a_step_asks_the_host_for_nothing(optimizer, method):

@@ -60,7 +60,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CONFIGS)
 @pytest.mark.parametrize("trained", [0, 3])
 def test_a_search_leaves_no_trace(case, trained, tmp_path, device):

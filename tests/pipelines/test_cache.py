@@ -158,7 +158,7 @@ def _filling(folder, cache, wait_s=0, **options):
     return preloaded.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, tmp_path):
     cache = tmp_path / "cache"
     process = _filling(folder, cache, wait_s=100, start_new_session=True)
@@ -171,7 +171,7 @@ def test_a_kill_while_a_store_is_written_leaves_nothing_that_is_trusted(folder, 
     assert not list(cache.glob(f"{TEMPORARY}*")), "and what it left is gone"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["png", "jpg"])
 def test_a_stop_while_a_store_is_written_keeps_what_is_decoded(folder, tmp_path, encoding, monkeypatch):
     """For the next start to go on from; by threads, by processes and by DALI."""
@@ -193,7 +193,7 @@ def test_a_stop_while_a_store_is_written_keeps_what_is_decoded(folder, tmp_path,
         assert len(list(cache.glob("store-*"))) == 1 and not list(cache.glob(f"{TEMPORARY}*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_that_want_the_same_store_make_it_once(folder, tmp_path):
     processes = [_filling(folder, tmp_path / "cache") for _ in range(2)]
     told = [process.communicate(timeout=60) for process in processes]
@@ -202,7 +202,7 @@ def test_two_runs_that_want_the_same_store_make_it_once(folder, tmp_path):
     assert _same(cached_store(tmp_path / "cache", SPEC, open_source(folder)).store, _expected(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

@@ -386,7 +386,7 @@ def test_no_share_is_more_likely_than_another():
     assert held_out_mask(edges, 0.5).tolist() == [True, False, False, True]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("validation", [0.0, 0.1, 0.4])
 def test_the_share_for_the_test_is_disjoint_and_does_not_depend_on_the_others(faces_240, validation):
     """80/10/10 and others: training, validation and test are all of the faces, each once."""

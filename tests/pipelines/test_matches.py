@@ -173,7 +173,7 @@ def test_listing_and_clearing(tmp_path):
     assert clear_cache(tmp_path) == expected["bytes"] - 4 and not _files(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["host", "off"])
 def test_a_run_goes_on_with_the_matches_it_found(where, made_faces, tmp_path, capsys, device):
     """To the weights of a run that looked for them once, bit for bit on a CPU."""

@@ -78,6 +78,7 @@ def _answers(folder: Path, absent: str, requests: dict[str, list[str]]) -> dict[
     return json.loads(run.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "flag", "way_out"),
     [
@@ -94,6 +95,7 @@ def test_what_needs_numba_says_so_in_one_line(results, reason, name, flag, way_o
     assert reason.rstrip(".") in err and "pip install -U numba" in err and way_out in err
 
 
+@pytest.mark.long
 def test_the_doctor_tells(results, reason):
     code, out, err = results["doctor"]
     assert code == 0 and not err

@@ -80,7 +80,7 @@ def test_raw_is_what_training_cuts(made_faces, tmp_path, workers):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_write_what_threads_write(heads, tmp_path):
     """Also across the blocks in which faces are handed out, and over many shards."""
     for name, workers in (("one", 1), ("two", 2)):
@@ -233,7 +233,7 @@ def _writes(process, out):
         time.sleep(0.002)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_writing(heads, tmp_path):
     out = tmp_path / "set"
     process = _started(heads, out)
@@ -319,7 +319,7 @@ def test_an_exception_while_writing(heads, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shard_bytes", [1 << 20, 1 << 18])
 def test_a_full_disk(heads, tmp_path, shard_bytes):
     """A limit on the size of written files, 400 KiB, stands for the disk: a shard meets it, or only the index."""
@@ -329,7 +329,7 @@ def test_a_full_disk(heads, tmp_path, shard_bytes):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_folder(heads, tmp_path, within):
     """The set is 225 MiB, its writer slow, and what waits for it stays far below that."""

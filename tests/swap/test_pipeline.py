@@ -126,7 +126,7 @@ def test_as_many_frames_live_however_many_there_are(smooth):
     assert max(most.values()) <= 2 * GROUP + 6 * (WORKERS + 1) + smooth, most
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_longer_video_holds_no_more_frames(tmp_path):
     model, most = save_model(tmp_path / "m"), {}
     for count in (48, 128):

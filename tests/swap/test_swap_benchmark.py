@@ -15,6 +15,7 @@ from tests.swap.echo import echo
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_the_pipeline_and_the_loop_make_the_same_of_a_frame(tmp_path, at_least):
     for name in ("in", "fast", "plain"):
         (tmp_path / name).mkdir()
@@ -35,6 +36,7 @@ def test_the_pipeline_and_the_loop_make_the_same_of_a_frame(tmp_path, at_least):
     assert set(rows[0]["seconds_by_stage"]) >= {"read", "cut", "model", "paste", "encode"}
 
 
+@pytest.mark.long
 def test_the_program_and_the_loop_make_the_same_video(tmp_path, at_least, within):
     """Also its stages fit into its processor time, and its landmarks lie where the face was drawn."""
     size, model = (320, 240), "tiny"

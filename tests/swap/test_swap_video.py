@@ -156,7 +156,7 @@ def make_lying_clip(path: Path, picture: np.ndarray) -> None:
         clips.picture = former
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_bits_and_another_size(film, model, tmp_path):
     source = tmp_path / "a.mkv"
     make_clip(source, tuple(3600 * n for n in range(3)), codec="ffv1", pix_fmt="yuv420p10le", size=(SIZE, SIZE))

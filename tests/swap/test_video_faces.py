@@ -172,7 +172,7 @@ def _bytes_held(path: Path, reader: VideoReader, frames: int) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faces_of_a_longer_video_hold_next_to_no_more_memory(tmp_path, reader, within, monkeypatch):
     """Where each face lies, its frame and its track: 40 bytes, and what arrays hold ahead. Landmarks have 1,088."""
     monkeypatch.setattr(face_spool, "MOST_IN_MEMORY", 50_000)

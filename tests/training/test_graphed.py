@@ -205,6 +205,7 @@ def test_gradients_that_are_put_back_within_a_step_are_not_those_of_a_graph():
     _assert_same(*trainers)
 
 
+@pytest.mark.long
 def test_a_search_for_a_learning_rate_runs_without_graphs_and_they_come_back():
     cpu, again = torch.device("cpu"), Again()
     trainers = _trainer(cpu, gradient_accumulation=3), _trainer(cpu, again, gradient_accumulation=3)

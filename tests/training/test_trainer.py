@@ -366,7 +366,7 @@ def test_going_back_over_weights_that_overflowed(tmp_path, device):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns(precision, tmp_path, device):
     """And saves and resumes; the weights stay float32."""

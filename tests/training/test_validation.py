@@ -101,7 +101,7 @@ def test_training_is_the_same_to_the_bit_with_and_without(tmp_path, device):
             torch.testing.assert_close(dict(expected.state_dict()), dict(actual.state_dict()), rtol=rtol, atol=atol)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("interval, steps", [(3, [3, 6, 8]), (2, [2, 4, 6, 8]), (5, [5, 8])])
 def test_it_is_logged_and_shown(tmp_path, device, interval, steps):
     """At its interval and at the end; in the JSONL, for TensorBoard and as a line."""

@@ -32,6 +32,7 @@ def _exact(planes: list[np.ndarray], matrix: int, is_full: bool, bits: int) -> n
     return np.clip(np.stack([b, (y - red * r - blue * b) / green, r], -1), 0, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["yuv444p", "yuv444p10le"])
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("span", [1, 2])

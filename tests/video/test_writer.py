@@ -214,7 +214,7 @@ def test_rgb_becomes_tagged_yuv(tmp_path, within):
     within("mean error in levels", np.abs(old.astype(int) - new).mean(), 2)  # crf 1 and 8-bit chroma; 601 would be 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path):
     """Stopped after each number of frames: the video is that of a run that never stopped."""
     source = make_clip(tmp_path / "in.mp4", sound="aac")

@@ -71,6 +71,7 @@ def _reads(tab, selector: str, text: str) -> None:
     wait_until(lambda: text in tab.inner_text(selector), f"{selector} says {text}")
 
 
+@pytest.mark.long
 def test_it_loads_and_goes_on_without_a_reload(open_page, model, view):
     page = open_page(model)
     tab = view(page)

@@ -56,6 +56,7 @@ def _end_page(model: Path) -> None:
     wait_until(lambda: not (model / ".watch").exists(), "its address is gone")
 
 
+@pytest.mark.long
 def test_a_page_goes_with_a_run_and_stays_behind_it(faces, tmp_path):
     """Its buttons keep a snapshot and stop the run; the next run finds it again."""
     model = tmp_path / "model"

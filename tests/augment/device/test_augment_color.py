@@ -322,7 +322,7 @@ def test_clahe_is_opencvs(device, within, size):
         within(f"{kind}: share of px that differ", (error > 0).mean(), 1e-4 * ties(device))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("clip_limit", [1.0, 2.0, 3.3, 4.0, 40.0])
 @pytest.mark.parametrize("size", [33, 64, 100, 256])
 def test_clahe_is_opencvs_at_any_clip_limit(device, within, size, clip_limit):

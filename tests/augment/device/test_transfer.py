@@ -43,7 +43,7 @@ def eight_draws():
     return dataclasses.replace(draw(1, np.arange(8), 0, 64), clahe_grid=np.array([0, 2, 2, 4, 0, 0, 2, 0]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_the_first_batch_only_amounts_are_sent(eight_draws):
     augmenter = DeviceAugmenter(64, 48, [20, 64])
     faces = torch.zeros(8, 64, 64, 4, dtype=torch.uint8, device="meta")

@@ -95,7 +95,7 @@ def test_colours_are_those_of_8_bits_but_for_its_rounding(within):
     assert difference[..., :3].any() and not difference[..., 3].any()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("obstacle", ["no folder", "a full disk"])
 def test_compiled_anew_where_nothing_can_be_kept(obstacle, tmp_path):
     """One kernel that compiles fast stands for all."""

@@ -53,7 +53,7 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PARTS)
 def test_memory_comes_back_with_the_last_view_and_not_before(name):
     recycled, shape = Recycler(capacity=2), (4, 16, 16, 3)
