@@ -35,14 +35,19 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def _source(path: Path, node: ast.ImportFrom) -> str:
+    """What a file imports from, by its whole name."""
+    above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+    return ".".join([*above, *filter(None, [node.module])])
+
+
 def _imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
-            found.add(".".join([*above, *filter(None, [node.module])]))
+            found.add(_source(path, node))
     return found
 
 
@@ -51,8 +56,9 @@ def _imported_modules(path: Path, modules: Mapping[str, Path]) -> set[str]:
     names = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom):
-            members = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
-            names |= members or {str(node.module)}
+            source = _source(path, node)
+            members = {f"{source}.{alias.name}" for alias in node.names} & modules.keys()
+            names |= members or {source}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names & modules.keys()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .camera import Buffer, Camera
 from .canvas import smoothstep
 from .identity import Identity
 from .scene import Scene
-
-if TYPE_CHECKING:
-    from .render import Buffer, Camera
 
 Triple = tuple[float, float, float]
 Painted = tuple[np.ndarray, ArrayLike, ArrayLike]  # colour and gloss (n, 4), openness to the sky and to the key light

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .backdrop import paint_backdrop
+from .camera import CAMERA_DISTANCE, EYE_DISTANCE, Buffer, Camera
 from .canvas import Canvas, lookup, smoothstep
 from .hair import HairMap
 from .identity import Identity
@@ -23,12 +23,8 @@ from .scene import Light, Pose, Scene
 from .surface import Head, Hits
 from .template import apply_expression, neutral_face
 
-_OVER = 2  # samples per pixel and axis
-_EYE_DISTANCE = 0.192  # of the picture's side, so that the head takes about 70 % of the height
-_CAMERA = 16.0  # eye distances from the origin
 _PIVOT = np.array([0.0, 0.9, -0.25])  # the head turns about the top of the neck
 _EXPOSURE = 0.68
-_EYES_AT = 0.475  # of the picture's height
 
 
 @dataclass(frozen=True)
@@ -43,94 +39,6 @@ class RenderedFace:
     image: np.ndarray
     landmarks: np.ndarray
     mask: np.ndarray
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Projects world space to a picture of ``size`` px, and pixels to rays."""
-
-    size: int
-    zoom: float
-
-    @property
-    def focal(self) -> float:
-        """Return the focal length in px."""
-        return self.size * _EYE_DISTANCE * self.zoom * _CAMERA
-
-    @property
-    def eye(self) -> np.ndarray:
-        """Return the camera's position in world space, (3,)."""
-        return np.array([0.0, 0.0, _CAMERA])
-
-    @property
-    def centre(self) -> np.ndarray:
-        """Return the principal point in px, (2,)."""
-        return np.array([0.5, _EYES_AT]) * self.size - 0.5
-
-    def project(self, points: np.ndarray) -> np.ndarray:
-        """Return the pixels of (n, 3) world points, (n, 2)."""
-        return self.centre + self.focal * points[:, :2] / (_CAMERA - points[:, 2:])
-
-    def rays(self, rows: slice, columns: slice) -> np.ndarray:
-        """Return unit directions from the camera through the samples of a window, (h, w, 3)."""
-        x = ((np.arange(columns.start, columns.stop) + 0.5) / _OVER - 0.5 - self.centre[0]) / self.focal
-        y = ((np.arange(rows.start, rows.stop) + 0.5) / _OVER - 0.5 - self.centre[1]) / self.focal
-        rays = np.empty((len(y), len(x), 3), np.float32)
-        rays[..., 0], rays[..., 1], rays[..., 2] = x[None, :], y[:, None], -1
-        return rays / np.linalg.norm(rays, axis=2, keepdims=True)
-
-    def window(self, centre: np.ndarray, reach: np.ndarray) -> tuple[slice, slice]:
-        """Return the samples that can see a box around ``centre``: rows, columns. reach: its half-size (x, y)."""
-        middle = self.project(centre[None])[0]
-        half = self.focal * np.asarray(reach) / (_CAMERA - centre[2] - max(reach))
-        low = np.clip(np.floor((middle - half) * _OVER), 0, self.size * _OVER - 2).astype(int)
-        high = np.clip(np.ceil((middle + half) * _OVER) + 1, low + 2, self.size * _OVER).astype(int)
-        return slice(low[1], high[1]), slice(low[0], high[0])
-
-
-class Buffer:
-    """The nearest surface at each of n samples, row by row.
-
-    distance: (n,), along the ray.
-    normal: (n, 3).
-    colour: (n, 4), linear BGR and gloss.
-    open: (n, 2), openness to the sky and to the key light.
-    mask: (n,), the face mask.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.side = size * _OVER
-        count = self.side**2
-        self.distance = np.full(count, np.inf, np.float32)
-        self.normal = np.zeros((count, 3), np.float32)
-        self.colour = np.zeros((count, 4), np.float32)
-        self.open = np.zeros((count, 2), np.float32)
-        self.mask = np.zeros(count, np.float32)
-
-    def numbers(self, window: tuple[slice, slice]) -> np.ndarray:
-        """Return the sample numbers of a window, (h * w,)."""
-        rows, columns = (np.arange(part.start, part.stop) for part in window)
-        return (rows[:, None] * self.side + columns).ravel()
-
-    def nearer(self, samples: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Return which of ``samples`` are visible at ``distance``, (n,) bool."""
-        return distance < self.distance[samples]
-
-    def put(
-        self,
-        samples: np.ndarray,
-        distance: np.ndarray,
-        normal: np.ndarray,
-        colour: np.ndarray,
-        opened: np.ndarray,
-        mask: ArrayLike,
-    ) -> None:
-        """Write visible samples."""
-        self.distance[samples] = distance
-        self.normal[samples] = normal
-        self.colour[samples] = colour
-        self.open[samples] = opened
-        self.mask[samples] = mask
 
 
 def turn_matrix(pose: Pose) -> np.ndarray:
@@ -152,7 +60,7 @@ def render(identity: Identity, scene: Scene, size: int = 256) -> RenderedFace:
     """Return the person rendered in the scene at ``size`` px, as a pure function of its arguments."""
     points = apply_expression(neutral_face(identity.shape), scene.expression)
     hair = _hair_map(identity, size)
-    scale = size * _EYE_DISTANCE * 2.2
+    scale = size * EYE_DISTANCE * 2.2
     head = Head(points, identity.shape, scene.expression, hair, scale / 2)
     camera = Camera(size, scene.pose.zoom)
     turn = turn_matrix(scene.pose)
@@ -179,7 +87,9 @@ def _put_head(
     middle = turn @ np.array([0, (head.chin - 1.72) / 2, 0.2]) + place
     window = camera.window(middle, np.array([1.32, 1.95]) * reach + 0.25 * abs(np.sin(scene.pose.roll)))
     rays = camera.rays(*window)
-    hits = head.trace((camera.eye - place) @ turn, rays @ turn.astype(np.float32), _CAMERA - 3.0, _CAMERA + 1.6)
+    hits = head.trace(
+        (camera.eye - place) @ turn, rays @ turn.astype(np.float32), CAMERA_DISTANCE - 3.0, CAMERA_DISTANCE + 1.6
+    )
     sheet = paint_face(identity, scene, head.points, scale)
     colour, hair = _head_colour(hits, head, sheet, identity)
     opened = head.sample(_openness(head, light_direction(scene.light) @ turn), hits.x, hits.y)
