@@ -130,6 +130,7 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
         self.points, self.light, self.covariates = points, light, covariates
+        self.tells_uncolored = config.color and config.color_chance < 100
         self._in_place: dict[tuple[str, int], Tensor] = {}  # by what it is, and slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(
@@ -233,6 +234,9 @@ class TrainLoader:
             merged.landmarks = self._sent("landmarks", self.points.of(ids, draws), merged.slot)
         if self.covariates is not None:
             merged.covariates = self._sent("covariates", self.covariates.of(ids, draws.flip), merged.slot)
+        if self.tells_uncolored:
+            uncolored = draws.uncolored.reshape(ids.shape).astype(np.float32)
+            merged.uncolored = self._sent("uncolored", uncolored, merged.slot)
         batches = merged.split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
             batch.unwarped = int(unwarped_faces.sum())

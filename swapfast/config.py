@@ -385,6 +385,13 @@ class AugmentationConfig(Config):
         choices=("off", "auto", "always"),
         flag="--exchange-light",
     )
+    color_chance: float = option(
+        100.0,
+        "Chance that a face's colours are augmented, percent. Below 100 a model with one code for both people learns "
+        "where codes of faces in their own colours lie, and its swaps have B's own colours.",
+        1.0,
+        100.0,
+    )
     color_lightness: float = option(30.0, "Largest change of L*, percent.", 0.0, 75.0)
     color_ab: float = option(8.0, "Largest change of a* and b*, percent.", 0.0, 50.0)
     color_clahe_chance: float = option(50.0, "Chance of local contrast equalisation (CLAHE), percent.", 0.0, 75.0)

@@ -51,6 +51,7 @@ _FACESWAP: dict[str, object] = {
     "augmentation.flip_sides": ["a", "b"],
     "augmentation.flip_chance": 50.0,
     "augmentation.exchange_light": "off",
+    "augmentation.color_chance": 100.0,
     "augmentation.color_lightness": 30.0,
     "augmentation.color_ab": 8.0,
     "augmentation.color_clahe_chance": 50.0,
@@ -117,6 +118,7 @@ _SAEHD: dict[str, object] = {
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
     "model.comparable_poses": "auto",
+    "augmentation.color_chance": 75.0,
     "augmentation.exchange_light": "auto",
     "loss.cycle_weight": 50.0,
     "loss.landmark_weight": 10.0,

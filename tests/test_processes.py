@@ -83,6 +83,7 @@ def _batches(rank, world, start=0, poison=()):
         landmarks = [side[:, :, 0, -1].mean(1, keepdim=True).expand(-1, LANDMARKS) for side in faces]
         batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step, landmarks)
         batch.covariates = [4 * side[:, :, 0, -1] - 2 for side in faces]  # a face's brightness in each colour
+        batch.uncolored = [(side[:, 0, 0, -1] < 0.4).float() for side in faces]
         batch.ordinals = sampler.ordinals(step)
         yield batch
         step += 1
@@ -332,6 +333,10 @@ def _statistics_difference(one, other) -> float:
     """Return how far the running statistics of two runs are apart, as a share of the largest of each layer."""
     names = [name for name in other if name.endswith((".moments", ".slopes"))]
     assert all(np.abs(other[name]).max() > 0.1 for name in names)
+    of_colors = [name for name in other if name.endswith(".uncolored_sums") and other[name].any()]
+    assert len(of_colors) == (len(names) > 2), "of the code, where more than the plain one's statistics are kept"
+    assert all(other[name].any(1).all() for name in of_colors), "of both sides"
+    names += of_colors
     return max((np.abs(one[name] - other[name]).max() / np.abs(other[name]).max() for name in names), default=0.0)
 
 

@@ -26,6 +26,7 @@ class ConstantsColor:
     clahe_chance: float  # 0..1
     clahe_max_size: int  # grids are base + k * (base // 2), k from 0 to this
     lab_adjust: tuple[float, float, float]  # largest amount either way for L*, a*, b*; 0..1
+    chance: float = 1.0  # that a face's colours change, 0..1; not the API's
     clahe_clip_limit: float = CLIP_LIMIT  # the highest a histogram bin may be, in mean heights; not the API's
 
     @classmethod
@@ -38,6 +39,7 @@ class ConstantsColor:
             clahe_chance=on * config.color_clahe_chance / 100,
             clahe_max_size=config.color_clahe_max_size,
             lab_adjust=(on * config.color_lightness / 100, ab, ab),
+            chance=config.color_chance / 100,
             clahe_clip_limit=config.color_clahe_clip_limit,
         )
 

@@ -35,7 +35,7 @@ GRID = 5  # nodes per edge of the warp
 _UNIFORM_BLOCKS = 3
 _WARP_BLOCKS = 13
 _LANDMARK_BLOCKS = 34
-(_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP, _LIGHT) = range(11)
+(_L, _A, _B, _CLAHE, _CLAHE_GRID, _ROTATION, _SCALE, _SHIFT_X, _SHIFT_Y, _FLIP, _LIGHT, _COLOR) = range(12)
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ class Draws:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         parts: dict[str, Any] = {name: value[index] for name, value in values.items() if isinstance(value, np.ndarray)}
         return dataclasses.replace(self, **parts)
+
+    @property
+    def uncolored(self) -> np.ndarray:
+        """Return which faces keep their colours, (N,) bool."""
+        return (self.clahe_grid == 0) & ~self.lab.any(axis=1)
 
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
@@ -213,12 +218,12 @@ def draw_at(share: float, faces: int, size: int, config: AugmentationConfig | No
 
     Neighbours among the nodes are pulled opposite ways, or the image would be shifted and not bent. The chance of a
     flip is taken below ``share``: at 0.01 every face is mirrored that may be, at 0.99 none. CLAHE is always drawn, or
-    the finer of its grids would never be seen. Raises ValueError for another share.
+    the finer of its grids would never be seen, and colours always change. Raises ValueError for another share.
     """
     if not 0 < share < 1:
         raise ValueError(f"share {share}: must lie between 0 and 1, both excluded")
     u = np.full((faces, 4 * _UNIFORM_BLOCKS), share)
-    u[:, _CLAHE] = 0.0
+    u[:, [_CLAHE, _COLOR]] = 0.0
     return _amounts(u, NormalDist().inv_cdf(share) * _alternating((faces, 4 * _WARP_BLOCKS)), size, config)
 
 
@@ -240,12 +245,13 @@ def _amounts(u: np.ndarray, z: np.ndarray, size: int, config: AugmentationConfig
     either_way = 2 * u - 1
     step = np.floor(u[:, _CLAHE_GRID] * (color.clahe_max_size + 1)).astype(np.int64)
     grid = color.clahe_base_contrast + step * (color.clahe_base_contrast // 2)
+    is_colored = u[:, _COLOR] < color.chance
     return Draws(
         size=int(size),
-        lab=either_way[:, _L : _B + 1] * color.lab_adjust,
+        lab=np.where(is_colored[:, None], either_way[:, _L : _B + 1] * color.lab_adjust, 0.0),
         # Peer: CLAHE is skipped for the whole batch when the only face drawn for it is the first.
         # Ours: every face has its own chance, whatever the others drew.
-        clahe_grid=np.where(u[:, _CLAHE] < color.clahe_chance, grid, 0),
+        clahe_grid=np.where(is_colored & (u[:, _CLAHE] < color.clahe_chance), grid, 0),
         clip_limit=color.clahe_clip_limit,
         rotation=either_way[:, _ROTATION] * transform.rotation,
         scale=1 + either_way[:, _SCALE] * transform.zoom,

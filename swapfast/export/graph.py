@@ -193,7 +193,7 @@ def _layers(graph: Graph, model: FaceAutoencoder, path: str, value: str, rows: R
 
 def _scaled(graph: Graph, statistics: SideStatistics, value: str, rows: Rows) -> str:
     """Return a value (n, c, ...) scaled and moved by a side's statistics."""
-    key = (statistics, f"{value} {rows.shown}{'' if statistics.normalises else rows.wanted}")
+    key = (statistics, f"{value} {rows.shown}{rows.wanted if statistics.is_code else ''}")
     if key not in graph.results:
         graph.results[key] = _scaled_anew(graph, statistics, value, rows)
     return graph.results[key]

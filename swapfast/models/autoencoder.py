@@ -86,7 +86,8 @@ class FaceAutoencoder(nn.Module):
         layers = self.shared_layers() if kind == "encoder" else self.bottleneck()
         for path, channels in layers.items():
             is_flat = path == "encoder" or isinstance(self.get_submodule(path), nn.Linear)
-            self.statistics[path.replace(".", "_")] = SideStatistics(channels, kind != "plain", is_flat)
+            is_code = path in self.bottleneck()
+            self.statistics[path.replace(".", "_")] = SideStatistics(channels, kind != "plain", is_flat, is_code)
             self._holders |= {path[:end] for end, letter in enumerate(path) if letter == "."}
         self.exchange_mean_codes(exchanges)
         return self
@@ -125,6 +126,23 @@ class FaceAutoencoder(nn.Module):
         """Take what the sides' faces gave since the last step of the weights into their running statistics."""
         for layer in self.statistics.values():
             cast(SideStatistics, layer).update()
+
+    @torch.no_grad()
+    def see_uncolored(self, images: Sequence[Tensor], uncolored: Sequence[Tensor]) -> None:
+        """Take in where the codes of faces in their own colours lie, if the codes are normalised.
+
+        images: per side (N, 3, S, S). uncolored: per side (N,), 1 for those faces and 0 for others.
+        """
+        if self.code_kind == "plain":
+            return
+        (path,) = self.bottleneck()
+        statistics, was_training = cast(SideStatistics, self.statistics_behind(path)), self.training
+        self.eval()
+        for side, of_side, chosen in zip(SIDES, images, uncolored, strict=True):
+            code: dict[str, Tensor | None] = {path: None}
+            self.encode(of_side, [Rows(len(of_side), side, side)], code)
+            statistics.see_uncolored(side, cast(Tensor, code[path]), chosen)
+        self.train(was_training)
 
     def compare_poses(self, side_means: Tensor, side_covariances: Tensor) -> None:
         """Compare the sides' features at the poses that both have in common; for both see ``SideStatistics``."""

@@ -25,6 +25,8 @@ CodeKind = Literal["encoder", "bottleneck", "plain"]
 EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
 LEAST_VARIANCE = 0.05  # of a side's features, where those of both sides' poses have 1
+UNCOLORED_STEPS = 4  # from one look at faces in their own colours to the next
+UNCOLORED_DECAY = 0.96  # of what was seen before, at each of them: a memory of about 100 steps
 SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
 COVARIATES = 3  # of a face, see pipelines/pose_covariates.py
 
@@ -75,6 +77,11 @@ class SideStatistics(nn.Module):
     slopes            (COVARIATES, C): running, by how much features of a face, normalised ones where they are
                       normalised, move with its covariates
     products          (COVARIATES, C): of deviations of both since the last step, over ``freedom`` () faces
+    is_code           whether the features are the code itself, which alone is moved by ``uncolored_sums``
+    uncolored_sums    (sides, C): of a finished model's features of faces in their own colours, less what poses move,
+                      over ``uncolored_faces`` (sides,) faces; older ones count less and less. Dark skin mostly gets
+                      lighter by augmentation and pale skin darker, so a face as it is does not lie where its side's
+                      features do on average: a swap is moved from where A's lie to where B's do
     """
 
     moments: Tensor
@@ -86,11 +93,14 @@ class SideStatistics(nn.Module):
     slopes: Tensor
     products: Tensor
     freedom: Tensor
+    uncolored_sums: Tensor
+    uncolored_faces: Tensor
 
-    def __init__(self, channels: int, normalises: bool, is_flat: bool = False) -> None:
+    def __init__(self, channels: int, normalises: bool, is_flat: bool = False, is_code: bool = True) -> None:
         super().__init__()
         self.is_flat = is_flat
         self.normalises = normalises
+        self.is_code = is_code
         self.exchanges = True
         self.register_buffer("moments", torch.empty(len(SIDES), 2, channels))
         self.register_buffer("steps", torch.empty(len(SIDES)))
@@ -101,6 +111,8 @@ class SideStatistics(nn.Module):
         self.register_buffer("slopes", torch.empty(COVARIATES, channels))
         self.register_buffer("products", torch.empty(COVARIATES, channels))
         self.register_buffer("freedom", torch.empty(()))
+        self.register_buffer("uncolored_sums", torch.empty(len(SIDES), channels))
+        self.register_buffer("uncolored_faces", torch.empty(len(SIDES)))
         self.begin()
         self.register_load_state_dict_pre_hook(_keep_missing)
 
@@ -115,6 +127,8 @@ class SideStatistics(nn.Module):
         self.moments[:, 0].zero_()
         self.moments[:, 1].fill_(1)
         for buffer in (self.steps, self.sums, self.values, self.slopes, self.products, self.freedom):
+            buffer.zero_()
+        for buffer in (self.uncolored_sums, self.uncolored_faces):
             buffer.zero_()
 
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
@@ -145,7 +159,10 @@ class SideStatistics(nn.Module):
         mean, square = self.moments[source].float()
         if self.normalises:
             scale = self._deviation(shown) * torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
-            return scale, _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
+            offset = _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
+            means = self.uncolored_sums.float() / self.uncolored_faces.float().clamp_min(EPSILON)[:, None]
+            of_colors = (means[target] - means[source]) * (self.uncolored_faces > 0).all()
+            return scale, offset + of_colors * (self.exchanges and self.is_code)
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
         of_poses = _times((self.side_means[target] - self.side_means[source]).float(), self.slopes.float())
         difference = self.moments[target, 0].float() - mean - of_poses
@@ -180,7 +197,8 @@ class SideStatistics(nn.Module):
 
     def of_a_swap(self) -> dict[str, Tensor]:
         """Return the buffers by name that a finished model needs."""
-        names = ("moments", "steps", "side_means", "side_covariances", "slopes")
+        of_poses = ("side_means", "side_covariances", "slopes")
+        names = ("moments", "steps", *of_poses, "uncolored_sums", "uncolored_faces")
         return {name: getattr(self, name) for name in names}
 
     def _deviation(self, side: str) -> Tensor:
@@ -216,12 +234,27 @@ class SideStatistics(nn.Module):
         return result + offset.view(shape).to(result.dtype)
 
     @torch.no_grad()
+    def see_uncolored(self, side: str, features: Tensor, uncolored: Tensor) -> None:
+        """Take in where features of faces in their own colours lie, in all processes.
+
+        features: (n, C, ...) in evaluation, as they are to be moved: normalised by a few faces of a batch, those that
+        differ from the others lie nearer to them. uncolored: (n,), 1 for the faces that count and 0 for others.
+        """
+        index, chosen = SIDES.index(side), uncolored.double()
+        sums = (_of_faces(features).double() * chosen[:, None]).sum(0)
+        sums, faces = _sum_over_processes(sums, chosen.sum().expand_as(sums))
+        sums = sums - faces * _times(self.side_means[index].double(), self.slopes.double())
+        is_usable = sums.isfinite().all()
+        self.uncolored_sums[index].mul_(UNCOLORED_DECAY).add_(torch.where(is_usable, sums, torch.zeros_like(sums)))
+        self.uncolored_faces[index].mul_(UNCOLORED_DECAY).add_(is_usable * faces[0])
+
+    @torch.no_grad()
     def _add_products(self, features: Tensor, covariates: Covariates) -> None:
         """Add what tells how features (n, C, ...) move with covariates, in all processes' faces.
 
         They count as one face less, since the mean is taken off.
         """
-        of_faces = features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
+        of_faces = _of_faces(features)
         deviations = covariates.values - covariates.mean
         (products,) = _sum_over_processes((deviations[:, :, None] * of_faces[:, None]).sum(0))
         is_usable = products.isfinite().all()
@@ -263,6 +296,11 @@ def _keep_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     """Let models that were saved without statistics, or without some, keep those that they begin with."""
     for name, buffer in layer.named_buffers():
         state.setdefault(prefix + name, buffer)
+
+
+def _of_faces(features: Tensor) -> Tensor:
+    """Return features (n, C, ...) as one of each channel of each face, (n, C) float32."""
+    return features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
 
 
 def _times(covariates: Tensor, slopes: Tensor) -> Tensor:

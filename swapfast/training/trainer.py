@@ -21,6 +21,7 @@ from swapfast.checkpoints.transfer import trained_state
 from swapfast.device import Precision
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
+from swapfast.models.side_statistics import UNCOLORED_STEPS
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.stop import StalledWait, Stopped, StopRequest, interruptible
@@ -229,8 +230,16 @@ class Trainer:
         if self.averages is not None and completes_step and not self.optimizer.is_searching:
             self.averages.add_step(self.optimizer.steps, result.report["nonfinite/left_out"])
         self._values = result.values
+        self._see_uncolored(batch)
         self.step += 1
         return result.losses
+
+    def _see_uncolored(self, batch: Batch) -> None:
+        """Let the model see, at some steps, where codes of faces in their own colours lie."""
+        if batch.uncolored is None or self.step % UNCOLORED_STEPS or self.optimizer.is_searching:
+            return
+        with torch.autocast(self._device.type, self.autocast, enabled=self.autocast is not None):
+            self.model.see_uncolored(batch.inputs, batch.uncolored)
 
     def _compute(self, batch: Batch, completes_step: bool) -> StepResult:
         """Do what an iteration does on the device, all in tensors that stay where they are but for the result's."""

@@ -243,3 +243,18 @@ def test_no_faces_draw_nothing():
     assert len(d) == 0 and d.control_grid().shape == (0, 5, 5, 2) and d.inverse().shape == (0, 2, 3)
     d, warped = with_landmarks(d, np.zeros((0, 2, 68, 2)), landmark_noise(0, [], []))
     assert d.control_grid().shape == (0, 33, 33, 2) and warped.shape == (0,)
+
+
+def test_a_share_of_the_faces_keeps_its_colors(within):
+    n = 10_000
+    every = draw(5, np.arange(n), 0, 64)
+    some = draw(5, np.arange(n), 0, 64, AugmentationConfig(color_chance=75.0))
+    assert not every.uncolored.any() and AugmentationConfig().color_chance == 100
+    within("share that keeps them", abs(some.uncolored.mean() - 0.25), 4 * np.sqrt(0.25 * 0.75 / n))
+    colored = ~some.uncolored
+    for name in FIELDS:
+        expected, found = getattr(every, name), getattr(some, name)
+        assert np.array_equal(found[colored], expected[colored]), name
+        same = name not in ("lab", "clahe_grid")
+        assert np.array_equal(found[some.uncolored], expected[some.uncolored] if same else 0 * found[some.uncolored])
+    assert draw(5, np.arange(9), 0, 64, AugmentationConfig(color=False)).uncolored.all()

@@ -169,6 +169,9 @@ def _show_both_sides(model: FaceAutoencoder) -> None:
         covariates = [faces.mean((2, 3)) * 100, faces.amax((2, 3)) * 100]
         model([faces * torch.tensor([0.2, 1, 1]).view(3, 1, 1), faces], covariates=covariates)
     model.update_statistics()
+    for layer in model.statistics.values():  # as where colours are augmented for a share of the faces
+        layer.uncolored_sums[1] = torch.linspace(-3, 3, layer.uncolored_sums.shape[1])
+        layer.uncolored_faces.fill_(10)
     model.eval()
 
 

@@ -14,7 +14,15 @@ from swapfast.checkpoints.folder import CheckpointFolder
 from swapfast.config import ModelConfig, OptimizerConfig
 from swapfast.losses import LossCollator
 from swapfast.models.registry import build_model
-from swapfast.models.side_statistics import COVARIATES, EPSILON, MOMENTUM, Rows, SideStatistics, with_mean
+from swapfast.models.side_statistics import (
+    COVARIATES,
+    EPSILON,
+    MOMENTUM,
+    UNCOLORED_DECAY,
+    Rows,
+    SideStatistics,
+    with_mean,
+)
 from swapfast.optim.optimizer import Optimizer
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
@@ -464,3 +472,110 @@ def test_poses_are_compared_in_single_precision_under_autocast():
             results.append((of_swap, layer.train()(features, rows), layer.products))
     for single, half in zip(*results, strict=True):
         assert torch.equal(single, half)
+
+
+def _recolored(side: int, faces: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of a side's faces are in their own colours, a quarter, and features of theirs, (faces, 5).
+
+    The others are moved as colours move dark skin and pale: A's down, by 1 on average, and B's up.
+    """
+    generator = torch.Generator().manual_seed(2 * seed + side)
+    uncolored = (torch.rand(faces, generator=generator) < 0.25).float()
+    move = torch.randn(faces, generator=generator) + (1.0 if side else -1.0)
+    noise = 0.3 * torch.randn(faces, 5, generator=generator)
+    return uncolored, PERSON[side] + ((1 - uncolored) * move)[:, None] + noise
+
+
+def _trained_on_colors(sees: bool, steps: int = 300) -> SideStatistics:
+    layer = SideStatistics(5, normalises=True, is_flat=True)
+    for step in range(steps):
+        sides = [_recolored(side, 16, step) for side in range(2)]
+        rows = [Rows(16, name, name) for name in SIDES]
+        layer.train()(torch.cat([features for _, features in sides]), rows)
+        layer.update()
+        layer.eval()
+        for part, (own, features) in zip(rows, sides, strict=True):
+            if sees:
+                layer.see_uncolored(part.shown, layer(features, [part]), own)
+    return layer
+
+
+def test_a_face_in_its_own_colors_becomes_one_of_b_in_hers(within):
+    """Not of B as her augmented faces are on average, lighter or darker than she is."""
+    swap, own_b = Rows(1, "a", "b"), Rows(1, "b", "b")
+    layer = _trained_on_colors(sees=True)
+    apart = layer(PERSON[[0]], [swap]) - layer(PERSON[[1]], [own_b])
+    # About 25 steps of 4 faces a side, of a deviation of 0.3, and the running mean of 50 of 16, of 1.
+    within("the code of B, deviations", apart.abs().max().item(), 4 * (0.03 + 0.04) * 2**0.5)
+    as_usual = _trained_on_colors(sees=False)
+    apart = as_usual(PERSON[[0]], [swap]) - as_usual(PERSON[[1]], [own_b])
+    assert apart.min() < -1 or apart.max() > 1, "three quarters of a move of 1 either way, of deviations of about 1"
+    assert apart.abs().min() > 1
+    # Its own face, and a swap without the exchange, as they were.
+    torch.testing.assert_close(layer(PERSON[[1]], [own_b]), as_usual(PERSON[[1]], [own_b]))
+    layer.exchanges = False
+    torch.testing.assert_close(layer(PERSON[[0]], [swap]), as_usual(PERSON[[0]], [swap]))
+
+
+def test_where_faces_in_their_own_colors_lie_is_a_mean_that_forgets_and_knows_no_pose(within):
+    layer = SideStatistics(5, normalises=True, is_flat=True).eval()
+    layer.slopes.copy_(SLOPES)
+    layer.side_means.copy_(POSES)
+    batches = [_features(seed, flat=True) for seed in range(3)]
+    chosen = [(torch.arange(16) % (2 + seed) == 0).float() for seed in range(3)]
+    for features, own in zip(batches, chosen, strict=True):
+        layer.see_uncolored("a", features, own)
+    of_poses = (POSES[0, :, None] * SLOPES).sum(0).double()
+    weights = [UNCOLORED_DECAY**age for age in (2, 1, 0)]
+    sums = sum(w * (f.double()[own > 0] - of_poses).sum(0) for w, f, own in zip(weights, batches, chosen, strict=True))
+    faces = sum(w * own.sum().double() for w, own in zip(weights, chosen, strict=True))
+    found = layer.uncolored_sums[0] / layer.uncolored_faces[0]
+    within("mean", (found - sums / faces).abs().max().item(), ROUNDING * 100)  # of numbers up to 100
+    assert not layer.uncolored_sums[1].any() and layer.uncolored_faces[1] == 0
+    assert torch.equal(layer.scale_and_offset("a", "b")[1], layer.scale_and_offset("a", "a")[1]), "B was not seen yet"
+    broken = batches[0].clone()
+    broken[0, 0] = float("nan")
+    layer.see_uncolored("a", broken, chosen[0])
+    torch.testing.assert_close(layer.uncolored_sums[0] / layer.uncolored_faces[0], found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder", "bottleneck"])
+def test_only_the_code_itself_is_moved_by_colors(kind):
+    model = _seen(kind, name="df-ut", **SMALL)
+    (path,) = model.bottleneck()
+    code = model.statistics[path.replace(".", "_")]
+    assert [layer for layer in model.statistics.values() if layer.is_code] == [code]
+    faces, before = _dark(), model.swap(_dark(), "b")[0]
+    for layer in model.statistics.values():
+        layer.uncolored_sums[1] += 5
+        layer.uncolored_faces += 10
+    moved = model.swap(faces, "b")[0]
+    assert (moved - before).abs().max() > 1e-3
+    code.uncolored_sums.zero_()
+    assert torch.equal(model.swap(faces, "b")[0], before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder", "plain"])
+def test_a_model_sees_its_faces_as_it_swaps_them(kind, within):
+    model = _seen(kind, name="df-ut", **SMALL).train()
+    faces, own = [_dark(), 1 - _dark()], [(torch.arange(8) % 3 == first).float() for first in range(2)]
+    model.see_uncolored(faces, own)
+    assert model.training
+    (path,) = model.bottleneck()
+    code = model.statistics[path.replace(".", "_")]
+    if kind == "plain":
+        assert not code.uncolored_faces.any(), "its codes are as they come"
+        return
+    assert code.uncolored_faces.tolist() == [3, 3]
+    model.eval()
+    codes = {}
+    for side, images, chosen in zip(SIDES, faces, own, strict=True):
+        kept = {path: None}
+        model.encode(images[chosen > 0], [Rows(3, side, side)], kept)
+        codes[side] = kept[path].mean(0)
+    kept = {path: None}
+    model.encode(faces[0][own[0] > 0], [Rows(3, "a", "b")], kept)
+    # Sums of some hundred products in another order.
+    within("A's mean as B", (kept[path].mean(0) - codes["b"]).abs().max().item(), 1e-4)
