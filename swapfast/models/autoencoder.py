@@ -129,12 +129,10 @@ class FaceAutoencoder(nn.Module):
 
     @torch.no_grad()
     def see_uncolored(self, images: Sequence[Tensor], uncolored: Sequence[Tensor]) -> None:
-        """Take in where the codes of faces in their own colours lie, if the codes are normalised.
+        """Take in where the codes of faces in their own colours lie.
 
         images: per side (N, 3, S, S). uncolored: per side (N,), 1 for those faces and 0 for others.
         """
-        if self.code_kind == "plain":
-            return
         (path,) = self.bottleneck()
         statistics, was_training = cast(SideStatistics, self.statistics_behind(path)), self.training
         self.eval()

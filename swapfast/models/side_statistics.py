@@ -81,7 +81,8 @@ class SideStatistics(nn.Module):
     uncolored_sums    (sides, C): of a finished model's features of faces in their own colours, less what poses move,
                       over ``uncolored_faces`` (sides,) faces; older ones count less and less. Dark skin mostly gets
                       lighter by augmentation and pale skin darker, so a face as it is does not lie where its side's
-                      features do on average: a swap is moved from where A's lie to where B's do
+                      features do on average: a swap is moved from where A's lie to where B's do, also where nothing is
+                      normalised
     """
 
     moments: Tensor
@@ -160,13 +161,18 @@ class SideStatistics(nn.Module):
         if self.normalises:
             scale = self._deviation(shown) * torch.rsqrt((square - mean * mean).clamp_min(0) + EPSILON)
             offset = _times(self.side_means[source].float(), self.slopes.float()) - mean * scale
-            means = self.uncolored_sums.float() / self.uncolored_faces.float().clamp_min(EPSILON)[:, None]
-            of_colors = (means[target] - means[source]) * (self.uncolored_faces > 0).all()
-            return scale, offset + of_colors * (self.exchanges and self.is_code)
+            of_colors, is_known = self._between_uncolored(source, target)
+            return scale, offset + of_colors * is_known * (self.exchanges and self.is_code)
         has_both = (self.steps[source] > 0) & (self.steps[target] > 0)
         of_poses = _times((self.side_means[target] - self.side_means[source]).float(), self.slopes.float())
         difference = self.moments[target, 0].float() - mean - of_poses
-        return torch.ones_like(mean), difference * has_both * self.exchanges
+        of_colors, is_known = self._between_uncolored(source, target)
+        return torch.ones_like(mean), torch.where(is_known, of_colors, difference * has_both) * self.exchanges
+
+    def _between_uncolored(self, source: int, target: int) -> tuple[Tensor, Tensor]:
+        """Return the way from one side's faces in their own colours to those of the other, (C,), and if it is known."""
+        means = self.uncolored_sums.float() / self.uncolored_faces.float().clamp_min(EPSILON)[:, None]
+        return means[target] - means[source], (self.uncolored_faces > 0).all()
 
     @torch.no_grad()
     def update(self) -> None:
