@@ -118,7 +118,7 @@ _SAEHD: dict[str, object] = {
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
     "model.comparable_poses": "auto",
-    "augmentation.color_chance": 75.0,
+    "augmentation.color_chance": 25.0,
     "augmentation.exchange_light": "auto",
     "loss.cycle_weight": 50.0,
     "loss.landmark_weight": 10.0,
