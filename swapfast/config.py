@@ -719,7 +719,8 @@ class ModelConfig(Config):
     )
     exchange_codes: bool = option(
         True,
-        "Let the swap of a model with plain codes exchange the sides' mean codes.",
+        "Let the swap of a model with plain codes exchange the sides' mean codes, and of others those of faces in "
+        "their own colours.",
         flag="--no-code-exchange",
     )
     freeze: list[str] = option(

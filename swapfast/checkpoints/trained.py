@@ -78,7 +78,8 @@ def open_model(
     device: one of torch's, or 'auto' for a GPU where torch sees one.
     weights: 'auto' for averaged weights where the checkpoint keeps some, else as they were in training; 'raw' for these
     always; 'ema', or such as 'ema-500', for averaged ones always.
-    exchange_codes: whether a plain model's swap exchanges the sides' mean codes; None for what its settings say.
+    exchange_codes: whether a plain model's swap exchanges the sides' mean codes, and that of others those of faces in
+    their own colours; None for what its settings say.
     Nothing in the folder is changed, and it may be trained in meanwhile. Raises SwapfastError where there is no such
     folder, model, iteration, device or average, naming those there are, and where what is asked for is damaged.
     """

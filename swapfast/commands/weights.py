@@ -19,5 +19,6 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         dest="exchange_codes",
         action="store_const",
         const=False,
-        help="leave the codes of a model with --code plain as they are, instead of exchanging both people's means",
+        help="leave codes as they are, instead of exchanging both people's means: of --code plain, and of faces in "
+        "their own colours where a share of them was augmented",
     )

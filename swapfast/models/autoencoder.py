@@ -150,7 +150,7 @@ class FaceAutoencoder(nn.Module):
             statistics.side_covariances.copy_(side_covariances)
 
     def exchange_mean_codes(self, exchanges: bool) -> None:
-        """Choose whether a plain model's swap exchanges the sides' mean codes."""
+        """Choose whether a plain model's swap exchanges the sides' mean codes, and others' those of uncolored faces."""
         for layer in self.statistics.values():
             cast(SideStatistics, layer).exchanges = exchanges
 
