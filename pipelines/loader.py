@@ -130,7 +130,7 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
         self.points, self.light, self.covariates = points, light, covariates
-        self.tells_uncolored = config.color and config.color_chance < 100
+        self.tells_uncolored = config.color_chance < 100
         self._in_place: dict[tuple[str, int], Tensor] = {}  # by what it is, and slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(

@@ -117,6 +117,8 @@ def build_trainer(
     compile_kernels(backend, faces.matcher is not None, log)
     loader = make_loader(plan, faces, backend, sampler, threads, log)
     compare_poses(model, loader.covariates, log)
+    if not loader.tells_uncolored:
+        model.forget_uncolored()
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names

@@ -142,6 +142,11 @@ class FaceAutoencoder(nn.Module):
             statistics.see_uncolored(side, cast(Tensor, code[path]), chosen)
         self.train(was_training)
 
+    def forget_uncolored(self) -> None:
+        """Forget where the codes of faces in their own colours lie."""
+        for layer in self.statistics.values():
+            cast(SideStatistics, layer).forget_uncolored()
+
     def compare_poses(self, side_means: Tensor, side_covariances: Tensor) -> None:
         """Compare the sides' features at the poses that both have in common; for both see ``SideStatistics``."""
         for layer in self.statistics.values():

@@ -26,6 +26,7 @@ EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
 LEAST_VARIANCE = 0.05  # of a side's features, where those of both sides' poses have 1
 UNCOLORED_STEPS = 4  # from one look at faces in their own colours to the next
+LEAST_UNCOLORED = 0.5  # faces of a side, below which nothing is known of them
 UNCOLORED_DECAY = 0.96  # of what was seen before, at each of them: a memory of about 100 steps
 SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
 COVARIATES = 3  # of a face, see pipelines/pose_covariates.py
@@ -129,8 +130,12 @@ class SideStatistics(nn.Module):
         self.moments[:, 1].fill_(1)
         for buffer in (self.steps, self.sums, self.values, self.slopes, self.products, self.freedom):
             buffer.zero_()
-        for buffer in (self.uncolored_sums, self.uncolored_faces):
-            buffer.zero_()
+        self.forget_uncolored()
+
+    def forget_uncolored(self) -> None:
+        """Forget where faces in their own colours lie: nobody tells any more, and weights move on."""
+        self.uncolored_sums.zero_()
+        self.uncolored_faces.zero_()
 
     def forward(self, features: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Return the features as the next layer is to have them. rows: what the faces are, in their order."""
@@ -171,8 +176,8 @@ class SideStatistics(nn.Module):
 
     def _between_uncolored(self, source: int, target: int) -> tuple[Tensor, Tensor]:
         """Return the way from one side's faces in their own colours to those of the other, (C,), and if it is known."""
-        means = self.uncolored_sums.float() / self.uncolored_faces.float().clamp_min(EPSILON)[:, None]
-        return means[target] - means[source], (self.uncolored_faces > 0).all()
+        means = self.uncolored_sums.float() / self.uncolored_faces.float().clamp_min(LEAST_UNCOLORED)[:, None]
+        return means[target] - means[source], (self.uncolored_faces >= LEAST_UNCOLORED).all()
 
     @torch.no_grad()
     def update(self) -> None:
