@@ -82,7 +82,7 @@ SHEET_FACES = 8  # of each run, kept for the sheets
 TINY = {"model.name": "tiny", "batch_size": 16}
 PLAIN: dict[str, object] = {"run.recipe": "faceswap"}  # what each but the model's own changes
 CONTROL = "control"  # a setting of this benchmark alone: statistics over both sides together
-NARROWER = "narrower"  # likewise: how many times narrower the decoders of original and lightweight are
+NARROWER = "narrower"  # likewise: how many times narrower original and lightweight are where no setting says it
 BENCHMARK_SETTINGS = (CONTROL, NARROWER)
 KNOWN = [*settings_of(TrainConfig()), *BENCHMARK_SETTINGS]
 NARROW_ORIGINAL = {
@@ -94,6 +94,14 @@ NARROW_ORIGINAL = {
     "batch_size": 8,
     "optimizer.learning_rate": 4e-4,
 }
+NARROW_LIGHTWEIGHT = {
+    "model.name": "lightweight",
+    NARROWER: 4,
+    "batch_size": 8,
+    "optimizer.learning_rate": 4e-4,
+}
+# Plain codes, whose means swaps exchange at the same pose.
+EXCHANGED = {**PLAIN, "model.exchange_codes": True, "model.comparable_poses": "auto"}
 RECIPES: dict[str, dict[str, object]] = {
     "own": {"run.recipe": "own"},
     "faceswap": PLAIN,
@@ -112,6 +120,11 @@ RECIPES: dict[str, dict[str, object]] = {
     "narrow-original": {"run.recipe": "own", **NARROW_ORIGINAL},
     "narrow-original-faceswap": {**PLAIN, **NARROW_ORIGINAL},
     "narrow-original-one-code": {"run.recipe": "one-code", **NARROW_ORIGINAL},
+    "narrow-original-exchanged": {**EXCHANGED, **NARROW_ORIGINAL},
+    "narrow-lightweight": {"run.recipe": "own", **NARROW_LIGHTWEIGHT},
+    "narrow-lightweight-faceswap": {**PLAIN, **NARROW_LIGHTWEIGHT},
+    "narrow-lightweight-one-code": {"run.recipe": "one-code", **NARROW_LIGHTWEIGHT},
+    "narrow-lightweight-exchanged": {**EXCHANGED, **NARROW_LIGHTWEIGHT},
     "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
     "linear": {**PLAIN, "optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
     "together": {
@@ -147,7 +160,8 @@ def use_control(model: FaceAutoencoder) -> None:
 @contextlib.contextmanager
 def narrower_decoders(times: int) -> Iterator[None]:
     """Divide the widths of ``original`` and ``lightweight`` that no setting makes narrower, while the block runs."""
-    named = [(original, ("CODE_CHANNELS", "UP_WIDTHS")), (lightweight, ("CODE_CHANNELS", "UP_WIDTHS"))]
+    whole_lightweight = ("ENCODER_WIDTHS", "DENSE", "BOTTLENECK_WIDTH", "CODE_CHANNELS", "UP_WIDTHS")
+    named = [(original, ("CODE_CHANNELS", "UP_WIDTHS")), (lightweight, whole_lightweight)]
     whole = [(module, name, getattr(module, name)) for module, names in named for name in names]
     try:
         for module, name, value in whole:

@@ -209,15 +209,26 @@ def test_the_control_keeps_one_pair_of_statistics_for_both_sides():
     )
 
 
-def test_a_narrow_original_is_narrow_while_it_is_trained_and_measured():
-    config = ModelConfig(name="original", encoder_width=32, dense=256, bottleneck="4x4x256")
-
+@pytest.mark.parametrize(
+    ("config", "decoder"),
+    [
+        (ModelConfig(name="original", encoder_width=32, dense=256, bottleneck="4x4x256"), [1024, 512, 256, 3]),
+        (ModelConfig(name="lightweight"), [2048, 1024, 512, 3]),
+    ],
+    ids=lambda value: value.name if isinstance(value, ModelConfig) else "",
+)
+def test_a_narrow_model_is_narrow_while_it_is_trained_and_measured(config, decoder):
     def widths() -> list[int]:
         model = build_model(config, False, 1)
         return [layer.out_channels for layer in model.decoders["a"].modules() if isinstance(layer, torch.nn.Conv2d)]
 
-    whole = widths()
+    def encoder_weights() -> int:
+        return sum(weight.numel() for weight in build_model(config, False, 1).encoder.parameters())
+
+    whole, weights = widths(), encoder_weights()
     with learning.narrower_decoders(4):
         # A convolution in front of a pixel shuffle makes four times what is left of it; the last one makes the picture.
         assert widths() == [width // 4 for width in whole[:-1]] + [3]
-    assert widths() == whole == [1024, 512, 256, 3]
+        if config.name == "lightweight":  # of original the settings make the encoder narrower
+            assert weights / 17 < encoder_weights() < weights / 15
+    assert widths() == whole == decoder and encoder_weights() == weights
