@@ -158,7 +158,7 @@ def use_control(model: FaceAutoencoder) -> None:
 
 
 @contextlib.contextmanager
-def narrower_decoders(times: int) -> Iterator[None]:
+def narrower_networks(times: int) -> Iterator[None]:
     """Divide the widths of ``original`` and ``lightweight`` that no setting makes narrower, while the block runs."""
     whole_lightweight = ("ENCODER_WIDTHS", "DENSE", "BOTTLENECK_WIDTH", "CODE_CHANNELS", "UP_WIDTHS")
     named = [(original, ("CODE_CHANNELS", "UP_WIDTHS")), (lightweight, whole_lightweight)]
@@ -534,7 +534,7 @@ def main(texts: list[str] | None = None) -> int:
         benches: dict[tuple, Bench] = {}
         for run in _runs(arguments):
             faces = draw_pair(run.pair, arguments.cache, tuple(arguments.faces), arguments.workers)
-            with narrower_decoders(int(str(run.settings.get(NARROWER, 1)))):
+            with narrower_networks(int(str(run.settings.get(NARROWER, 1)))):
                 train_pair(run, faces, benches, arguments)
         if arguments.report:
             from benchmarks.learning_report import report

@@ -113,7 +113,7 @@ _SAEHD: dict[str, object] = {
     "optimizer.clipping_value": 1.0,
 }
 
-# What was found for tiny and holds for narrow df and liae and for original on drawn faces (docs/learning.md), without
+# What was found for tiny and holds for df, liae, original and lightweight on drawn faces (docs/learning.md), without
 # what depends on the size of a network (Muon and its rate) or on the light of the faces (no colour augmentation).
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
@@ -127,7 +127,7 @@ _ONE_CODE: dict[str, object] = {
 }
 
 RECIPES = {
-    "one-code": Recipe("one code for both people, for any model; each iteration takes twice as long", _ONE_CODE),
+    "one-code": Recipe("one code for both people, what all models but tiny have by themselves", _ONE_CODE),
     "faceswap": Recipe("faceswap's defaults", _FACESWAP),
     "saehd": Recipe("DeepFaceLab's SAEHD as a training begins", _SAEHD),
     "saehd-finish": Recipe(

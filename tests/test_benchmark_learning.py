@@ -226,7 +226,7 @@ def test_a_narrow_model_is_narrow_while_it_is_trained_and_measured(config, decod
         return sum(weight.numel() for weight in build_model(config, False, 1).encoder.parameters())
 
     whole, weights = widths(), encoder_weights()
-    with learning.narrower_decoders(4):
+    with learning.narrower_networks(4):
         # A convolution in front of a pixel shuffle makes four times what is left of it; the last one makes the picture.
         assert widths() == [width // 4 for width in whole[:-1]] + [3]
         if config.name == "lightweight":  # of original the settings make the encoder narrower

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import cli
+from pipelines.run.build import PLAIN_EXPORTS, code_line
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig, ModelConfig, TrainConfig
 from swapfast.errors import SwapfastError
+from swapfast.export.targets import TARGETS
 from swapfast.models import MODELS
 from swapfast.options import settings
 from swapfast.recipes import RECIPES, own_settings
@@ -151,13 +153,34 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(capsys):
     )
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if own_settings(model).get("model.code") == "plain"])
-def test_one_code_changes_nothing_else_of_a_model_that_has_plain_codes(model):
+@pytest.mark.parametrize("model", [entry.example or name for name, entry in MODELS.items() if name != "tiny"])
+def test_a_model_to_be_used_has_one_code_by_itself_and_all_that_belongs_to_it(model):
     own, shared = (choose({"run.recipe": name, "model.name": model}).config for name in ("own", "one-code"))
-    before, after = ({name: item.value for name, item in settings(config).items()} for config in (own, shared))
-    changed = {name: value for name, value in after.items() if value != before[name]}
-    expected = {**RECIPES["one-code"].settings, "run.recipe": "one-code"}
-    assert changed.keys() <= expected.keys() and all(after[name] == value for name, value in expected.items())
+    values = {name: item.value for name, item in settings(own).items()}
+    assert {name: values[name] for name in RECIPES["one-code"].settings} == RECIPES["one-code"].settings
+    different = {name for name, item in settings(shared).items() if item.value != values[name]}
+    assert different == {"run.recipe"}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "is_new", "line"),
+    [
+        ("original", "encoder", True, "(--code encoder); for export --to keras begin a model with --recipe faceswap"),
+        ("liae-ud", "encoder", True, "(--code encoder); for export --to saehd begin a model with --recipe saehd"),
+        ("liae-ud", "encoder", False, "(--code encoder)"),
+        ("tiny", "bottleneck", True, "(--code bottleneck)"),
+    ],
+)
+def test_the_start_says_what_code_is_learned_and_what_it_shuts_out(name, code, is_new, line):
+    assert code_line(ModelConfig(name=name, code=code), is_new) == f"one for both people {line}"
+    assert code_line(ModelConfig(name=name), is_new) == "plain"
+
+
+@pytest.mark.parametrize(("family", "way"), PLAIN_EXPORTS.items())
+def test_the_recipe_that_a_start_names_has_the_codes_that_the_file_holds(family, way):
+    target, recipe = way
+    config = choose({"run.recipe": recipe, "model.name": MODELS[family].example or family}).config
+    assert TARGETS[target].is_plain and config.model.code == "plain"
 
 
 def test_one_code_that_was_asked_for_is_never_replaced_by_plain_codes(faces, tmp_path, capsys):

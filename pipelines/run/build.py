@@ -23,7 +23,7 @@ from pipelines.preview import PreviewWriter, Timelapse
 from pipelines.run.known_faces import FILE
 from pipelines.run.light import STATE as LIGHT
 from pipelines.run.light import run_light
-from pipelines.run.mean_face import advice_on_code, mean_faces
+from pipelines.run.mean_face import mean_faces
 from pipelines.run.request import Plan
 from pipelines.run.run_state import (
     MEASURED,
@@ -56,6 +56,7 @@ from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import trained_state
+from swapfast.config import ModelConfig
 from swapfast.device import pick_backend, set_deterministic, set_products
 from swapfast.errors import EXIT_FAILED, SwapfastError
 from swapfast.faces.matching import LandmarkMatcher
@@ -64,7 +65,7 @@ from swapfast.logs.observer import LogObserver
 from swapfast.logs.steplog import StepLog
 from swapfast.logs.tensorboard import TorchTensorBoard
 from swapfast.models import FaceAutoencoder
-from swapfast.models.side_statistics import COVARIATES
+from swapfast.models.side_statistics import COVARIATES, PLAIN
 from swapfast.optim.lr_finder import GRAPH
 from swapfast.optim.optimizer import Optimizer
 from swapfast.preview.history import PreviewHistory
@@ -86,6 +87,10 @@ from swapfast.training.run import Run
 from swapfast.training.saver import FolderCheck
 from swapfast.training.trainer import Exchange, Trainer
 from swapfast.training.validation import Validation
+
+# Files of other programs that hold models with plain codes alone, and the recipe that has these, by family.
+_FACESWAP, _SAEHD = ("keras", "faceswap"), ("saehd", "saehd")
+PLAIN_EXPORTS = {"original": _FACESWAP, "lightweight": _FACESWAP, "df": _SAEHD, "liae": _SAEHD}
 
 
 def build_trainer(
@@ -127,7 +132,7 @@ def build_trainer(
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
     means = mean_faces(sides, config, plan.checkpoint, faces.state["data"]) if processes.is_first else None
-    meter = make_leak_meter(plan, means, faces.light, log)
+    meter = make_leak_meter(plan, means, faces.light)
     validation = None
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
@@ -246,6 +251,7 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
         "folder": f"{run.model_folder}, saved every {run.save_interval:,} iterations",
         "training": f"on {plan.device} in {plan.precision}{graphs}{cores}{world}, batch {config.batch_size} per side",
         "augmentation": backend,
+        "code": code_line(config.model, is_new=plan.checkpoint is None),
         "iterations": f"{plan.step:,} to {run.iterations:,}",
     }
     if config.validation:
@@ -253,6 +259,16 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
         held_out = " and ".join(f"{len(side.validation)} faces of {side.side}" for side in sides)
         table["validation"] = f"every {interval:,}, on {held_out}"
     return table
+
+
+def code_line(model: ModelConfig, is_new: bool) -> str:
+    """Return what a person is told of a model's code; of a new one also what can never be made of it."""
+    if model.code == PLAIN:
+        return PLAIN
+    family = model.name.partition("-")[0]
+    target, recipe = PLAIN_EXPORTS.get(family, ("", ""))
+    way = f"; for export --to {target} begin a model with --recipe {recipe}" if target and is_new else ""
+    return f"one for both people (--code {model.code}){way}"
 
 
 def make_optimizer(plan: Plan, model: FaceAutoencoder) -> Optimizer:
@@ -377,20 +393,14 @@ def make_observers(
     return observers
 
 
-def make_leak_meter(
-    plan: Plan, means: dict[str, torch.Tensor] | None, light: SideLight | None, log: Log
-) -> LeakMeter | None:
-    """Return what tells how much of A's skin a swap keeps, None where it cannot be told; says what a new run may gain.
+def make_leak_meter(plan: Plan, means: dict[str, torch.Tensor] | None, light: SideLight | None) -> LeakMeter | None:
+    """Return what tells how much of A's skin a swap keeps, None where it cannot be told.
 
     means: the mean face of each side, None but for rank 0. light: of the sides, which the meter would take for skin.
     """
     if means is None or light is not None:
         return None
-    meter = LeakMeter.from_means(means, plan.model.color_order)
-    if meter is not None and plan.checkpoint is None:
-        for line in advice_on_code(plan.config, meter):
-            log(line)
-    return meter
+    return LeakMeter.from_means(means, plan.model.color_order)
 
 
 def make_validation(

@@ -19,9 +19,6 @@ from swapfast.checkpoints.folder import Checkpoint
 from swapfast.config import TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.faces.crop import spread_indices
-from swapfast.models.side_statistics import PLAIN
-from swapfast.recipes import OWN
-from swapfast.swap.leak import FAR_APART, LeakMeter
 
 MEAN_OF = 1024  # at most: their sum is exact in float32, being below 2^24
 MEAN_OF_DECODED = 64  # where no store holds them
@@ -89,17 +86,3 @@ def face_of(side: TrainSet, index: int) -> np.ndarray | str:
         return side.store.faces[side.rows[index]]
     face, extra_masks = np.empty(side.spec.face_shape, np.uint8), np.empty(side.spec.extra_masks_shape, np.uint8)
     return side.source.put(side.spec, int(side.members[index]), face, extra_masks) or face
-
-
-def advice_on_code(config: TrainConfig, meter: LeakMeter) -> list[str]:
-    """Return a line for a new model that is about to learn plain codes of people who differ much.
-
-    None where another recipe or the weights to begin with (-l) say what it learns.
-    """
-    has_other_source = config.run.recipe != OWN or config.run.load_weights
-    if has_other_source or config.model.code != PLAIN or meter.apart < FAR_APART:
-        return []
-    return [
-        f"A and B differ by {meter.apart:.2f} of 1 in skin or light, and a swap by plain codes keeps much of A's: "
-        "--recipe one-code, for new models alone, keeps less; an iteration takes twice as long (docs/learning.md)"
-    ]

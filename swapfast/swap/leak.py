@@ -20,8 +20,6 @@ from swapfast.batch import SIDES
 
 LOW = 8  # px, to which faces are shrunk
 LEAST_APART = 0.02  # root mean square of the way, 0..1: nearer people have the same skin
-# From here on plain codes did harm on drawn pairs (0.10 to 0.41; alike are 0.05 to 0.07), see docs/learning.md.
-FAR_APART = 0.1
 LEAK = "swap/leak"  # tag of TensorBoard; steps.jsonl has swap_leak
 
 

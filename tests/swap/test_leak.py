@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from benchmarks.people import PAIRS
-from pipelines.run.mean_face import advice_on_code
 from swapfast.batch import Batch, BatchMeta
 from swapfast.losses import LossCollator
 from swapfast.models.tiny import tiny
-from swapfast.sources import choose
 from swapfast.swap.leak import LeakMeter
 from swapfast.synthetic import render
 from swapfast.training.progress import ProgressLine
@@ -87,25 +85,6 @@ def test_how_far_apart_two_skins_are_is_told(within):
     half_mask[:32] = 1
     light[..., 32:, :] = 0.9  # outside the mask
     within("apart inside a mask", abs(LeakMeter.from_means(_means(dark, light, half_mask)).apart - 0.3), 1e-12)
-
-
-@pytest.mark.parametrize(
-    ("changes", "shade", "is_advised"),
-    [
-        ({}, 0.3, True),
-        ({}, 0.05, False),
-        ({"run.recipe": "faceswap"}, 0.3, False),
-        ({"run.recipe": "one-code"}, 0.3, False),
-        ({"model.name": "tiny"}, 0.3, False),
-        ({"run.load_weights": "old"}, 0.3, False),
-    ],
-)
-def test_who_learns_plain_codes_of_people_who_differ_much_is_told_of_one_code(changes, shade, is_advised):
-    dark = torch.full((1, 3, 64, 64), 0.2, dtype=torch.float64)
-    meter = LeakMeter.from_means(_means(dark, dark + shade))
-    lines = advice_on_code(choose(changes).config, meter)
-    assert len(lines) == is_advised
-    assert all("differ by 0.30 of 1" in line and "--recipe one-code" in line for line in lines)
 
 
 def test_on_drawn_people_the_true_swap_keeps_nothing_and_a_herself_everything(within):
