@@ -134,24 +134,24 @@ def test_small_eyes_tell_nothing(made_faces, tmp_path):
 
 @pytest.mark.slow
 def test_the_sheet_shows_the_light_of_both(dim_faces, tmp_path, capsys):
-    """A's faces, all but the whole way to B's light, have half their levels; alone, or by default, they keep them."""
+    """A's faces, all but the whole way to B's light, have half their levels; alone, or with off, they keep them."""
     sheets = {}
     for name, flags in {
-        "other": ["-B", dim_faces / "b", "--exchange-light", "auto"],
-        "alone": ["--exchange-light", "auto"],
-        "default": ["-B", dim_faces / "b"],
+        "other": ["-B", dim_faces / "b"],
+        "alone": [],
+        "off": ["-B", dim_faces / "b", "--exchange-light", "off"],
     }.items():
         out = tmp_path / f"{name}.png"
         words = ["augment", dim_faces / "a", "-o", out, "--size", SIZE, "--faces", 3, "--percentile", 99, *flags]
         assert cli.main([*map(str, words)]) == 0
         sheets[name] = cv2.imread(str(out)).astype(float)
     ratio = np.array(side_light(sides_of(dim_faces), config("auto")).ratio) ** 0.99
-    head = sheets["default"].shape[0] - 3 * (SIZE + 2)
+    head = sheets["off"].shape[0] - 3 * (SIZE + 2)
     for column in (COLUMNS.index("target"), COLUMNS.index("feed")):
         left = column * (SIZE + 2)
-        lit, plain = (sheets[name][head : head + SIZE, left : left + SIZE] for name in ("other", "default"))
+        lit, plain = (sheets[name][head : head + SIZE, left : left + SIZE] for name in ("other", "off"))
         np.testing.assert_allclose(lit, plain * ratio, atol=1)
-    assert np.array_equal(sheets["alone"][:, : 3 * SIZE], sheets["default"][:, : 3 * SIZE])
+    assert np.array_equal(sheets["alone"][:, : 3 * SIZE], sheets["off"][:, : 3 * SIZE])
     capsys.readouterr()
     assert cli.main(["augment", str(dim_faces / "a"), "-o", str(tmp_path / "x.png"), "--exchange-light", "always"]) == 2
     assert "--exchange-light always: the light of the other side is not known; give -B DIR" in capsys.readouterr().err
