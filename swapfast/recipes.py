@@ -126,8 +126,16 @@ _ONE_CODE: dict[str, object] = {
     "optimizer.ema": "300",
 }
 
+# What only one code has a use for is off where a model is to have plain codes, unless a person asks for it.
+PLAIN_CODES: dict[str, object] = {
+    "model.code": "plain",
+    "augmentation.color_chance": 100.0,
+    "loss.cycle_weight": 0.0,
+    "loss.landmark_weight": 0.0,
+}
+
 RECIPES = {
-    "one-code": Recipe("one code for both people, what all models but tiny have by themselves", _ONE_CODE),
+    "one-code": Recipe("one code for both people, as all models have it by themselves; tiny has more", _ONE_CODE),
     "faceswap": Recipe("faceswap's defaults", _FACESWAP),
     "saehd": Recipe("DeepFaceLab's SAEHD as a training begins", _SAEHD),
     "saehd-finish": Recipe(
@@ -156,6 +164,21 @@ def own_settings(model: str) -> dict[str, object]:
     family = model.partition("-")[0]
     files = {path.stem: path for path in _FOLDER.glob("*.toml")}  # a name from outside never becomes a path
     return _flat(read_toml(files[family])) if family in files else {}
+
+
+def own_values() -> dict[str, list[object]]:
+    """Return the values that the models' own recipes give a setting, each once, by dotted name.
+
+    None is among them where a recipe does not name it.
+    """
+    recipes = [_flat(read_toml(path)) for path in sorted(_FOLDER.glob("*.toml"))]
+    names = {name: None for recipe in recipes for name in recipe}
+    values: dict[str, list[object]] = {name: [] for name in names}
+    for name, of_name in values.items():
+        for recipe in recipes:
+            if recipe.get(name) not in of_name:
+                of_name.append(recipe.get(name))
+    return values
 
 
 def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -16,7 +16,7 @@ from swapfast.config import FACE_TYPES, TrainConfig, updated
 from swapfast.errors import SwapfastError, shortened, unknown_name
 from swapfast.files import check_path
 from swapfast.options import KINDS, Setting, former_names, parsed_toml, read_toml, settings
-from swapfast.recipes import OWN, recipe_settings
+from swapfast.recipes import OWN, PLAIN_CODES, recipe_settings
 
 PREFIX = "SWAPFAST_"
 # Those that the program sets for --after-save, and the folder that the tests compare with.
@@ -66,6 +66,8 @@ def choose(
     _check_crop(changes, by_name)
     model = str(changes.get("model.name", by_name["model.name"].value))
     usual = recipe_settings(str(changes.get("run.recipe", OWN)), model)
+    if changes.get("model.code") == PLAIN_CODES["model.code"]:
+        usual = {**usual, **PLAIN_CODES}
     return Choice(changes, updated(TrainConfig(), {**usual, **changes}), notes)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import cli
-from pipelines.run.build import PLAIN_EXPORTS, code_line
+from pipelines.run.build import code_line
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig, ModelConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.export.targets import TARGETS
 from swapfast.models import MODELS
 from swapfast.options import settings
-from swapfast.recipes import RECIPES, own_settings
+from swapfast.recipes import PLAIN_CODES, RECIPES, own_settings
 from swapfast.sources import choose, recipe_differences
 
 
@@ -163,24 +163,48 @@ def test_a_model_to_be_used_has_one_code_by_itself_and_all_that_belongs_to_it(mo
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "is_new", "line"),
+    ("name", "size", "is_new", "line"),
     [
-        ("original", "encoder", True, "(--code encoder); for export --to keras begin a model with --recipe faceswap"),
-        ("liae-ud", "encoder", True, "(--code encoder); for export --to saehd begin a model with --recipe saehd"),
-        ("liae-ud", "encoder", False, "(--code encoder)"),
-        ("tiny", "bottleneck", True, "(--code bottleneck)"),
+        ("original", 64, True, "; for export --to keras begin a model with --recipe faceswap"),
+        ("original", 128, True, ""),  # faceswap has none of that size
+        ("liae-ud", 128, True, "; for export --to saehd begin a model with --recipe saehd"),
+        ("liae-ud", 128, False, ""),
+        ("tiny", 64, True, ""),
     ],
 )
-def test_the_start_says_what_code_is_learned_and_what_it_shuts_out(name, code, is_new, line):
-    assert code_line(ModelConfig(name=name, code=code), is_new) == f"one for both people {line}"
-    assert code_line(ModelConfig(name=name), is_new) == "plain"
+def test_the_start_says_what_code_is_learned_and_what_it_shuts_out(name, size, is_new, line):
+    assert code_line(name, size, "encoder", is_new) == f"one for both people (--code encoder){line}"
+    assert code_line(name, size, "plain", is_new) == "plain"
 
 
-@pytest.mark.parametrize(("family", "way"), PLAIN_EXPORTS.items())
-def test_the_recipe_that_a_start_names_has_the_codes_that_the_file_holds(family, way):
-    target, recipe = way
-    config = choose({"run.recipe": recipe, "model.name": MODELS[family].example or family}).config
-    assert TARGETS[target].is_plain and config.model.code == "plain"
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.recipe])
+def test_the_recipe_of_a_file_has_the_codes_that_it_holds(name):
+    for family in TARGETS[name].families:
+        model = MODELS[family].example or family
+        config = choose({"run.recipe": TARGETS[name].recipe, "model.name": model}).config
+        assert config.model.code == "plain"
+
+
+@pytest.mark.parametrize("model", [entry.example or name for name, entry in MODELS.items()])
+def test_plain_codes_come_without_what_one_code_alone_has_a_use_for(model):
+    """A twofold cost and unlike colours would be for nothing. What a person gives stays."""
+    asked = {"model.name": model, "model.code": "plain"}
+    values = settings(choose(asked).config)
+    usual = settings(choose({"model.name": model}).config)
+    assert {name: values[name].value for name in PLAIN_CODES} == PLAIN_CODES
+    assert all(values[name].value == usual[name].value for name in usual.keys() - PLAIN_CODES.keys())
+    given = choose({**asked, "loss.cycle_weight": 30.0}).config
+    assert given.loss.cycle_weight == 30.0 and given.loss.landmark_weight == 0
+
+
+def test_help_names_the_defaults_that_models_have(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    config = choose().config
+    for flag, value in {"--code CODE": config.model.code, "--cycle-weight CYCLE_WEIGHT": "50"}.items():
+        assert said.split(f"{flag} ")[-1].split("default: ")[1].split()[0] == value
+    assert "Step size; default: the model's own (swapfast models)" in said
 
 
 def test_one_code_that_was_asked_for_is_never_replaced_by_plain_codes(faces, tmp_path, capsys):

@@ -274,6 +274,40 @@ def test_fixed_settings_can_be_overridden_where_that_is_possible(faces, tmp_path
 
 
 @pytest.mark.long
+def test_one_code_cannot_be_overridden_by_plain_codes(faces, tmp_path, run):
+    """The sides' statistics of its checkpoint would have no place. Too few faces a batch lead to no such advice."""
+    model = tmp_path / "m"
+    begin = ["train", "-A", faces / "a", "-B", faces / "b", "-m", model, "-t", "tiny", "-b", 4]
+    assert run(*begin, "-i", 1)[0] == 0
+    for flags, said in {
+        (
+            "--code",
+            "plain",
+        ): "--code is 'encoder' there and 'plain' now. Leave these as they are or choose another --model-dir\n",
+        ("--code", "plain", "--override"): "--override: --code is 'encoder' there and 'plain' now",
+        ("-b", 2): "give -b 4 or more, or for a new model --code plain\n",
+    }.items():
+        code, _, err = run(*begin, "-i", 2, *flags)
+        assert code == 2 and said in err and err.count("\n") == 1, err
+    assert run(*begin, "-i", 2)[0] == 0
+
+
+@pytest.mark.long
+def test_too_few_faces_a_batch_make_a_plain_model_that_costs_no_more(faces, tmp_path, run):
+    begin = ["train", "-A", faces / "a", "-B", faces / "b", "-t", "tiny", "-b", 2, "-i", 1]
+    for name, flags, cycle in (("usual", (), 0.0), ("asked", ("--cycle-weight", 30), 30.0)):
+        code, out, err = run(*begin, "-m", tmp_path / name, *flags)
+        assert code == 0 and "--code plain, since -b 2 is too small for the usual encoder" in out, err
+        config = _state(tmp_path / name, 1)["config"]
+        assert config["model"]["code"] == "plain" and config["loss"]["landmark_weight"] == 0
+        assert config["loss"]["cycle_weight"] == cycle and config["augmentation"]["color_chance"] == 100
+
+
+# Of the cycle and the landmarks: what is plain has no use for them.
+WEIGHTS = {"plain": (0.0, 0.0), "bottleneck": (50.0, 10.0)}
+
+
+@pytest.mark.long
 def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_path, run):
     begin = ["train", "-A", faces / "a", "-B", faces / "b", "-t", "tiny", "-b", 4, "-i", 1]
     for code in ("plain", "bottleneck"):
@@ -281,7 +315,9 @@ def test_a_new_model_has_the_code_that_its_weights_were_trained_with(faces, tmp_
         for flags in (("-m", old, "--code", code), ("-m", new, "-l", old)):
             result, out, err = run(*begin, *flags)
             assert result == 0, err
-        assert _state(new, 1)["config"]["model"]["code"] == code
+        config = _state(new, 1)["config"]
+        assert config["model"]["code"] == code
+        assert (config["loss"]["cycle_weight"], config["loss"]["landmark_weight"]) == WEIGHTS[code]
         line = f"--code {code}, which the weights of -l {old} were trained with; --code encoder is usual for tiny"
         assert line in out.splitlines()
     result, out, err = run(*begin, "-m", tmp_path / "asked", "-l", tmp_path / "plain", "--code", "encoder")

@@ -56,9 +56,9 @@ from swapfast.checkpoints.after_save import AfterSave
 from swapfast.checkpoints.averages import FILE as AVERAGES_FILE
 from swapfast.checkpoints.snapshots import Snapshots
 from swapfast.checkpoints.transfer import trained_state
-from swapfast.config import ModelConfig
 from swapfast.device import pick_backend, set_deterministic, set_products
 from swapfast.errors import EXIT_FAILED, SwapfastError
+from swapfast.export.targets import TARGETS
 from swapfast.faces.matching import LandmarkMatcher
 from swapfast.faces.table import index_path
 from swapfast.logs.observer import LogObserver
@@ -87,10 +87,6 @@ from swapfast.training.run import Run
 from swapfast.training.saver import FolderCheck
 from swapfast.training.trainer import Exchange, Trainer
 from swapfast.training.validation import Validation
-
-# Files of other programs that hold models with plain codes alone, and the recipe that has these, by family.
-_FACESWAP, _SAEHD = ("keras", "faceswap"), ("saehd", "saehd")
-PLAIN_EXPORTS = {"original": _FACESWAP, "lightweight": _FACESWAP, "df": _SAEHD, "liae": _SAEHD}
 
 
 def build_trainer(
@@ -251,7 +247,7 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
         "folder": f"{run.model_folder}, saved every {run.save_interval:,} iterations",
         "training": f"on {plan.device} in {plan.precision}{graphs}{cores}{world}, batch {config.batch_size} per side",
         "augmentation": backend,
-        "code": code_line(config.model, is_new=plan.checkpoint is None),
+        "code": code_line(model.name, model.input_size, config.model.code, plan.checkpoint is None),
         "iterations": f"{plan.step:,} to {run.iterations:,}",
     }
     if config.validation:
@@ -261,14 +257,19 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
     return table
 
 
-def code_line(model: ModelConfig, is_new: bool) -> str:
-    """Return what a person is told of a model's code; of a new one also what can never be made of it."""
-    if model.code == PLAIN:
+def code_line(name: str, size: int, code: str, is_new: bool) -> str:
+    """Return what a person is told of a model's code; of a new one also what can never be made of it.
+
+    name: of the model. size: of its faces, px.
+    """
+    if code == PLAIN:
         return PLAIN
-    family = model.name.partition("-")[0]
-    target, recipe = PLAIN_EXPORTS.get(family, ("", ""))
-    way = f"; for export --to {target} begin a model with --recipe {recipe}" if target and is_new else ""
-    return f"one for both people (--code {model.code}){way}"
+    ways = [
+        f"; for export --to {other} begin a model with --recipe {target.recipe}"
+        for other, target in TARGETS.items()
+        if is_new and target.recipe and target.can_hold(name, size)
+    ]
+    return f"one for both people (--code {code}){''.join(ways)}"
 
 
 def make_optimizer(plan: Plan, model: FaceAutoencoder) -> Optimizer:

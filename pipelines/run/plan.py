@@ -250,7 +250,7 @@ def check_code(config: TrainConfig, changes: Mapping[str, object]) -> None:
     if code != PLAIN and batch < SMALLEST_BATCH:
         raise SwapfastError(
             f"-b/--batch-size {batch}: --code {code} normalises by the statistics of each side's faces in a batch; "
-            f"give -b {SMALLEST_BATCH} or more, or --code {PLAIN}"
+            f"give -b {SMALLEST_BATCH} or more, or for a new model --code {PLAIN}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.run.request import TrainRequest
@@ -13,7 +14,7 @@ from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
 from swapfast.models.side_statistics import PLAIN, SMALLEST_BATCH
 from swapfast.options import settings
-from swapfast.recipes import OWN, RECIPES
+from swapfast.recipes import OWN, PLAIN_CODES, RECIPES
 
 _STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot use the averages of the one before
 
@@ -68,20 +69,24 @@ def _with_fitting_code(request: TrainRequest) -> tuple[TrainConfig, None, list[s
         if is_asked_for:
             lines.append(f"warning: --code {usual} in place of {trained_with}: they mean little to it at first")
         else:
-            config = _with_code(config, source.code_kind)
+            config = _with_code(config, source.code_kind, request.changes)
             lines.append(f"{trained_with}; --code {usual} is usual for {config.model.name}")
     code, batch = config.model.code, config.batch_size
     if code != PLAIN and batch < SMALLEST_BATCH and not is_asked_for:
-        config = _with_code(config, PLAIN)
+        config = _with_code(config, PLAIN, request.changes)
         lines.append(
             f"--code {PLAIN}, since -b {batch} is too small for the usual {code}, which takes its statistics from each "
             f"side's faces in a batch: -b {SMALLEST_BATCH} or more makes better swaps"
         )
+        if source is not None and source.code_kind != PLAIN:
+            lines.append(f"warning: -l {given} was trained with --code {source.code_kind}: it means little at first")
     return config, None, lines
 
 
-def _with_code(config: TrainConfig, code: str) -> TrainConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, code=code))
+def _with_code(config: TrainConfig, code: str, asked_for: Mapping[str, object]) -> TrainConfig:
+    """Return the config with another code, plain ones without what they have no use for and was not asked for."""
+    others = {name: value for name, value in PLAIN_CODES.items() if name not in asked_for} if code == PLAIN else {}
+    return updated(config, {**others, "model.code": code})
 
 
 def _take_over(
@@ -98,7 +103,11 @@ def _take_over(
         for name, setting in settings(earlier_config).items()
         if setting.option.fixed and current[name].value != setting.value
     }
-    shapes = [text for name, text in names.items() if current[name].option.shapes]
+    # The sides' statistics that a checkpoint holds have no place in a model with plain codes.
+    becomes_plain = "model.code" in names and config.model.code == PLAIN
+    shapes = [
+        text for name, text in names.items() if current[name].option.shapes or (name == "model.code" and becomes_plain)
+    ]
     if shapes and request.config.run.override:
         raise SwapfastError(
             f"--override: {'; '.join(shapes)}: that is the shape of the weights in {folder.folder} and cannot be "

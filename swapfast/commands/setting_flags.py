@@ -8,6 +8,7 @@ from typing import Any
 
 from swapfast.config import TrainConfig
 from swapfast.options import Setting, settings
+from swapfast.recipes import own_values
 
 
 class _Bare(argparse.Action):
@@ -21,11 +22,13 @@ class _Bare(argparse.Action):
 
 def add_setting_flags(parser: argparse.ArgumentParser, prefixes: Sequence[str], title: str) -> None:
     """Add a group of the flags of settings. prefixes: how the names of those settings begin."""
-    group = parser.add_argument_group(title)
+    group, own = parser.add_argument_group(title), own_values()
     for name, setting in settings(TrainConfig()).items():
         if setting.option.flag and name.startswith(tuple(prefixes)):
             former = [f"--{setting.option.former_name}"] if setting.option.former_name else []
-            group.add_argument(*setting.option.flag.split("/"), *former, dest=name, **flag_arguments(name, setting))
+            group.add_argument(
+                *setting.option.flag.split("/"), *former, dest=name, **flag_arguments(name, setting, own.get(name, []))
+            )
 
 
 def add_set_flag(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +37,8 @@ def add_set_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def flag_arguments(name: str, setting: Setting) -> dict[str, Any]:
-    """Return what ``add_argument`` needs for a setting."""
+def flag_arguments(name: str, setting: Setting, own: Sequence[object] = ()) -> dict[str, Any]:
+    """Return what ``add_argument`` needs for a setting. own: the values that models' own recipes give it."""
     option, default = setting.option, setting.value
     help = option.help.replace("%", "%%")
     if setting.kind is bool:
@@ -44,9 +47,13 @@ def flag_arguments(name: str, setting: Setting) -> dict[str, Any]:
     metavar = option.metavar or name.rpartition(".")[2].upper()
     if option.bare is not None and setting.kind is list:
         return {"nargs": "*", "action": _Bare, "const": option.bare, "metavar": metavar, "help": help}
-    if setting.kind is list:
+    if len(own) > 1 or None in own:
+        default = "the model's own (swapfast models)"
+    elif own:
+        (default,) = own
+    if isinstance(default, list):
         default = " ".join(map(str, default))
-    elif setting.kind is float:
+    elif isinstance(default, float):
         default = f"{default:g}"
     if default != "":
         help = f"{help} Default: {default}".replace(". Default", "; default")

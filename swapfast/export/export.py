@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swapfast.batch import SIDES
-from swapfast.checkpoints.trained import CheckpointChoice, open_model
+from swapfast.checkpoints.trained import CheckpointChoice, OpenedModel, open_model
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.export.request import Export
 from swapfast.export.targets import TARGETS, Target
@@ -78,11 +78,7 @@ def export(request: ExportRequest) -> Exported:
     )
     name = real_path(request.model_dir).name.encode(errors="replace").decode().replace("?", "_")
     job = Export(name, opened, request.side or SIDES[1], request.is_half, request.template)
-    if target.is_plain and opened.config.model.code != PLAIN:
-        raise SwapfastError(
-            f"--to {request.to}: cannot hold the sides' statistics of a model with --code {opened.config.model.code}; "
-            "use --to dfm or onnx, or train with --code plain"
-        )
+    _check_held(request, target, opened)
     job.check_weights()
     out = request.out
     if out.is_dir() and target.suffix:
@@ -92,6 +88,22 @@ def export(request: ExportRequest) -> Exported:
     notes = _written(target, job, out)
     files = [out] if target.suffix else [path for path in out.rglob("*") if path.is_file()]
     return Exported(out, sum(path.stat().st_size for path in files), step, notes, remarks)
+
+
+def _check_held(request: ExportRequest, target: Target, opened: OpenedModel) -> None:
+    """Raise SwapfastError where the other program has no such model, or no place for the sides' statistics."""
+    model, code = opened.model, opened.config.model.code
+    if not target.can_hold(model.name, model.input_size):
+        sizes = f" of {' or '.join(map(str, target.sizes))} px" if target.sizes else ""
+        raise SwapfastError(
+            f"--to {request.to}: holds {' and '.join(target.families)}{sizes}, and {request.model_dir} holds "
+            f"{model.name!r} of {model.input_size} px; choose another --to"
+        )
+    if target.recipe and code != PLAIN:
+        raise SwapfastError(
+            f"--to {request.to}: cannot hold the sides' statistics of a model with --code {code}; use --to dfm, onnx "
+            f"or safetensors, or begin a new model with --recipe {target.recipe}"
+        )
 
 
 def _target(request: ExportRequest) -> Target:

@@ -21,7 +21,9 @@ class Target:
     has_side: it makes the face of one side; otherwise it holds both, and --side is refused.
     has_half: it can hold float16; otherwise --fp16 is refused.
     has_template: it is made from a file of the other program; otherwise --template is refused.
-    is_plain: it cannot hold a model whose features are normalised: only those of --code plain are taken.
+    recipe: the one whose models it can hold; '' for all. With it the sides' statistics have no place there: only plain
+    codes are taken.
+    families: the models that the other program has, as -t takes them; none for all. sizes: likewise, px; none for all.
     """
 
     write: Callable[[Export, Path], list[str]]
@@ -30,7 +32,14 @@ class Target:
     has_side: bool = False
     has_half: bool = False
     has_template: bool = False
-    is_plain: bool = False
+    recipe: str = ""
+    families: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+    def can_hold(self, name: str, size: int) -> bool:
+        """Return whether the other program has a model of that name, letters or not, and that size in px."""
+        family = name.partition("-")[0]
+        return family in (self.families or (family,)) and size in (self.sizes or (size,))
 
 
 def _safetensors(export: Export, path: Path) -> list[str]:
@@ -67,12 +76,20 @@ TARGETS = {
     "dfm": Target(_dfm, "for DeepFaceLive, facefusion and VisoMaster", ".dfm", has_side=True, has_half=True),
     "onnx": Target(_onnx, "the swap to one side, for anything that runs ONNX", ".onnx", has_side=True, has_half=True),
     "safetensors": Target(_safetensors, "all weights under our own names, for train -l", ".safetensors", has_half=True),
-    "saehd": Target(_saehd, "a folder that DeepFaceLab's SAEHD goes on with, of df and liae", "", is_plain=True),
+    "saehd": Target(
+        _saehd,
+        "a folder that DeepFaceLab's SAEHD goes on with, of df and liae",
+        "",
+        recipe="saehd",
+        families=("df", "liae"),
+    ),
     "keras": Target(
         _keras,
         "for faceswap, whose file was imported or is given by --template",
         ".keras",
         has_template=True,
-        is_plain=True,
+        recipe="faceswap",
+        families=("original", "lightweight"),
+        sizes=(64,),
     ),
 }

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from swapfast.errors import SwapfastError
 from swapfast.export.request import Export
 from swapfast.files import flush, open_new
 from swapfast.interop.imported import kept_file
@@ -26,15 +25,9 @@ from swapfast.logs.steplog import NAME, read_steps
 def write_saehd(export: Export, path: Path) -> list[str]:
     """Write the files of a SAEHD model into the new folder ``path``; return what to tell a person.
 
-    A model that was imported has its options, preview and losses back. Raises SwapfastError where the model is of a
-    family that DeepFaceLab has not.
+    A model that was imported has its options, preview and losses back.
     """
-    model, _, metadata = export.opened
-    if family_of(model) not in PARTS:
-        raise SwapfastError(
-            f"--to saehd: DeepFaceLab has df and liae, and {metadata.path.parent} holds {model.name!r}; choose "
-            "another --to"
-        )
+    model = export.opened.model
     lines: list[str] = []
     name = _name(export)
     path.mkdir()

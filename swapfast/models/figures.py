@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from swapfast.batch import SIDES
-from swapfast.config import ModelConfig
+from swapfast.config import ModelConfig, OptimizerConfig
 from swapfast.models.autoencoder import FaceAutoencoder
 from swapfast.models.registry import MODELS, plan_model
 from swapfast.models.side_statistics import PLAIN
@@ -20,6 +20,7 @@ GPU_GIB = (8, 16, 24, 80)
 PASSES = 3  # the work of a training step in forward passes: the gradients of pictures and of weights take one each
 _TRAINED_BYTES = 4 * 4  # a parameter, its gradient, and Adam's two averages, float32
 _COPY_BYTES = 2  # of each parameter in bf16
+_AVERAGE_BYTES = 4  # of each parameter, float32, for each half-life of --ema
 _KEPT_BYTES = 2  # of each number that is kept for the gradients, bf16
 _BESIDE = 1.5  # what the losses keep, gradients of pictures, workspaces and gaps, as a factor
 _CONTEXT_GIB = 0.8  # CUDA's own, and the libraries'
@@ -49,10 +50,11 @@ class ModelFigures:
         return asdict(self)
 
 
-def measure(config: ModelConfig, purpose: str = "", cycles: bool = False) -> ModelFigures:
+def measure(config: ModelConfig, purpose: str = "", cycles: bool = False, averages: int = 0) -> ModelFigures:
     """Return the figures of the network that ``config`` names; nothing is computed and no memory is taken.
 
-    cycles: count the largest batch for a training with ``--cycle-weight``.
+    cycles: count the largest batch for a training with ``--cycle-weight``. averages: and for so many of the weights
+    beside them (``--ema``).
     """
     with torch.device("meta"):
         model = plan_model(config, learn_mask=False)
@@ -67,7 +69,7 @@ def measure(config: ModelConfig, purpose: str = "", cycles: bool = False) -> Mod
         PASSES * own / len(SIDES) / 1e9,
         (2 * PASSES * own + swap) / len(SIDES) / 1e9,
         parameters * _TRAINED_BYTES / 2**30,
-        {gib: _largest_batch(gib, parameters, kept_of_both if cycles else kept) for gib in GPU_GIB},
+        {gib: _largest_batch(gib, parameters, kept_of_both if cycles else kept, averages) for gib in GPU_GIB},
         purpose,
     )
 
@@ -91,9 +93,10 @@ def _forward_work(model: FaceAutoencoder, cycles: bool) -> tuple[int, int]:
     return counter.get_total_flops(), kept
 
 
-def _largest_batch(gib: int, parameters: int, kept_numbers: int) -> int:
+def _largest_batch(gib: int, parameters: int, kept_numbers: int, averages: int) -> int:
     """Return how many faces of each side fit. kept_numbers: numbers that one of each keeps for the gradients."""
-    room = (gib - _CONTEXT_GIB) * 2**30 - parameters * (_TRAINED_BYTES + _COPY_BYTES)
+    of_a_parameter = _TRAINED_BYTES + _COPY_BYTES + averages * _AVERAGE_BYTES
+    room = (gib - _CONTEXT_GIB) * 2**30 - parameters * of_a_parameter
     return max(0, int(room / (kept_numbers * _KEPT_BYTES * _BESIDE)))
 
 
@@ -111,7 +114,8 @@ def _figures(name: str, size: int, has_sizes: bool, purpose: str) -> ModelFigure
     config = ModelConfig(name=name, code=str(own.get("model.code", PLAIN)))
     if has_sizes:
         config = dataclasses.replace(config, input_size=size)
-    return measure(config, purpose, cycles=bool(own.get("loss.cycle_weight")))
+    averages = OptimizerConfig(ema=str(own.get("optimizer.ema", "off"))).half_lives
+    return measure(config, purpose, bool(own.get("loss.cycle_weight")), len(averages))
 
 
 def describe(figures: list[ModelFigures]) -> str:

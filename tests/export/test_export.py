@@ -104,13 +104,30 @@ def test_statistics_of_the_sides_come_along(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["keras", "saehd"])
-def test_a_program_that_knows_no_statistics_is_not_given_them(to, tmp_path, capsys):
-    save(tmp_path / "anna", 3, TrainConfig(model=ModelConfig(name="tiny", code="encoder")))
+@pytest.mark.parametrize(
+    ("to", "model", "words"),
+    [
+        ("keras", {"name": "original"}, "begin a new model with --recipe faceswap"),
+        ("saehd", {"name": "df"}, "begin a new model with --recipe saehd"),
+        ("keras", {"name": "original", "input_size": 128}, "holds original and lightweight of 64 px, and "),
+        ("saehd", {"name": "original"}, "holds df and liae, and "),
+        ("keras", {"name": "tiny"}, "holds original and lightweight of 64 px, and "),
+    ],
+    ids=["keras", "saehd", "another size", "another family", "tiny"],
+)
+def test_a_program_that_knows_no_statistics_is_not_given_them(to, model, words, tmp_path, capsys):
+    """A model that it has not is refused for that, and not for its code, which another one would not mend."""
+    narrow = {
+        "original": {"encoder_width": 8, "dense": 32, "bottleneck": "4x4x32"},
+        "df": {"input_size": 64, "ae_dims": 16, "e_dims": 16, "d_dims": 16},
+    }
+    config = ModelConfig(**{**narrow.get(model["name"], {}), **model}, code="encoder")
+    save(tmp_path / "anna", 3, TrainConfig(model=config))
     out = tmp_path / {"keras": "m.keras", "saehd": "m"}[to]
     code = cli.main(["export", "-m", str(tmp_path / "anna"), "--to", to, "-o", str(out)])
-    assert code == 2 and not out.exists()
-    assert "cannot hold the sides' statistics of a model with --code encoder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert code == 2 and not out.exists() and error.count("\n") == 1 and words in error
+    assert ("cannot hold the sides' statistics of a model with --code encoder" in error) == ("begin" in words)
 
 
 def test_others_may_read_it(export):
