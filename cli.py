@@ -158,7 +158,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-u", "--summary", action="store_true", help="print the network's layers, shapes and parameters, and stop"
     )
-    parser.add_argument("--print-config", action="store_true", help="print all settings as TOML and stop")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print all settings as TOML and stop: of a model that is in -m already its own, but for what is given",
+    )
     add_set_flag(parser)
     add_setting_flags(parser, ("run.",), "the run (asked anew at every start)")
     others = tuple(name for name in settings(TrainConfig()) if not name.startswith("run."))
@@ -166,17 +170,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace, stop: StopRequest) -> int:
-    choice = arguments.choice
-    if arguments.print_config:
-        if _is_first():
-            say(choice.config.to_toml().rstrip("\n"))
-        return EXIT_DONE
-
     from pipelines.run.command import train
     from pipelines.run.plan import describe_model
     from pipelines.run.request import TrainRequest
+    from pipelines.run.resume import settled_config
 
-    request = TrainRequest(choice.config, choice.changes)
+    request = TrainRequest(arguments.choice.config, arguments.choice.changes)
+    if arguments.print_config:
+        if _is_first():
+            config, lines = settled_config(request)
+            for line in lines:
+                complain(line)
+            say(config.to_toml().rstrip("\n"))
+        return EXIT_DONE
     if arguments.summary:
         if _is_first():
             say(describe_model(request))

@@ -570,6 +570,7 @@ def test_a_signal_to_one_of_torchruns_processes_saves_what_one_process_would(fac
     assert found, out + err
     assert process.returncode == 1 and f"exitcode  : {EXIT_STOPPED} " in err, "torchrun has one code for all"
     assert out.count("side A: 40 faces") == out.count("saved at iteration") == 1, "one process speaks"
+    assert "on cpu in fp32, 1 thread, 2 processes, batch 5 per side" in out
 
     step = int(found[1])
     assert CheckpointFolder(several).steps()[-1] == step

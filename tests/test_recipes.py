@@ -228,6 +228,35 @@ def test_a_printed_recipe_is_a_file_to_begin_with(tmp_path, capsys):
     assert capsys.readouterr().out == text
 
 
+@pytest.mark.slow
+def test_a_printed_file_has_the_settings_that_a_run_takes_in_place_of_the_usual_ones(faces, tmp_path, capsys, device):
+    """A small batch, weights of another code, a model that is there: such a file is never refused or warned of."""
+
+    def printed(*flags: object) -> tuple[dict, str]:
+        file = tmp_path / "run.toml"
+        assert cli.main(["train", *map(str, flags), "--print-config"]) == 0
+        text, remarks = capsys.readouterr()
+        file.write_text(text)
+        assert cli.main(["train", "-C", str(file), "--print-config"]) == 0
+        assert capsys.readouterr() == (text, "")
+        return tomllib.loads(text), remarks
+
+    table, remarks = printed("-t", "tiny", "-b", 2)
+    assert (table["model"]["code"], table["loss"]["cycle_weight"], table["batch_size"]) == ("plain", 0.0, 2)
+    assert remarks.startswith("--code plain, since -b 2 is too small")
+    old = tmp_path / "old"
+    run = ["train", "-A", str(faces / "a"), "-B", str(faces / "b"), "--device", device.type]
+    assert cli.main([*run, "-m", str(old), "-t", "tiny", "-b", "4", "-i", "1", "--code", "plain", "-P"]) == 0
+    capsys.readouterr()
+    table, remarks = printed("-t", "tiny", "-l", old)
+    assert table["model"]["code"] == "plain" and "which the weights of -l" in remarks
+    table, remarks = printed(*run[1:5], "-m", old, "--mouth-multiplier", 4)
+    assert (table["batch_size"], table["augmentation"]["flip"], table["loss"]["mouth_multiplier"]) == (4, False, 4.0)
+    assert table["model"]["name"] == "tiny" and table["model"]["code"] == "plain" and remarks == ""
+    assert cli.main(["train", "-C", str(tmp_path / "run.toml"), "-i", "2", "--device", device.type]) == 0
+    assert "going on from iteration 1" in capsys.readouterr().out
+
+
 def test_only_the_sides_asked_for_are_mirrored():
     ordinals = list(range(200)) * 2
     sides = [0] * 200 + [1] * 200

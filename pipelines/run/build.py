@@ -134,7 +134,7 @@ def build_trainer(
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
         validation = make_validation(plan, batches, loss_line, faces.measured, meter, faces.light)
     observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
-    loss_line.start(start_table(plan, sides, backend, threads))
+    loss_line.start(start_table(plan, sides, backend))
     if config.optimizer.schedule == "plateau":
         # Behind the validation, which comes first, and in front of what shows a rate.
         observers.insert(bool(config.validation), make_plateau_watch(plan, optimizer, loss_line))
@@ -233,7 +233,7 @@ def read_faces(plan: Plan, backend: str, log: Log, progress: ProgressFactory) ->
     return RunFaces(cache_mode, sides, matcher, state, light, is_relit, measured)
 
 
-def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -> dict[str, str]:
+def start_table(plan: Plan, sides: list[TrainSet], backend: str) -> dict[str, str]:
     """Return what a person is told of a run that begins, by the name of the row."""
     config, run, model = plan.config, plan.config.run, plan.model
     frozen = f", {' and '.join(config.model.freeze)} frozen" if config.model.freeze else ""
@@ -241,7 +241,8 @@ def start_table(plan: Plan, sides: list[TrainSet], backend: str, threads: int) -
     millions = sum(weights.numel() for weights in model.parameters()) / 1e6
     graphs = ", a CUDA graph a step" if plan.uses_cuda_graph else ""
     world = f", {plan.processes.world} processes" if plan.processes.world > 1 else ""
-    cores = f", {threads} threads" if plan.device.type == "cpu" else ""
+    threads = torch.get_num_threads()
+    cores = f", {threads} thread{'s' * (threads > 1)}" if plan.device.type == "cpu" else ""
     table = {
         "model": f"{model.name}{frozen}, {model.input_size} to {sizes} px, {millions:.1f} M weights",
         "folder": f"{run.model_folder}, saved every {run.save_interval:,} iterations",

@@ -14,7 +14,7 @@ from pipelines.dataset import check_prepared, split_validation, tested_mask, wit
 from pipelines.fill import FaceSource
 from pipelines.run.known_faces import know_faces
 from pipelines.run.request import KnownFaces, Plan, TrainRequest
-from pipelines.run.resume import resumed
+from pipelines.run.resume import resumed, settled_config
 from pipelines.side_light import OFF
 from pipelines.sides import (
     ProgressFactory,
@@ -300,8 +300,7 @@ def scan_timelapse(
 
 def describe_model(request: TrainRequest) -> str:
     """Return the network that ``request`` would train, as a table; no folder of faces is looked at."""
-    run = request.config.run
-    config = resumed(request, model_folder(run.model_folder))[0] if run.model_dir else request.config
+    config, _ = settled_config(request)
     model = build_model(config.model, config.loss.learn_mask, config.seed)
     freeze(model, config.model.freeze)
     return summary(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.run.request import TrainRequest
 from pipelines.run.run_state import inherited_state
-from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder
+from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder, model_folder
 from swapfast.checkpoints.transfer import find_weights
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
@@ -17,6 +17,18 @@ from swapfast.options import settings
 from swapfast.recipes import OWN, PLAIN_CODES, RECIPES
 
 _STATEFUL = ("optimizer.optimizer", "optimizer.amsgrad")  # another one cannot use the averages of the one before
+
+
+def settled_config(request: TrainRequest) -> tuple[TrainConfig, list[str]]:
+    """Return the settings that the run would train with, and lines for a person; no folder of faces is looked at.
+
+    They are those of the model in --model-dir where there is one, and a new model's code fits its batch and its -l.
+    Given back, as a file is, they settle to themselves. Raises SwapfastError as ``resumed`` does.
+    """
+    run = request.config.run
+    found = resumed(request, model_folder(run.model_folder)) if run.model_dir else _with_fitting_code(request)
+    config, _, lines = found
+    return config, lines
 
 
 def resumed(request: TrainRequest, folder: CheckpointFolder) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
