@@ -78,15 +78,19 @@ def _with_dali(paths: Sequence[Path], threads: int) -> Iterator[list[Decoded]]:
         """Return the pictures of a run, or any picture for the runs beyond the end that DALI prefetches."""
         return names[run * size : (run + 1) * size] or names[:1]
 
-    pipeline = decoding_pipeline(paths_of, size, threads)
-    with ThreadPool(1, "dali") as runner:  # it reads the files itself, where no signal is heard
+    pipelines = [decoding_pipeline(paths_of, size, threads)]
+    runner = ThreadPool(1, "dali")  # it reads the files itself, where no signal is heard
+    try:
         for start in range(0, len(names), size):
             try:
-                (output,) = runner.submit(pipeline.run).result()
+                (output,) = runner.submit(pipelines[0].run).result()
                 yield [output.at(i) for i in range(len(output))]
             except RuntimeError:
                 # DALI reports a bad batch but seldom the file, so the batch is decoded again, one by one.
                 yield [_try_read(path) for path in paths[start : start + size]]
+    finally:
+        runner.submit(pipelines.clear)  # a pipeline that ends waits for the files that it has begun to read ahead
+        runner.shutdown(patience_s=PATIENCE_S)
 
 
 def decode_encoded(

@@ -21,6 +21,7 @@ from typing import Any
 from swapfast.printing import complain
 
 PATIENCE_S = 0.5  # for what is still running when its result is no longer wanted
+ENDING_S = 10.0  # for all that libraries do when Python ends, which is 0.3 s in a program that nothing stalls
 _left_behind: list[threading.Thread] = []
 _REFUSED = "can't start new thread"
 
@@ -145,16 +146,26 @@ class ThreadPool(Executor):
 
 
 def leave(code: int) -> int:
-    """Return ``code``; end the process with it where a thread that was left behind still runs.
+    """Return ``code``; end the process with it where something keeps Python from ending.
 
-    Libraries wait for such a thread when Python ends: DALI for a read of its own.
+    Libraries wait at the end for reads of their own, as DALI does for those that it began ahead. One that a thread
+    which was left behind waits for too is known to stall: the process ends at once. Of others nobody knows: they have
+    ``ENDING_S``.
     """
     if any(thread.is_alive() for thread in _left_behind):
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(code)
+        _end_process(code)
+    watch = threading.Timer(ENDING_S, _end_process, (code,))
+    watch.daemon = True
+    with contextlib.suppress(RuntimeError):  # the system grants no more threads
+        watch.start()
     return code
+
+
+def _end_process(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def wait_in_thread(call: Callable[[], Any], name: str) -> Any:

@@ -12,8 +12,11 @@ import time
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from pipelines.decode import dali_version
 from swapfast.system import on_all_cores
 from swapfast.threads import PATIENCE_S, ThreadPool, wait_in_thread
 
@@ -145,6 +148,51 @@ except KeyboardInterrupt:
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (process.returncode, process.stdout) == (3, "interrupted\n"), process.stderr
+
+
+@pytest.mark.parametrize("ends_by_itself", [False, True])
+def test_a_process_leaves_with_its_code_though_a_library_waits_for_ever(ends_by_itself):
+    """No thread of this program stalls, so the library has a while; what ends in it is let end."""
+    program = f"""
+import atexit, sys, threading, time
+from swapfast import threads
+threads.ENDING_S = {30.0 if ends_by_itself else 0.5}
+atexit.register(print, "the end")  # the last that is called
+atexit.register(threading.Event().wait, {0.5 if ends_by_itself else None})
+print("done", end=" ")
+sys.exit(threads.leave(3))
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    said = "done the end\n" if ends_by_itself else "done "
+    assert (process.returncode, process.stdout) == (3, said), process.stderr
+
+
+@pytest.mark.skipif(dali_version() is None, reason="DALI is not installed")
+@pytest.mark.parametrize("way", ["training", "filling a store"])
+def test_a_process_leaves_while_dali_reads_ahead_what_never_comes(way, tmp_path):
+    """A share that is away while nobody waits for a batch yet: only DALI's end would."""
+    picture = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    names = [tmp_path / f"{number}.jpg" for number in range(32)]
+    for number, name in enumerate(names):
+        name.write_bytes(picture) if number < 16 else os.mkfifo(name)
+    begin = {
+        "training": "held = decoding_pipeline(lambda run: names[run * 16 : run * 16 + 16], 16, 2); held.run()",
+        "filling a store": "batches = decode_pictures(list(map(Path, names)), 2, True); next(batches); del batches",
+    }[way]
+    program = f"""
+import sys
+from pathlib import Path
+from pipelines.decode import decode_pictures
+from pipelines.graph import decoding_pipeline
+from swapfast import threads
+threads.ENDING_S = 0.5
+names = {list(map(str, names))}
+{begin}
+print("left", flush=True)
+sys.exit(threads.leave(3))
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (process.returncode, process.stdout) == (3, "left\n"), process.stderr
 
 
 def test_a_call_in_a_thread_gives_what_it_returns_or_raises():
