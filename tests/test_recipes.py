@@ -6,15 +6,20 @@ import json
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import cli
+from benchmarks.learning import narrower_networks
 from pipelines.run.build import code_line
 from swapfast.augment.draws import draw
 from swapfast.config import AugmentationConfig, ModelConfig, TrainConfig
 from swapfast.errors import SwapfastError
 from swapfast.export.targets import TARGETS
 from swapfast.models import MODELS
+from swapfast.models.side_statistics import UNCOLORED_STEPS
 from swapfast.options import settings
 from swapfast.recipes import PLAIN_CODES, RECIPES, own_settings
 from swapfast.sources import choose, recipe_differences
@@ -272,6 +277,52 @@ def test_only_the_sides_asked_for_are_mirrored():
 @pytest.fixture(scope="module")
 def faces(drawn) -> Path:
     return drawn(8, 64)
+
+
+# Of each family what its own recipe trains, small: what depends on the network's kind is there.
+SMALL_MODELS = {
+    "tiny": (),
+    "lightweight": (),  # as narrow as the benchmark makes it
+    "original": ("model.encoder_width=16", "model.dense=32", "model.bottleneck=4x4x32"),
+    "df": ("model.input_size=64", "model.ae_dims=16", "model.e_dims=16", "model.d_dims=16"),
+    "liae": ("model.input_size=64", "model.ae_dims=16", "model.e_dims=16", "model.d_dims=16"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_every_model_trains_goes_on_and_swaps_by_its_own_recipe(name, faces, tmp_path, capsys, device):
+    """Far enough for all that is not done at each step; with the averages that are used."""
+    assert set(SMALL_MODELS) == set(MODELS), "each model in the registry"
+    sizes = [word for size in SMALL_MODELS[name] for word in ("--set", size)]
+    words = ["-A", faces / "a", "-B", faces / "b", "-t", name, *sizes, "-b", 4, "-n", "--preview-images", 1]
+
+    def train(folder: str, iterations: int) -> dict[str, torch.Tensor]:
+        given = [*words, "-m", tmp_path / folder, "-i", iterations, "--device", device.type]
+        with narrower_networks(8):
+            assert cli.main(["train", *map(str, given)]) == 0, capsys.readouterr().err
+        return load_file(tmp_path / folder / f"checkpoint-{iterations:08}" / "ema.safetensors")
+
+    last = UNCOLORED_STEPS + 2
+    whole = train("whole", last)
+    train("parts", UNCOLORED_STEPS - 1)
+    parts = train("parts", last)
+    assert whole.keys() == parts.keys()
+    # On the same processor one run ends as two do, to the bit.
+    assert device.type != "cpu" or all(torch.equal(whole[tensor], parts[tensor]) for tensor in whole)
+    seen = [tensor for tensor, value in whole.items() if tensor.endswith("uncolored_faces") and (value > 0).all()]
+    config = TrainConfig.from_dict(json.loads(_state_file(tmp_path / "whole", last).read_text())["config"], "state")
+    assert config.model.code == "encoder" and config.loss.cycle_weight and config.loss.landmark_weight
+    assert len(seen) == (1 if config.augmentation.color_chance < 100 else 0)
+    capsys.readouterr()
+    with narrower_networks(8):
+        assert cli.main(["evaluate", "-m", str(tmp_path / "whole"), "--truth", str(faces / "truth"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert np.isfinite(figures["swap_psnr"]) and figures["swap_psnr"] > 5
+
+
+def _state_file(model: Path, iteration: int) -> Path:
+    return model / f"checkpoint-{iteration:08}" / "state.json"
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ class FaceAutoencoder(nn.Module):
         layers = self.shared_layers() if kind == "encoder" else self.bottleneck()
         for path, channels in layers.items():
             is_flat = path == "encoder" or isinstance(self.get_submodule(path), nn.Linear)
-            is_code = path in self.bottleneck()
+            is_code = path == self.code_layer()
             self.statistics[path.replace(".", "_")] = SideStatistics(channels, kind != "plain", is_flat, is_code)
             self._holders |= {path[:end] for end, letter in enumerate(path) if letter == "."}
         self.exchange_mean_codes(exchanges)
@@ -122,6 +122,14 @@ class FaceAutoencoder(nn.Module):
         path, channels = list(self.shared_layers().items())[-1]
         return {path: channels}
 
+    def code_layer(self) -> str:
+        """Return the path of the last layer that has statistics on the way of a swap from A to B.
+
+        Behind it a swap goes from where one side's faces in their own colours lie to where the other's do.
+        """
+        (path,) = self.bottleneck()
+        return path
+
     def update_statistics(self) -> None:
         """Take what the sides' faces gave since the last step of the weights into their running statistics."""
         for layer in self.statistics.values():
@@ -133,12 +141,13 @@ class FaceAutoencoder(nn.Module):
 
         images: per side (N, 3, S, S). uncolored: per side (N,), 1 for those faces and 0 for others.
         """
-        (path,) = self.bottleneck()
+        path = self.code_layer()
         statistics, was_training = cast(SideStatistics, self.statistics_behind(path)), self.training
         self.eval()
         for side, of_side, chosen in zip(SIDES, images, uncolored, strict=True):
             code: dict[str, Tensor | None] = {path: None}
-            self.encode(of_side, [Rows(len(of_side), side, side)], code)
+            rows = Rows(len(of_side), side, side)
+            self.side_code(self.encode(of_side, [rows], code), rows, code)
             statistics.see_uncolored(side, cast(Tensor, code[path]), chosen)
         self.train(was_training)
 
@@ -208,10 +217,10 @@ class FaceAutoencoder(nn.Module):
         key = path.replace(".", "_")
         return cast(SideStatistics, self.statistics[key]) if key in self.statistics else None
 
-    def side_code(self, features: Tensor, rows: Rows) -> Tensor:
+    def side_code(self, features: Tensor, rows: Rows, kept: dict[str, Tensor | None] | None = None) -> Tensor:
         """Return what the decoder of the wanted side is given: the features themselves where a side owns its decoder.
 
-        features: of ``encode``. rows: what all of them show and are to become.
+        features: of ``encode``. rows: what all of them show and are to become. kept: see ``run_layers``.
         """
         return features
 

@@ -182,9 +182,15 @@ class SharedDecoderAutoencoder(FaceAutoencoder):
         first = next(layer for layer in self.inters["both"].modules() if isinstance(layer, nn.Linear))
         return {"encoder": first.in_features}
 
-    def side_code(self, features: Tensor, rows: Rows) -> Tensor:
+    def code_layer(self) -> str:
+        """See FaceAutoencoder: with statistics behind every layer, the last of those that both sides go through."""
+        if self.code_kind != "encoder":
+            return super().code_layer()
+        return list(code_layers(self.inters["both"], "inters.both")[0])[-1]
+
+    def side_code(self, features: Tensor, rows: Rows, kept: dict[str, Tensor | None] | None = None) -> Tensor:
         """See FaceAutoencoder."""
-        both = self.run_layers(self.inters["both"], "inters.both", features, [rows])
+        both = self.run_layers(self.inters["both"], "inters.both", features, [rows], kept)
         own = both
         if rows.wanted == SIDES[0]:  # whose own code knows the statistics of A alone
             own = self.run_layers(self.inters["a"], "inters.a", features, [rows._replace(shown=SIDES[0])])

@@ -541,10 +541,10 @@ def test_where_faces_in_their_own_colors_lie_is_a_mean_that_forgets_and_knows_no
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "bottleneck", "plain"])
-def test_only_the_code_itself_is_moved_by_colors(kind):
-    model = _seen(kind, name="df-ut", **SMALL)
-    (path,) = model.bottleneck()
-    code = model.statistics[path.replace(".", "_")]
+@pytest.mark.parametrize("name", ["df-ut", "liae-ut"])
+def test_only_the_code_itself_is_moved_by_colors(name, kind):
+    model = _seen(kind, name=name, **SMALL)
+    code = model.statistics_behind(model.code_layer())
     assert [layer for layer in model.statistics.values() if layer.is_code] == [code]
     faces, before = _dark(), model.swap(_dark(), "b")[0]
     for layer in model.statistics.values():
@@ -558,21 +558,22 @@ def test_only_the_code_itself_is_moved_by_colors(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "plain"])
-def test_a_model_sees_its_faces_as_it_swaps_them(kind, within):
-    model = _seen(kind, name="df-ut", **SMALL).train()
+@pytest.mark.parametrize("name", ["df-ut", "liae-ut"])
+def test_a_model_sees_its_faces_as_it_swaps_them(name, kind, within):
+    model = _seen(kind, name=name, **SMALL).train()
     faces, own = [_dark(), 1 - _dark()], [(torch.arange(8) % 3 == first).float() for first in range(2)]
     model.see_uncolored(faces, own)
     assert model.training
-    (path,) = model.bottleneck()
-    code = model.statistics[path.replace(".", "_")]
-    assert code.uncolored_faces.tolist() == [3, 3]
+    path = model.code_layer()
+    assert model.statistics_behind(path).uncolored_faces.tolist() == [3, 3]
     model.eval()
-    codes = {}
-    for side, images, chosen in zip(SIDES, faces, own, strict=True):
+
+    def mean_code(images: torch.Tensor, rows: Rows) -> torch.Tensor:
         kept = {path: None}
-        model.encode(images[chosen > 0], [Rows(3, side, side)], kept)
-        codes[side] = kept[path].mean(0)
-    kept = {path: None}
-    model.encode(faces[0][own[0] > 0], [Rows(3, "a", "b")], kept)
+        model.side_code(model.encode(images, [rows], kept), rows, kept)
+        return kept[path].mean(0)
+
+    own_b = mean_code(faces[1][own[1] > 0], Rows(3, "b", "b"))
     # Sums of some hundred products in another order.
-    within("A's mean as B", (kept[path].mean(0) - codes["b"]).abs().max().item(), 1e-4)
+    apart = mean_code(faces[0][own[0] > 0], Rows(3, "a", "b")) - own_b
+    within("A's mean as B", apart.abs().max().item(), 1e-4)
