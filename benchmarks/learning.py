@@ -45,7 +45,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.common import ROOT, environment
+from benchmarks.common import ROOT, environment, save
 from benchmarks.landmark_net import LandmarkNet, landmark_errors, landmark_net
 from benchmarks.people import AMOUNTS, COUNTS, PAIRS, SETS, Pair, draw_pair
 from benchmarks.signs import signs
@@ -100,6 +100,17 @@ NARROW_LIGHTWEIGHT = {
     "batch_size": 8,
     "optimizer.learning_rate": 4e-4,
 }
+# df and liae of 64 px.
+NARROW_DIMS = {
+    "model.input_size": 64,
+    "model.ae_dims": 64,
+    "model.e_dims": 16,
+    "model.d_dims": 16,
+    "batch_size": 8,
+    "optimizer.learning_rate": 1e-3,
+}
+NARROW_DF = {"model.name": "df", **NARROW_DIMS}
+NARROW_LIAE = {"model.name": "liae", **NARROW_DIMS}
 # Plain codes, whose means swaps exchange at the same pose.
 EXCHANGED = {**PLAIN, "model.exchange_codes": True, "model.comparable_poses": "auto"}
 RECIPES: dict[str, dict[str, object]] = {
@@ -125,6 +136,10 @@ RECIPES: dict[str, dict[str, object]] = {
     "narrow-lightweight-faceswap": {**PLAIN, **NARROW_LIGHTWEIGHT},
     "narrow-lightweight-one-code": {"run.recipe": "one-code", **NARROW_LIGHTWEIGHT},
     "narrow-lightweight-exchanged": {**EXCHANGED, **NARROW_LIGHTWEIGHT},
+    "narrow-df": {"run.recipe": "own", **NARROW_DF},
+    "narrow-df-faceswap": {**PLAIN, **NARROW_DF},
+    "narrow-liae": {"run.recipe": "own", **NARROW_LIAE},
+    "narrow-liae-faceswap": {**PLAIN, **NARROW_LIAE},
     "averaged": {**PLAIN, "optimizer.learning_rate": 1e-3, "optimizer.ema": "500"},
     "linear": {**PLAIN, "optimizer.learning_rate": 2e-3, "optimizer.schedule": "linear"},
     "together": {
@@ -523,6 +538,9 @@ def main(texts: list[str] | None = None) -> int:
     flags.add_argument("--keep", action="store_true", help="keep the weights of every measurement")
     flags.add_argument("--drop-models", action="store_true", help="remove the model of a run that is done")
     flags.add_argument("--report", action="store_true", help="draw plots, tables and sheets of all runs in --out")
+    flags.add_argument(
+        "--json", type=Path, metavar="FILE", help="all runs in --out in one file, as results/ keeps them"
+    )
     arguments = flags.parse_args(texts)
     if arguments.iterations < 1 or min(arguments.faces) < 2:
         flags.error("--iterations and --seeds are at least 1, --faces at least 2")
@@ -540,6 +558,10 @@ def main(texts: list[str] | None = None) -> int:
             from benchmarks.learning_report import report
 
             report(arguments.out, arguments.cache, tuple(arguments.faces))
+        if arguments.json:
+            from benchmarks.learning_report import kept_runs
+
+            save(kept_runs(arguments.out), arguments.json)
     except SwapfastError as error:
         print(error, file=sys.stderr)
         return error.code

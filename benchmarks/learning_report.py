@@ -71,10 +71,25 @@ GAINS |= {f"{name} above the mean face, own crop, dB": value for name, value in 
 
 
 def read_runs(out: Path) -> Runs:
-    """Return the runs in ``out`` that have rows, by pair, recipe and seed."""
+    """Return the runs in ``out`` that have rows, by pair, recipe and seed; raise SwapfastError where there is none."""
     files = sorted((out / "runs").glob("*/*/*.json"))
     runs = [json.loads(path.read_text(encoding="utf-8")) | {"path": path} for path in files]
-    return sorted((run for run in runs if run["rows"]), key=lambda run: (run["pair"], run["recipe"], run["seed"]))
+    measured = sorted((run for run in runs if run["rows"]), key=lambda run: (run["pair"], run["recipe"], run["seed"]))
+    if not measured:
+        raise SwapfastError(f"--out {out}: holds no runs; train some with --recipes")
+    return measured
+
+
+def kept_runs(out: Path) -> Runs:
+    """Return the runs in ``out`` as benchmarks/results keeps them.
+
+    The figures of each single face are left out, and the machine of each run, of whose folders its command tells.
+    """
+    return [
+        {name: value for name, value in run.items() if name not in ("path", "environment")}
+        | {"rows": [{name: value for name, value in row.items() if name != "faces"} for row in run["rows"]]}
+        for run in read_runs(out)
+    ]
 
 
 def _grouped(runs: Iterable[Run], *keys: str) -> dict[tuple, Runs]:
@@ -293,8 +308,6 @@ def _sheet(faces: Path, groups: dict[str, Runs]) -> np.ndarray | None:
 def report(out: Path, cache: Path, counts: tuple[int, int, int] = COUNTS, log: Callable[[str], None] = print) -> None:
     """Write tables, plots and sheets of the runs in ``out`` beside them. counts: of faces, see ``draw_pair``."""
     runs = read_runs(out)
-    if not runs:
-        raise SwapfastError(f"--out {out}: holds no runs; train some with --recipes")
     found = correlations(runs)
     text = f"{table(runs)}\n{correlation_table(found, sum(len(run['rows']) for run in runs))}\n"
     (out / "table.md").write_text(text, encoding="utf-8")

@@ -138,7 +138,7 @@ def warp_landmarks(images: np.ndarray, pairs: np.ndarray, rng: np.random.Generat
     last, half = size - 1, size // 2 - 1
     anchors = [(0, 0), (0, last), (last, last), (last, 0), (half, 0), (half, last), (last, half), (0, half)]
     matches = pairs[:, 1] + rng.normal(0, 2 / 256 * size, pairs[:, 1].shape)
-    result = np.empty_like(images)
+    result = np.zeros_like(images)  # what a map leaves out is black, and not what lay in memory
     for source, target, origin, match in zip(images, result, pairs[:, 0], matches.astype(np.float32)):
         hull = cv2.convexHull(np.concatenate([origin[17:], match[17:]]).astype(np.int32))
         inside = [

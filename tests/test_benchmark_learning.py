@@ -131,9 +131,11 @@ def test_recipes():
     assert learning.measured_steps(3) == [3]
 
 
-def test_a_report_of_nothing(tmp_path, capsys):
-    assert learning.main(["--out", str(tmp_path), "--cache", str(tmp_path), "--report"]) == 2
-    assert "holds no runs" in capsys.readouterr().err
+@pytest.mark.parametrize("flags", [["--report"], ["--json", "kept.json"]])
+def test_a_report_of_nothing(tmp_path, capsys, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    assert learning.main(["--out", str(tmp_path), "--cache", str(tmp_path), *flags]) == 2
+    assert "holds no runs" in capsys.readouterr().err and not (tmp_path / "kept.json").exists()
 
 
 @pytest.mark.slow
@@ -180,11 +182,18 @@ def test_a_run_that_is_cut_off_goes_on_and_measuring_changes_nothing(tmp_path, c
     written = one.json.read_bytes()
     command = ["--pairs", "alike", "--recipes", "small:batch_size=2,optimizer.learning_rate=1e-3,optimizer.ema=2"]
     command += ["--iterations", "4", "--out", str(tmp_path / "one"), "--cache", str(tmp_path), "--no-landmarks"]
-    command += ["--faces", *map(str, COUNTS), "--report"]
+    command += ["--faces", *map(str, COUNTS), "--report", "--json", str(tmp_path / "kept.json")]
     assert learning.main(command) == 2, "2 is a number here and a text there"
     assert "is of another settings" in capsys.readouterr().err
     command[3] = 'small:batch_size=2,optimizer.learning_rate=1e-3,optimizer.ema="2"'
     assert learning.main(command) == 0 and one.json.read_bytes() == written, "done is done"
+    (kept,) = json.loads((tmp_path / "kept.json").read_text())["results"]
+    assert [row["swap_psnr"] for row in kept["rows"]] == [row["swap_psnr"] for row in rows]
+    assert (
+        not {"path", "environment"} & kept.keys()
+        and "faces" not in kept["rows"][0]
+        and kept["settings"]["optimizer.ema"] == "2"
+    )
     table = (tmp_path / "one" / "table.md").read_text()
     assert "## Pairs to choose by: alike" in table and f"{last['swap_psnr']:.2f}" in table
     assert {"alike.png", "alike-faces.png", "choose.png", "correlations.json"} <= {
