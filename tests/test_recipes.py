@@ -221,6 +221,13 @@ def test_one_code_that_was_asked_for_is_never_replaced_by_plain_codes(faces, tmp
     assert not model.exists()
 
 
+@pytest.mark.parametrize("flag", ["--print-config", "--summary"])
+def test_an_unknown_model_is_no_settings_to_print(flag, capsys):
+    assert cli.main(["train", "-t", "liea", flag]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and "unknown model 'liea'. Known: df-ud, liae-ud" in error
+
+
 def test_a_printed_recipe_is_a_file_to_begin_with(tmp_path, capsys):
     flags = ["train", "--recipe", "saehd", "--clip", "none", "--flip-sides", "a", "b", "--loss-reduction", "mean"]
     assert cli.main([*flags, "--print-config"]) == 0

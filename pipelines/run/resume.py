@@ -12,6 +12,7 @@ from swapfast.checkpoints.folder import Checkpoint, CheckpointFolder, model_fold
 from swapfast.checkpoints.transfer import find_weights
 from swapfast.config import TrainConfig, updated
 from swapfast.errors import SwapfastError
+from swapfast.models.registry import find_entry
 from swapfast.models.side_statistics import PLAIN, SMALLEST_BATCH
 from swapfast.options import settings
 from swapfast.recipes import OWN, PLAIN_CODES, RECIPES
@@ -23,11 +24,12 @@ def settled_config(request: TrainRequest) -> tuple[TrainConfig, list[str]]:
     """Return the settings that the run would train with, and lines for a person; no folder of faces is looked at.
 
     They are those of the model in --model-dir where there is one, and a new model's code fits its batch and its -l.
-    Given back, as a file is, they settle to themselves. Raises SwapfastError as ``resumed`` does.
+    Given back, as a file is, they settle to themselves. Raises SwapfastError as ``resumed`` and ``find_entry`` do.
     """
     run = request.config.run
     found = resumed(request, model_folder(run.model_folder)) if run.model_dir else _with_fitting_code(request)
     config, _, lines = found
+    find_entry(config.model.name)
     return config, lines
 
 
