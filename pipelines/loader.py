@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines.augmenters import make_augmenter
-from pipelines.collate import Collate
+from pipelines.collate import Collate, Pixels
 from pipelines.dataset import TrainSet, get_label
 from pipelines.feed import Feed, HostFeed
 from pipelines.pose_covariates import PoseCovariates
@@ -130,7 +130,6 @@ class TrainLoader:
         self.config, self.size = config, size
         self.start, self.matcher, self.schedule = start, matcher, schedule
         self.points, self.light, self.covariates = points, light, covariates
-        self.tells_uncolored = config.color_chance < 100
         self._in_place: dict[tuple[str, int], Tensor] = {}  # by what it is, and slot
         if collate.memories and collate.memories <= schedule.prefetch:
             raise ValueError(
@@ -226,7 +225,19 @@ class TrainLoader:
         faces, extra_masks, ids = self.feed(first, np.concatenate([self.sampler.ids(step) for step in steps], axis=1))
         ordinals = np.concatenate([self.sampler.ordinals(step) for step in steps])
         draws, unwarped = self.draws(ordinals, ids)
-        merged = self.collate.batch(faces, extra_masks, draws, ids, first)
+        batches = self.drawn(faces, extra_masks, ids, ordinals, draws, first).split(count)
+        for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
+            batch.unwarped = int(unwarped_faces.sum())
+        return batches
+
+    def drawn(
+        self, faces: Pixels, extra_masks: Pixels, ids: np.ndarray, ordinals: np.ndarray, draws: Draws, step: int = 0
+    ) -> Batch:
+        """Return a batch to whose faces happens what ``draws`` says, with all that belongs to it.
+
+        faces, extra_masks, ids: see ``pipelines.feed``. ordinals: (B,), by which the light is drawn.
+        """
+        merged = self.collate.batch(faces, extra_masks, draws, ids, step)
         merged.ordinals = ordinals
         if self.light is not None:
             self.light.apply(merged, self._light_shares(ordinals, len(ids)), self.collate.color_order)
@@ -234,13 +245,7 @@ class TrainLoader:
             merged.landmarks = self._sent("landmarks", self.points.of(ids, draws), merged.slot)
         if self.covariates is not None:
             merged.covariates = self._sent("covariates", self.covariates.of(ids, draws.flip), merged.slot)
-        if self.tells_uncolored:
-            uncolored = draws.uncolored.reshape(ids.shape).astype(np.float32)
-            merged.uncolored = self._sent("uncolored", uncolored, merged.slot)
-        batches = merged.split(count)
-        for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
-            batch.unwarped = int(unwarped_faces.sum())
-        return batches
+        return merged
 
     def _light_shares(self, ordinals: np.ndarray, sides: int) -> np.ndarray:
         """Return how much of the way to the other side's light each face is taken, (sides, B)."""

@@ -177,10 +177,15 @@ def beyond(difference: float, limit: float) -> float:
     return difference * max(0.0, 1 - (limit / difference) ** 2) if difference else 0.0
 
 
+def mirrored_share(side: str, augmentation: AugmentationConfig) -> float:
+    """Return the share of a side's faces that are mirrored in training, 0..1."""
+    is_flipped = augmentation.flip and side in augmentation.flip_sides
+    return augmentation.flip_chance / 100 if is_flipped else 0.0
+
+
 def _drawn(side: str, values: np.ndarray, augmentation: AugmentationConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return mean (3,) and covariance (3, 3) of a side's faces as they are drawn: mirrored ones look the other way."""
-    is_flipped = augmentation.flip and side in augmentation.flip_sides
-    unflipped = 1 - 2 * augmentation.flip_chance / 100 if is_flipped else 1.0
+    unflipped = 1 - 2 * mirrored_share(side, augmentation)
     sign = np.array([unflipped, 1.0, 1.0])
     moments = values.T @ values / len(values)
     moments[YAW, PITCH:] *= unflipped

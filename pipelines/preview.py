@@ -183,6 +183,7 @@ class PreviewSheet:
 
     sources: of side A, B, ...
     skip_bad: see ``PreviewSet``.
+    prepare: called before the model is asked for a sheet; brings what it keeps beside its weights up to date.
     The faces are read at once. Raises SwapfastError if one cannot be read.
     """
 
@@ -193,8 +194,9 @@ class PreviewSheet:
         config: TrainConfig,
         samples: Samples,
         skip_bad: bool = False,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        self._model, self._samples = model, samples
+        self._model, self._samples, self._prepare = model, samples, prepare
         count = config.preview.images
         self._faces = PreviewLoader(
             [
@@ -239,6 +241,7 @@ class PreviewSheet:
     def _predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the current model makes of the faces, and these, as ``Samples.get_preview`` takes them."""
         inputs, targets = next(self._faces)
+        self._prepare()
         return np.nan_to_num(all_swaps(self._model, inputs)), targets
 
     def toggle_mask(self) -> None:

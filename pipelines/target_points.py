@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.dataset import TrainSet
-from pipelines.pose_covariates import PoseCovariates
+from pipelines.pose_covariates import PoseCovariates, mirrored_share
 from swapfast.augment.draws import Draws
 from swapfast.batch import SIDES
 from swapfast.config import AugmentationConfig, TrainConfig
@@ -40,8 +40,7 @@ class TargetPoints:
         self._landmarks = [np.asarray(points, np.float64) for points in landmarks]
         usual = []
         for side, points in zip(SIDES, self._landmarks, strict=True):
-            is_flipped = augmentation.flip and side in augmentation.flip_sides
-            share = augmentation.flip_chance / 100 if is_flipped else 0.0
+            share = mirrored_share(side, augmentation)
             usual.append((1 - share) * points.mean(0) + share * mirrored(points.mean(0), size))
         self.usual = np.stack(usual)
         if covariates is not None:

@@ -80,7 +80,6 @@ class Batch:
     step: the step it belongs to, from 0
     landmarks: per side (B, 136) float: where the targets' landmarks are (``TargetPoints.of``), None where no loss asks
     covariates: per side (B, 3) float: what their codes are compared by (``PoseCovariates.of``), None for nothing
-    uncolored: per side (B,) float: 1 for faces whose colours were not augmented, 0 for others; None where all are alike
     ids: (sides, B) int, the faces' numbers in their folders
     ordinals: (B,) int, how many faces of its side were drawn before each; the same on every side
     unwarped: how many faces should have been warped to landmarks and could not be
@@ -94,7 +93,6 @@ class Batch:
     step: int
     landmarks: list[Tensor] | None = None
     covariates: list[Tensor] | None = None
-    uncolored: list[Tensor] | None = None
     ids: np.ndarray | None = None
     ordinals: np.ndarray | None = None
     unwarped: int = 0
@@ -108,9 +106,9 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch of what ``function`` makes of each tensor."""
         inputs, targets = ([function(tensor) for tensor in tensors] for tensors in (self.inputs, self.targets))
-        landmarks, covariates, uncolored = (
+        landmarks, covariates = (
             None if of_sides is None else [function(side) for side in of_sides]
-            for of_sides in (self.landmarks, self.covariates, self.uncolored)
+            for of_sides in (self.landmarks, self.covariates)
         )
         return dataclasses.replace(
             self,
@@ -119,15 +117,14 @@ class Batch:
             meta=self.meta.map(function),
             landmarks=landmarks,
             covariates=covariates,
-            uncolored=uncolored,
         )
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All its tensors: inputs, targets, masks, landmarks, covariates, and which faces are uncolored."""
+        """All its tensors: inputs, targets, masks, landmarks and covariates."""
         masks = (self.meta.mask_face, self.meta.mask_eye, self.meta.mask_mouth)
         of_masks = (mask for sizes in masks for mask in sizes or ())
-        of_faces = (self.landmarks, self.covariates, self.uncolored)
+        of_faces = (self.landmarks, self.covariates)
         return [*self.inputs, *self.targets, *of_masks, *(tensor for of_sides in of_faces for tensor in of_sides or ())]
 
     def split(self, count: int) -> list[Batch]:
@@ -146,7 +143,6 @@ class Batch:
                 step=self.step + index,
                 landmarks=None if self.landmarks is None else [side[rows] for side in self.landmarks],
                 covariates=None if self.covariates is None else [side[rows] for side in self.covariates],
-                uncolored=None if self.uncolored is None else [side[rows] for side in self.uncolored],
                 ids=None if self.ids is None else self.ids[:, rows],
                 ordinals=None if self.ordinals is None else self.ordinals[rows],
                 slot=self.slot if count == 1 else None,

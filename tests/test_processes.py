@@ -43,6 +43,7 @@ from swapfast.processes import (
     several_tasks,
 )
 from swapfast.training.averages import WeightAverages
+from swapfast.training.code_statistics import CodeStatistics, OwnColorFaces, SampleFaces
 from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
@@ -83,7 +84,6 @@ def _batches(rank, world, start=0, poison=()):
         landmarks = [side[:, :, 0, -1].mean(1, keepdim=True).expand(-1, LANDMARKS) for side in faces]
         batch = Batch(list(faces), [faces.transpose(0, 1)], BatchMeta([masks]), step, landmarks)
         batch.covariates = [4 * side[:, :, 0, -1] - 2 for side in faces]  # a face's brightness in each colour
-        batch.uncolored = [(side[:, 0, 0, -1] < 0.4).float() for side in faces]
         batch.ordinals = sampler.ordinals(step)
         yield batch
         step += 1
@@ -134,10 +134,34 @@ def _trainer(processes, folder, iterations, poison=(), precision="fp32", seed=5,
     batches = Shares(processes.rank, processes.world, step, poison)
     if stop_at is not None:
         batches = _stopping(batches, run.stop, stop_at)
-    trainer = Trainer(model, loss, optimizer, batches, run, step, precision, processes, FACES, exchange=exchange)
-    trainer.averages = averages
+    statistics = _statistics(model, averages) if processes.is_first else None
+    trainer = Trainer(
+        model,
+        loss,
+        optimizer,
+        batches,
+        run,
+        step,
+        precision,
+        processes,
+        FACES,
+        None,
+        exchange,
+        averages,
+        None,
+        statistics,
+    )
     trainer.lines, trainer.start = lines, start
     return trainer
+
+
+def _statistics(model, averages):
+    """What measures the codes of some faces by the model and its averages, of which rank 0 alone has any."""
+    levels = torch.rand(2, 6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7)).mul(255).byte().numpy()
+    poses = np.random.default_rng(8).normal(size=(2, 6, 3)).astype(np.float32)
+    faces = [SampleFaces(*of_side) for of_side in zip(levels, poses, strict=True)]
+    own = [OwnColorFaces(of_side.images, np.ones(6), np.zeros(3), of_side.images // 2) for of_side in faces]
+    return CodeStatistics([model, *map(averages.averaged_model, averages.half_lives)], faces, own)
 
 
 def _stopping(batches, stop, at):
@@ -154,6 +178,9 @@ def _shown(trainer):
 
 def _result(trainer):
     weights = {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
+    if not trainer.processes.is_first:  # which alone measures
+        measured = (".moments", ".uncolored_sums", ".uncolored_faces")
+        weights = {name: weight for name, weight in weights.items() if not name.endswith(measured)}
     named = re.findall(r"ordinals (\d+ to \d+)", trainer.lines.getvalue())
     averages = {} if trainer.averages is None else trainer.averages.state_dict()
     # A weight's way is that of the weights: they are compared by the same measure.
@@ -331,10 +358,9 @@ def _difference(one, other, start) -> float:
 
 def _statistics_difference(one, other) -> float:
     """Return how far the running statistics of two runs are apart, as a share of the largest of each layer."""
-    names = [name for name in other if name.endswith((".moments", ".slopes"))]
+    names = [name for name in one if name.endswith((".moments", ".slopes"))]
     assert all(np.abs(other[name]).max() > 0.1 for name in names)
-    of_colors = [name for name in other if name.endswith(".uncolored_sums") and other[name].any()]
-    names += of_colors
+    names += [name for name in one if name.endswith(".uncolored_sums") and other[name].any()]
     return max((np.abs(one[name] - other[name]).max() / np.abs(other[name]).max() for name in names), default=0.0)
 
 

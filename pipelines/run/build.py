@@ -20,6 +20,7 @@ from pipelines.dataset import TrainSet
 from pipelines.loader import BatchSchedule, TrainLoader
 from pipelines.pose_covariates import PoseCovariates
 from pipelines.preview import PreviewWriter, Timelapse
+from pipelines.run.code_faces import SampleLoader
 from pipelines.run.known_faces import FILE
 from pipelines.run.light import STATE as LIGHT
 from pipelines.run.light import run_light
@@ -76,6 +77,7 @@ from swapfast.stop import StopRequest
 from swapfast.swap.leak import LeakMeter
 from swapfast.system import available_cores
 from swapfast.training.averages import WeightAverages
+from swapfast.training.code_statistics import CodeStatistics
 from swapfast.training.core_watch import CoreWatch
 from swapfast.training.graphed import CudaGraphs
 from swapfast.training.measured import Measured
@@ -85,7 +87,7 @@ from swapfast.training.plateau import PlateauWatch
 from swapfast.training.progress import NoProgress, ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.saver import FolderCheck
-from swapfast.training.trainer import Exchange, Trainer
+from swapfast.training.trainer import AUTOCAST, Exchange, Trainer
 from swapfast.training.validation import Validation
 
 
@@ -118,8 +120,6 @@ def build_trainer(
     compile_kernels(backend, faces.matcher is not None, log)
     loader = make_loader(plan, faces, backend, sampler, threads, log)
     compare_poses(model, loader.covariates, log)
-    if not loader.tells_uncolored:
-        model.forget_uncolored()
     if config.run.compile:
         log("compiling: the first step takes a minute or so")
         model.compile(dynamic=False)  # in place: its weights keep their names
@@ -127,13 +127,14 @@ def build_trainer(
         loss_line = ProgressLine(iterations=config.run.iterations) if processes.is_first else NoProgress()
     averages = make_averages(plan, log)
     evaluated = model if averages is None else averages.model_for(config.run.shown_weights)
+    statistics = make_code_statistics(plan, sides, averages, loader, log)
     means = mean_faces(sides, config, plan.checkpoint, faces.state["data"]) if processes.is_first else None
     meter = make_leak_meter(plan, means, faces.light)
     validation = None
     if config.validation:
         batches = held_out_faces(plan, sides, backend, threads, log) if processes.is_first else None
         validation = make_validation(plan, batches, loss_line, faces.measured, meter, faces.light)
-    observers = make_observers(plan, evaluated, sides, validation, loss_line, log)
+    observers = make_observers(plan, evaluated, statistics, sides, validation, loss_line, log)
     loss_line.start(start_table(plan, sides, backend))
     if config.optimizer.schedule == "plateau":
         # Behind the validation, which comes first, and in front of what shows a rate.
@@ -154,6 +155,7 @@ def build_trainer(
         cast(Exchange, config.run.gradient_exchange),
         averages,
         evaluated,
+        statistics,
     )
 
 
@@ -364,6 +366,7 @@ def make_sides(plan: Plan, backend: str, log: Log, progress: ProgressFactory) ->
 def make_observers(
     plan: Plan,
     evaluated: FaceAutoencoder,
+    statistics: CodeStatistics,
     sides: list[TrainSet],
     validation: Validation | None,
     loss_line: ProgressLine,
@@ -371,8 +374,8 @@ def make_observers(
 ) -> list[Observer]:
     """Return what watches the run, in the order in which it is called; only rank 0 has observers that write.
 
-    evaluated: the model that they show. validation: comes first. loss_line: where training shows its progress. log:
-    prints a line before that.
+    evaluated: the model that they show, once ``statistics`` are measured. validation: comes first. loss_line: where
+    training shows its progress. log: prints a line before that.
     """
     config, folder = plan.config, plan.checkpoints.folder
     observers: list[Observer] = [] if validation is None else [validation]
@@ -382,12 +385,13 @@ def make_observers(
         return observers
     tensorboard = TorchTensorBoard(folder / "logs", warn=log, step=plan.step) if config.run.logs else None
     observers.append(FolderCheck(plan.checkpoints))
-    preview = make_preview(plan, evaluated, sides, tensorboard, loss_line.log)
+    preview = make_preview(plan, evaluated, statistics, sides, tensorboard, loss_line.log)
     observers.append(preview)
     if config.run.preview:
         observers.append(PreviewWindow(folder, preview.draw, preview.toggle_mask, loss_line.log))
     if config.run.timelapse_folder is not None:
-        observers.append(make_timelapse(plan, evaluated, sides, config.run.timelapse_folder, loss_line.log))
+        film = make_timelapse(plan, evaluated, statistics, sides, config.run.timelapse_folder, loss_line.log)
+        observers.append(film)
     if tensorboard is not None:
         observers += [LogObserver(tensorboard), LogObserver(make_step_log(plan, log))]
     if config.run.after_save:
@@ -457,8 +461,35 @@ def compare_poses(model: FaceAutoencoder, covariates: PoseCovariates | None, log
         log(line)
 
 
+def make_code_statistics(
+    plan: Plan, sides: list[TrainSet], averages: WeightAverages | None, loader: TrainLoader, log: Log
+) -> CodeStatistics:
+    """Return what measures the statistics of both sides' codes by the newest weights; rank 0 alone needs to know.
+
+    Where all faces of the training are in other colours nothing tells where their own ones lie: that is forgotten.
+    """
+    models = [plan.model]
+    if averages is not None:
+        models += [averages.averaged_model(half_life) for half_life in averages.half_lives]
+    knows_colors = plan.config.augmentation.color_chance < 100
+    if not knows_colors:
+        for model in models:
+            model.forget_uncolored()
+    if not plan.processes.is_first or (plan.config.model.code == PLAIN and not knows_colors):
+        return CodeStatistics([], [])
+    with log_if_slow(log, "reading some faces by which the codes of both people are measured"):
+        samples = SampleLoader(sides, plan.model, loader)
+        own_colors = samples.own_colors() if knows_colors else None
+        return CodeStatistics(models, samples.augmented(), own_colors, AUTOCAST[plan.precision])
+
+
 def make_preview(
-    plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], tensorboard: TorchTensorBoard | None, warn: Log
+    plan: Plan,
+    evaluated: FaceAutoencoder,
+    statistics: CodeStatistics,
+    sides: list[TrainSet],
+    tensorboard: TorchTensorBoard | None,
+    warn: Log,
 ) -> PreviewWriter:
     """Return the preview of some of the faces that are trained on. tensorboard: keeps some of its pictures."""
     folder, history = plan.checkpoints.folder, plan.config.preview.history
@@ -473,19 +504,23 @@ def make_preview(
         plan.config,
         plan.samples,
         skip_bad=sides[0].store is None,
+        prepare=statistics.measure,
         folder=folder,
         log=keep,
         history=PreviewHistory(folder, history, warn) if history else None,
     )
 
 
-def make_timelapse(plan: Plan, evaluated: FaceAutoencoder, sides: list[TrainSet], folder: Path, warn: Log) -> Timelapse:
+def make_timelapse(
+    plan: Plan, evaluated: FaceAutoencoder, statistics: CodeStatistics, sides: list[TrainSet], folder: Path, warn: Log
+) -> Timelapse:
     """Return what adds a picture to ``folder`` at every save."""
     sources = plan.timelapse_sources or [side.source for side in sides]
     skips = plan.config.run.skip_bad or (not plan.timelapse_sources and sides[0].store is None)
     # Samples of its own: whoever hides the mask in the preview does not mean the film.
     samples = copy.copy(plan.samples)
-    return Timelapse(evaluated, sources, plan.config, samples, skip_bad=skips, folder=folder, warn=warn)
+    prepare = statistics.measure
+    return Timelapse(evaluated, sources, plan.config, samples, skips, prepare, folder=folder, warn=warn)
 
 
 def make_step_log(plan: Plan, log: Log) -> StepLog:

@@ -107,11 +107,6 @@ class Draws:
         parts: dict[str, Any] = {name: value[index] for name, value in values.items() if isinstance(value, np.ndarray)}
         return dataclasses.replace(self, **parts)
 
-    @property
-    def uncolored(self) -> np.ndarray:
-        """Return which faces keep their colours, (N,) bool."""
-        return (self.clahe_grid == 0) & ~self.lab.any(axis=1)
-
     def lab_affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (N, 3) factors and (N, 3) offsets of the jitter ``v * factor + offset`` of 8-bit LAB levels.
 

@@ -13,7 +13,7 @@ from swapfast.batch import SIDES
 from swapfast.errors import SwapfastError, unknown_name
 from swapfast.models.blocks import initialise
 from swapfast.models.dropout import start_counters
-from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers, with_mean
+from swapfast.models.side_statistics import CodeKind, Rows, SideStatistics, code_layers, of_faces, with_mean
 from swapfast.optim.muon import leave_to_adam
 
 LANDMARKS = 68 * 2  # coordinates of a face's landmarks
@@ -136,23 +136,24 @@ class FaceAutoencoder(nn.Module):
             cast(SideStatistics, layer).update()
 
     @torch.no_grad()
-    def see_uncolored(self, images: Sequence[Tensor], uncolored: Sequence[Tensor]) -> None:
-        """Take in where the codes of faces in their own colours lie.
+    def code_features(self, images: Tensor, side: str) -> Tensor:
+        """Return each face's mean features of the code layer, (N, C) float32, as a side's own face has them.
 
-        images: per side (N, 3, S, S). uncolored: per side (N,), 1 for those faces and 0 for others.
+        images: (N, 3, S, S) in 0..1 of ``side``. The model must be in evaluation mode.
         """
         path = self.code_layer()
-        statistics, was_training = cast(SideStatistics, self.statistics_behind(path)), self.training
-        self.eval()
-        for side, of_side, chosen in zip(SIDES, images, uncolored, strict=True):
-            code: dict[str, Tensor | None] = {path: None}
-            rows = Rows(len(of_side), side, side)
-            self.side_code(self.encode(of_side, [rows], code), rows, code)
-            statistics.see_uncolored(side, cast(Tensor, code[path]), chosen)
-        self.train(was_training)
+        code: dict[str, Tensor | None] = {path: None}
+        rows = Rows(len(images), side, side)
+        self.side_code(self.encode(images, [rows], code), rows, code)
+        return of_faces(cast(Tensor, code[path]))
+
+    def put_uncolored(self, side: str, mean: Tensor, covariates: Tensor, faces: int, directions: Tensor) -> None:
+        """Take in where the codes of a side's faces lie that are not augmented, see ``SideStatistics``."""
+        statistics = cast(SideStatistics, self.statistics_behind(self.code_layer()))
+        statistics.put_uncolored(side, mean, covariates, faces, directions)
 
     def forget_uncolored(self) -> None:
-        """Forget where the codes of faces in their own colours lie."""
+        """Forget where the codes of faces lie that are not augmented."""
         for layer in self.statistics.values():
             cast(SideStatistics, layer).forget_uncolored()
 
@@ -164,7 +165,7 @@ class FaceAutoencoder(nn.Module):
             statistics.side_covariances.copy_(side_covariances)
 
     def exchange_mean_codes(self, exchanges: bool) -> None:
-        """Choose whether a plain model's swap exchanges the sides' mean codes, and others' those of uncolored faces."""
+        """Choose whether a swap goes from the mean code of one side's faces to that of the other's."""
         for layer in self.statistics.values():
             cast(SideStatistics, layer).exchanges = exchanges
 

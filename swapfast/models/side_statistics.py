@@ -25,9 +25,7 @@ CodeKind = Literal["encoder", "bottleneck", "plain"]
 EPSILON = 1e-5
 MOMENTUM = 0.02  # of the running moments, a step of the weights: a memory of about 50 steps
 LEAST_VARIANCE = 0.05  # of a side's features, where those of both sides' poses have 1
-UNCOLORED_STEPS = 4  # from one look at faces in their own colours to the next
-LEAST_UNCOLORED = 0.5  # faces of a side, below which nothing is known of them
-UNCOLORED_DECAY = 0.96  # of what was seen before, at each of them: a memory of about 100 steps
+LEAST_UNCOLORED = 0.5  # faces of a side, below which nothing is known of them; averages may have a share of one
 SMALLEST_BATCH = 4  # faces a side: fewer have no statistics worth the name
 COVARIATES = 3  # of a face, see pipelines/pose_covariates.py
 
@@ -40,11 +38,10 @@ class Covariates(NamedTuple):
     number: Tensor
 
 
-def with_mean(values: Tensor) -> Covariates:
+def with_mean(values: Tensor, of_all_processes: bool = True) -> Covariates:
     """Return the covariates (n, COVARIATES) of this process' faces of a side with the mean over all processes'."""
-    total, number = _sum_over_processes(
-        values.sum(0, dtype=torch.float64), _number_of_values(values, values[0].double())
-    )
+    sums = (values.sum(0, dtype=torch.float64), _number_of_values(values, values[0].double()))
+    total, number = _sum_over_processes(*sums, of_all=of_all_processes)
     return Covariates(values, (total / number).float(), number[0].float())
 
 
@@ -65,7 +62,8 @@ class Rows(NamedTuple):
 class SideStatistics(nn.Module):
     """Normalises features by the running mean and deviation of the side that they come from; has no parameters.
 
-    In training a batch's own statistics are used, over the faces of all processes, and gradients go through them.
+    In training a batch's own statistics are used, over the faces of all processes unless ``is_of_all_processes`` is
+    False, and gradients go through them.
 
     channels    of the features (N, C, H, W), or (N, C) where ``is_flat``
     normalises  False: features stay as they are in training. Afterwards those of one side that are to become the
@@ -79,11 +77,10 @@ class SideStatistics(nn.Module):
                       normalised, move with its covariates
     products          (COVARIATES, C): of deviations of both since the last step, over ``freedom`` () faces
     is_code           whether the features are the code itself, which alone is moved by ``uncolored_sums``
-    uncolored_sums    (sides, C): of a finished model's features of faces in their own colours, less what poses move,
-                      over ``uncolored_faces`` (sides,) faces; older ones count less and less. Dark skin mostly gets
-                      lighter by augmentation and pale skin darker, so a face as it is does not lie where its side's
-                      features do on average: a swap is moved from where A's lie to where B's do, also where nothing is
-                      normalised
+    uncolored_sums    (sides, C): of a finished model's features of faces that are not augmented, in the directions in
+                      which colours move them, over ``uncolored_faces`` (sides,) faces. Dark skin mostly gets lighter by
+                      augmentation and pale skin darker, so a face as it is does not lie where its side's features do
+                      on average: a swap is moved from where A's lie to where B's do, also where nothing is normalised
     """
 
     moments: Tensor
@@ -104,6 +101,7 @@ class SideStatistics(nn.Module):
         self.normalises = normalises
         self.is_code = is_code
         self.exchanges = True
+        self.is_of_all_processes = True
         self.register_buffer("moments", torch.empty(len(SIDES), 2, channels))
         self.register_buffer("steps", torch.empty(len(SIDES)))
         self.register_buffer("sums", torch.empty(len(SIDES), 2, channels))
@@ -142,7 +140,7 @@ class SideStatistics(nn.Module):
         if self.training and not self.normalises:
             for part, values in zip(rows, features.detach().split([part.faces for part in rows]), strict=True):
                 if not part.are_swaps:
-                    self._add(part.shown, *_sums(values))
+                    self._add(part.shown, *_sums(values, self.is_of_all_processes))
                     if part.covariates is not None:
                         self._add_products(values, part.covariates)
             return features
@@ -230,7 +228,7 @@ class SideStatistics(nn.Module):
 
     def _normalised(self, features: Tensor, rows: Rows) -> Tensor:
         """Return the features normalised by their own statistics, which are added to the side's sums."""
-        result, sums, number = normalised(features)
+        result, sums, number = normalised(features, self.is_of_all_processes)
         if not rows.are_swaps:
             self._add(rows.shown, sums, number)
         if rows.covariates is None:
@@ -245,19 +243,18 @@ class SideStatistics(nn.Module):
         return result + offset.view(shape).to(result.dtype)
 
     @torch.no_grad()
-    def see_uncolored(self, side: str, features: Tensor, uncolored: Tensor) -> None:
-        """Take in where features of faces in their own colours lie, in all processes.
+    def put_uncolored(self, side: str, mean: Tensor, covariates: Tensor, faces: int, directions: Tensor) -> None:
+        """Take a side's mean features of faces that are not augmented in place of what was known, if it is finite.
 
-        features: (n, C, ...) in evaluation, as they are to be moved: normalised by a few faces of a batch, those that
-        differ from the others lie nearer to them. uncolored: (n,), 1 for the faces that count and 0 for others.
+        mean: (C,) in evaluation, of ``faces`` faces; covariates: (COVARIATES,), the mean of theirs. directions: (k, C)
+        float64, orthonormal: nothing else counts.
         """
-        index, chosen = SIDES.index(side), uncolored.double()
-        sums = (_of_faces(features).double() * chosen[:, None]).sum(0)
-        sums, faces = _sum_over_processes(sums, chosen.sum().expand_as(sums))
-        sums = sums - faces * _times(self.side_means[index].double(), self.slopes.double())
+        index = SIDES.index(side)
+        at_usual_pose = mean.double() - _times(covariates.double(), self.slopes.double())
+        sums = faces * (directions.T @ (directions @ at_usual_pose))
         is_usable = sums.isfinite().all()
-        self.uncolored_sums[index].mul_(UNCOLORED_DECAY).add_(torch.where(is_usable, sums, torch.zeros_like(sums)))
-        self.uncolored_faces[index].mul_(UNCOLORED_DECAY).add_(is_usable * faces[0])
+        self.uncolored_sums[index].copy_(torch.where(is_usable, sums, self.uncolored_sums[index].double()))
+        self.uncolored_faces[index].copy_(torch.where(is_usable, float(faces), self.uncolored_faces[index]))
 
     @torch.no_grad()
     def _add_products(self, features: Tensor, covariates: Covariates) -> None:
@@ -265,9 +262,10 @@ class SideStatistics(nn.Module):
 
         They count as one face less, since the mean is taken off.
         """
-        of_faces = _of_faces(features)
+        by_face = of_faces(features)
         deviations = covariates.values - covariates.mean
-        (products,) = _sum_over_processes((deviations[:, :, None] * of_faces[:, None]).sum(0))
+        sums = (deviations[:, :, None] * by_face[:, None]).sum(0)
+        (products,) = _sum_over_processes(sums, of_all=self.is_of_all_processes)
         is_usable = products.isfinite().all()
         self.products.add_(torch.where(is_usable, products, torch.zeros_like(products)))
         self.freedom.add_(is_usable * (covariates.number - 1))
@@ -309,7 +307,7 @@ def _keep_missing(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
         state.setdefault(prefix + name, buffer)
 
 
-def _of_faces(features: Tensor) -> Tensor:
+def of_faces(features: Tensor) -> Tensor:
     """Return features (n, C, ...) as one of each channel of each face, (n, C) float32."""
     return features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
 
@@ -329,10 +327,10 @@ def _dims(features: Tensor) -> list[int]:
     return [0, *range(2, features.dim())]
 
 
-def _sum_over_processes(*sums: Tensor) -> list[Tensor]:
-    """Return sums (C,) float64 over all processes, in one exchange."""
+def _sum_over_processes(*sums: Tensor, of_all: bool = True) -> list[Tensor]:
+    """Return sums (C,) float64 over all processes, in one exchange, or as they are unless ``of_all``."""
     total = torch.stack(sums)
-    if _processes() > 1:
+    if of_all and _processes() > 1:
         torch.distributed.all_reduce(total)
     return list(total)
 
@@ -342,20 +340,21 @@ def _number_of_values(features: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _sums(features: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(features: Tensor, of_all: bool) -> tuple[Tensor, Tensor]:
     """Return the sums of a layer's values and of their squares, (2, C), and the number of values, of all processes."""
     dims, wide = _dims(features), features.double()
     sums = wide.sum(dims)
-    sums, squares, number = _sum_over_processes(sums, wide.square().sum(dims), _number_of_values(features, sums))
+    of_values = (sums, wide.square().sum(dims), _number_of_values(features, sums))
+    sums, squares, number = _sum_over_processes(*of_values, of_all=of_all)
     return torch.stack([sums, squares]).float(), number[0].float()
 
 
-def normalised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features (N, C, ...) normalised by their own statistics over all processes' faces.
+def normalised(features: Tensor, of_all_processes: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features (N, C, ...) normalised by their own statistics over all processes' faces, or this process'.
 
     Also the sums of values and squares, (2, C) float32, and the number of values.
     """
-    return _Normalised.apply(features)
+    return _Normalised.apply(features, of_all_processes)
 
 
 class _Normalised(torch.autograd.Function):
@@ -366,28 +365,30 @@ class _Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(context: Any, features: Tensor, of_all: bool) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         dims, shape = _dims(features), (1, -1) + (1,) * (features.dim() - 2)
         sums = features.sum(dims, dtype=torch.float64)
-        sums, number = _sum_over_processes(sums, _number_of_values(features, sums))
+        sums, number = _sum_over_processes(sums, _number_of_values(features, sums), of_all=of_all)
         mean = sums / number
         differences = features.float() - mean.float().view(shape)
-        (deviations,) = _sum_over_processes(differences.square().sum(dims, dtype=torch.float64))
+        squares = differences.square().sum(dims, dtype=torch.float64)
+        (deviations,) = _sum_over_processes(squares, of_all=of_all)
         variance = deviations / number
         scale = torch.rsqrt(variance + EPSILON).float().view(shape)
         result = (differences * scale).to(features.dtype)
         context.save_for_backward(result, scale, number)
+        context.of_all = of_all
         statistics = (torch.stack([mean, variance + mean * mean]) * number).float()
         return result, statistics, number[0].float()
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """See the class: the gradient of all processes' losses."""
         result, scale, number = context.saved_tensors
         gradient, dims, shape = gradients[0].float(), _dims(result), scale.shape
         sums = gradient.sum(dims, dtype=torch.float64)
         products = (gradient * result).sum(dims, dtype=torch.float64)
-        sums, products = _sum_over_processes(sums, products)
+        sums, products = _sum_over_processes(sums, products, of_all=context.of_all)
         mean, slope = ((total / number).float().view(shape) for total in (sums, products))
-        return (scale * (gradient - mean - result.float() * slope)).to(result.dtype)
+        return (scale * (gradient - mean - result.float() * slope)).to(result.dtype), None

@@ -24,9 +24,12 @@ class Training(Protocol):
 
     step: int
     model: FaceAutoencoder
-    evaluated: FaceAutoencoder
     loss: LossCollator
     autocast: torch.dtype | None
+
+    @property
+    def evaluated(self) -> FaceAutoencoder:
+        """The model with the weights that are shown and measured."""
 
     @property
     def exit_early(self) -> bool:

@@ -21,12 +21,12 @@ from swapfast.checkpoints.transfer import trained_state
 from swapfast.device import Precision
 from swapfast.losses import BatchLoss, LossCollator
 from swapfast.models import FaceAutoencoder
-from swapfast.models.side_statistics import UNCOLORED_STEPS
 from swapfast.optim.optimizer import Optimizer
 from swapfast.processes import SINGLE_PROCESS, Processes
 from swapfast.stop import StalledWait, Stopped, StopRequest, interruptible
 from swapfast.system import memory_in_use
 from swapfast.training.averages import WeightAverages
+from swapfast.training.code_statistics import CodeStatistics
 from swapfast.training.graphed import Capturing, GraphedStep, StepResult
 from swapfast.training.nonfinite import (
     MAX_ROLLBACKS,
@@ -84,6 +84,8 @@ class Trainer:
     capturing   what makes a CUDA graph of a step (``CudaGraphs``), or None to launch its operations one by one
     averages    of the weights, or None; of several processes rank 0 alone has them
     evaluated   the model that observers show and measure, or None for ``model``
+    statistics  measures those of both models' codes before they are shown or saved, or None for the running ones; of
+                several processes rank 0 alone has it
     """
 
     def __init__(
@@ -101,12 +103,14 @@ class Trainer:
         exchange: Exchange = "fp32",
         averages: WeightAverages | None = None,
         evaluated: FaceAutoencoder | None = None,
+        statistics: CodeStatistics | None = None,
     ) -> None:
         if batch_size is None and processes.world > 1:
             raise ValueError(f"batch_size: {processes.world} processes need to know how many faces a step has in all")
         self.model = model
         self.averages = averages
-        self.evaluated = model if evaluated is None else evaluated
+        self._statistics = CodeStatistics([], []) if statistics is None else statistics
+        self._evaluated = model if evaluated is None else evaluated
         self.loss = loss
         self.optimizer = optimizer
         self.batches = iter(batches)
@@ -230,16 +234,15 @@ class Trainer:
         if self.averages is not None and completes_step and not self.optimizer.is_searching:
             self.averages.add_step(self.optimizer.steps, result.report["nonfinite/left_out"])
         self._values = result.values
-        self._see_uncolored(batch)
+        self._statistics.note_change()
         self.step += 1
         return result.losses
 
-    def _see_uncolored(self, batch: Batch) -> None:
-        """Let the model see, at some steps, where codes of faces in their own colours lie."""
-        if batch.uncolored is None or self.step % UNCOLORED_STEPS or self.optimizer.is_searching:
-            return
-        with torch.autocast(self._device.type, self.autocast, enabled=self.autocast is not None):
-            self.model.see_uncolored(batch.inputs, batch.uncolored)
+    @property
+    def evaluated(self) -> FaceAutoencoder:
+        """The model that observers show and measure, with the statistics of its newest weights."""
+        self._statistics.measure()
+        return self._evaluated
 
     def _compute(self, batch: Batch, completes_step: bool) -> StepResult:
         """Do what an iteration does on the device, all in tensors that stay where they are but for the result's."""
@@ -377,6 +380,7 @@ class Trainer:
         for observer in self.run.observers:
             observer.flush()  # before the checkpoint: killed in between, the run goes on behind steps without a log
         if not self._saver.is_saved(self.step):
+            self._statistics.measure()
             weights = self.model.state_dict()
             self._require_finite(weights)
             in_use = {step for observer in self.run.observers for step in observer.checkpoints_in_use}
@@ -414,6 +418,7 @@ class Trainer:
         self.optimizer.roll_back(trained_state(self.model, tensors["optimizer"]))
         if self.averages is not None:
             self.averages.load_state_dict(tensors.get(AVERAGES_FILE, {}))
+        self._statistics.note_change()
         self._saver.forget_losses()
         self._pending.clear()
         self._rewind(bad.step)
@@ -436,6 +441,7 @@ class Trainer:
         """Be as at the time of ``snapshot``, the batches included where they can be made again."""
         self.model.load_state_dict(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
+        self._statistics.note_change()
         self._rewind(snapshot.step)
         self.step = snapshot.step
         self._meter = SpeedMeter()

@@ -18,12 +18,19 @@ from swapfast.models.side_statistics import (
     COVARIATES,
     EPSILON,
     MOMENTUM,
-    UNCOLORED_DECAY,
     Rows,
     SideStatistics,
     with_mean,
 )
 from swapfast.optim.optimizer import Optimizer
+from swapfast.training.code_statistics import (
+    COLOR_DIRECTIONS,
+    FACES_AT_ONCE,
+    CodeStatistics,
+    OwnColorFaces,
+    SampleFaces,
+    main_directions,
+)
 from swapfast.training.progress import ProgressLine
 from swapfast.training.run import Run
 from swapfast.training.trainer import Trainer
@@ -493,10 +500,11 @@ def _trained_on_colors(sees: bool, steps: int = 300) -> SideStatistics:
         rows = [Rows(16, name, name) for name in SIDES]
         layer.train()(torch.cat([features for _, features in sides]), rows)
         layer.update()
-        layer.eval()
-        for part, (own, features) in zip(rows, sides, strict=True):
-            if sees:
-                layer.see_uncolored(part.shown, layer(features, [part]), own)
+    layer.eval()
+    for number, side in enumerate(SIDES if sees else ()):
+        own, features = _recolored(number, 400, steps)
+        codes = layer(features[own > 0], [Rows(int(own.sum()), side, side)])
+        layer.put_uncolored(side, codes.mean(0), torch.zeros(COVARIATES), len(codes), torch.eye(5).double())
     return layer
 
 
@@ -505,7 +513,7 @@ def test_a_face_in_its_own_colors_becomes_one_of_b_in_hers(within):
     swap, own_b = Rows(1, "a", "b"), Rows(1, "b", "b")
     layer = _trained_on_colors(sees=True)
     apart = layer(PERSON[[0]], [swap]) - layer(PERSON[[1]], [own_b])
-    # About 25 steps of 4 faces a side, of a deviation of 0.3, and the running mean of 50 of 16, of 1.
+    # About 100 faces a side, of a deviation of 0.3, and the running mean of 50 batches of 16, of 1.
     within("the code of B, deviations", apart.abs().max().item(), 4 * (0.03 + 0.04) * 2**0.5)
     as_usual = _trained_on_colors(sees=False)
     apart = as_usual(PERSON[[0]], [swap]) - as_usual(PERSON[[1]], [own_b])
@@ -517,26 +525,23 @@ def test_a_face_in_its_own_colors_becomes_one_of_b_in_hers(within):
     torch.testing.assert_close(layer(PERSON[[0]], [swap]), as_usual(PERSON[[0]], [swap]))
 
 
-def test_where_faces_in_their_own_colors_lie_is_a_mean_that_forgets_and_knows_no_pose(within):
+def test_where_faces_in_their_own_colors_lie_replaces_what_was_known_and_is_of_colors_alone(within):
     layer = SideStatistics(5, normalises=True, is_flat=True).eval()
     layer.slopes.copy_(SLOPES)
-    layer.side_means.copy_(POSES)
-    batches = [_features(seed, flat=True) for seed in range(3)]
-    chosen = [(torch.arange(16) % (2 + seed) == 0).float() for seed in range(3)]
-    for features, own in zip(batches, chosen, strict=True):
-        layer.see_uncolored("a", features, own)
-    of_poses = (POSES[0, :, None] * SLOPES).sum(0).double()
-    weights = [UNCOLORED_DECAY**age for age in (2, 1, 0)]
-    sums = sum(w * (f.double()[own > 0] - of_poses).sum(0) for w, f, own in zip(weights, batches, chosen, strict=True))
-    faces = sum(w * own.sum().double() for w, own in zip(weights, chosen, strict=True))
+    first, second = (_features(seed, flat=True).mean(0) for seed in range(2))
+    directions = torch.linalg.qr(torch.randn(5, 2, generator=torch.Generator().manual_seed(3)).double())[0].T
+    layer.put_uncolored("a", first, POSES[1], 7, directions)
+    layer.put_uncolored("a", second, POSES[0], 16, directions)
+    at_usual_pose = second.double() - (POSES[0, :, None].double() * SLOPES.double()).sum(0)
+    expected = sum((direction @ at_usual_pose) * direction for direction in directions)
     found = layer.uncolored_sums[0] / layer.uncolored_faces[0]
-    within("mean", (found - sums / faces).abs().max().item(), ROUNDING * 100)  # of numbers up to 100
-    assert not layer.uncolored_sums[1].any() and layer.uncolored_faces[1] == 0
+    within("mean", (found - expected).abs().max().item(), ROUNDING * 100)  # of numbers up to 100
+    assert layer.uncolored_faces.tolist() == [16, 0] and not layer.uncolored_sums[1].any()
     assert torch.equal(layer.scale_and_offset("a", "b")[1], layer.scale_and_offset("a", "a")[1]), "B was not seen yet"
-    broken = batches[0].clone()
-    broken[0, 0] = float("nan")
-    layer.see_uncolored("a", broken, chosen[0])
-    torch.testing.assert_close(layer.uncolored_sums[0] / layer.uncolored_faces[0], found)
+    broken = first.clone()
+    broken[0] = float("nan")
+    layer.put_uncolored("a", broken, POSES[0], 3, directions)
+    assert torch.equal(layer.uncolored_sums[0] / layer.uncolored_faces[0], found)
 
 
 @pytest.mark.slow
@@ -559,21 +564,66 @@ def test_only_the_code_itself_is_moved_by_colors(name, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "plain"])
 @pytest.mark.parametrize("name", ["df-ut", "liae-ut"])
-def test_a_model_sees_its_faces_as_it_swaps_them(name, kind, within):
+def test_a_finished_model_sees_faces_as_training_does_once_statistics_are_measured(name, kind, within):
+    """Of one batch both are the same; and as far as colours go a swap of A's mean face in her own is B's in hers."""
     model = _seen(kind, name=name, **SMALL).train()
-    faces, own = [_dark(), 1 - _dark()], [(torch.arange(8) % 3 == first).float() for first in range(2)]
-    model.see_uncolored(faces, own)
-    assert model.training
+    model.decoders.eval()  # frozen
+    generator = torch.Generator().manual_seed(1)
+    levels = torch.rand(2, FACES_AT_ONCE, 3, 64, 64, generator=generator).mul(255).byte()
+    levels[0] //= 2
+    own = torch.rand(2, 40, 3, 64, 64, generator=generator).mul(255).byte()
+    weights = torch.rand(2, 40, generator=generator).double()
+    faces = [SampleFaces(of_side.numpy(), None) for of_side in levels]
+    own_colors = [
+        OwnColorFaces(of_side.numpy(), count.numpy(), np.zeros(COVARIATES), of_side[:36].numpy() // 3)
+        for of_side, count in zip(own, weights, strict=True)
+    ]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    statistics = CodeStatistics([model], faces, own_colors)
+    statistics.measure()
+    assert model.training and not model.decoders.training
+    measured = {key: value.clone() for key, value in model.state_dict().items()}
+    changed = {key.rpartition(".")[2] for key, value in measured.items() if not torch.equal(value, before[key])}
+    of_normalising = {"moments"} if kind == "encoder" else set()
+    assert changed == of_normalising | {"uncolored_sums", "uncolored_faces"}, "nothing that is trained"
+    images = [of_side.float() / 255 for of_side in levels]
+    with torch.no_grad():
+        as_trained = model(images)
+        model.eval()
+        for side, of_side, expected in zip(SIDES, images, as_trained, strict=True):
+            found = model.swap(of_side, side, of=side)[0]
+            # Sums of some thousand products through ten layers, in another order.
+            within(f"faces of {side}", (found - expected[0]).abs().max().item(), 1e-4)
     path = model.code_layer()
-    assert model.statistics_behind(path).uncolored_faces.tolist() == [3, 3]
-    model.eval()
+    assert model.statistics_behind(path).uncolored_faces.tolist() == [40, 40]
 
-    def mean_code(images: torch.Tensor, rows: Rows) -> torch.Tensor:
-        kept = {path: None}
-        model.side_code(model.encode(images, [rows], kept), rows, kept)
-        return kept[path].mean(0)
+    def codes(side: int, wanted: str, faces: torch.Tensor) -> torch.Tensor:
+        kept, rows = {path: None}, Rows(len(faces), SIDES[side], wanted)
+        with torch.no_grad():
+            model.side_code(model.encode(faces.float() / 255, [rows], kept), rows, kept)
+        return kept[path].double() if kept[path].dim() == 2 else kept[path].double().flatten(2).mean(2)
 
-    own_b = mean_code(faces[1][own[1] > 0], Rows(3, "b", "b"))
-    # Sums of some hundred products in another order.
-    apart = mean_code(faces[0][own[0] > 0], Rows(3, "a", "b")) - own_b
-    within("A's mean as B", apart.abs().max().item(), 1e-4)
+    def mean_code(side: int, wanted: str) -> torch.Tensor:
+        return (weights[side, :, None] * codes(side, wanted, own[side])).sum(0) / weights[side].sum()
+
+    moves = torch.cat([codes(n, name, own[n, :36] // 3) - codes(n, name, own[n, :36]) for n, name in enumerate(SIDES)])
+    # Eigenvectors of what they vary by: the program has them of another decomposition.
+    directions = torch.linalg.eigh(moves.T @ moves)[1][:, -COLOR_DIRECTIONS:]
+    apart = mean_code(0, "b") - mean_code(1, "b")
+    before_exchange = mean_code(0, "a") - mean_code(1, "b")
+    within("what colours move", (directions.T @ apart).abs().max().item(), 1e-4)
+    rest = before_exchange - directions @ (directions.T @ before_exchange)
+    within("the rest stays", (apart - rest).abs().max().item(), 1e-4)
+    model.load_state_dict(before)
+    statistics.measure()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "nothing is done twice"
+    statistics.note_change()
+    statistics.measure()
+    assert all(torch.equal(value, measured[key]) for key, value in model.state_dict().items())
+
+
+def test_directions_of_nothing_are_none():
+    assert main_directions(torch.zeros(8, 5).double(), 3).shape == (0, 5)
+    assert main_directions(torch.full((8, 5), float("nan")).double(), 3).shape == (0, 5)
+    along = torch.tensor([[3.0, 0, 4.0, 0, 0]]).double()
+    assert torch.allclose(main_directions(torch.cat([along, -2 * along]), 3).abs(), along / 5)
