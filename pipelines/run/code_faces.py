@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,10 +24,6 @@ from swapfast.training.code_statistics import FACES_AT_ONCE, OwnColorFaces, Samp
 # Faces of each side; where a folder holds fewer they come again, those that are augmented in another way.
 AUGMENTED = 256
 AS_THEY_ARE = 128
-_COLORS_ALONE: dict[str, Any] = {
-    "color": True, "color_chance": 100.0, "flip": False, "warp": False,
-    "zoom_amount": 0.0, "rotation_range": 0.0, "shift_range": 0.0,
-}  # fmt: skip
 
 
 class SingleFaces:
@@ -99,17 +94,21 @@ class SampleLoader:
     def own_colors(self) -> list[OwnColorFaces]:
         """Return AS_THEY_ARE faces of each side, the same mirrored where training does, and in other colours."""
         loader, batches = self._loader, range(AS_THEY_ARE // FACES_AT_ONCE)
-        recolored = dataclasses.replace(loader.config, **_COLORS_ALONE)
+        always_colored = dataclasses.replace(loader.config, color=True, color_chance=100.0)
         shown: dict[str, list[Batch]] = {"own": [], "mirrored": [], "recolored": []}
         for step in batches:
             faces, masks, ids = loader.feed(step, loader.sampler.ids(step))
             ordinals = loader.sampler.ordinals(step)
             untouched = Draws.identity(ids.size, loader.size)
             sides = np.repeat(np.arange(len(ids)), len(ordinals))
+            drawn = draw(loader.sampler.seed, np.tile(ordinals, len(ids)), sides, loader.size, always_colored)
+            recolored = dataclasses.replace(
+                untouched, lab=drawn.lab, clahe_grid=drawn.clahe_grid, clip_limit=drawn.clip_limit
+            )
             for name, draws in (
                 ("own", untouched),
                 ("mirrored", dataclasses.replace(untouched, flip=np.ones(ids.size, bool))),
-                ("recolored", draw(loader.sampler.seed, np.tile(ordinals, len(ids)), sides, loader.size, recolored)),
+                ("recolored", recolored),
             ):
                 shown[name].append(loader.drawn(faces, masks, ids, ordinals, draws))
         return [self._own_colors_of(number, shown) for number in range(len(self._sides))]

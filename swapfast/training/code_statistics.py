@@ -120,6 +120,8 @@ class CodeStatistics:
         """
         codes = [self._features(model, side, part.images) for side, part in zip(SIDES, faces, strict=True)]
         recolored = [self._features(model, side, part.recolored) for side, part in zip(SIDES, faces, strict=True)]
+        if not all(values.isfinite().all() for values in (*codes, *recolored)):
+            return  # of weights that are broken: what was known stays
         moves = [moved - own[: len(moved)] for own, moved in zip(codes, recolored, strict=True)]
         directions = main_directions(torch.cat(moves), COLOR_DIRECTIONS)
         device = next(model.parameters()).device
@@ -141,10 +143,8 @@ class CodeStatistics:
 def main_directions(moves: Tensor, most: int) -> Tensor:
     """Return the directions in which rows (n, C) float64 lie furthest from zero, (k, C) orthonormal.
 
-    most: of them. Rows that are all zero, or not finite, have none.
+    most: of them. Rows that are all zero have none.
     """
-    if not moves.isfinite().all():
-        return moves[:0]
     _, lengths, directions = torch.linalg.svd(moves, full_matrices=False)
     return directions[:most][lengths[:most] > SHORTEST * lengths.max()]
 

@@ -620,10 +620,14 @@ def test_a_finished_model_sees_faces_as_training_does_once_statistics_are_measur
     statistics.note_change()
     statistics.measure()
     assert all(torch.equal(value, measured[key]) for key, value in model.state_dict().items())
+    next(model.encoder.parameters()).data.fill_(float("nan"))
+    statistics.note_change()
+    statistics.measure()
+    kept = {key: value for key, value in model.state_dict().items() if key.startswith("statistics.")}
+    assert all(torch.equal(value, measured[key]) for key, value in kept.items()), "broken weights say nothing"
 
 
 def test_directions_of_nothing_are_none():
     assert main_directions(torch.zeros(8, 5).double(), 3).shape == (0, 5)
-    assert main_directions(torch.full((8, 5), float("nan")).double(), 3).shape == (0, 5)
     along = torch.tensor([[3.0, 0, 4.0, 0, 0]]).double()
     assert torch.allclose(main_directions(torch.cat([along, -2 * along]), 3).abs(), along / 5)

@@ -153,6 +153,19 @@ def test_the_faces_are_those_of_a_training(made_faces, within):
         assert (changed > 0).mean() > 0.9 and changed.mean() > 3, "levels of 255; none keeps its colours by choice"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"warp_to_landmarks": True}, {"warp": False}, {"flip": False}, {"color": False}, {"color_chance": 25.0}],
+    ids=str,
+)
+def test_whatever_a_training_does_with_faces_the_same_ones_tell_their_colors(made_faces, settings):
+    """A start with -M ended with a line about flags that nobody had given."""
+    config, usual = (TrainConfig(augmentation=AugmentationConfig(**given)) for given in (settings, {}))
+    found, expected = (_samples(made_faces, one, toy(), SIZE).own_colors() for one in (config, usual))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours.images, theirs.images) and np.array_equal(ours.recolored, theirs.recolored)
+
+
 def test_a_face_that_cannot_be_read_is_replaced(made_faces, damaged):
     """Where no store holds them."""
     config = TrainConfig()
