@@ -225,12 +225,12 @@ class TrainLoader:
         faces, extra_masks, ids = self.feed(first, np.concatenate([self.sampler.ids(step) for step in steps], axis=1))
         ordinals = np.concatenate([self.sampler.ordinals(step) for step in steps])
         draws, unwarped = self.draws(ordinals, ids)
-        batches = self.drawn(faces, extra_masks, ids, ordinals, draws, first).split(count)
+        batches = self.make_batch(faces, extra_masks, ids, ordinals, draws, first).split(count)
         for batch, unwarped_faces in zip(batches, np.split(unwarped, count, axis=1)):
             batch.unwarped = int(unwarped_faces.sum())
         return batches
 
-    def drawn(
+    def make_batch(
         self, faces: Pixels, extra_masks: Pixels, ids: np.ndarray, ordinals: np.ndarray, draws: Draws, step: int = 0
     ) -> Batch:
         """Return a batch to whose faces happens what ``draws`` says, with all that belongs to it.

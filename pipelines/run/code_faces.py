@@ -101,16 +101,19 @@ class SampleLoader:
             ordinals = loader.sampler.ordinals(step)
             untouched = Draws.identity(ids.size, loader.size)
             sides = np.repeat(np.arange(len(ids)), len(ordinals))
-            drawn = draw(loader.sampler.seed, np.tile(ordinals, len(ids)), sides, loader.size, always_colored)
+            draws_in_colors = draw(loader.sampler.seed, np.tile(ordinals, len(ids)), sides, loader.size, always_colored)
             recolored = dataclasses.replace(
-                untouched, lab=drawn.lab, clahe_grid=drawn.clahe_grid, clip_limit=drawn.clip_limit
+                untouched,
+                lab=draws_in_colors.lab,
+                clahe_grid=draws_in_colors.clahe_grid,
+                clip_limit=draws_in_colors.clip_limit,
             )
             for name, draws in (
                 ("own", untouched),
                 ("mirrored", dataclasses.replace(untouched, flip=np.ones(ids.size, bool))),
                 ("recolored", recolored),
             ):
-                shown[name].append(loader.drawn(faces, masks, ids, ordinals, draws))
+                shown[name].append(loader.make_batch(faces, masks, ids, ordinals, draws))
         return [self._own_colors_of(number, shown) for number in range(len(self._sides))]
 
     def _own_colors_of(self, number: int, shown: Mapping[str, Sequence[Batch]]) -> OwnColorFaces:

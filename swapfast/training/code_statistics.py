@@ -44,13 +44,13 @@ class OwnColorFaces:
     """Some faces of a side as they are, and in other colours.
 
     images: (n, 3, S, S) uint8. weights: (n,), what each counts in a mean. covariates: (3,), their mean, 0 where codes
-    are not compared by them. recolored: (m, 3, S, S) uint8, the first m in the colours that training shows them in.
+    are not compared by them. recolored_images: (m, 3, S, S) uint8, the first m in colours as training changes them.
     """
 
     images: np.ndarray
     weights: np.ndarray
     covariates: np.ndarray
-    recolored: np.ndarray
+    recolored_images: np.ndarray
 
 
 class CodeStatistics:
@@ -119,7 +119,9 @@ class CodeStatistics:
         a swap of A is to stand where A does: only that counts which other colours change too.
         """
         codes = [self._features(model, side, part.images) for side, part in zip(SIDES, faces, strict=True)]
-        recolored = [self._features(model, side, part.recolored) for side, part in zip(SIDES, faces, strict=True)]
+        recolored = [
+            self._features(model, side, part.recolored_images) for side, part in zip(SIDES, faces, strict=True)
+        ]
         if not all(values.isfinite().all() for values in (*codes, *recolored)):
             return  # of weights that are broken: what was known stays
         moves = [moved - own[: len(moved)] for own, moved in zip(codes, recolored, strict=True)]

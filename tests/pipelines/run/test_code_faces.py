@@ -75,7 +75,7 @@ def _own_colors(model, samples: SampleLoader) -> torch.Tensor:
     path = model.code_layer()
     slopes, means, moves = model.statistics_behind(path).slopes.double(), [], []
     for side, faces in zip(SIDES, samples.own_colors(), strict=True):
-        shown = [torch.from_numpy(images).float() / 255 for images in (faces.images, faces.recolored)]
+        shown = [torch.from_numpy(images).float() / 255 for images in (faces.images, faces.recolored_images)]
         code = {path: None}
         with torch.no_grad():
             model.encode(torch.cat(shown), [Rows(sum(map(len, shown)), side, side)], code)
@@ -148,8 +148,8 @@ def test_the_faces_are_those_of_a_training(made_faces, within):
         assert np.allclose(np.split(faces.weights, 2), [[1 - mirrored], [mirrored]])
         poses = [loader.covariates.of_side(number, ids, np.full(len(ids), flip)).mean(0) for flip in (False, True)]
         within("pose", np.abs(faces.covariates - np.average(poses, 0, [1 - mirrored, mirrored])).max(), 1e-5)
-        assert faces.recolored.shape == plain.shape
-        changed = np.abs(faces.recolored.astype(float) - plain).mean((1, 2, 3))
+        assert faces.recolored_images.shape == plain.shape
+        changed = np.abs(faces.recolored_images.astype(float) - plain).mean((1, 2, 3))
         assert (changed > 0).mean() > 0.9 and changed.mean() > 3, "levels of 255; none keeps its colours by choice"
 
 
@@ -163,7 +163,9 @@ def test_whatever_a_training_does_with_faces_the_same_ones_tell_their_colors(mad
     config, usual = (TrainConfig(augmentation=AugmentationConfig(**given)) for given in (settings, {}))
     found, expected = (_samples(made_faces, one, toy(), SIZE).own_colors() for one in (config, usual))
     for ours, theirs in zip(found, expected, strict=True):
-        assert np.array_equal(ours.images, theirs.images) and np.array_equal(ours.recolored, theirs.recolored)
+        assert np.array_equal(ours.images, theirs.images) and np.array_equal(
+            ours.recolored_images, theirs.recolored_images
+        )
 
 
 def test_a_face_that_cannot_be_read_is_replaced(made_faces, damaged):
