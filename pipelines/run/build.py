@@ -466,16 +466,19 @@ def make_code_statistics(
 ) -> CodeStatistics:
     """Return what measures the statistics of both sides' codes by the newest weights; rank 0 alone needs to know.
 
-    Where all faces of the training are in other colours nothing tells where their own ones lie: that is forgotten.
+    Where all faces of the training are in other colours a model that normalises never learned what codes faces in their
+    own ones have: where those lie is forgotten. Plain codes say it by their means, where training changes colours.
     """
     models = [plan.model]
     if averages is not None:
         models += [averages.averaged_model(half_life) for half_life in averages.half_lives]
-    knows_colors = plan.config.augmentation.color_chance < 100
-    if not knows_colors:
+    is_plain = plan.config.model.code == PLAIN
+    augmentation = plan.config.augmentation
+    knows_colors = augmentation.color if is_plain else augmentation.color_chance < 100
+    if is_plain or not knows_colors:
         for model in models:
             model.forget_uncolored()
-    if not plan.processes.is_first or (plan.config.model.code == PLAIN and not knows_colors):
+    if not plan.processes.is_first or (is_plain and not plan.config.model.exchange_codes):
         return CodeStatistics([], [])
     with log_if_slow(log, "reading some faces by which the codes of both people are measured"):
         samples = SampleLoader(sides, plan.model, loader)

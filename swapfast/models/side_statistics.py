@@ -80,7 +80,8 @@ class SideStatistics(nn.Module):
     uncolored_sums    (sides, C): of a finished model's features of faces that are not augmented, in the directions in
                       which colours move them, over ``uncolored_faces`` (sides,) faces. Dark skin mostly gets lighter by
                       augmentation and pale skin darker, so a face as it is does not lie where its side's features do
-                      on average: a swap is moved from where A's lie to where B's do, also where nothing is normalised
+                      on average: a swap is moved from where A's lie to where B's do. Where nothing is normalised the
+                      moments tell that, but for models of earlier versions
     """
 
     moments: Tensor
@@ -247,10 +248,18 @@ class SideStatistics(nn.Module):
         """Take a side's mean features of faces that are not augmented in place of what was known, if it is finite.
 
         mean: (C,) in evaluation, of ``faces`` faces; covariates: (COVARIATES,), the mean of theirs. directions: (k, C)
-        float64, orthonormal: nothing else counts.
+        float64, orthonormal: nothing else counts. Where nothing is normalised the running mean of the features, which
+        is of augmented faces, takes it over in these directions.
         """
         index = SIDES.index(side)
         at_usual_pose = mean.double() - _times(covariates.double(), self.slopes.double())
+        if not self.normalises:
+            known = self.moments[index, 0].double()
+            of_poses = _times(self.side_means[index].double(), self.slopes.double())
+            apart = directions.T @ (directions @ (at_usual_pose + of_poses - known))
+            is_usable = apart.isfinite().all()
+            self.moments[index, 0].copy_(torch.where(is_usable, known + apart, known))
+            return
         sums = faces * (directions.T @ (directions @ at_usual_pose))
         is_usable = sums.isfinite().all()
         self.uncolored_sums[index].copy_(torch.where(is_usable, sums, self.uncolored_sums[index].double()))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from swapfast.batch import SIDES
 from swapfast.models import FaceAutoencoder
-from swapfast.models.side_statistics import PLAIN, Rows, SideStatistics, with_mean
+from swapfast.models.side_statistics import Rows, SideStatistics, with_mean
 from swapfast.training.validation import evaluating
 
 FACES_AT_ONCE = 32  # of each side: as many as a batch normalises together
@@ -56,9 +56,9 @@ class OwnColorFaces:
 class CodeStatistics:
     """Puts statistics of both sides' codes into each of ``models``.
 
-    faces: per side as many, as training shows them, by which codes are normalised; of plain codes the running
-    statistics stay. own_colors: faces of each side that tell where codes of faces in their own colours lie; None where
-    nothing is to be known of that. autocast: what the models compute in, None for float32. Nothing is computed twice
+    faces: per side as many, as training shows them, by which codes are normalised or their means are exchanged.
+    own_colors: faces of each side that tell where codes of faces in their own colours lie; None where nothing is to be
+    known of that. autocast: what the models compute in, None for float32. Nothing is computed twice
     for the same weights, nothing that is trained changes, no other process is needed.
     """
 
@@ -84,14 +84,13 @@ class CodeStatistics:
             return
         for model, twin in zip(self._models, self._twins, strict=True):
             with evaluating(model):
-                if model.code_kind != PLAIN:
-                    self._measure_moments(model, twin)
+                self._measure_moments(model, twin)
                 if self._own_colors is not None:
                     self._measure_own_colors(model, self._own_colors)
         self._is_current = True
 
     def _measure_moments(self, model: FaceAutoencoder, twin: FaceAutoencoder) -> None:
-        """Let the twin normalise batches as in training, and the model take over the moments that it finds."""
+        """Let the twin see batches as in training, and the model take over the moments that it finds."""
         pairs = list(zip(_layers(model), _layers(twin), strict=True))
         for own, found in pairs:
             found.forget_features()

@@ -19,6 +19,7 @@ from swapfast.batch import SIDES
 from swapfast.checkpoints.trained import open_model
 from swapfast.config import AugmentationConfig, ModelConfig, TrainConfig
 from swapfast.errors import SwapfastError
+from swapfast.models.registry import build_model
 from swapfast.models.side_statistics import Rows, SideStatistics, with_mean
 from swapfast.training.code_statistics import COLOR_DIRECTIONS, FACES_AT_ONCE
 from tests.toy import SIZE, toy
@@ -70,8 +71,8 @@ def _moments(model, batches: list) -> dict[str, torch.Tensor]:
     return {name: torch.stack([_means(of_side) for of_side in of_sides]) for name, of_sides in seen.items()}
 
 
-def _own_colors(model, samples: SampleLoader) -> torch.Tensor:
-    """Return where each side's codes of faces as they are lie in what colours move, (sides, C) float64."""
+def _own_colors(model, samples: SampleLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where each side's codes of faces as they are lie, (sides, C) float64, and on what colours move: (C, C)."""
     path = model.code_layer()
     slopes, means, moves = model.statistics_behind(path).slopes.double(), [], []
     for side, faces in zip(SIDES, samples.own_colors(), strict=True):
@@ -84,16 +85,16 @@ def _own_colors(model, samples: SampleLoader) -> torch.Tensor:
         means.append(own.mean(0) - torch.from_numpy(faces.covariates) @ slopes)
     between = torch.cat(moves).T @ torch.cat(moves)
     directions = torch.linalg.eigh(between)[1][:, -COLOR_DIRECTIONS:]
-    return torch.stack(means) @ directions @ directions.T
+    return torch.stack(means), directions @ directions.T
 
 
-@pytest.mark.slow
-def test_a_checkpoint_has_the_statistics_of_its_own_weights(made_faces, tmp_path, capsys, within):
+@pytest.fixture
+def train(made_faces, tmp_path, capsys):
+    """Train in a folder up to an iteration; return the weights, and the averages under '3/'."""
     words = ["-A", made_faces / "a", "-B", made_faces / "b", "-t", "tiny", "-b", 4, "--preview-images", 1, "-n"]
     words += ["--device", "cpu", "--ema", "3", "--set", "augmentation.color=true"]
-    some = ["--set", "augmentation.color_chance=60"]
 
-    def train(folder: str, iterations: int, *flags: str) -> dict[str, torch.Tensor]:
+    def run(folder: str, iterations: int, *flags: str) -> dict[str, torch.Tensor]:
         code = cli.main([*map(str, ["train", *words, "-m", tmp_path / folder, "-i", iterations, *flags])])
         assert code == 0, capsys.readouterr().err
         saved = tmp_path / folder / f"checkpoint-{iterations:08}"
@@ -101,6 +102,12 @@ def test_a_checkpoint_has_the_statistics_of_its_own_weights(made_faces, tmp_path
             f"3/{name}": value for name, value in load_file(saved / "ema.safetensors").items()
         }
 
+    return run
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_statistics_of_its_own_weights(made_faces, tmp_path, train, within):
+    some = ["--set", "augmentation.color_chance=60"]
     whole = train("whole", 6, *some)
     for weights in ("raw", "ema-3"):
         opened = open_model(tmp_path / "whole", 6, weights=weights)
@@ -111,7 +118,8 @@ def test_a_checkpoint_has_the_statistics_of_its_own_weights(made_faces, tmp_path
             apart = ((found - expected).abs() / (1 + expected.abs())).max().item()
             within(f"{name} by {weights} weights", apart, 1e-4)
         statistics = model.eval().statistics_behind(model.code_layer())
-        expected = _own_colors(model, _samples(made_faces, opened.config, model, 64))
+        means, onto_colors = _own_colors(model, _samples(made_faces, opened.config, model, 64))
+        expected = means @ onto_colors
         found = statistics.uncolored_sums / statistics.uncolored_faces[:, None]
         within(f"own colours by {weights} weights", (found - expected).abs().max().item(), 1e-4)
         assert (expected[1] - expected[0]).abs().max() > 0.01
@@ -122,6 +130,52 @@ def test_a_checkpoint_has_the_statistics_of_its_own_weights(made_faces, tmp_path
     assert not any(value.any() for name, value in without.items() if "uncolored" in name), "nobody tells any more"
     alike = train("alike", 2)
     assert not any(value.any() for name, value in alike.items() if "uncolored" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colors", ["color_chance=60", "color_chance=100", "color=false"])
+def test_plain_codes_that_are_exchanged_have_means_of_their_own_weights(colors, made_faces, tmp_path, train, within):
+    """Of faces as training shows them, but in their own colours, also where training never shows those."""
+    flags = ["--code", "plain", "--set", f"augmentation.{colors}"]
+    whole = train("whole", 6, *flags)
+    for weights in ("raw", "ema-3"):
+        opened = open_model(tmp_path / "whole", 6, weights=weights)
+        model, batches = opened.model, _batches(made_faces, opened.config)
+        ((_, augmented),) = _moments(model, batches).items()
+        statistics = model.eval().statistics_behind(model.code_layer())
+        means, onto_colors = _own_colors(model, _samples(made_faces, opened.config, model, 64))
+        means += statistics.side_means.double() @ statistics.slopes.double()
+        of_colors = (means - augmented[:, 0]) @ onto_colors
+        assert of_colors.abs().max() > 0.01
+        expected = augmented[:, 0] + (0 if colors == "color=false" else of_colors)
+        apart = ((statistics.moments[:, 0].double() - expected).abs() / (1 + expected.abs())).max().item()
+        within(f"mean codes by {weights} weights", apart, 1e-4)  # as above
+        scale, offset = statistics.scale_and_offset("a", "b")
+        of_poses = (statistics.side_means[1] - statistics.side_means[0]) @ statistics.slopes
+        assert torch.equal(scale, torch.ones_like(scale))
+        apart = offset + of_poses - (expected[1] - expected[0])
+        within(f"a swap by {weights} weights", apart.abs().max().item(), 1e-3)
+    assert not any(value.any() for name, value in whole.items() if "uncolored" in name)
+    train("parts", 3, *flags)
+    parts = train("parts", 6, *flags)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_plain_codes_that_are_not_exchanged_keep_running_means(made_faces, tmp_path, train, within):
+    """As the peer's recipe has it: after a step they are those of its batch by the weights that it began with."""
+    exchanged = train("exchanged", 1, "--code", "plain")
+    kept = train("kept", 1, "--code", "plain", "--no-code-exchange")
+    (name,) = (name for name in kept if name.endswith(".moments") and not name.startswith("3/"))
+    config = open_model(tmp_path / "kept", 1).config
+    model = build_model(config.model, False, config.seed)
+    batch = TrainLoader.from_folders([made_faces / side for side in SIDES], 64, (64,), config=config).batch(0)
+    for number, (side, faces) in enumerate(zip(SIDES, batch.inputs, strict=True)):
+        with torch.no_grad():
+            expected = model.eval().code_features(faces, side).mean(0)
+        within(f"mean code of {side}", (kept[name][number, 0] - expected).abs().max().item(), 1e-4)
+        assert (exchanged[name][number, 0] - expected).abs().max() > 1e-3
+    assert all(torch.equal(exchanged[key], kept[key]) for key in kept if "statistics" not in key)
 
 
 def test_the_faces_are_those_of_a_training(made_faces, within):
