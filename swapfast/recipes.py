@@ -114,7 +114,7 @@ _SAEHD: dict[str, object] = {
 }
 
 # What was found for tiny and holds for df, liae, original and lightweight on drawn faces (docs/learning.md), without
-# what depends on the size of a network (Muon and its rate) or on the light of the faces (no colour augmentation).
+# what depends on the size of a network (Muon, the rate) or on the light of the faces (no colour augmentation).
 _ONE_CODE: dict[str, object] = {
     "model.code": "encoder",
     "model.comparable_poses": "auto",

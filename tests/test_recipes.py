@@ -163,7 +163,18 @@ def test_a_model_to_be_used_has_one_code_by_itself_and_all_that_belongs_to_it(mo
     values = {name: item.value for name, item in settings(own).items()}
     assert {name: values[name] for name in RECIPES["one-code"].settings} == RECIPES["one-code"].settings
     different = {name for name, item in settings(shared).items() if item.value != values[name]}
-    assert different == {"run.recipe"}
+    assert different - {"optimizer.learning_rate"} == {"run.recipe"}, "the rate depends on the network"
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"), [("original", 2e-4), ("lightweight", 5e-5), ("df-ud", 5e-5), ("liae-ud", 5e-5), ("tiny", 2e-3)]
+)
+def test_each_model_has_a_rate_of_its_own_and_the_peers_recipe_the_peers(model, rate):
+    rates = {
+        recipe: choose({"run.recipe": recipe, "model.name": model}).config.optimizer.learning_rate
+        for recipe in ("own", "faceswap")
+    }
+    assert rates == {"own": rate, "faceswap": 5e-5}
 
 
 @pytest.mark.parametrize(
