@@ -67,7 +67,7 @@ class Panel:
 PEER = Source("report", "adam-1e-3")
 PANELS = (
     Panel("tiny", "pale_to_deep", Source("light", "own"), PEER),
-    Panel("tiny", "turned_away", Source("own", "own"), PEER),
+    Panel("tiny", "turned_away", Source("statistics", "own"), PEER),
     Panel("tiny", "sisters", Source("own", "own"), PEER),
     Panel("tiny", "night_day", Source("light", "own"), PEER),
     Panel("original", "pale_to_deep", Source("original", "whole-original"), Source("models", "original-plain")),
