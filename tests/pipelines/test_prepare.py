@@ -247,20 +247,21 @@ def test_killed_while_writing(heads, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+@contextlib.contextmanager
+def begin_small_set(faces: Path, out: Path):
+    """Begin a prepared set of one face, whoever else does."""
+    crop = CropConfig()
+    record = scan_folder(faces).records[0]
+    face, masks = np.zeros((32, 32, 3), np.uint8), np.zeros((3, 32, 32), np.uint8)
+    with NewPreparedSet(out, 32, "raw", crop, MaskConfig(), "a") as new:
+        new.add(make_sample(record, face, masks, crop, 32, "raw"))
+        yield new
+
+
 @pytest.fixture
 def small_set(made_faces, tmp_path):
-    """A function that begins a prepared set of one face, whoever else does."""
-
-    @contextlib.contextmanager
-    def begin():
-        crop = CropConfig()
-        record = scan_folder(made_faces / "a").records[0]
-        face, masks = np.zeros((32, 32, 3), np.uint8), np.zeros((3, 32, 32), np.uint8)
-        with NewPreparedSet(tmp_path / "set", 32, "raw", crop, MaskConfig(), "a") as new:
-            new.add(make_sample(record, face, masks, crop, 32, "raw"))
-            yield new
-
-    return begin
+    """A function that begins a prepared set of one face."""
+    return lambda: begin_small_set(made_faces / "a", tmp_path / "set")
 
 
 @pytest.mark.parametrize("number", ["1", "9" * 20])
@@ -276,19 +277,20 @@ def test_only_what_nobody_writes_any_more_is_removed(small_set, tmp_path, number
 
 
 @pytest.mark.slow
-def test_of_two_writers_of_one_set_the_first_wins(small_set, tmp_path):
-    """They have the same process number, as in two containers. A child process is the other."""
+def test_of_two_writers_of_one_set_the_first_wins(small_set, made_faces, tmp_path):
+    """The other is a program of its own: a fork of the tests has none of their threads, but what those had locked."""
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from tests.pipelines.test_prepare import begin_small_set
+        with begin_small_set(Path({str(made_faces / "a")!r}), Path({str(tmp_path / "set")!r})) as second:
+            second.commit()
+    """)
     with small_set() as first:
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                with small_set() as second:
-                    second.commit()
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        other = preloaded.Popen([sys.executable, "-c", program], cwd=ROOT)
+        try:
+            assert other.wait(timeout=60) == 0
+        finally:
+            other.kill()
         with pytest.raises(SwapfastError, match="set: exists already; give a new folder"):
             first.commit()
     assert open_prepared(tmp_path / "set").verify() == []
