@@ -165,18 +165,20 @@ def test_plain_codes_that_are_exchanged_have_means_of_their_own_weights(colors, 
 @pytest.mark.slow
 def test_plain_codes_that_are_not_exchanged_keep_running_means(made_faces, tmp_path, train, within):
     """As the peer's recipe has it: after a step they are those of its batch by the weights that it began with."""
-    exchanged = train("exchanged", 1, "--code", "plain")
-    kept = train("kept", 1, "--code", "plain", "--no-code-exchange")
-    (name,) = (name for name in kept if name.endswith(".moments") and not name.startswith("3/"))
-    config = open_model(tmp_path / "kept", 1).config
+    with_exchange = train("with", 1, "--code", "plain")
+    without_exchange = train("without", 1, "--code", "plain", "--no-code-exchange")
+    (name,) = (name for name in without_exchange if name.endswith(".moments") and not name.startswith("3/"))
+    config = open_model(tmp_path / "without", 1).config
     model = build_model(config.model, False, config.seed)
     batch = TrainLoader.from_folders([made_faces / side for side in SIDES], 64, (64,), config=config).batch(0)
     for number, (side, faces) in enumerate(zip(SIDES, batch.inputs, strict=True)):
         with torch.no_grad():
             expected = model.eval().code_features(faces, side).mean(0)
-        within(f"mean code of {side}", (kept[name][number, 0] - expected).abs().max().item(), 1e-4)
-        assert (exchanged[name][number, 0] - expected).abs().max() > 1e-3
-    assert all(torch.equal(exchanged[key], kept[key]) for key in kept if "statistics" not in key)
+        within(f"mean code of {side}", (without_exchange[name][number, 0] - expected).abs().max().item(), 1e-4)
+        assert (with_exchange[name][number, 0] - expected).abs().max() > 1e-3
+    assert all(
+        torch.equal(with_exchange[key], without_exchange[key]) for key in without_exchange if "statistics" not in key
+    )
 
 
 def test_the_faces_are_those_of_a_training(made_faces, within):
